@@ -1,0 +1,203 @@
+"""Dialogues and instructions as token documents, and documents as training blocks.
+
+A document is the ids of one conversation, built by the chat template. Training reads fixed blocks cut from the
+documents of an epoch, laid end to end in an order that is a function of (seed, epoch) alone, each followed by the
+end-of-text token: so a killed run resumes at the very token it stopped at, without any sampler state.
+
+`python -m dynamo.data` prepares the public Schema-Guided Dialogue files and trains the embedded tokenizer on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamo import text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+Turns = list[dict[str, str]]
+SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
+
+
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+def read_conversations(path: str | Path) -> Iterator[Turns]:
+    """Conversations of a JSONL file (also .gz): rows with `turns` or `messages`, each `role` and `text` or `content`.
+
+    Raises ValueError naming file and line of a row that is no conversation, OSError if the file is not there.
+    """
+    path = Path(path)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _conversation(line, f"{path}, line {number}")
+
+
+def _conversation(line: str, where: str) -> Turns:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    turns = row.get("turns", row.get("messages")) if isinstance(row, dict) else None
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"{where}: expected an object with a non-empty list 'turns' or 'messages'")
+    conversation = []
+    for turn in turns:
+        content = turn.get("text", turn.get("content")) if isinstance(turn, dict) else None
+        if not isinstance(content, str) or turn.get("role") not in text.ROLES:
+            raise ValueError(f"{where}: a turn needs 'role' ({' or '.join(text.ROLES)}) and 'text', got {turn!r}")
+        conversation.append({"role": turn["role"], "content": content})
+    return conversation
+
+
+def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    """Every conversation of a file as its token ids (int32), markers and end-of-turn tokens included."""
+    chats = text.encode_many(tokenizer, list(read_conversations(path)))
+    if not chats:
+        raise ValueError(f"{path}: holds no conversation")
+    return [np.asarray(chat.ids, dtype=np.int32) for chat in chats]
+
+
+def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """UTF-8 bytes of text behind each token id (vocab,): 0 for special tokens. For byte-level tokenizers only."""
+    special = set(tokenizer.all_special_ids)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return np.array([0 if i in special else len(token) for i, token in enumerate(tokens)])
+
+
+# -- blocks -----------------------------------------------------------------------------------------------
+
+
+class TokenBlocks:
+    """An endless, seekable sequence of training blocks (block_size,) from documents, reshuffled every epoch."""
+
+    def __init__(self, documents: Sequence[np.ndarray], separator: int, block_size: int = 512, seed: int = 0):
+        self._documents = documents
+        self._separator = separator
+        self._seed = seed
+        self.block_size = block_size
+        self.tokens_per_epoch = sum(len(document) + 1 for document in documents)
+        self.blocks_per_epoch = self.tokens_per_epoch // block_size
+        if self.blocks_per_epoch == 0:
+            raise ValueError(
+                f"block_size: {block_size} is longer than all {self.tokens_per_epoch} tokens of the data; "
+                "use a smaller block_size or more data"
+            )
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def batch(self, start: int, count: int) -> np.ndarray:
+        """Blocks start .. start + count of the sequence: (count, block_size) int64."""
+        return np.stack([self._block(index) for index in range(start, start + count)])
+
+    def _block(self, index: int) -> np.ndarray:
+        epoch, position = divmod(index, self.blocks_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._shuffled(epoch))
+        return self._epoch[1][position]
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._documents))
+        separator = np.array([self._separator])
+        stream = np.concatenate([part for i in order for part in (self._documents[i], separator)])
+        size = self.blocks_per_epoch * self.block_size
+        return stream[:size].astype(np.int64).reshape(-1, self.block_size)
+
+
+# -- preparation of the embedded model's data -----------------------------------------------------------
+
+
+def read_schema_guided(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows (`id`, `services`, `turns`) of one split folder of the public Schema-Guided Dialogue data set."""
+    folder = Path(folder)
+    files = sorted(folder.glob("dialogues_*.json"))
+    if not files:
+        raise ValueError(f"{folder}: holds no dialogues_*.json; expected a split folder of the data set, such as train/")
+    for file in files:
+        for dialogue in json.loads(file.read_text(encoding="utf-8")):
+            yield {
+                "id": f"{folder.name}/{dialogue['dialogue_id']}",
+                "services": dialogue["services"],
+                "turns": [
+                    {"role": SGD_ROLES[turn["speaker"]], "text": turn["utterance"]} for turn in dialogue["turns"]
+                ],
+            }
+
+
+def prepare_schema_guided(source: Path, target: Path) -> dict[str, int]:
+    """Write dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz to `target` from a clone of the public data set."""
+    target.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for split in ("train", "dev"):
+        partial = target / f".dialogues_{split}.partial"
+        with gzip.open(partial, "wt", encoding="utf-8") as out:
+            counts[split] = 0
+            for row in read_schema_guided(source / split):
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[split] += 1
+        os.replace(partial, target / f"dialogues_{split}.jsonl.gz")
+    return counts
+
+
+def train_tokenizer(
+    conversations: Iterator[Turns], vocab_size: int, max_length: int
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of exactly `vocab_size` ids, GPT-NeoX's kind, with the chat template's markers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(text.SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((turn["content"] for turns in conversations for turn in turns), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=text.END_OF_TEXT,
+        eos_token=text.END_OF_TURN,
+        pad_token=text.END_OF_TEXT,
+        additional_special_tokens=list(text.MARKERS.values()),
+        chat_template=text.CHAT_TEMPLATE,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dynamo.data", description=__doc__.split("\n\n")[-1])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    prepare = verbs.add_parser("prepare", help="the public data set's train/ and dev/ folders to two JSONL files")
+    prepare.add_argument("source", type=Path, help="clone of dstc8-schema-guided-dialogue")
+    prepare.add_argument("target", type=Path, help="folder for dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz")
+    tokenizer = verbs.add_parser("tokenizer", help="train the embedded model's tokenizer")
+    tokenizer.add_argument("dialogues", type=Path, help="dialogues_train.jsonl.gz")
+    tokenizer.add_argument("output", type=Path, help="folder of the tokenizer")
+    tokenizer.add_argument("--vocab-size", type=int, default=4096)
+    tokenizer.add_argument("--max-length", type=int, default=1024)
+    options = parser.parse_args()
+    if options.verb == "prepare":
+        result: dict[str, Any] = prepare_schema_guided(options.source, options.target)
+    else:
+        trained = train_tokenizer(read_conversations(options.dialogues), options.vocab_size, options.max_length)
+        trained.save_pretrained(options.output)
+        result = {"output": str(options.output), "vocab_size": len(trained)}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

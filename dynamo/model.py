@@ -1,0 +1,417 @@
+"""DynaMo's model: a GPT-NeoX causal LM with extra token heads (paper, sections 3.1 and 3.2).
+
+The *stem* is the embedding and all decoder layers but the last. The last layer, the final layer norm and the
+output embedding are the first-token head, so a DynaMo model read through its first head is a GPT-NeoX model; it
+is held here as one, `backbone`. Every further head has decoder layers of its own, takes the stem's output, shares
+the norm and the output embedding, and predicts the token at its own distance.
+
+Three learning rates act in training: the base's, the heads', and that of the gradient which the heads send into
+what they share with the base. The first two are parameter groups, the third is a gradient scale.
+
+Nothing here samples: decoding is `dynamo.engine`'s.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import GenerationMixin, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import ModelOutput
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXPreTrainedModel
+
+MAX_TOKEN_HEADS = 5
+IGNORED_LABEL = -100
+
+
+@strict
+class DynamoConfig(GPTNeoXConfig):
+    """A GPT-NeoX configuration and the shape of its extra token heads.
+
+    num_token_heads: n, 1 to 5, the first-token head included (the paper's T1 .. T5);
+    head_layers: decoder layers of each extra head (0: only an output embedding of its own);
+    head_source: what extra heads read, the "penultimate" layer's output (the stem) or the "last" layer's;
+    own_output_embedding, own_final_norm: whether each extra head has its own instead of the base's;
+    head_gradient_scale: LR_MB / LR_B, the share of the extra heads' gradient that reaches what they share.
+    """
+
+    model_type = "dynamo"
+
+    num_token_heads: int = 3
+    head_layers: int = 1
+    head_source: str = "penultimate"
+    own_output_embedding: bool = False
+    own_final_norm: bool = False
+    head_gradient_scale: float = 0.1
+
+    def validate_token_heads(self):
+        if not 1 <= self.num_token_heads <= MAX_TOKEN_HEADS:
+            raise ValueError(f"num_token_heads: expected 1 to {MAX_TOKEN_HEADS}, got {self.num_token_heads}")
+        if self.head_layers < 0:
+            raise ValueError(f"head_layers: expected 0 or more, got {self.head_layers}")
+        if self.head_layers == 0 and not self.own_output_embedding:
+            raise ValueError(
+                "head_layers: 0 leaves a head nothing to learn; set own_output_embedding=True or head_layers=1"
+            )
+        if self.head_source not in ("penultimate", "last"):
+            raise ValueError(f"head_source: expected 'penultimate' or 'last', got {self.head_source!r}")
+        if not 0.0 <= self.head_gradient_scale <= 1.0:
+            raise ValueError(f"head_gradient_scale: expected 0 to 1, got {self.head_gradient_scale}")
+
+    @classmethod
+    def from_neox(cls, config: GPTNeoXConfig, **heads: Any) -> DynamoConfig:
+        fields = config.to_dict()
+        for name in ("model_type", "architectures", "transformers_version"):
+            fields.pop(name, None)
+        return cls(**{**fields, **heads})
+
+    def to_neox(self) -> GPTNeoXConfig:
+        fields = self.to_dict()
+        own = ("num_token_heads", "head_layers", "head_source", "own_output_embedding", "own_final_norm")
+        for name in (*own, "head_gradient_scale", "model_type", "architectures", "transformers_version"):
+            fields.pop(name, None)
+        return GPTNeoXConfig(**fields, architectures=["GPTNeoXForCausalLM"])
+
+
+@dataclass
+class DynamoOutput(ModelOutput):
+    """loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq, vocab) of
+    the first head; head_logits: (heads, batch, seq, vocab). Logits are None where they were not asked for."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    head_losses: Tensor | None = None
+    head_logits: Tensor | None = None
+    past_key_values: Any = None
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient * ctx.scale, None
+
+
+def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
+    """The tensor itself; its gradient is multiplied by `scale` on the way back."""
+    return tensor if scale == 1.0 else _ScaleGradient.apply(tensor, scale)
+
+
+class TokenHead(nn.Module):
+    """The layers that one extra head owns. Their `layer_idx` go on from the base's, one cache slot each."""
+
+    def __init__(self, config: DynamoConfig, index: int):
+        super().__init__()
+        first = config.num_hidden_layers + (index - 1) * config.head_layers
+        self.layers = nn.ModuleList(GPTNeoXLayer(config, first + i) for i in range(config.head_layers))
+        self.final_layer_norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.own_final_norm else None
+        )
+        self.output_embedding = (
+            nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            if config.own_output_embedding
+            else None
+        )
+
+
+class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
+    """GPT-NeoX with `config.num_token_heads` token heads. `generate` and caches run the first head only."""
+
+    config_class = DynamoConfig
+    config: DynamoConfig
+    base_model_prefix = "backbone"
+
+    def __init__(self, config: DynamoConfig, backbone: GPTNeoXForCausalLM | None = None):
+        super().__init__(config)
+        self.backbone = GPTNeoXForCausalLM(config) if backbone is None else backbone
+        self.token_heads = nn.ModuleList(TokenHead(config, i) for i in range(1, config.num_token_heads))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.backbone.set_output_embeddings(new_embeddings)
+
+    # -- from and to a stock GPT-NeoX ---------------------------------------------------------------------
+
+    @classmethod
+    def from_pythia(
+        cls,
+        path: str,
+        num_token_heads: int = 3,
+        dtype: torch.dtype | None = None,
+        head_init: Literal["random", "copy"] = "random",
+        head_layers: int = 1,
+        head_source: Literal["penultimate", "last"] = "penultimate",
+        own_output_embedding: bool = False,
+        own_final_norm: bool = False,
+        head_gradient_scale: float = 0.1,
+        **hub: Any,
+    ) -> DynamoForCausalLM:
+        """A stock GPT-NeoX checkpoint with new heads 2 .. `num_token_heads` (path: folder or hub id).
+
+        Stem and first head are the checkpoint's, exactly. New layers are drawn from the global torch generator
+        ("random", the paper's suite) or copied from the base's last layer ("copy", its ablation). `dtype` None is
+        float32: training wants it, and Pythia's files declare fp16, which is slow on CPU. `hub` goes to
+        `from_pretrained` (revision, token, local_files_only ..).
+
+        Raises ValueError if the checkpoint is no GPT-NeoX or does not fill the model; OSError if it is not found.
+        """
+        base = load_neox(path, dtype=dtype, **hub)
+        return cls.from_neox(
+            base,
+            head_init=head_init,
+            num_token_heads=num_token_heads,
+            head_layers=head_layers,
+            head_source=head_source,
+            own_output_embedding=own_output_embedding,
+            own_final_norm=own_final_norm,
+            head_gradient_scale=head_gradient_scale,
+        )
+
+    @classmethod
+    def from_neox(
+        cls, base: GPTNeoXForCausalLM, head_init: Literal["random", "copy"] = "random", **heads: Any
+    ) -> DynamoForCausalLM:
+        """Put new token heads on a loaded GPT-NeoX model, which becomes the new model's backbone (not a copy)."""
+        if head_init not in ("random", "copy"):
+            raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
+        model = cls(DynamoConfig.from_neox(base.config, **heads), backbone=base)
+        model.token_heads.to(device=base.device, dtype=base.dtype)
+        model.generation_config = copy.deepcopy(base.generation_config)
+        if head_init == "copy":
+            model._copy_heads_from_base()
+        return model
+
+    @torch.no_grad()
+    def _copy_heads_from_base(self) -> None:
+        base = self.backbone.gpt_neox
+        for head in self.token_heads:
+            for layer in head.layers:
+                layer.load_state_dict(base.layers[-1].state_dict())
+            if head.final_layer_norm is not None:
+                head.final_layer_norm.load_state_dict(base.final_layer_norm.state_dict())
+            if head.output_embedding is not None:
+                head.output_embedding.load_state_dict(self.get_output_embeddings().state_dict())
+
+    def to_pythia(self) -> GPTNeoXForCausalLM:
+        """The first head as a stock `GPTNeoXForCausalLM`: a copy, with the same logits bit for bit."""
+        base = copy.deepcopy(self.backbone)
+        base.config = base.gpt_neox.config = self.config.to_neox()
+        base.config._attn_implementation = self.config._attn_implementation
+        for layer in base.gpt_neox.layers:
+            layer.attention.config = base.config
+        base.gpt_neox.rotary_emb.config = base.config
+        base.generation_config = copy.deepcopy(self.generation_config)
+        return base
+
+    # -- forward ------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        return_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> DynamoOutput:
+        """All heads over a whole sequence: input_ids (batch, seq), labels (batch, seq) with -100 left out.
+
+        Head n at position t is scored on the label at t + n (method: the modified causal-LM objective). With
+        labels in training logits are left out unless `return_logits=True`. With a cache only head 1 runs.
+        """
+        if use_cache or past_key_values is not None:
+            return self._first_head_only(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+            )
+        states = self.head_states(input_ids, attention_mask, position_ids, inputs_embeds)
+        if return_logits is None:
+            return_logits = labels is None or not self.training
+        logits = [self.head_logits(n, state) for n, state in enumerate(states)] if return_logits else None
+        losses = None
+        if labels is not None:
+            losses = torch.stack(
+                [
+                    self.head_loss(n, state, labels, None if logits is None else logits[n])
+                    for n, state in enumerate(states)
+                ]
+            )
+        return DynamoOutput(
+            loss=None if losses is None else losses.sum(),
+            head_losses=None if losses is None else losses.detach(),
+            logits=None if logits is None else logits[0],
+            head_logits=None if logits is None else torch.stack(logits),
+        )
+
+    def _first_head_only(self, **inputs: Any) -> DynamoOutput:
+        output = self.backbone(**inputs)
+        return DynamoOutput(logits=output.logits, past_key_values=output.past_key_values)
+
+    def head_states(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Each head's hidden states after the final norm: `num_token_heads` tensors (batch, seq, hidden)."""
+        neox = self.backbone.gpt_neox
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("input_ids, inputs_embeds: give exactly one of them")
+        hidden_states = neox.emb_dropout(neox.embed_in(input_ids) if inputs_embeds is None else inputs_embeds)
+        if position_ids is None:
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
+        context = {
+            # None would be causal under sdpa and not causal under eager: the mask is always asked for.
+            "attention_mask": create_causal_mask(
+                config=self.config,
+                inputs_embeds=hidden_states,
+                attention_mask=attention_mask,
+                past_key_values=None,
+                position_ids=position_ids,
+            ),
+            "position_embeddings": neox.rotary_emb(hidden_states, position_ids=position_ids),
+        }
+        for layer in neox.layers[:-1]:
+            hidden_states = layer(hidden_states, **context)
+        last = neox.layers[-1](hidden_states, **context)
+        source = last if self.config.head_source == "last" else hidden_states
+        return [neox.final_layer_norm(last), *self._extra_head_states(source, context)]
+
+    def _extra_head_states(self, source: Tensor, context: dict[str, Any]) -> list[Tensor]:
+        scale = self.config.head_gradient_scale
+        source = scale_gradient(source, scale)
+        shared_norm = self.backbone.gpt_neox.final_layer_norm
+        states = []
+        for head in self.token_heads:
+            hidden_states = source
+            for layer in head.layers:
+                hidden_states = layer(hidden_states, **context)
+            if head.final_layer_norm is not None:
+                hidden_states = head.final_layer_norm(hidden_states)
+            else:
+                hidden_states = F.layer_norm(
+                    hidden_states,
+                    shared_norm.normalized_shape,
+                    scale_gradient(shared_norm.weight, scale),
+                    scale_gradient(shared_norm.bias, scale),
+                    shared_norm.eps,
+                )
+            states.append(hidden_states)
+        return states
+
+    def head_logits(self, head: int, hidden_states: Tensor) -> Tensor:
+        """Logits (.., vocab) of head `head` (0 is the first) from its normed hidden states (.., hidden)."""
+        shared = self.get_output_embeddings()
+        if head == 0:
+            return shared(hidden_states)
+        own = self.token_heads[head - 1].output_embedding
+        if own is not None:
+            return own(hidden_states)
+        return F.linear(hidden_states, scale_gradient(shared.weight, self.config.head_gradient_scale))
+
+    def head_loss(
+        self, head: int, hidden_states: Tensor, labels: Tensor, logits: Tensor | None = None
+    ) -> Tensor:
+        """Mean cross-entropy in nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid."""
+        distance = head + 1
+        targets = labels[:, distance:].reshape(-1)
+        if logits is None:
+            logits = self.head_logits(head, hidden_states[:, :-distance])
+        else:
+            logits = logits[:, :-distance]
+        total = F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]).float(), targets, ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+        return total / (targets != IGNORED_LABEL).sum().clamp(min=1)
+
+    # -- training -----------------------------------------------------------------------------------------
+
+    def freeze_base(self) -> None:
+        """Train the extra heads only (the paper's variant H): the base model's parameters get no gradient."""
+        self.backbone.requires_grad_(False)
+
+    def parameter_groups(
+        self, base_lr: float, head_lr: float, weight_decay: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """Optimiser groups: the base at LR_B, the extra heads at LR_M (frozen parameters are in neither).
+
+        With weight decay each is split, as norms, biases and embeddings take none. Every trainable parameter is
+        in exactly one group; this is checked.
+        """
+        return parameter_groups(
+            {"base": (self.backbone, base_lr), "heads": (self.token_heads, head_lr)}, weight_decay, whole=self
+        )
+
+
+def parameter_groups(
+    parts: dict[str, tuple[nn.Module, float]], weight_decay: float, whole: nn.Module
+) -> list[dict[str, Any]]:
+    """Groups {name: (module, learning rate)} for an optimiser, proven to partition `whole`'s trainable parameters."""
+    groups = []
+    for name, (module, lr) in parts.items():
+        trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
+        decayed = {key for key, p in trainable.items() if p.ndim > 1 and "embed" not in key and "lm_head" not in key}
+        for suffix, keys, decay in (
+            ("decay", decayed, weight_decay),
+            ("no_decay", trainable.keys() - decayed, 0.0),
+        ):
+            params = [p for key, p in trainable.items() if key in keys]
+            if params:
+                groups.append({"name": f"{name}_{suffix}", "params": params, "lr": lr, "weight_decay": decay})
+    grouped = [id(p) for group in groups for p in group["params"]]
+    expected = {id(p) for p in whole.parameters() if p.requires_grad}
+    assert len(grouped) == len(set(grouped)) and set(grouped) == expected, (
+        f"parameter groups hold {len(grouped)} parameters ({len(set(grouped))} distinct) of {len(expected)}"
+    )
+    return groups
+
+
+def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
+    """A stock GPT-NeoX checkpoint from safetensors, refused unless its report says that every weight was filled."""
+    config = GPTNeoXConfig.from_pretrained(path, **hub)
+    if config.model_type != "gpt_neox":
+        raise ValueError(f"{path}: expected a GPT-NeoX (Pythia) checkpoint, got model_type {config.model_type!r}")
+    base, report = GPTNeoXForCausalLM.from_pretrained(
+        path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **hub
+    )
+    wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ValueError(f"{path}: its weights do not fill a GPT-NeoX model: {wrong}")
+    return base
+
+
+def extra_parameter_share(config: DynamoConfig) -> float:
+    """Extra heads' parameters over the base's, from the configuration alone (the paper's Table 4, as a fraction)."""
+    with torch.device("meta"):
+        model = DynamoForCausalLM(config)
+    extra = sum(p.numel() for p in model.token_heads.parameters())
+    return extra / sum(p.numel() for p in model.backbone.parameters())

@@ -1,0 +1,170 @@
+"""Text in, text out: the chat template, incremental decoding, stop strings.
+
+One template serves training and chat. A turn is its role's marker, the text, and the end-of-turn token; nothing
+else is added, so every token of a conversation belongs to a known turn and the loss mask of finetuning is read
+off spans made while the ids are built, never searched for in strings afterwards. Text is encoded apart from the
+markers: a message that spells "<|end|>" is seven characters of text, not the end of a turn.
+
+This module knows tokenizers. It does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROLES = ("user", "assistant")
+END_OF_TURN = "<|end|>"
+END_OF_TEXT = "<|endoftext|>"
+MARKERS = {role: f"<|{role}|>" for role in ROLES}
+SPECIAL_TOKENS = (END_OF_TEXT, *MARKERS.values(), END_OF_TURN)
+
+# The same template for `apply_chat_template`, which other tools call. Its one weakness is theirs: it encodes
+# markers that a message spells as markers, which `encode_chat` does not.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+class Span(NamedTuple):
+    """Where one turn's text and end-of-turn token lie in the ids: [start, stop), its marker left out."""
+
+    role: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    ids: list[int]
+    spans: list[Span]
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> EncodedChat:
+    """Ids of whole turns (`role`, `content`) and the span of each.
+
+    Raises ValueError on an unknown role or a tokenizer without the template's markers.
+    """
+    return encode_many(tokenizer, [turns])[0]
+
+
+def encode_many(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]]
+) -> list[EncodedChat]:
+    """`encode_turns` for many conversations in one call of the tokenizer, which is far faster."""
+    marker_ids, end_id = template_ids(tokenizer)
+    texts = [turn["content"] for turns in conversations for turn in turns]
+    encoded = iter(_encode_plain(tokenizer, texts))
+    chats = []
+    for turns in conversations:
+        ids: list[int] = []
+        spans = []
+        for turn in turns:
+            if turn["role"] not in marker_ids:
+                raise ValueError(f"role: expected one of {', '.join(ROLES)}, got {turn['role']!r}")
+            ids.append(marker_ids[turn["role"]])
+            start = len(ids)
+            ids += [*next(encoded), end_id]
+            spans.append(Span(turn["role"], start, len(ids)))
+        chats.append(EncodedChat(ids, spans))
+    return chats
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Ids of a conversation that is to be answered: its turns, then the assistant's marker."""
+    return [*encode_turns(tokenizer, messages).ids, template_ids(tokenizer)[0]["assistant"]]
+
+
+def template_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], int]:
+    """Ids of the role markers and of the end-of-turn token."""
+    known = tokenizer.get_added_vocab()
+    missing = [token for token in (*MARKERS.values(), END_OF_TURN) if token not in known]
+    if missing:
+        raise ValueError(
+            f"tokenizer: has no chat markers ({', '.join(missing)}); "
+            "add them with dynamo.text.add_chat_template(tokenizer), or use plain completion"
+        )
+    return {role: known[marker] for role, marker in MARKERS.items()}, known[END_OF_TURN]
+
+
+def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give a raw tokenizer (such as Pythia's) the markers and the template; returns how many tokens were added."""
+    added = tokenizer.add_special_tokens(
+        {"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]}
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return added
+
+
+def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return END_OF_TURN in tokenizer.get_added_vocab()
+
+
+def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+class IncrementalDecoder:
+    """Token ids to text pieces, one piece per id.
+
+    Byte-level tokens may hold half a character: its piece is then "", and the finished character comes with the
+    token that completes it. Special tokens decode to "". Linear in the number of ids.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        self._special = set(tokenizer.all_special_ids)
+        self._pending: list[int] = []
+
+    def push(self, ids: Iterable[int]) -> list[str]:
+        return [self._piece(int(token)) for token in ids]
+
+    def flush(self) -> str:
+        """What is left of an unfinished character, as replacement characters."""
+        text = self._decode(self._pending)
+        self._pending = []
+        return text
+
+    def _piece(self, token: int) -> str:
+        if token in self._special:
+            return self.flush()
+        self._pending.append(token)
+        text = self._decode(self._pending)
+        # Four bytes are the longest character; a longer tail is broken text, not an unfinished one.
+        if text.endswith("\ufffd") and len(self._pending) < 4:
+            return ""
+        self._pending = []
+        return text
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
+
+
+class StopStrings:
+    """Finds the first of several strings in a growing text, also across chunk borders."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]):
+        if any(not text for text in stop):
+            raise ValueError("stop: a stop string must have at least one character, got ''")
+        self._stop = tuple(stop)
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._tail = ""
+        self._keep = max((len(text) for text in stop), default=1) - 1
+
+    def cut(self, tokens: Sequence[int]) -> int | None:
+        """How many of these tokens to keep: up to the one that completes a stop string; None: go on."""
+        for count, piece in enumerate(self._decoder.push(tokens), start=1):
+            text = self._tail + piece
+            if any(stop in text for stop in self._stop):
+                return count
+            self._tail = text[len(text) - self._keep :] if self._keep else ""
+        return None

@@ -1,0 +1,131 @@
+"""What one forward pass did, as a value.
+
+The engine yields one `StepRecord` per forward pass; text, panes, charts, benchmarks and files are folds over
+that stream. A record keeps the joint distribution it decided on in sparse form, untouched, so that looking at
+it (the 64 largest cells, a heatmap) costs nothing on the path from token to token.
+
+On disk a run is NDJSON: a header line, one line per record, an end line. The same lines are the API's result,
+the download of the page and the recordings in `assets/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+TRACE_FORMAT = 1
+RECORDED_CELLS = 64
+
+
+class BackOff(NamedTuple):
+    """One order that was tried and given up.
+
+    order: the order m that was tried; reason: "mask" (no candidate tuple occurs in the table), "kept_mass" (too
+    little of the product survived the mask), "threshold" (no cell above it) or "penalty" (none left above it
+    after the repetition penalty); best: the largest joint value; threshold: eps_b ** (m - 1).
+    """
+
+    order: int
+    reason: str
+    best: float
+    threshold: float
+
+
+class Cell(NamedTuple):
+    """One candidate chunk: its token ids and its normalised joint value before thresholds."""
+
+    tokens: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """The joint distribution of the last order tried, after the mask and before the thresholds.
+
+    candidates: (m, k) token ids of each head, by falling probability; probabilities: (m, k) of the same;
+    ranks: (cells, m) positions in `candidates` of the cells that the mask left; values: (cells,) their
+    normalised values. `ranks` is None where there was no mask: the joint is the plain product.
+    """
+
+    candidates: np.ndarray
+    probabilities: np.ndarray
+    ranks: np.ndarray | None = None
+    values: np.ndarray | None = None
+
+    @property
+    def order(self) -> int:
+        return len(self.candidates)
+
+    def grid(self, size: int) -> np.ndarray:
+        """Joint value of the first two tokens, later ones summed out: (size, size), rows are the first token."""
+        size = min(size, self.candidates.shape[1])
+        if self.ranks is None:
+            return np.outer(self.probabilities[0, :size], self.probabilities[1, :size])
+        shown = (self.ranks[:, :2] < size).all(axis=1)
+        grid = np.zeros((size, size))
+        np.add.at(grid, tuple(self.ranks[shown, :2].T), self.values[shown])
+        return grid
+
+    def third(self, first: int, second: int, count: int = 5) -> list[tuple[int, float]]:
+        """The likeliest third tokens given the ranks of the first two: (token id, share), largest first."""
+        if self.order < 3:
+            return []
+        if self.ranks is None:
+            ids, weights = self.candidates[2], self.probabilities[2]
+        else:
+            here = (self.ranks[:, 0] == first) & (self.ranks[:, 1] == second)
+            ids, weights = self.candidates[2][self.ranks[here, 2]], self.values[here]
+        total = float(weights.sum()) or 1.0
+        best = np.argsort(-weights, kind="stable")[:count]
+        return [(int(ids[i]), float(weights[i]) / total) for i in best]
+
+    def top(self, count: int = RECORDED_CELLS) -> tuple[Cell, ...]:
+        """The `count` largest cells, ties in rank order."""
+        ranks, values = self.ranks, self.values
+        if ranks is None:
+            ranks, values = _largest_of_product(self.probabilities, count)
+        best = np.argsort(-values, kind="stable")[:count]
+        heads = np.arange(self.order)
+        return tuple(Cell(tuple(self.candidates[heads, ranks[i]].tolist()), float(values[i])) for i in best)
+
+
+def _largest_of_product(probabilities: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells among which the `count` largest of a product of sorted distributions must lie, in rank order.
+
+    A cell of ranks (r1 .. rm) has at least (r1 + 1) * .. * (rm + 1) - 1 cells that are as large or larger.
+    """
+    order, size = probabilities.shape
+    ranks = np.indices((min(size, count),) * order).reshape(order, -1).T
+    ranks = ranks[(ranks + 1).prod(axis=1) <= count]
+    values = probabilities[np.arange(order), ranks].prod(axis=1)
+    return ranks, values
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """One forward pass.
+
+    tokens: what it emitted, at least one, an end-of-text token included; order: how many tokens it decided on
+    (`len(tokens)` unless an end cut the chunk); probabilities: of each emitted token under its own head, after
+    top-k and temperature; backoffs: orders given up on the way; kept_mass: share of the plain product that
+    survived the mask at the last joint order tried, None where no joint was built; seconds: forward pass,
+    sampler and reading the tokens; prefill: the pass that also read the prompt.
+    """
+
+    tokens: tuple[int, ...]
+    order: int
+    seconds: float
+    prefill: bool = False
+    probabilities: tuple[float, ...] = ()
+    backoffs: tuple[BackOff, ...] = ()
+    kept_mass: float | None = None
+    joint: Joint | None = field(default=None, repr=False)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The 64 largest cells of the last order tried, before thresholds."""
+        return self.joint.top(RECORDED_CELLS) if self.joint is not None else ()
