@@ -42,6 +42,7 @@ class TrainingOptions:
     base_lr: float = option(1e-5, "LR_B: learning rate of the base model")
     head_lr: float = option(1e-3, "LR_M: learning rate of the extra heads")
     warmup: float = option(0.01, "share of the steps with rising learning rate")
+    final_lr: float = option(0.0, "learning rate at the end of the cosine, as a share; 1 keeps it constant")
     weight_decay: float = option(0.0, "AdamW's, not on norms, biases and embeddings (ours: the paper names none)")
     clip: float = option(1.0, "largest gradient norm, 0 for none (ours: the paper names none)")
     heads_only: bool = option(False, "train the extra heads only (the paper's variant H)")
@@ -58,8 +59,9 @@ class TrainingOptions:
         for name in ("base_lr", "head_lr", "weight_decay", "clip", "evaluate_every", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup: expected a share of the steps, 0 to 1, got {self.warmup}")
+        for name in ("warmup", "final_lr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision: expected no or bf16, got {self.mixed_precision!r}")
 
@@ -68,12 +70,13 @@ ADAMW_BETAS = (0.9, 0.95)
 ADAMW_EPS = 1e-8
 
 
-def learning_rate_scale(step: int, steps: int, warmup: float) -> float:
-    """Share of the full learning rate at `step` (0-based): linear warm-up, then a cosine to 0."""
-    rising = max(1, round(steps * warmup))
+def learning_rate_scale(step: int, options: TrainingOptions) -> float:
+    """Share of the full learning rate at `step` (0-based): linear warm-up, then a cosine to `final_lr`."""
+    rising = max(1, round(options.steps * options.warmup))
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, options.steps - rising)))
+    return options.final_lr + (1.0 - options.final_lr) * cosine
 
 
 @torch.no_grad()
@@ -141,7 +144,7 @@ class Trainer:
         groups = model.parameter_groups(options.base_lr, options.head_lr, options.weight_decay)
         optimizer = torch.optim.AdamW(groups, betas=ADAMW_BETAS, eps=ADAMW_EPS, fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_scale(step, options.steps, options.warmup)
+            optimizer, lambda step: learning_rate_scale(step, options)
         )
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._scheduler = scheduler

@@ -1,0 +1,19 @@
+"""The page: `python app.py`, then open the address that it prints.
+
+DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project).
+"""
+
+import os
+
+import dynamo
+from dynamo.ui import Contenders, build_demo, launch_options
+
+MODEL = os.environ.get("DYNAMO_MODEL", "embedded")
+
+
+def main() -> None:
+    build_demo(Contenders.from_pair(dynamo.load(MODEL))).launch(**launch_options())
+
+
+if __name__ == "__main__":
+    main()

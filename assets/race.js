@@ -1,0 +1,100 @@
+// RaceBar: both clocks of the race, always together, and its replay.
+//
+// props.value is one sentence of status. The clocks are read off the "lane" events of the two panes (see pane.js).
+// A small model answers within a blink, so a finished race can be watched again at a pace the eye can follow; what
+// is shown is the recorded model time, stretched, and the button says by how much.
+
+const root = element.querySelector(".dm-race");
+const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
+const part = (name) => root.querySelector(`.dm-${name}`);
+const replayButton = part("replay");
+
+const NARROWEST_SCALE = 16; // passes: a strip of three bars should not fill its pane
+const REPLAY_SECONDS_PER_PASS = 0.16;
+const LONGEST_REPLAY_SECONDS = 14;
+
+const lanes = { base: null, dynamo: null };
+let widest = 0;
+let replay = null; // { started, slowdown, total, frame } while one is playing
+
+function onLane(event) {
+  lanes[event.detail.kind] = event.detail;
+  if (event.detail.state === "running") stopReplay();
+  shareScale();
+  drawClocks();
+  drawReplayButton();
+}
+
+function shareScale() {
+  const passes = Math.max(NARROWEST_SCALE, ...Object.values(lanes).map((lane) => lane?.passes.length ?? 0));
+  if (passes === widest) return;
+  widest = passes;
+  bus.dispatchEvent(new CustomEvent("widest", { detail: widest }));
+}
+
+function drawClocks() {
+  const base = lanes.base && laneClocks(lanes.base.passes, lanes.base.count);
+  const dynamo = lanes.dynamo && laneClocks(lanes.dynamo.passes, lanes.dynamo.count);
+  const bothDecode = Boolean(base?.tokensPerSecond && dynamo?.tokensPerSecond);
+  root.dataset.measured = String(bothDecode);
+  part("passes").textContent = bothDecode ? dynamo.tokensPerPass.toFixed(2) : "–";
+  part("passes-note").textContent = bothDecode ? `base model ${base.tokensPerPass.toFixed(2)}` : "";
+  part("speed").textContent = bothDecode ? `${(dynamo.tokensPerSecond / base.tokensPerSecond).toFixed(2)}×` : "–";
+  part("speed-note").textContent = bothDecode
+    ? `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens per second`
+    : "";
+}
+
+function drawStatus() {
+  part("status").textContent = typeof props.value === "string" ? props.value : "";
+}
+
+// ---- replay
+
+function finished() {
+  return [lanes.base, lanes.dynamo].every((lane) => lane && lane.end && lane.passes.length > 0);
+}
+
+function plan() {
+  const total = Math.max(...Object.values(lanes).map((lane) => laneClocks(lane.passes).milliseconds));
+  const passes = Math.max(...Object.values(lanes).map((lane) => lane.passes.length));
+  const seconds = Math.min(LONGEST_REPLAY_SECONDS, passes * REPLAY_SECONDS_PER_PASS);
+  return { total, slowdown: Math.max(1, (1000 * seconds) / total) };
+}
+
+function startReplay() {
+  replay = { ...plan(), started: performance.now(), frame: requestAnimationFrame(tick) };
+  drawReplayButton();
+}
+
+function tick(now) {
+  const elapsed = (now - replay.started) / replay.slowdown;
+  if (elapsed > replay.total) return stopReplay();
+  bus.dispatchEvent(new CustomEvent("replay", { detail: Math.max(0, elapsed) }));
+  replay.frame = requestAnimationFrame(tick);
+}
+
+function stopReplay() {
+  if (!replay) return;
+  cancelAnimationFrame(replay.frame);
+  replay = null;
+  bus.dispatchEvent(new CustomEvent("replay", { detail: null }));
+  drawReplayButton();
+}
+
+function drawReplayButton() {
+  replayButton.hidden = !finished();
+  if (replayButton.hidden) return;
+  const { slowdown } = replay ?? plan();
+  const pace = slowdown > 1.5 ? `${slowdown.toFixed(0)}× slower than it ran` : "at the pace it ran";
+  replayButton.textContent = replay ? "Skip to the end" : "Replay in slow motion";
+  if (slowdown <= 1.5 && !replay) replayButton.textContent = "Replay";
+  part("pace").textContent = replay ? pace : "";
+}
+
+replayButton.addEventListener("click", () => (replay ? stopReplay() : startReplay()));
+bus.addEventListener("lane", onLane);
+bus.addEventListener("stop", stopReplay);
+watch("value", drawStatus);
+drawStatus();
+drawClocks();

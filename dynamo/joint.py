@@ -1,0 +1,140 @@
+"""The joint distribution's mathematics (paper, section 3.3), on the cells that matter.
+
+A grid of k^m cells is never built where it is mostly zero: after the mask only tuples that occur in the table are
+left, and after the static threshold at most eps^-(m-1) cells. A grid is therefore a list of cells, `ranks`
+(cells, m) in row-major order and `values` (cells,); every other cell is zero, and zeros are counted, not stored.
+All values are float64. Nothing here knows tokens, tables or options.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranks = NDArray[np.intp]
+Values = NDArray[np.float64]
+
+BINS = 256
+BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
+
+
+def survivors_of_top_k(logits: Values, temperature: float) -> Values:
+    """Softmax over the k survivors of each head: logits (heads, k), sorted by falling logit -> the same shape."""
+    scaled = logits / temperature
+    weights = np.exp(scaled - scaled[:, :1])
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def product(f: Values, ranks: Ranks) -> Values:
+    """f_1 (x) .. (x) f_m at the given cells: f (m, k), ranks (cells, m) -> (cells,)."""
+    values = f[0][ranks[:, 0]]
+    for head in range(1, len(f)):
+        values = values * f[head][ranks[:, head]]
+    return values
+
+
+def product_cells(f: Values, above: float) -> Ranks:
+    """Cells of the plain product that may be larger than `above`, in row-major order: f (m, k) -> (cells, m).
+
+    Rows of f fall, so a cell of ranks (r1 .. rm) is the least of (r1 + 1) .. (rm + 1) cells, which sum to 1 at most.
+    """
+    m, k = f.shape
+    reach = k if above * k <= 1.0 else int(1.0 / above)
+    ranks = np.indices((reach,) * m).reshape(m, -1).T
+    return ranks[(ranks + 1).prod(axis=1) * above <= 1.0]
+
+
+def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, float]:
+    """Product times ratio ** strength, renormalised to sum 1 over the grid, and the mass the mask kept.
+
+    values, ratios: (cells,) of the tuples that occur in the table. The sum is 0 where nothing is left.
+    """
+    kept_mass = float(values.sum())
+    values = values * (ratios if strength == 1.0 else ratios**strength)
+    total = values.sum()
+    return (values / total if total > 0 else values), kept_mass
+
+
+def blurred(ranks: Ranks, values: Values, k: int, width: int) -> tuple[NDArray[np.intp], Values]:
+    """The blurred grid's cells that are not zero: flat indices, rising, and values.
+
+    The kernel [.25 .5 .25] acts along every axis and edge values are repeated: the weight that a cell would send
+    over the edge stays on the edge.
+    """
+    m = ranks.shape[1]
+    kernel = BLUR[width]
+    offsets = np.indices((width,) * m).reshape(m, -1).T - width // 2  # (width^m, m)
+    weights = kernel[offsets + width // 2].prod(axis=1)
+    reached = np.clip(ranks[:, None, :] + offsets, 0, k - 1)  # (cells, width^m, m)
+    flat = reached @ (k ** np.arange(m - 1, -1, -1))
+    cells, position = np.unique(flat, return_inverse=True)
+    return cells, np.bincount(position.ravel(), (values[:, None] * weights).ravel())
+
+
+def bins_of(values: Values, largest: float) -> NDArray[np.int64]:
+    """Which of 256 equal bins from 0 to `largest` each value falls into, 0 to 255."""
+    return np.minimum((values / largest * BINS).astype(np.int64), BINS - 1)
+
+
+def otsu_bin(counts: NDArray[np.int64]) -> int:
+    """The first bin after which a split has the largest between-class variance (Otsu, 1979): counts (256,)."""
+    below = np.cumsum(counts)[:-1]
+    mass_below = np.cumsum(counts * np.arange(BINS))[:-1]
+    total, mass = int(counts.sum()), int((counts * np.arange(BINS)).sum())
+    # n0 n1 (mu0 - mu1)^2 = (n1 S0 - n0 S1)^2 / (n0 n1): integers up to the division.
+    difference = mass_below * total - below * mass
+    pairs = below * (total - below)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = np.where(pairs > 0, difference.astype(float) ** 2 / pairs, 0.0)
+    return _first_largest(difference, pairs, variance)
+
+
+def _first_largest(difference: NDArray[np.int64], pairs: NDArray[np.int64], variance: Values) -> int:
+    """Ties are broken on exact integers: rounding must not choose between equal bins."""
+    close = np.flatnonzero(variance >= variance.max() * (1 - 1e-9))
+    first = int(close[0])
+    for bin_ in map(int, close[1:]):
+        if int(difference[bin_]) ** 2 * int(pairs[first]) > int(difference[first]) ** 2 * int(pairs[bin_]):
+            first = bin_
+    return first
+
+
+def adaptive_keep(ranks: Ranks, values: Values, k: int, width: int) -> NDArray[np.bool_]:
+    """Which cells survive Otsu's threshold on the blurred grid of k^m cells: (cells,) bool.
+
+    All survive where the stage has nothing to separate: one cell, one value only, or no cell left after it.
+    """
+    everything = np.ones(len(values), dtype=bool)
+    if len(values) <= 1:
+        # A single peak stays the largest after blurring, whatever its place, so it survives.
+        return everything
+    m = ranks.shape[1]
+    cells, smooth = blurred(ranks, values, k, width)
+    largest = smooth.max()
+    if len(cells) == k**m and smooth.min() == largest:
+        return everything
+    bins = bins_of(smooth, largest)
+    counts = np.bincount(bins, minlength=BINS)
+    counts[0] += k**m - len(cells)
+    own = np.searchsorted(cells, ranks @ (k ** np.arange(m - 1, -1, -1)))
+    keep = bins[own] > otsu_bin(counts)
+    return keep if keep.any() else everything
+
+
+def repetitions(tokens: NDArray[np.integer], seen: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray:
+    """How many tokens of each cell repeat: tokens (cells, m), seen and special (vocab,) -> (cells,).
+
+    A token repeats if it was seen in the context or stands earlier in the same cell; special tokens never do.
+    """
+    repeats = seen[tokens]
+    for later in range(1, tokens.shape[1]):
+        repeats[:, later] |= (tokens[:, later : later + 1] == tokens[:, :later]).any(axis=1)
+    return (repeats & ~special[tokens]).sum(axis=1)
+
+
+def draw(weights: Values, uniform: float) -> int:
+    """Inverse CDF: the first cell whose cumulative weight is above uniform * total, uniform in [0, 1)."""
+    cumulative = np.cumsum(weights)
+    cell = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    # Rounding may put the target on the total itself; the last cell with weight is meant then.
+    return cell if cell < len(weights) else int(np.flatnonzero(weights)[-1])

@@ -1,0 +1,260 @@
+"""Choosing tokens from the heads' logits: Algorithm 1 of the paper, one step at a time.
+
+`choose` tries the highest order first: top-k of each head, their product, the co-occurrence mask, the static and
+the adaptive threshold, the repetition penalty; it draws one cell if any is left above the threshold, else backs
+off to the order below, and at order 1 draws from the first head alone. Every refusal is recorded with its reason.
+
+The readings of the paper's gaps are the fields' documented defaults. No clock, no cache and no model is known
+here; randomness comes in as one uniform per step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamo import joint
+from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.trace import BackOff, Joint
+
+MAX_ORDER = 5
+
+
+def option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen. Defaults are the paper's; names in parentheses are its symbols.
+
+    Raises ValueError naming the option, its range and the value received.
+    """
+
+    threshold: float = option(0.5, "back-off threshold (eps_b), 0 to 1: 0 always emits all tokens, 1 always one")
+    top_k: int = option(50, "candidates of each head (k), 1 or more")
+    temperature: float = option(0.7, "softmax temperature, 0 or more; 0 takes the largest cell")
+    repetition_penalty: float = option(1.1, "divides the probability of repeated tokens, 1 or more; 1 is none")
+    mask_strength: float = option(1.0, "exponent of the co-occurrence mask (alpha_c), 0 or more; 0 is no mask")
+    adaptive: bool = option(True, "adaptive threshold by Otsu's method (AT)")
+    blur: int = option(3, "width of the Gaussian blur before Otsu, 3 or 1; 1 is none")
+    max_order: int = option(3, f"most tokens of one pass (n), 1 to {MAX_ORDER}")
+    min_kept_mass: float = option(0.0, "back off where the mask keeps less of the product than this, 0 to 1")
+    adaptive_first: bool = option(False, "adaptive before static threshold (ablation)")
+
+    def __post_init__(self):
+        self._require("threshold", 0 <= self.threshold <= 1, "0 to 1", "0.5 is the default; 1 never emits more than one token")
+        self._require("top_k", _whole(self.top_k) and self.top_k >= 1, "a whole number, 1 or more", "50 is the default")
+        self._require("temperature", 0 <= self.temperature < float("inf"), "0 or more", "0 is greedy")
+        penalty = 1 <= self.repetition_penalty < float("inf")
+        self._require("repetition_penalty", penalty, "1 or more", "1 is no penalty")
+        self._require("mask_strength", 0 <= self.mask_strength < float("inf"), "0 or more", "0 is no mask")
+        self._require("blur", self.blur in joint.BLUR, "1 or 3", "1 is no blur")
+        orders = _whole(self.max_order) and 1 <= self.max_order <= MAX_ORDER
+        self._require("max_order", orders, f"1 to {MAX_ORDER}", "1 emits single tokens")
+        self._require("min_kept_mass", 0 <= self.min_kept_mass <= 1, "0 to 1", "0 is the paper's")
+
+    def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r} ({remedy})")
+
+    @property
+    def highest_order(self) -> int:
+        """The largest order that can be emitted: at threshold 1 no joint value is above the threshold."""
+        return 1 if self.threshold >= 1 else self.max_order
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The top k of each head: ids (heads, k) and probabilities f (heads, k), by falling probability."""
+
+    ids: NDArray[np.int64]
+    f: NDArray[np.float64]
+
+
+class Context:
+    """Which tokens a lane has seen, for the repetition penalty."""
+
+    def __init__(self, vocab_size: int, special_ids: NDArray[np.integer] | tuple[int, ...] = ()):
+        self.seen = np.zeros(vocab_size, dtype=bool)
+        self.special = np.zeros(vocab_size, dtype=bool)
+        self.special[[i for i in special_ids if 0 <= i < vocab_size]] = True
+
+    def add(self, tokens: Any) -> None:
+        self.seen[tokens] = True
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """One step's outcome: tokens, why higher orders were refused, and the cells it could have drawn.
+
+    survivors (cells, order) token ids and weights (cells,), in rank order, are those of the emitted order after
+    thresholds and penalty; `joint` is that of the last order tried, None where none was.
+    """
+
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    backoffs: tuple[BackOff, ...]
+    kept_mass: float | None
+    joint: Joint | None
+    survivors: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @property
+    def order(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """What one order came to: either cells to draw from or the reason there are none."""
+
+    joint: Joint
+    kept_mass: float
+    backoff: BackOff | None = None
+    ranks: NDArray[np.intp] | None = None
+    weights: NDArray[np.float64] | None = None
+
+
+def top_candidates(logits: NDArray[np.floating], options: SamplingOptions) -> Candidates:
+    """Top-k of each head and the softmax over the survivors; ties go to the lower id. logits: (heads, vocab).
+
+    Raises FloatingPointError if a head's largest logit is not a finite number.
+    """
+    heads, vocab = logits.shape
+    largest = logits.max(axis=1)  # NaN wins every comparison here
+    if not np.isfinite(largest).all():
+        raise FloatingPointError(
+            f"the model's logits are not finite (largest of each head: {largest.tolist()}); "
+            "load it in float32 or bfloat16"
+        )
+    k = min(options.top_k, vocab)
+    ids = np.stack([_top_k(row, k) for row in logits])
+    best = logits[np.arange(heads)[:, None], ids].astype(np.float64)
+    return Candidates(ids, joint.survivors_of_top_k(best, options.temperature or 1.0))
+
+
+def _top_k(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    if k == len(row):
+        return np.argsort(-row, kind="stable")
+    kth = np.partition(row, len(row) - k)[len(row) - k]
+    # Rising ids, so that the stable sort and the cut leave ties to the lower id.
+    ids = np.flatnonzero(row >= kth)
+    return ids[np.argsort(-row[ids], kind="stable")[:k]]
+
+
+def choose(
+    candidates: Candidates,
+    context: Context,
+    table: CooccurrenceTable | None,
+    options: SamplingOptions,
+    uniform: float,
+) -> Decision:
+    """One step of Algorithm 1. `uniform` in [0, 1) is the step's only randomness; no table means no mask."""
+    backoffs: list[BackOff] = []
+    last: _Attempt | None = None
+    for order in range(min(options.highest_order, len(candidates.ids)), 1, -1):
+        last = choose_joint(candidates, order, context, table, options)
+        if last.backoff is None:
+            return _drawn(candidates, last.ranks, last.weights, options, uniform, backoffs, last)
+        backoffs.append(last.backoff)
+    ranks, weights = choose_one(candidates, context, options)
+    return _drawn(candidates, ranks, weights, options, uniform, backoffs, last)
+
+
+def choose_one(
+    candidates: Candidates, context: Context, options: SamplingOptions
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Order 1: the first head's survivors after the penalty, without mask or threshold."""
+    ranks = np.arange(candidates.ids.shape[1])[:, None]
+    return ranks, _penalised(candidates.f[0], candidates.ids[0][:, None], context, options)
+
+
+def choose_joint(
+    candidates: Candidates,
+    order: int,
+    context: Context,
+    table: CooccurrenceTable | None,
+    options: SamplingOptions,
+) -> _Attempt:
+    """Try one order of 2 or more: mask, thresholds, penalty; cells to draw from, or the reason to back off."""
+    ids, f = candidates.ids[:order], candidates.f[:order]
+    k = ids.shape[1]
+    limit = options.threshold ** (order - 1)
+    if table is not None and options.mask_strength > 0:
+        ranks, ratios = table.candidates(list(ids))
+        values, kept_mass = joint.masked(joint.product(f, ranks), ratios, options.mask_strength)
+        seen = Joint(ids, f, ranks, values)
+    else:
+        ranks = joint.product_cells(f, above=0.0 if options.adaptive_first else limit)
+        values, kept_mass = joint.product(f, ranks), 1.0
+        seen = Joint(ids, f)
+
+    def refused(reason: str, best: float) -> _Attempt:
+        return _Attempt(seen, kept_mass, BackOff(order, reason, best, limit))
+
+    best = float(values.max()) if len(values) else 0.0
+    if best <= 0.0:
+        return refused("mask", 0.0)
+    if kept_mass < options.min_kept_mass:
+        return refused("kept_mass", best)
+    ranks, values = _above_thresholds(ranks, values, k, limit, options)
+    if not len(values):
+        return refused("threshold", best)
+    weights = _penalised(values, ids[np.arange(order), ranks], context, options)
+    if not weights.max() > limit:
+        return refused("penalty", float(weights.max()))
+    return _Attempt(seen, kept_mass, None, ranks, weights)
+
+
+def _above_thresholds(
+    ranks: NDArray[np.intp], values: NDArray[np.float64], k: int, limit: float, options: SamplingOptions
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    if options.adaptive and options.adaptive_first:
+        keep = joint.adaptive_keep(ranks, values, k, options.blur)
+        ranks, values = ranks[keep], values[keep]
+    keep = values > limit
+    ranks, values = ranks[keep], values[keep]
+    if options.adaptive and not options.adaptive_first:
+        keep = joint.adaptive_keep(ranks, values, k, options.blur)
+        ranks, values = ranks[keep], values[keep]
+    return ranks, values
+
+
+def _penalised(
+    values: NDArray[np.float64], tokens: NDArray[np.integer], context: Context, options: SamplingOptions
+) -> NDArray[np.float64]:
+    if options.repetition_penalty == 1.0:
+        return values
+    count = joint.repetitions(tokens, context.seen, context.special)
+    return values / options.repetition_penalty**count
+
+
+def _drawn(
+    candidates: Candidates,
+    ranks: NDArray[np.intp],
+    weights: NDArray[np.float64],
+    options: SamplingOptions,
+    uniform: float,
+    backoffs: list[BackOff],
+    last: _Attempt | None,
+) -> Decision:
+    order = ranks.shape[1]
+    heads = np.arange(order)
+    cell = ranks[int(np.argmax(weights)) if options.temperature == 0 else joint.draw(weights, uniform)]
+    return Decision(
+        tokens=tuple(candidates.ids[heads, cell].tolist()),
+        probabilities=tuple(candidates.f[heads, cell].tolist()),
+        backoffs=tuple(backoffs),
+        kept_mass=None if last is None else last.kept_mass,
+        joint=None if last is None else last.joint,
+        survivors=candidates.ids[heads, ranks],
+        weights=weights,
+    )

@@ -1,0 +1,9 @@
+"""The page: prompt in, two panes racing, and the joint distribution behind every chunk.
+
+Nothing else in the project imports this package, and only this package and `app.py` import gradio.
+"""
+
+from dynamo.ui.contenders import Contenders
+from dynamo.ui.layout import build_demo, launch_options
+
+__all__ = ["Contenders", "build_demo", "launch_options"]

@@ -1,0 +1,73 @@
+"""Shared fixtures: a tiny random model, a byte tokenizer, dialogues of our own. Everything is offline."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports the libraries that read them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from dynamo.data import train_tokenizer
+from dynamo.model import DynamoForCausalLM
+
+# Tiny tensors gain nothing from a second thread and lose much where cores are busy.
+torch.set_num_threads(1)
+
+DIALOGUES = [
+    [
+        {"role": "user", "content": "Please book a table for two in San Jose."},
+        {"role": "assistant", "content": "At what time would you like the table?"},
+        {"role": "user", "content": "At half past seven, please."},
+        {"role": "assistant", "content": "Your table for two is booked at half past seven."},
+    ],
+    [
+        {"role": "user", "content": "What is the weather in Oakland tomorrow?"},
+        {"role": "assistant", "content": "It will be 21 degrees with a 10 percent chance of rain."},
+    ],
+]
+
+
+def tiny_config(**changes) -> GPTNeoXConfig:
+    fields = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 640,
+        "bos_token_id": 0,
+        "eos_token_id": 3,
+        "initializer_range": 0.2,
+    }
+    return GPTNeoXConfig(**{**fields, **changes})
+
+
+def tiny_base(seed: int = 0, **changes) -> GPTNeoXForCausalLM:
+    torch.manual_seed(seed)
+    return GPTNeoXForCausalLM(tiny_config(**changes)).eval()
+
+
+def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
+    """Weights are large enough for logits to differ clearly; `changes` are heads' options."""
+    return DynamoForCausalLM.from_neox(tiny_base(seed), num_token_heads=heads, **changes).eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level tokenizer of 300 ids, trained on the dialogues above."""
+    return train_tokenizer(iter(DIALOGUES), vocab_size=300, max_length=640)
+
+
+@pytest.fixture(scope="session")
+def base():
+    return tiny_base()
+
+
+@pytest.fixture(scope="session")
+def dynamo_model():
+    return tiny_dynamo()
