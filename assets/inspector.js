@@ -119,9 +119,10 @@ function draw() {
 
 function drawHeader() {
   if (shown) {
-    const { pass } = shown;
+    const { pass, joint } = shown;
+    const lastTry = joint && pass.backoffs?.length > 1 ? ` · shown: its last try, ${joint.order} tokens` : "";
     part("title").textContent = `Pass ${pass.pass + 1} of ${Math.max(total, pass.pass + 1)}`;
-    part("subtitle").textContent = `emitted ${plural(pass.ids.length, "token")}`;
+    part("subtitle").textContent = `emitted ${plural(pass.ids.length, "token")}${lastTry}`;
   }
   part("previous").disabled = !shown || shown.pass.pass === 0;
   part("next").disabled = !shown || shown.pass.pass + 1 >= total;

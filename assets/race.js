@@ -1,8 +1,8 @@
 // RaceBar: both clocks of the race, always together, and its replay.
 //
 // props.value is one sentence of status. The clocks are read off the "lane" events of the two panes (see pane.js).
-// A small model answers within a blink, so a finished race can be watched again at a pace the eye can follow; what
-// is shown is the recorded model time, stretched, and the button says by how much.
+// A small model answers within a blink, so a finished race can be watched again at a pace the eye can follow: the
+// recorded model time, stretched, with a note that says by how much. A visitor's first race is replayed unasked.
 
 const root = element.querySelector(".dm-race");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
@@ -12,10 +12,13 @@ const replayButton = part("replay");
 const NARROWEST_SCALE = 16; // passes: a strip of three bars should not fill its pane
 const REPLAY_SECONDS_PER_PASS = 0.16;
 const LONGEST_REPLAY_SECONDS = 14;
+const A_BLINK = 2000; // milliseconds of model time that are too few to watch
+const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 const lanes = { base: null, dynamo: null };
 let widest = 0;
 let replay = null; // { started, slowdown, total, frame } while one is playing
+let introduced = reducedMotion.matches;
 
 function onLane(event) {
   lanes[event.detail.kind] = event.detail;
@@ -23,6 +26,13 @@ function onLane(event) {
   shareScale();
   drawClocks();
   drawReplayButton();
+  if (!introduced && finished()) introduce();
+}
+
+function introduce() {
+  introduced = true;
+  const ended = Object.values(lanes).every((lane) => lane.end === "eos" || lane.end === "length");
+  if (ended && plan().total < A_BLINK) startReplay();
 }
 
 function shareScale() {
@@ -41,7 +51,7 @@ function drawClocks() {
   part("passes-note").textContent = bothDecode ? `base model ${base.tokensPerPass.toFixed(2)}` : "";
   part("speed").textContent = bothDecode ? `${(dynamo.tokensPerSecond / base.tokensPerSecond).toFixed(2)}×` : "–";
   part("speed-note").textContent = bothDecode
-    ? `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens per second`
+    ? `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens/s of model time`
     : "";
 }
 
@@ -52,7 +62,8 @@ function drawStatus() {
 // ---- replay
 
 function finished() {
-  return [lanes.base, lanes.dynamo].every((lane) => lane && lane.end && lane.passes.length > 0);
+  const both = [lanes.base, lanes.dynamo];
+  return both.every((lane) => lane?.end && lane.passes.length > 0 && lane.run === lanes.base.run);
 }
 
 function plan() {
@@ -85,11 +96,11 @@ function stopReplay() {
 function drawReplayButton() {
   replayButton.hidden = !finished();
   if (replayButton.hidden) return;
-  const { slowdown } = replay ?? plan();
-  const pace = slowdown > 1.5 ? `${slowdown.toFixed(0)}× slower than it ran` : "at the pace it ran";
-  replayButton.textContent = replay ? "Skip to the end" : "Replay in slow motion";
-  if (slowdown <= 1.5 && !replay) replayButton.textContent = "Replay";
-  part("pace").textContent = replay ? pace : "";
+  const { slowdown, total } = replay ?? plan();
+  const slow = slowdown > 1.5;
+  const pace = slow ? `replayed ${slowdown.toFixed(0)}× slower` : "replayed at its own pace";
+  replayButton.textContent = replay ? "Skip to the end" : slow ? "Replay in slow motion" : "Replay";
+  part("pace").textContent = replay ? `It took ${(total / 1000).toFixed(2)} s; ${pace}.` : "";
 }
 
 replayButton.addEventListener("click", () => (replay ? stopReplay() : startReplay()));

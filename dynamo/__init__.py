@@ -5,9 +5,23 @@ Importing the package registers its classes with transformers' Auto classes; not
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.engine import Engine
+from dynamo.loading import Pair, load
 from dynamo.model import DynamoConfig, DynamoForCausalLM
+from dynamo.sampler import SamplingOptions
+from dynamo.trace import StepRecord
 
 AutoConfig.register(DynamoConfig.model_type, DynamoConfig, exist_ok=True)
 AutoModelForCausalLM.register(DynamoConfig, DynamoForCausalLM, exist_ok=True)
 
-__all__ = ["DynamoConfig", "DynamoForCausalLM"]
+__all__ = [
+    "CooccurrenceTable",
+    "DynamoConfig",
+    "DynamoForCausalLM",
+    "Engine",
+    "Pair",
+    "SamplingOptions",
+    "StepRecord",
+    "load",
+]

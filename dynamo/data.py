@@ -1,10 +1,12 @@
 """Dialogues and instructions as token documents, and documents as training blocks.
 
-A document is the ids of one conversation, built by the chat template. Training reads fixed blocks cut from the
-documents of an epoch, laid end to end in an order that is a function of (seed, epoch) alone, each followed by the
-end-of-text token: so a killed run resumes at the very token it stopped at, without any sampler state.
+A document is the ids of one conversation, built by the chat template. Training reads fixed blocks cut from
+the documents of an epoch, laid end to end in an order that is a function of (seed, epoch) alone, each
+followed by the end-of-text token: so a killed run resumes at the very token it stopped at, without any
+sampler state.
 
-`python -m dynamo.data` prepares the public Schema-Guided Dialogue files and trains the embedded tokenizer on them.
+`python -m dynamo.data` prepares the public Schema-Guided Dialogue files and trains the embedded tokenizer on
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
 
 
 def read_conversations(path: str | Path) -> Iterator[Turns]:
-    """Conversations of a JSONL file (also .gz): rows with `turns` or `messages`, each `role` and `text` or `content`.
+    """Conversations of a JSONL file (also .gz): rows with `turns` or `messages`, each `role` and `text` or
+    `content`.
 
     Raises ValueError naming file and line of a row that is no conversation, OSError if the file is not there.
     """
@@ -56,7 +59,9 @@ def _conversation(line: str, where: str) -> Turns:
     for turn in turns:
         content = turn.get("text", turn.get("content")) if isinstance(turn, dict) else None
         if not isinstance(content, str) or turn.get("role") not in text.ROLES:
-            raise ValueError(f"{where}: a turn needs 'role' ({' or '.join(text.ROLES)}) and 'text', got {turn!r}")
+            raise ValueError(
+                f"{where}: a turn needs 'role' ({' or '.join(text.ROLES)}) and 'text', got {turn!r}"
+            )
         conversation.append({"role": turn["role"], "content": content})
     return conversation
 
@@ -70,7 +75,8 @@ def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """UTF-8 bytes of text behind each token id (vocab,): 0 for special tokens. For byte-level tokenizers only."""
+    """UTF-8 bytes of text behind each token id (vocab,): 0 for special tokens. For byte-level tokenizers
+    only."""
     special = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return np.array([0 if i in special else len(token) for i, token in enumerate(tokens)])
@@ -80,7 +86,8 @@ def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 class TokenBlocks:
-    """An endless, seekable sequence of training blocks (block_size,) from documents, reshuffled every epoch."""
+    """An endless, seekable sequence of training blocks (block_size,) from documents, reshuffled every
+    epoch."""
 
     def __init__(self, documents: Sequence[np.ndarray], separator: int, block_size: int = 512, seed: int = 0):
         self._documents = documents
@@ -122,20 +129,24 @@ def read_schema_guided(folder: str | Path) -> Iterator[dict[str, Any]]:
     folder = Path(folder)
     files = sorted(folder.glob("dialogues_*.json"))
     if not files:
-        raise ValueError(f"{folder}: holds no dialogues_*.json; expected a split folder of the data set, such as train/")
+        raise ValueError(
+            f"{folder}: holds no dialogues_*.json; expected a split folder of the data set, such as train/"
+        )
     for file in files:
         for dialogue in json.loads(file.read_text(encoding="utf-8")):
             yield {
                 "id": f"{folder.name}/{dialogue['dialogue_id']}",
                 "services": dialogue["services"],
                 "turns": [
-                    {"role": SGD_ROLES[turn["speaker"]], "text": turn["utterance"]} for turn in dialogue["turns"]
+                    {"role": SGD_ROLES[turn["speaker"]], "text": turn["utterance"]}
+                    for turn in dialogue["turns"]
                 ],
             }
 
 
 def prepare_schema_guided(source: Path, target: Path) -> dict[str, int]:
-    """Write dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz to `target` from a clone of the public data set."""
+    """Write dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz to `target` from a clone of the public data
+    set."""
     target.mkdir(parents=True, exist_ok=True)
     counts = {}
     for split in ("train", "dev"):
@@ -152,7 +163,8 @@ def prepare_schema_guided(source: Path, target: Path) -> dict[str, int]:
 def train_tokenizer(
     conversations: Iterator[Turns], vocab_size: int, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of exactly `vocab_size` ids, GPT-NeoX's kind, with the chat template's markers."""
+    """A byte-level BPE tokenizer of exactly `vocab_size` ids, GPT-NeoX's kind, with the chat template's
+    markers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -181,9 +193,13 @@ def train_tokenizer(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dynamo.data", description=__doc__.split("\n\n")[-1])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    prepare = verbs.add_parser("prepare", help="the public data set's train/ and dev/ folders to two JSONL files")
+    prepare = verbs.add_parser(
+        "prepare", help="the public data set's train/ and dev/ folders to two JSONL files"
+    )
     prepare.add_argument("source", type=Path, help="clone of dstc8-schema-guided-dialogue")
-    prepare.add_argument("target", type=Path, help="folder for dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz")
+    prepare.add_argument(
+        "target", type=Path, help="folder for dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz"
+    )
     tokenizer = verbs.add_parser("tokenizer", help="train the embedded model's tokenizer")
     tokenizer.add_argument("dialogues", type=Path, help="dialogues_train.jsonl.gz")
     tokenizer.add_argument("output", type=Path, help="folder of the tokenizer")
@@ -193,7 +209,9 @@ def main() -> None:
     if options.verb == "prepare":
         result: dict[str, Any] = prepare_schema_guided(options.source, options.target)
     else:
-        trained = train_tokenizer(read_conversations(options.dialogues), options.vocab_size, options.max_length)
+        trained = train_tokenizer(
+            read_conversations(options.dialogues), options.vocab_size, options.max_length
+        )
         trained.save_pretrained(options.output)
         result = {"output": str(options.output), "vocab_size": len(trained)}
     print(json.dumps(result))

@@ -1,9 +1,9 @@
 """One-step forward passes over a preallocated key-value cache, for a GPT-NeoX or a DynaMo model.
 
-The decoder runs the model's own modules, so quantised or offloaded layers work unchanged; what it replaces is the
-bookkeeping around them. Per pass it reads the new tokens, writes their keys and values in place, and returns the
-logits of every head at the last position. Only that position needs a query in the last layer and in the extra
-heads; all new positions need keys and values there.
+The decoder runs the model's own modules, so quantised or offloaded layers work unchanged; what it replaces is
+the bookkeeping around them. Per pass it reads the new tokens, writes their keys and values in place, and
+returns the logits of every head at the last position. Only that position needs a query in the last layer and
+in the extra heads; all new positions need keys and values there.
 
 A `DecodeState` is one lane's memory and is never shared; weights are shared by all lanes.
 """
@@ -37,7 +37,8 @@ class DecodeState:
 class Decoder:
     """Cached forward passes of one model, for batches of one.
 
-    `heads`: how many token heads it has (1 for a stock GPT-NeoX). `max_length`: positions the model was made for.
+    `heads`: how many token heads it has (1 for a stock GPT-NeoX). `max_length`: positions the model was made
+    for.
     """
 
     def __init__(self, model: GPTNeoXForCausalLM | DynamoForCausalLM):
@@ -75,12 +76,14 @@ class Decoder:
         shape = (self._slots, self._attention_heads, capacity, self._head_dim)
         dtype = self._base.gpt_neox.embed_in.weight.dtype
         return DecodeState(
-            torch.empty(shape, dtype=dtype, device=self.device), torch.empty(shape, dtype=dtype, device=self.device)
+            torch.empty(shape, dtype=dtype, device=self.device),
+            torch.empty(shape, dtype=dtype, device=self.device),
         )
 
     @torch.inference_mode()
     def forward(self, state: DecodeState, tokens: Sequence[int], heads: int | None = None) -> Tensor:
-        """Read `tokens` after what the state holds; logits (heads, vocab) at the last of them, in the model's dtype.
+        """Read `tokens` after what the state holds; logits (heads, vocab) at the last of them, in the model's
+        dtype.
 
         heads: how many to run, all by default; the others' caches then miss these positions for good.
         """
@@ -89,7 +92,9 @@ class Decoder:
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         assert start < stop <= state.capacity, f"positions {start} to {stop} in a cache of {state.capacity}"
         neox = self._base.gpt_neox
-        step = _Step(state, start, stop, self._cos[start:stop], self._sin[start:stop], self._mask(start, stop, state))
+        step = _Step(
+            state, start, stop, self._cos[start:stop], self._sin[start:stop], self._mask(start, stop, state)
+        )
         hidden_states = neox.embed_in(torch.tensor(tokens, device=self.device))  # (new, hidden)
         for slot, layer in enumerate(self._layers[:-1]):
             hidden_states = self._layer(layer, hidden_states, slot, step)
@@ -104,7 +109,8 @@ class Decoder:
         return self._logits(finals)
 
     def _mask(self, start: int, stop: int, state: DecodeState) -> Tensor | None:
-        """Which cached positions each new one sees, (new, filled); None where a lone token sees all of them."""
+        """Which cached positions each new one sees, (new, filled); None where a lone token sees all of
+        them."""
         if stop - start == 1:
             return None
         filled = torch.arange(stop, device=state.keys.device)

@@ -1,8 +1,8 @@
 """The decode loop: one for the baseline and for DynaMo (paper, Algorithm 1).
 
-A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between the two lanes is
-how many heads the model has and which table it brings. Only chosen tokens are ever fed, nothing is verified and
-nothing is rolled back: `cached + pending == prompt + emitted` at every step.
+A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between the two
+lanes is how many heads the model has and which table it brings. Only chosen tokens are ever fed, nothing is
+verified and nothing is rolled back: `cached + pending == prompt + emitted` at every step.
 
 The engine speaks token ids and `StepRecord`s. It knows no text, except to look for stop strings.
 """
@@ -28,11 +28,11 @@ from dynamo.trace import StepRecord
 class Engine:
     """Streams one `StepRecord` per forward pass of a model.
 
-    A DynaMo model without a table samples from the unmasked joint; a stock GPT-NeoX emits one token per pass. One
-    engine serves any number of streams, at once and from several threads: each has its own state.
+    A DynaMo model without a table samples from the unmasked joint; a stock GPT-NeoX emits one token per pass.
+    One engine serves any number of streams, at once and from several threads: each has its own state.
 
-    tokenizer: only for stop strings. special_ids: tokens that the repetition penalty never touches, by default the
-    tokenizer's special tokens and the model's end-of-text tokens.
+    tokenizer: only for stop strings. special_ids: tokens that the repetition penalty never touches, by
+    default the tokenizer's special tokens and the model's end-of-text tokens.
     """
 
     def __init__(
@@ -85,13 +85,15 @@ class Engine:
         state = self._decoder.new_state(len(prompt) + limit)
         context = Context(self._decoder.vocab_size, tuple(self._special_ids))
         context.add(prompt)
-        # Heads above the highest order asked for are not run; those that threshold 1 would ignore are: their cost
-        # is the honest cost of that lane.
+        # Heads above the highest order asked for are not run; those that threshold 1 would ignore are: their
+        # cost is the honest cost of that lane.
         heads = min(options.max_order, self.heads)
         uniforms = random.Random(seed)
         pending, emitted = prompt, 0
         while pending:
-            assert state.length + len(pending) == len(prompt) + emitted, "only chosen tokens are fed, each once"
+            assert state.length + len(pending) == len(prompt) + emitted, (
+                "only chosen tokens are fed, each once"
+            )
             started = time.perf_counter()
             logits = self._decoder.forward(state, pending, heads)
             # Bringing the logits to the host is the step's one synchronisation.
@@ -126,8 +128,8 @@ class Engine:
             raise ValueError(f"input_ids: expected ids from 0 to {self._decoder.vocab_size - 1}, got {wrong}")
         if len(prompt) >= self.max_length:
             raise ValueError(
-                f"input_ids: the prompt has {len(prompt)} tokens and the model reads {self.max_length}, reply "
-                "included; shorten it"
+                f"input_ids: the prompt has {len(prompt)} tokens and the model reads {self.max_length}, "
+                "reply included; shorten it"
             )
         return prompt
 
@@ -139,7 +141,9 @@ class Engine:
         if not stop:
             return None
         if self._tokenizer is None:
-            raise ValueError("stop: stop strings need a tokenizer; build the engine with Engine(.., tokenizer=..)")
+            raise ValueError(
+                "stop: stop strings need a tokenizer; build the engine with Engine(.., tokenizer=..)"
+            )
         return StopStrings(self._tokenizer, stop)
 
 
@@ -162,3 +166,24 @@ def _record(decision: Decision, tokens: tuple[int, ...], seconds: float, prefill
         kept_mass=decision.kept_mass,
         joint=decision.joint,
     )
+
+
+def race(lanes: dict[str, Iterator[StepRecord]]) -> Iterator[tuple[str, StepRecord]]:
+    """Step several streams in one thread, always the one that has used the least model time of its own.
+
+    Each lane moves at its true relative pace on any machine, and none slows another's clock. Closing the race
+    closes the streams.
+    """
+    seconds = dict.fromkeys(lanes, 0.0)
+    try:
+        while seconds:
+            lane = min(seconds, key=seconds.__getitem__)
+            step = next(lanes[lane], None)
+            if step is None:
+                del seconds[lane]
+                continue
+            seconds[lane] += step.seconds
+            yield lane, step
+    finally:
+        for stream in lanes.values():
+            stream.close()

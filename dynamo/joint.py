@@ -1,9 +1,9 @@
 """The joint distribution's mathematics (paper, section 3.3), on the cells that matter.
 
-A grid of k^m cells is never built where it is mostly zero: after the mask only tuples that occur in the table are
-left, and after the static threshold at most eps^-(m-1) cells. A grid is therefore a list of cells, `ranks`
-(cells, m) in row-major order and `values` (cells,); every other cell is zero, and zeros are counted, not stored.
-All values are float64. Nothing here knows tokens, tables or options.
+A grid of k^m cells is never built where it is mostly zero: after the mask only tuples that occur in the table
+are left, and after the static threshold at most eps^-(m-1) cells. A grid is therefore a list of cells,
+`ranks` (cells, m) in row-major order and `values` (cells,); every other cell is zero, and zeros are counted,
+not stored. All values are float64. Nothing here knows tokens, tables or options.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 
 def survivors_of_top_k(logits: Values, temperature: float) -> Values:
-    """Softmax over the k survivors of each head: logits (heads, k), sorted by falling logit -> the same shape."""
+    """Softmax over the k survivors of each head: logits (heads, k), sorted by falling logit -> the same
+    shape."""
     scaled = logits / temperature
     weights = np.exp(scaled - scaled[:, :1])
     return weights / weights.sum(axis=1, keepdims=True)
@@ -36,7 +37,8 @@ def product(f: Values, ranks: Ranks) -> Values:
 def product_cells(f: Values, above: float) -> Ranks:
     """Cells of the plain product that may be larger than `above`, in row-major order: f (m, k) -> (cells, m).
 
-    Rows of f fall, so a cell of ranks (r1 .. rm) is the least of (r1 + 1) .. (rm + 1) cells, which sum to 1 at most.
+    Rows of f fall, so a cell of ranks (r1 .. rm) is the least of (r1 + 1) .. (rm + 1) cells, which sum to 1
+    at most.
     """
     m, k = f.shape
     reach = k if above * k <= 1.0 else int(1.0 / above)
@@ -58,8 +60,8 @@ def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, flo
 def blurred(ranks: Ranks, values: Values, k: int, width: int) -> tuple[NDArray[np.intp], Values]:
     """The blurred grid's cells that are not zero: flat indices, rising, and values.
 
-    The kernel [.25 .5 .25] acts along every axis and edge values are repeated: the weight that a cell would send
-    over the edge stays on the edge.
+    The kernel [.25 .5 .25] acts along every axis and edge values are repeated: the weight that a cell would
+    send over the edge stays on the edge.
     """
     m = ranks.shape[1]
     kernel = BLUR[width]
@@ -77,7 +79,8 @@ def bins_of(values: Values, largest: float) -> NDArray[np.int64]:
 
 
 def otsu_bin(counts: NDArray[np.int64]) -> int:
-    """The first bin after which a split has the largest between-class variance (Otsu, 1979): counts (256,)."""
+    """The first bin after which a split has the largest between-class variance (Otsu, 1979): counts
+    (256,)."""
     below = np.cumsum(counts)[:-1]
     mass_below = np.cumsum(counts * np.arange(BINS))[:-1]
     total, mass = int(counts.sum()), int((counts * np.arange(BINS)).sum())

@@ -1,12 +1,12 @@
 """DynaMo's model: a GPT-NeoX causal LM with extra token heads (paper, sections 3.1 and 3.2).
 
 The *stem* is the embedding and all decoder layers but the last. The last layer, the final layer norm and the
-output embedding are the first-token head, so a DynaMo model read through its first head is a GPT-NeoX model; it
-is held here as one, `backbone`. Every further head has decoder layers of its own, takes the stem's output, shares
-the norm and the output embedding, and predicts the token at its own distance.
+output embedding are the first-token head, so a DynaMo model read through its first head is a GPT-NeoX model;
+it is held here as one, `backbone`. Every further head has decoder layers of its own, takes the stem's output,
+shares the norm and the output embedding, and predicts the token at its own distance.
 
-Three learning rates act in training: the base's, the heads', and that of the gradient which the heads send into
-what they share with the base. The first two are parameter groups, the third is a gradient scale.
+Three learning rates act in training: the base's, the heads', and that of the gradient which the heads send
+into what they share with the base. The first two are parameter groups, the third is a gradient scale.
 
 Nothing here samples: decoding is `dynamo.engine`'s.
 """
@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationMixin, GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.masking_utils import create_causal_mask
@@ -57,7 +58,7 @@ class DynamoConfig(GPTNeoXConfig):
             raise ValueError(f"head_layers: expected 0 or more, got {self.head_layers}")
         if self.head_layers == 0 and not self.own_output_embedding:
             raise ValueError(
-                "head_layers: 0 leaves a head nothing to learn; set own_output_embedding=True or head_layers=1"
+                "head_layers: 0 leaves a head nothing to learn; set it to 1, or own_output_embedding=True"
             )
         if self.head_source not in ("penultimate", "last"):
             raise ValueError(f"head_source: expected 'penultimate' or 'last', got {self.head_source!r}")
@@ -81,7 +82,8 @@ class DynamoConfig(GPTNeoXConfig):
 
 @dataclass
 class DynamoOutput(ModelOutput):
-    """loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq, vocab) of
+    """loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq,
+    vocab) of
     the first head; head_logits: (heads, batch, seq, vocab). Logits are None where they were not asked for."""
 
     loss: Tensor | None = None
@@ -167,12 +169,13 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     ) -> DynamoForCausalLM:
         """A stock GPT-NeoX checkpoint with new heads 2 .. `num_token_heads` (path: folder or hub id).
 
-        Stem and first head are the checkpoint's, exactly. New layers are drawn from the global torch generator
-        ("random", the paper's suite) or copied from the base's last layer ("copy", its ablation). `dtype` None is
-        float32: training wants it, and Pythia's files declare fp16, which is slow on CPU. `hub` goes to
-        `from_pretrained` (revision, token, local_files_only ..).
+        Stem and first head are the checkpoint's, exactly. New layers are drawn from the global torch
+        generator ("random", the paper's suite) or copied from the base's last layer ("copy", its ablation).
+        `dtype` None is float32: training wants it, and Pythia's files declare fp16, which is slow on CPU.
+        `hub` goes to `from_pretrained` (revision, token, local_files_only ..).
 
-        Raises ValueError if the checkpoint is no GPT-NeoX or does not fill the model; OSError if it is not found.
+        Raises ValueError if the checkpoint is no GPT-NeoX or does not fill the model; OSError if it is not
+        found.
         """
         base = load_neox(path, dtype=dtype, **hub)
         return cls.from_neox(
@@ -190,7 +193,8 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     def from_neox(
         cls, base: GPTNeoXForCausalLM, head_init: Literal["random", "copy"] = "random", **heads: Any
     ) -> DynamoForCausalLM:
-        """Put new token heads on a loaded GPT-NeoX model, which becomes the new model's backbone (not a copy)."""
+        """Put new token heads on a loaded GPT-NeoX model, which becomes the new model's backbone (not a
+        copy)."""
         if head_init not in ("random", "copy"):
             raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
         model = cls(DynamoConfig.from_neox(base.config, **heads), backbone=base)
@@ -341,7 +345,8 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     def head_loss(
         self, head: int, hidden_states: Tensor, labels: Tensor, logits: Tensor | None = None
     ) -> Tensor:
-        """Mean cross-entropy in nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid."""
+        """Mean cross-entropy in nats of head `head` on the labels `head + 1` positions ahead; 0 if none is
+        valid."""
         distance = head + 1
         targets = labels[:, distance:].reshape(-1)
         if logits is None:
@@ -364,8 +369,8 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     ) -> list[dict[str, Any]]:
         """Optimiser groups: the base at LR_B, the extra heads at LR_M (frozen parameters are in neither).
 
-        With weight decay each is split, as norms, biases and embeddings take none. Every trainable parameter is
-        in exactly one group; this is checked.
+        With weight decay each is split, as norms, biases and embeddings take none. Every trainable parameter
+        is in exactly one group; this is checked.
         """
         return parameter_groups(
             {"base": (self.backbone, base_lr), "heads": (self.token_heads, head_lr)}, weight_decay, whole=self
@@ -375,11 +380,14 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
 def parameter_groups(
     parts: dict[str, tuple[nn.Module, float]], weight_decay: float, whole: nn.Module
 ) -> list[dict[str, Any]]:
-    """Groups {name: (module, learning rate)} for an optimiser, proven to partition `whole`'s trainable parameters."""
+    """Groups {name: (module, learning rate)} for an optimiser, proven to partition `whole`'s trainable
+    parameters."""
     groups = []
     for name, (module, lr) in parts.items():
         trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
-        decayed = {key for key, p in trainable.items() if p.ndim > 1 and "embed" not in key and "lm_head" not in key}
+        decayed = {
+            key for key, p in trainable.items() if p.ndim > 1 and "embed" not in key and "lm_head" not in key
+        }
         for suffix, keys, decay in (
             ("decay", decayed, weight_decay),
             ("no_decay", trainable.keys() - decayed, 0.0),
@@ -396,21 +404,38 @@ def parameter_groups(
 
 
 def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
-    """A stock GPT-NeoX checkpoint from safetensors, refused unless its report says that every weight was filled."""
+    """A stock GPT-NeoX checkpoint from safetensors, refused unless its report says that every weight was
+    filled."""
     config = GPTNeoXConfig.from_pretrained(path, **hub)
     if config.model_type != "gpt_neox":
-        raise ValueError(f"{path}: expected a GPT-NeoX (Pythia) checkpoint, got model_type {config.model_type!r}")
-    base, report = GPTNeoXForCausalLM.from_pretrained(
-        path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **hub
-    )
+        raise ValueError(
+            f"{path}: expected a GPT-NeoX (Pythia) checkpoint, got model_type {config.model_type!r}"
+        )
+    return _filled(GPTNeoXForCausalLM, path, dtype, **hub)
+
+
+def load_dynamo(path: str, dtype: torch.dtype | None = None, **hub: Any) -> DynamoForCausalLM:
+    """A DynaMo checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
+    return _filled(DynamoForCausalLM, path, dtype, **hub)
+
+
+def _filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
+    try:
+        model, report = cls.from_pretrained(
+            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **hub
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{path}: its weight file is damaged ({error}); fetch or export it again") from None
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
-        raise ValueError(f"{path}: its weights do not fill a GPT-NeoX model: {wrong}")
-    return base
+        kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"
+        raise ValueError(f"{path}: its weights do not fill a {kind} model: {wrong}")
+    return model
 
 
 def extra_parameter_share(config: DynamoConfig) -> float:
-    """Extra heads' parameters over the base's, from the configuration alone (the paper's Table 4, as a fraction)."""
+    """Extra heads' parameters over the base's, from the configuration alone (the paper's Table 4, as a
+    fraction)."""
     with torch.device("meta"):
         model = DynamoForCausalLM(config)
     extra = sum(p.numel() for p in model.token_heads.parameters())

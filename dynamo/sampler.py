@@ -1,8 +1,9 @@
 """Choosing tokens from the heads' logits: Algorithm 1 of the paper, one step at a time.
 
-`choose` tries the highest order first: top-k of each head, their product, the co-occurrence mask, the static and
-the adaptive threshold, the repetition penalty; it draws one cell if any is left above the threshold, else backs
-off to the order below, and at order 1 draws from the first head alone. Every refusal is recorded with its reason.
+`choose` tries the highest order first: top-k of each head, their product, the co-occurrence mask, the static
+and the adaptive threshold, the repetition penalty; it draws one cell if any is left above the threshold, else
+backs off to the order below, and at order 1 draws from the first head alone. Every refusal is recorded with
+its reason.
 
 The readings of the paper's gaps are the fields' documented defaults. No clock, no cache and no model is known
 here; randomness comes in as one uniform per step.
@@ -10,7 +11,7 @@ here; randomness comes in as one uniform per step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,10 @@ from numpy.typing import NDArray
 
 from dynamo import joint
 from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.options import option
 from dynamo.trace import BackOff, Joint
 
 MAX_ORDER = 5
-
-
-def option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,17 @@ class SamplingOptions:
     Raises ValueError naming the option, its range and the value received.
     """
 
-    threshold: float = option(0.5, "back-off threshold (eps_b), 0 to 1: 0 always emits all tokens, 1 always one")
+    threshold: float = option(
+        0.5, "back-off threshold (eps_b), 0 to 1: 0 always emits all tokens, 1 always one"
+    )
     top_k: int = option(50, "candidates of each head (k), 1 or more")
     temperature: float = option(0.7, "softmax temperature, 0 or more; 0 takes the largest cell")
-    repetition_penalty: float = option(1.1, "divides the probability of repeated tokens, 1 or more; 1 is none")
-    mask_strength: float = option(1.0, "exponent of the co-occurrence mask (alpha_c), 0 or more; 0 is no mask")
+    repetition_penalty: float = option(
+        1.1, "divides the probability of repeated tokens, 1 or more; 1 is none"
+    )
+    mask_strength: float = option(
+        1.0, "exponent of the co-occurrence mask (alpha_c), 0 or more; 0 is no mask"
+    )
     adaptive: bool = option(True, "adaptive threshold by Otsu's method (AT)")
     blur: int = option(3, "width of the Gaussian blur before Otsu, 3 or 1; 1 is none")
     max_order: int = option(3, f"most tokens of one pass (n), 1 to {MAX_ORDER}")
@@ -46,8 +50,15 @@ class SamplingOptions:
     adaptive_first: bool = option(False, "adaptive before static threshold (ablation)")
 
     def __post_init__(self):
-        self._require("threshold", 0 <= self.threshold <= 1, "0 to 1", "0.5 is the default; 1 never emits more than one token")
-        self._require("top_k", _whole(self.top_k) and self.top_k >= 1, "a whole number, 1 or more", "50 is the default")
+        self._require(
+            "threshold",
+            0 <= self.threshold <= 1,
+            "0 to 1",
+            "0.5 is the default; 1 never emits more than one token",
+        )
+        self._require(
+            "top_k", _whole(self.top_k) and self.top_k >= 1, "a whole number, 1 or more", "50 is the default"
+        )
         self._require("temperature", 0 <= self.temperature < float("inf"), "0 or more", "0 is greedy")
         penalty = 1 <= self.repetition_penalty < float("inf")
         self._require("repetition_penalty", penalty, "1 or more", "1 is no penalty")
@@ -95,8 +106,8 @@ class Context:
 class Decision:
     """One step's outcome: tokens, why higher orders were refused, and the cells it could have drawn.
 
-    survivors (cells, order) token ids and weights (cells,), in rank order, are those of the emitted order after
-    thresholds and penalty; `joint` is that of the last order tried, None where none was.
+    survivors (cells, order) token ids and weights (cells,), in rank order, are those of the emitted order
+    after thresholds and penalty; `joint` is that of the last order tried, None where none was.
     """
 
     tokens: tuple[int, ...]
@@ -184,7 +195,8 @@ def choose_joint(
     table: CooccurrenceTable | None,
     options: SamplingOptions,
 ) -> _Attempt:
-    """Try one order of 2 or more: mask, thresholds, penalty; cells to draw from, or the reason to back off."""
+    """Try one order of 2 or more: mask, thresholds, penalty; cells to draw from, or the reason to back
+    off."""
     ids, f = candidates.ids[:order], candidates.f[:order]
     k = ids.shape[1]
     limit = options.threshold ** (order - 1)

@@ -1,9 +1,10 @@
 """Text in, text out: the chat template, incremental decoding, stop strings.
 
-One template serves training and chat. A turn is its role's marker, the text, and the end-of-turn token; nothing
-else is added, so every token of a conversation belongs to a known turn and the loss mask of finetuning is read
-off spans made while the ids are built, never searched for in strings afterwards. Text is encoded apart from the
-markers: a message that spells "<|end|>" is seven characters of text, not the end of a turn.
+One template serves training and chat. A turn is its role's marker, the text, and the end-of-turn token;
+nothing else is added, so every token of a conversation belongs to a known turn and the loss mask of
+finetuning is read off spans made while the ids are built, never searched for in strings afterwards. Text is
+encoded apart from the markers: a message that spells "<|end|>" is seven characters of text, not the end of a
+turn.
 
 This module knows tokenizers. It does not know models.
 """
@@ -95,10 +96,9 @@ def template_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], in
 
 
 def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give a raw tokenizer (such as Pythia's) the markers and the template; returns how many tokens were added."""
-    added = tokenizer.add_special_tokens(
-        {"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]}
-    )
+    """Give a raw tokenizer (such as Pythia's) the markers and the template; returns how many tokens were
+    added."""
+    added = tokenizer.add_special_tokens({"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]})
     tokenizer.chat_template = CHAT_TEMPLATE
     return added
 
@@ -116,8 +116,8 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[
 class IncrementalDecoder:
     """Token ids to text pieces, one piece per id.
 
-    Byte-level tokens may hold half a character: its piece is then "", and the finished character comes with the
-    token that completes it. Special tokens decode to "". Linear in the number of ids.
+    Byte-level tokens may hold half a character: its piece is then "", and the finished character comes with
+    the token that completes it. Special tokens decode to "". Linear in the number of ids.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):

@@ -1,9 +1,9 @@
 """Training by the modified causal-LM objective (paper, section 3.2), with accelerate.
 
-The model computes its own losses; this module owns the loop around it: batches that are a function of the step
-number, AdamW with the base's and the heads' learning rates, warm-up and cosine decay to zero, validation losses
-per head, and checkpoints from which a killed run goes on to the very weights of an uninterrupted one. Finetuning
-is this loop on other data; plain causal-LM training is this loop on a model with one head.
+The model computes its own losses; this module owns the loop around it: batches that are a function of the
+step number, AdamW with the base's and the heads' learning rates, warm-up and cosine decay to zero, validation
+losses per head, and checkpoints from which a killed run goes on to the very weights of an uninterrupted one.
+Finetuning is this loop on other data; plain causal-LM training is this loop on a model with one head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,13 @@ from tqdm import tqdm
 
 from dynamo.data import TokenBlocks
 from dynamo.model import IGNORED_LABEL, DynamoForCausalLM
-
-
-def option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+from dynamo.options import option
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of one training run; the paper's values where it names them, ours where it does not (marked)."""
+    """Options of one training run; the paper's values where it names them, ours where it does not
+    (marked)."""
 
     steps: int = option(75_782, "optimiser steps")
     batch_size: int = option(64, "blocks per step, over all processes")
@@ -43,7 +41,9 @@ class TrainingOptions:
     head_lr: float = option(1e-3, "LR_M: learning rate of the extra heads")
     warmup: float = option(0.01, "share of the steps with rising learning rate")
     final_lr: float = option(0.0, "learning rate at the end of the cosine, as a share; 1 keeps it constant")
-    weight_decay: float = option(0.0, "AdamW's, not on norms, biases and embeddings (ours: the paper names none)")
+    weight_decay: float = option(
+        0.0, "AdamW's, not on norms, biases and embeddings (ours: the paper names none)"
+    )
     clip: float = option(1.0, "largest gradient norm, 0 for none (ours: the paper names none)")
     heads_only: bool = option(False, "train the extra heads only (the paper's variant H)")
     seed: int = option(0, "seed of data order, new layers and dropout")
@@ -83,9 +83,11 @@ def learning_rate_scale(step: int, options: TrainingOptions) -> float:
 def document_losses(
     model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = 512, batch_size: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """Sum of nats and number of targets per head, (heads,) each, over documents read alone from their first token.
+    """Sum of nats and number of targets per head, (heads,) each, over documents read alone from their first
+    token.
 
-    Documents are cut at `cut` tokens. Sorted by length and padded; padding is no target. The model's mode is kept.
+    Documents are cut at `cut` tokens. Sorted by length and padded; padding is no target. The model's mode is
+    kept.
     """
     training = model.training
     model.eval()
@@ -113,7 +115,8 @@ def _padded_batches(
 
 
 class Trainer:
-    """One training run into a folder: checkpoint/ while it lasts, log.jsonl, and at the end the returned model.
+    """One training run into a folder: checkpoint/ while it lasts, log.jsonl, and at the end the returned
+    model.
 
     A run whose folder holds a checkpoint goes on from it; the options must then be the same.
     """
@@ -151,6 +154,7 @@ class Trainer:
         self._accelerator.register_for_checkpointing(scheduler)
         self._forward = torch.compile(self._model) if options.compile else self._model
         self.step = 0
+        self.last_validation: list[float] = []
         self._resume()
 
     @property
@@ -158,7 +162,8 @@ class Trainer:
         return self._accelerator.unwrap_model(self._model)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> DynamoForCausalLM:
-        """Train to the last step and return the model in evaluation mode; `stop` is asked after every step."""
+        """Train to the last step and return the model in evaluation mode; `stop` is asked after every
+        step."""
         self._model.train()
         started, first = time.perf_counter(), self.step
         progress = tqdm(
@@ -178,7 +183,8 @@ class Trainer:
                 progress.set_postfix_str(" ".join(f"{loss:.3f}" for loss in losses.tolist()))
                 self._log(row | {"lr": [group["lr"] for group in self._optimizer.param_groups]})
             if self._due(self.options.evaluate_every) or self.step == self.options.steps:
-                self._log({"step": self.step, "validation": self.validate()})
+                self.last_validation = self.validate()
+                self._log({"step": self.step, "validation": self.last_validation})
             if self._due(self.options.checkpoint_every) and self.step < self.options.steps:
                 self.save_checkpoint()
             if stop():
@@ -217,34 +223,41 @@ class Trainer:
             with open(self.output / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
 
-    # -- checkpoints ------------------------------------------------------------------------------------------
+    # -- checkpoints
+    # ------------------------------------------------------------------------------------------
 
     @property
     def _checkpoint(self) -> Path:
         return self.output / "checkpoint"
 
     def save_checkpoint(self) -> None:
-        """Weights, optimiser, schedule, random states and step; the old checkpoint stands until the new one is whole."""
+        """Weights, optimiser, schedule, random states and step; the old checkpoint stands until the new one
+        is whole."""
         partial = self.output / "checkpoint.partial"
         if self._accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(partial), safe_serialization=True)
         if self._accelerator.is_main_process:
-            (partial / "run.json").write_text(json.dumps({"step": self.step, "options": asdict(self.options)}))
+            (partial / "run.json").write_text(
+                json.dumps({"step": self.step, "options": asdict(self.options)})
+            )
             replace_folder(partial, self._checkpoint)
         self._accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         # A kill between the two renames of `replace_folder` leaves the whole old checkpoint under this name.
-        found = next((path for path in (self._checkpoint, old_folder(self._checkpoint)) if path.exists()), None)
+        found = next(
+            (path for path in (self._checkpoint, old_folder(self._checkpoint)) if path.exists()), None
+        )
         if found is None:
             return
         run = json.loads((found / "run.json").read_text())
         changed = {
             name: (value, getattr(self.options, name))
             for name, value in run["options"].items()
-            if value != getattr(self.options, name, None) and name not in ("checkpoint_every", "evaluate_every")
+            if value != getattr(self.options, name, None)
+            and name not in ("checkpoint_every", "evaluate_every")
         }
         if changed:
             listed = ", ".join(f"{name}: {was} then, {now} now" for name, (was, now) in changed.items())
@@ -270,7 +283,9 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def save_model(model: torch.nn.Module, tokenizer: Any, output: str | Path, extra: Iterable[tuple[str, str]] = ()) -> None:
+def save_model(
+    model: torch.nn.Module, tokenizer: Any, output: str | Path, extra: Iterable[tuple[str, str]] = ()
+) -> None:
     """Write a model folder (safetensors, tokenizer, further text files) at once or not at all."""
     output = Path(output)
     partial = output.with_name(output.name + ".partial")

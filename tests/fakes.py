@@ -1,7 +1,7 @@
 """Scripted stand-ins for a loaded pair: no weights, known text, joints that look like real ones.
 
-`ScriptedEngine` walks along a fixed answer. How sure it is at each position is drawn from the seed alone, so the
-threshold decides how many tokens a pass emits, as it does in the real thing.
+`ScriptedEngine` walks along a fixed answer. How sure it is at each position is drawn from the seed alone, so
+the threshold decides how many tokens a pass emits, as it does in the real thing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,25 @@ from dynamo.trace import BackOff, Joint, StepRecord
 from dynamo.ui.contenders import Contenders
 
 ANSWER = (
-    "Sure , what time would you like to eat ? I found a nice place called Sino in San Jose . It serves Chinese"
-    " food and it is moderately priced . Would you like me to reserve a table for two people there ?"
+    "Sure , what time would you like to eat ? I found a nice place called Sino in San Jose . It serves"
+    " Chinese food and it is moderately priced . Would you like me to reserve a table for two people there ?"
 )
 HOSTILE = "<img src=x onerror=window.pwned=1> ${alert(1)} {{x}} `code` <b>bold</b> \\u0041 & done ."
-FILLERS = "a the at on which it six seven tonight tomorrow please table city that they could how many you in".split()
+FILLERS = (
+    "a",
+    "the",
+    "at",
+    "on",
+    "which",
+    "it",
+    "six",
+    "seven",
+    "tonight",
+    "tomorrow",
+    "please",
+    "how",
+    "many",
+)
 
 
 class Vocabulary:
@@ -53,8 +67,8 @@ class ScriptedDecoder:
 class ScriptedEngine:
     """Emits `vocabulary.answer`, up to `heads` tokens a pass, and takes `seconds` for each pass.
 
-    `sleep` makes a pass last as long as it claims; `fail_at` raises RuntimeError at that pass; `closed` counts
-    how often a stream was closed or ran out.
+    `sleep` makes a pass last as long as it claims; `fail_at` raises RuntimeError at that pass; `closed`
+    counts how often a stream was closed or ran out.
     """
 
     def __init__(
@@ -122,8 +136,8 @@ class ScriptedEngine:
 
     def _joint(self, chunk: list[int], best: float, rng: np.random.Generator) -> Joint:
         """A joint whose largest cell is `chunk`, with `best` of the mass; the rest falls off by rank."""
-        order, size = len(chunk), 20
         others = np.arange(len(self.vocabulary.texts) - 1)
+        order, size = len(chunk), min(20, len(others))
         candidates = np.stack(
             [[token, *rng.permutation(others[others != token])[: size - 1]] for token in chunk]
         )

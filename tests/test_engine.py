@@ -32,8 +32,9 @@ def table():
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"heads": 4}, {"heads": 2, "head_layers": 2}, {"head_source": "last"}, {"own_output_embedding": True},
-     {"own_output_embedding": True, "head_layers": 0, "heads": 2}, {"own_final_norm": True}],
+    [{}, {"heads": 4}, {"heads": 2, "head_layers": 2}, {"head_source": "last"},
+     {"own_output_embedding": True}, {"own_output_embedding": True, "head_layers": 0, "heads": 2},
+     {"own_final_norm": True}],
     ids=str,
 )  # fmt: skip
 def test_cached_decode_equals_uncached_over_200_steps_of_1_2_and_3_tokens(shape):
@@ -86,7 +87,9 @@ def slow_generate(model, table, options, max_new_tokens, seed):
     while len(ids) < len(PROMPT) + max_new_tokens:
         with torch.no_grad():
             output = model(torch.tensor([ids]))
-        logits = output.head_logits[:, 0, -1] if isinstance(model, DynamoForCausalLM) else output.logits[:, -1]
+        logits = (
+            output.head_logits[:, 0, -1] if isinstance(model, DynamoForCausalLM) else output.logits[:, -1]
+        )
         decision = oracle_choose(logits.numpy(), ids, ratio, options, uniforms.random(), special_ids=ends)
         room = len(PROMPT) + max_new_tokens - len(ids)
         tokens = list(itertools.takewhile(lambda t: t not in ends, decision.tokens[:room]))
@@ -153,8 +156,8 @@ def test_same_seed_same_text_and_other_seed_other_text(table):
 
 def test_interleaved_streams_of_one_engine_do_not_touch_each_other(table):
     engine = Engine(tiny_dynamo(), table)
-    alone = [tokens_of(engine.stream(PROMPT + [i], max_new_tokens=30, seed=i)) for i in range(3)]
-    lanes = [engine.stream(PROMPT + [i], max_new_tokens=30, seed=i) for i in range(3)]
+    alone = [tokens_of(engine.stream([*PROMPT, i], max_new_tokens=30, seed=i)) for i in range(3)]
+    lanes = [engine.stream([*PROMPT, i], max_new_tokens=30, seed=i) for i in range(3)]
     texts = [[], [], []]
     for round_ in itertools.zip_longest(*lanes):
         for text, step in zip(texts, round_, strict=True):
@@ -191,7 +194,9 @@ def test_stop_string_ends_the_text_inside_a_chunk(tokenizer):
     options = SamplingOptions(threshold=0.0, temperature=1.5)
     free = tokens_of(Engine(model, tokenizer=tokenizer).stream(PROMPT, options, 60))
     pieces = IncrementalDecoder(tokenizer).push(free)
-    stop, place = next((p, i) for i, p in enumerate(pieces) if p.isalnum() and i > 6 and p not in "".join(pieces[:i]))
+    stop, place = next(
+        (p, i) for i, p in enumerate(pieces) if p.isalnum() and i > 6 and p not in "".join(pieces[:i])
+    )
     cut = tokens_of(Engine(model, tokenizer=tokenizer).stream(PROMPT, options, 60, stop=[stop]))
     assert cut == free[: place + 1]
     with pytest.raises(ValueError, match="stop strings need a tokenizer"):
@@ -220,7 +225,9 @@ def test_table_of_another_vocabulary_or_a_lower_order_is_refused():
     with pytest.raises(ValueError, match="order"):
         low.stream(PROMPT)
     assert tokens_of(low.stream(PROMPT, SamplingOptions(max_order=2), 10))
-    assert tokens_of(low.stream(PROMPT, SamplingOptions(mask_strength=0), 10)), "no mask: the table is not read"
+    assert tokens_of(low.stream(PROMPT, SamplingOptions(mask_strength=0), 10)), (
+        "no mask: the table is not read"
+    )
 
 
 def test_mask_strength_0_equals_no_table(table):

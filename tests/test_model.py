@@ -31,7 +31,15 @@ PYTHIA_SHAPES = {  # hidden size, layers, attention heads, vocabulary
 
 @pytest.mark.parametrize(
     "size, percent",
-    [("70m", 8.95), ("160m", 8.73), ("410m", 6.22), ("1b", 9.95), ("1.4b", 7.12), ("2.8b", 5.67), ("6.9b", 5.87)],
+    [
+        ("70m", 8.95),
+        ("160m", 8.73),
+        ("410m", 6.22),
+        ("1b", 9.95),
+        ("1.4b", 7.12),
+        ("2.8b", 5.67),
+        ("6.9b", 5.87),
+    ],
 )
 def test_parameter_overhead_of_three_heads_is_the_papers_table_4(size, percent):
     hidden, layers, heads, vocab = PYTHIA_SHAPES[size]
@@ -87,7 +95,7 @@ def test_checkpoint_that_does_not_fill_the_model_is_refused(tmp_path):
 
 def test_other_architecture_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ValueError, match="expected a GPT-NeoX .* got model_type 'llama'"):
+    with pytest.raises(ValueError, match=r"expected a GPT-NeoX .* got model_type 'llama'"):
         DynamoForCausalLM.from_pythia(str(tmp_path))
 
 
@@ -116,7 +124,10 @@ def test_every_variant_survives_saving_and_keeps_the_base(variant, tmp_path):
     assert torch.equal(logits[0], expected)
     model.save_pretrained(tmp_path)
     assert [path.suffix for path in tmp_path.glob("*.safetensors")] and not list(tmp_path.glob("*.bin"))
-    for loaded in (DynamoForCausalLM.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)):
+    for loaded in (
+        DynamoForCausalLM.from_pretrained(tmp_path),
+        AutoModelForCausalLM.from_pretrained(tmp_path),
+    ):
         assert isinstance(loaded, DynamoForCausalLM)
         with torch.no_grad():
             assert torch.equal(loaded.eval()(IDS).head_logits, logits)

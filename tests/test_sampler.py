@@ -82,7 +82,9 @@ def test_sampler_equals_the_dense_oracle(step):
         logits, context, table.ratio if table else None, options, uniform, special_ids=frozenset(special)
     )
     assert ours.order == oracle.order
-    assert [(b.order, b.reason) for b in ours.backoffs] == [(m, reason) for m, reason, _, _ in oracle.backoffs]
+    assert [(b.order, b.reason) for b in ours.backoffs] == [
+        (m, reason) for m, reason, _, _ in oracle.backoffs
+    ]
     for own, (_, _, best, threshold) in zip(ours.backoffs, oracle.backoffs, strict=True):
         assert own.best == pytest.approx(best, rel=1e-9) and own.threshold == pytest.approx(threshold)
     assert ours.kept_mass == (None if oracle.kept_mass is None else pytest.approx(oracle.kept_mass, rel=1e-9))
@@ -185,8 +187,8 @@ def test_frequencies_of_20000_draws_fit_the_masked_joint():
     "wrong",
     [
         {"threshold": 1.5}, {"threshold": -0.1}, {"threshold": float("nan")}, {"top_k": 0}, {"top_k": 2.5},
-        {"temperature": -1}, {"temperature": float("inf")}, {"repetition_penalty": 0.5}, {"mask_strength": -1},
-        {"blur": 5}, {"max_order": 0}, {"max_order": 9}, {"min_kept_mass": 2},
+        {"temperature": -1}, {"temperature": float("inf")}, {"repetition_penalty": 0.5},
+        {"mask_strength": -1}, {"blur": 5}, {"max_order": 0}, {"max_order": 9}, {"min_kept_mass": 2},
     ],
 )  # fmt: skip
 def test_bad_option_is_refused_by_name_range_and_value(wrong):

@@ -177,7 +177,10 @@ JOINT = JointLine.of(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
         ([*lines(HEADER), *lines(JOINT)], "line 2: the joint of pass 0, which has not come yet"),
         ([*lines(HEADER, PASS), changed(JOINT, grid="AAA")], 'line 3: "grid" is not base64'),
         ([*lines(HEADER, PASS), changed(JOINT, grid="AAAA")], 'line 3: "grid" is cut off'),
-        ([*lines(HEADER, PASS), changed(JOINT, grid="AAA=")], 'line 3: "grid" holds 1 values, expected 2 x 2'),
+        (
+            [*lines(HEADER, PASS), changed(JOINT, grid="AAA=")],
+            'line 3: "grid" holds 1 values, expected 2 x',
+        ),
         ([*lines(HEADER, PASS), changed(JOINT, cells="AAA=")], 'line 3: "cells" holds 1 numbers'),
         ([*lines(HEADER), '{"end":"bored"}\n'], "line 2: \"end\" must be one of eos, length, .* got 'bored'"),
         (lines(HEADER, HEADER), "line 2: a second header: one file holds one run"),
@@ -190,7 +193,7 @@ def test_a_corrupt_trace_names_the_line(text, message):
 
 
 def test_blank_lines_count_but_do_not_matter():
-    with pytest.raises(ValueError, match="^line 4: "):
+    with pytest.raises(ValueError, match=r"^line 4: "):
         read_trace(["\n", *lines(HEADER), "\n", "oops\n"])
 
 

@@ -1,9 +1,10 @@
-"""The page's own components: thin `gr.HTML`s whose template is constant and whose scripts draw.
+"""The page's own components: `gr.HTML`s whose template is constant and whose scripts draw.
 
-A value is one string and is drawn by the script with `textContent`. It must never reach a template: Gradio runs
-`${...}` found in a template's value as JavaScript and sets the rest as HTML, and model text may hold both. The
-scripts are plain files in `assets/`; what they share is put before each of them, as Gradio runs a component's
-script as the body of one function.
+A value is one string and is drawn by the script with `textContent`. It must never reach a template: Gradio
+runs `${...}` found in a template's value as JavaScript and sets the rest as HTML, and model text may hold
+both. The scripts are plain files in `assets/`; what they share is put before each of them, as Gradio runs a
+script as the body of one function. These are functions and not subclasses because Gradio writes a `.pyi` file
+beside every module that subclasses a component.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import gradio as gr
 ASSETS = Path(__file__).parents[2] / "assets"
 
 _PANE = """
-<section class="dm-card dm-pane" data-kind="{kind}" data-title="{title}" data-state="empty" aria-label="{title}">
+<section class="dm-card dm-pane" data-kind="{kind}" data-state="empty" data-title="{title}"
+  aria-label="{title}">
   <header class="dm-pane-head"><h2>{title}</h2><span>{subtitle}</span></header>
   <div class="dm-text" role="{role}" aria-label="{title}: text" data-empty="{empty}"></div>
   <div class="dm-strip" aria-hidden="true"></div>
@@ -68,8 +70,8 @@ _INSPECTOR = """
   <div class="dm-stages">{stages}</div>
   <p class="dm-readout" aria-live="off">Point at a cell to read it in all three stages.</p>
   <div class="dm-explanation">
-    <div class="dm-notes"><p>Every pass of DynaMo appears here while it happens. Click a chunk of its text to come
-      back to the pass it came from, then move the threshold to see what it would have kept.</p></div>
+    <div class="dm-notes"><p>Every pass of DynaMo appears here while it happens. Click a chunk of its text to
+      come back to the pass it came from, then move the threshold to see what it would have kept.</p></div>
     <div class="dm-third" hidden><h3 class="dm-third-title"></h3><ol class="dm-third-list"></ol></div>
   </div>
 </section>
@@ -88,64 +90,41 @@ def script(*names: str) -> str:
     return "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
 
 
-class _Drawn(gr.HTML):
-    """A component whose value is text for its script."""
-
-    scripts: tuple[str, ...] = ()
-
-    def __init__(self, value: str = "", **kwargs: Any):
-        kwargs.setdefault("js_on_load", script(*self.scripts))
-        kwargs.setdefault("apply_default_css", False)
-        super().__init__(value, **kwargs)
-
-    def postprocess(self, value: str | None) -> str | None:
-        return value  # data for the script, so no search for HTML in it
+def token_pane(*, kind: str, title: str, subtitle: str, empty: str, elem_id: str) -> gr.HTML:
+    """One lane. Its value: the lane's trace so far, NDJSON."""
+    role = "group" if kind == "dynamo" else "list"
+    template = _PANE.format(kind=kind, title=title, subtitle=subtitle, empty=empty, role=role)
+    return _drawn("", template, script("joint.js", "pane.js"), elem_id=elem_id)
 
 
-class TokenPane(_Drawn):
-    """One lane. value: its trace so far, NDJSON."""
-
-    scripts = ("joint.js", "pane.js")
-
-    def __init__(self, value: str = "", *, kind: str, title: str, subtitle: str, empty: str, **kwargs: Any):
-        role = "group" if kind == "dynamo" else "list"
-        template = _PANE.format(kind=kind, title=title, subtitle=subtitle, empty=empty, role=role)
-        kwargs.setdefault("html_template", template)
-        super().__init__(value, **kwargs)
+def race_bar(status: str, *, elem_id: str) -> gr.HTML:
+    """Both clocks and the replay. Its value: one sentence of status."""
+    return _drawn(status, _RACE, script("joint.js", "race.js"), elem_id=elem_id)
 
 
-class RaceBar(_Drawn):
-    """Both clocks and the replay. value: one sentence of status."""
-
-    scripts = ("joint.js", "race.js")
-
-    def __init__(self, value: str = "", **kwargs: Any):
-        kwargs.setdefault("html_template", _RACE)
-        super().__init__(value, **kwargs)
-
-
-class JointInspector(_Drawn):
-    """One pass in three stages. value: the newest pass (`presenter.inspector_value`).
+def joint_inspector(get_pass: Callable[[str, int], str | None], *, elem_id: str) -> gr.HTML:
+    """One pass in three stages. Its value: the newest pass (`presenter.inspector_value`).
 
     get_pass: (run, index) to the value of an older pass, None where it is no longer known.
     """
-
-    scripts = ("joint.js", "inspector.js")
-
-    def __init__(
-        self, value: str = "", *, get_pass: Callable[[str, int], str | None] | None = None, **kwargs: Any
-    ):
-        if get_pass is not None:
-            kwargs.setdefault("server_functions", [_served(get_pass)])
-        stages = "".join(
-            _STAGE.format(name=name, number=number, title=title, caption=caption)
-            for name, number, title, caption in _STAGES
-        )
-        kwargs.setdefault("html_template", _INSPECTOR.format(stages=stages))
-        super().__init__(value, **kwargs)
+    stages = "".join(
+        _STAGE.format(name=name, number=number, title=title, caption=caption)
+        for name, number, title, caption in _STAGES
+    )
+    return _drawn(
+        "",
+        _INSPECTOR.format(stages=stages),
+        script("joint.js", "inspector.js"),
+        elem_id=elem_id,
+        server_functions=[served(get_pass)],
+    )
 
 
-def _served(lookup: Callable[[str, int], str | None]) -> Callable[[Any], str | None]:
+def _drawn(value: str, template: str, source: str, **kwargs: Any) -> gr.HTML:
+    return gr.HTML(value, html_template=template, js_on_load=source, apply_default_css=False, **kwargs)
+
+
+def served(lookup: Callable[[str, int], str | None]) -> Callable[[Any], str | None]:
     """`lookup` as a server function: one JSON argument that anyone on the network may have made up."""
 
     def get_pass(key: Any) -> str | None:

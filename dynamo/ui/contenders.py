@@ -39,8 +39,8 @@ class StepEngine(Protocol):
 class Contenders:
     """Two engines that share a tokenizer.
 
-    encode: a user's message to the input ids that both engines take; decoder: a fresh decoder for one run; label:
-    one token id to something that can be read alone; end_tokens: ids that end a text.
+    encode: a user's message to the input ids that both engines take; decoder: a fresh decoder for one run;
+    label: one token id to something that can be read alone; end_tokens: ids that end a text.
     """
 
     name: str
@@ -114,11 +114,16 @@ class TokenLabels:
         if "\ufffd" not in text:
             return text
         symbols = self._tokenizer.convert_ids_to_tokens(token)
-        return " ".join(f"{self._byte_of[symbol]:02X}" for symbol in symbols if symbol in self._byte_of) or text
+        known = [self._byte_of[symbol] for symbol in symbols if symbol in self._byte_of]
+        return " ".join(f"{byte:02X}" for byte in known) or text
 
 
 def _byte_symbols() -> list[str]:
     """The printable character by which byte-level BPE writes each of the 256 bytes."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    printable = {
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    }
     shifted = iter(range(256, 512))
     return [chr(byte if byte in printable else next(shifted)) for byte in range(256)]

@@ -1,7 +1,7 @@
 """The page, put together: what stands where, and which event calls what.
 
-The race is the one handler with work in it. It runs one at a time, as two races on one machine would falsify each
-other's clocks; other visitors wait in the queue and see their place in it.
+The race is the one handler with work in it. It runs one at a time, as two races on one machine would falsify
+each other's clocks; other visitors wait in the queue and see their place in it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 import gradio as gr
 
 from dynamo.sampler import SamplingOptions
-from dynamo.ui.components import ASSETS, JointInspector, RaceBar, TokenPane
+from dynamo.ui.components import ASSETS, joint_inspector, race_bar, token_pane
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.presenter import Race, RunStore
 
 log = logging.getLogger(__name__)
 
 TITLE = "DynaMo: several tokens per forward pass"
-LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only keeps pasted books away from the tokenizer
+LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only stops pasted books
+LONGEST_ANSWER = 96  # tokens, to begin with
 
 EMPTY_PROMPT = "Type a message first, or pick an example below."
 STOPPED = "Stopped. What was generated so far stays on screen."
@@ -32,8 +33,8 @@ READY = "Press Generate: both models answer the same prompt, each at its own mea
 _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
-  <p>A language model runs once for every token. DynaMo proposes the next <b>two or three tokens in one forward
-  pass</b>, keeps what belongs together, and <b>backs off</b> to fewer when it is not sure.</p>
+  <p>A language model runs once for every token. DynaMo proposes the next <b>two or three tokens in one
+  forward pass</b>, keeps what belongs together, and <b>backs off</b> to fewer when it is not sure.</p>
 </header>
 """
 
@@ -47,7 +48,9 @@ _LEGEND = """
 </p>
 """
 
-_CLOSE_SETTINGS_ON_PHONES = "() => { if (innerWidth < 640) document.querySelector('#settings button')?.click() }"
+_CLOSE_SETTINGS_ON_PHONES = (
+    "() => { if (innerWidth < 640) document.querySelector('#settings button')?.click(); }"
+)
 _ENABLE_IF_PROMPT = "(prompt) => ({ __type__: 'update', interactive: Boolean(prompt?.trim()) })"
 _DISABLE = "() => ({ __type__: 'update', interactive: false })"
 _TO_BUS = "(value) => window.dynamoBus?.dispatchEvent(new CustomEvent('{name}', {{ detail: value }}))"
@@ -83,11 +86,11 @@ def launch_options() -> dict[str, Any]:
 
 def _compare_tab(contenders: Contenders, store: RunStore) -> None:
     prompt, generate, stop = _prompt_row()
-    bar = RaceBar(READY, elem_id="race")
+    bar = race_bar(READY, elem_id="race")
     gr.HTML(_LEGEND)
     base, dynamo = _panes()
     settings = _settings()
-    inspector = JointInspector(get_pass=store.get, elem_id="inspector")
+    inspector = joint_inspector(store.get, elem_id="inspector")
 
     def race(text: str, *values: Any) -> Iterator[tuple[str, str, str, str]]:
         yield from _race(contenders, store, text, dict(zip(settings, values, strict=True)))
@@ -150,10 +153,10 @@ def _prompt_row() -> tuple[gr.Textbox, gr.Button, gr.Button]:
     return prompt, generate, stop
 
 
-def _panes() -> tuple[TokenPane, TokenPane]:
+def _panes() -> tuple[gr.HTML, gr.HTML]:
     with gr.Row(equal_height=True, elem_classes="dm-panes"):
         with gr.Column(min_width=320):
-            base = TokenPane(
+            base = token_pane(
                 kind="base",
                 title="Base model",
                 subtitle="one token per pass",
@@ -161,58 +164,50 @@ def _panes() -> tuple[TokenPane, TokenPane]:
                 elem_id="pane-base",
             )
         with gr.Column(min_width=320):
-            dynamo = TokenPane(
+            dynamo = token_pane(
                 kind="dynamo",
                 title="DynaMo",
                 subtitle="one to three tokens per pass",
-                empty="DynaMo's answer. Tokens that came out of one pass share a colour; click them to see why.",
+                empty="DynaMo's answer. Tokens out of one pass share a colour; click them to see why.",
                 elem_id="pane-dynamo",
             )
     return base, dynamo
 
 
 def _settings() -> dict[str, gr.components.Component]:
-    """Controls by the name of the option that they set."""
+    """Controls by the name of the option that they set, three in a row."""
     default = SamplingOptions()
+    controls: dict[str, gr.components.Component] = {}
+
+    def slider(name: str, low: float, high: float, step: float, label: str, info: str) -> None:
+        value = getattr(default, name, LONGEST_ANSWER)
+        controls[name] = gr.Slider(
+            low, high, value, step=step, label=label, info=info, min_width=260, buttons=["reset"]
+        )
+
     with gr.Accordion("Settings", open=True, elem_id="settings"):
         with gr.Row():
-            threshold = _slider(0, 1, default.threshold, 0.01, "Back-off threshold ε", "Higher is safer and slower")
-            mask_strength = _slider(
-                0, 2, default.mask_strength, 0.05, "Mask strength", "0 is the plain product, no mask"
-            )
-            temperature = _slider(0, 2, default.temperature, 0.05, "Temperature", "0 takes the likeliest chunk")
+            slider("threshold", 0, 1, 0.01, "Back-off threshold ε", "Higher is safer and slower")
+            slider("mask_strength", 0, 2, 0.05, "Mask strength", "0 is the plain product, no mask")
+            slider("temperature", 0, 2, 0.05, "Temperature", "0 takes the likeliest chunk")
         with gr.Row():
-            top_k = _slider(2, 100, default.top_k, 1, "Candidates per head", "Top-k: how many tokens are multiplied")
-            repetition_penalty = _slider(
-                1, 2, default.repetition_penalty, 0.05, "Repetition penalty", "1 lets words repeat freely"
-            )
-            max_order = _slider(
-                1, default.max_order, default.max_order, 1, "Tokens per pass, at most", "1 makes DynaMo a base model"
+            slider("top_k", 2, 100, 1, "Candidates per head", "Top-k: how many tokens are multiplied")
+            slider("repetition_penalty", 1, 2, 0.05, "Repetition penalty", "1 lets words repeat freely")
+            slider(
+                "max_order", 1, default.max_order, 1, "Tokens per pass, at most", "1 asks for single tokens"
             )
         with gr.Row():
-            max_new_tokens = _slider(8, 256, 96, 8, "Longest answer", "In tokens; most answers end earlier")
-            seed = gr.Number(0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260)
-            adaptive = gr.Checkbox(
+            slider("max_new_tokens", 8, 256, 8, "Longest answer", "In tokens; most answers end earlier")
+            controls["seed"] = gr.Number(
+                0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260
+            )
+            controls["adaptive"] = gr.Checkbox(
                 default.adaptive,
                 label="Adaptive threshold",
                 info="Also drop what stands apart from the likely chunks",
                 min_width=260,
             )
-    return {
-        "threshold": threshold,
-        "mask_strength": mask_strength,
-        "temperature": temperature,
-        "top_k": top_k,
-        "repetition_penalty": repetition_penalty,
-        "max_order": max_order,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        "adaptive": adaptive,
-    }
-
-
-def _slider(low: float, high: float, value: float, step: float, label: str, info: str) -> gr.Slider:
-    return gr.Slider(low, high, value, step=step, label=label, info=info, min_width=260, buttons=["reset"])
+    return controls
 
 
 def _validate(prompt: str, *settings: Any) -> list[dict[str, Any]]:
@@ -266,6 +261,8 @@ def _theme() -> gr.themes.Base:
         block_info_text_color=grey,
         block_label_text_color="*neutral_700",
         block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
         body_background_fill_dark="#0f1114",
         background_fill_primary_dark="#0f1114",
         background_fill_secondary_dark="#181b20",

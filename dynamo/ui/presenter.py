@@ -1,8 +1,9 @@
 """From two streams of `StepRecord` to what the page shows, and the race between them.
 
-Both models run in one loop. The lane that has used less of its own model time (the sum of `record.seconds`) moves
-next, so at every moment the panes show what each model would have said by then on this machine, although neither
-has the machine to itself. Nothing here waits, sleeps or measures; wall time only decides how often a view leaves.
+Both models run in one loop. The lane that has used less of its own model time (the sum of `record.seconds`)
+moves next, so at every moment the panes show what each model would have said by then on this machine,
+although neither has the machine to itself. Nothing here waits, sleeps or measures model time; wall time only
+decides how often a view leaves.
 
 A view is four strings. The two panes get their whole trace each time: Gradio sends only what was appended, a
 skipped view loses nothing, and a tab that was hidden catches up. The inspector gets one pass, and asks a
@@ -27,7 +28,7 @@ FLUSH_SECONDS = 0.036
 STORED_RUNS = 64
 
 RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
-FINISHED = "Same prompt, same settings, same seed. DynaMo is lossy: its text may differ from the base model's."
+FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
 
 
 class Decoder(Protocol):
@@ -129,12 +130,12 @@ class Race:
         self._label = label
         self._store = store
         self._inspector = ""
-        self._telling = ("", (0, 0))
+        self._telling = ("", (0, False, 0))
 
     def views(
         self, flush_seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter
     ) -> Iterator[RaceView]:
-        """Runs the race to its end, a view at most every `flush_seconds`; closing the iterator stops both lanes.
+        """Runs the race to its end, a view at most every `flush_seconds`; closing it stops both lanes.
 
         What a lane raises is raised here, after a last view that says so in both panes.
         """
@@ -176,9 +177,10 @@ class Race:
         self._remember_if_telling(joint)
 
     def _remember_if_telling(self, joint: JointLine | None) -> None:
-        """When the race is over the inspector rests on the pass with the most to see: many tokens, many cells."""
+        """When the race is over the inspector rests on the pass with most to see: many tokens, many cells."""
         if joint is not None:
-            weight = (len(joint.picked), min(len(joint.chunks), 6))
+            visible = max(joint.picked[:2], default=0) < len(joint.grid)
+            weight = (len(joint.picked), visible, min(len(joint.chunks), 6))
             if weight > self._telling[1]:
                 self._telling = (self._inspector, weight)
 

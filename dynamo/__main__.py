@@ -1,0 +1,47 @@
+"""python -m dynamo <verb>: the commands, each a module of `dynamo.commands`, imported when it is asked
+for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+
+VERBS = {
+    "generate": "write one reply and show its chunks",
+    "compare": "base and DynaMo on the same prompt, side by side",
+    "train": "train token heads (or a base model) by the modified causal-LM objective",
+    "count": "count a co-occurrence table",
+    "perplexity": "perplexity of every head on held-out text",
+    "embedded": "make the embedded pair from the dialogues",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m dynamo",
+        description="Dynamic multi-token sampling. Tables go to stderr, one JSON object to stdout.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="verbs:\n" + "\n".join(f"  {verb:12} {text}" for verb, text in VERBS.items()),
+    )
+    parser.add_argument(
+        "verb", choices=VERBS, metavar="verb", help="see below; VERB --help lists its options"
+    )
+    verb = parser.parse_args(arguments[:1]).verb
+    command = importlib.import_module(f"dynamo.commands.{verb}")
+    own = argparse.ArgumentParser(prog=f"python -m dynamo {verb}", description=command.__doc__)
+    command.configure(own)
+    options = own.parse_args(arguments[1:])
+    try:
+        result = command.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

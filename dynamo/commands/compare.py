@@ -1,0 +1,64 @@
+"""The base model and DynaMo on the same prompt and seed: both texts, both clocks, and the base's opinion of
+both.
+
+The lanes take turns, the one with less model time first, so neither disturbs the other's clock. DynaMo's
+method is lossy: its text may differ from the base model's, and the audit says by how much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dynamo.commands.generate import Reply, add_generation_arguments, prompt_ids
+from dynamo.options import from_arguments
+from dynamo.sampler import SamplingOptions
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="what to say to both models")
+    parser.add_argument(
+        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
+    )
+    add_generation_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dynamo import loading
+    from dynamo.engine import Engine, race
+    from dynamo.evaluation.audit import audit
+
+    options = from_arguments(SamplingOptions, arguments)
+    pair = loading.load(arguments.model, device=arguments.device)
+    prompt = prompt_ids(pair.tokenizer, arguments.prompt)
+    engines = {
+        "base": Engine(pair.base, None, pair.tokenizer),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+    }
+    replies = {lane: Reply(pair.tokenizer) for lane in engines}
+    lanes = {
+        lane: engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
+        for lane, engine in engines.items()
+    }
+    for lane, step in race(lanes):
+        replies[lane].add(step)
+    result: dict[str, Any] = {"model": arguments.model}
+    for lane, reply in replies.items():
+        ids = [token for step in reply.steps for token in step.tokens]
+        opinion = audit(pair.base, prompt, ids)
+        print(f"{lane}\n  {reply.text}\n  {reply.line()}", file=sys.stderr)
+        print(
+            f"  under the base model: {opinion.nats_per_token:.2f} nats a token, "
+            f"{100 * opinion.unlikely_share:.1f} % of the tokens below 1 %\n",
+            file=sys.stderr,
+        )
+        result[lane] = {
+            **reply.summary(),
+            "nats_per_token_under_base": opinion.nats_per_token,
+            "share_below_1_percent": opinion.unlikely_share,
+        }
+    slow, fast = (replies[lane].decode_tokens_per_second() for lane in ("base", "dynamo"))
+    result["wall_clock_ratio"] = fast / slow if slow else 0.0
+    print(f"wall clock, tokens per second of model time: {result['wall_clock_ratio']:.2f}x", file=sys.stderr)
+    return result

@@ -1,0 +1,108 @@
+"""Write one reply with DynaMo (or a stock GPT-NeoX) and show its chunks: [three tokens] came out of one pass.
+
+A model whose tokenizer has the chat template gets the prompt as a chat message; any other completes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dynamo.options import add_arguments, from_arguments
+from dynamo.sampler import SamplingOptions
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="what to say to the model")
+    parser.add_argument(
+        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
+    )
+    add_generation_arguments(parser)
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, help="most tokens of a reply (default: 128)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
+    parser.add_argument("--stop", action="append", default=[], help="end at this string; may be given again")
+    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_arguments(parser, SamplingOptions)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dynamo import loading
+    from dynamo.engine import Engine
+
+    options = from_arguments(SamplingOptions, arguments)
+    model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
+    engine = Engine(model, table, tokenizer)
+    reply = Reply(tokenizer)
+    steps = engine.stream(
+        prompt_ids(tokenizer, arguments.prompt),
+        options,
+        arguments.max_new_tokens,
+        arguments.seed,
+        arguments.stop,
+    )
+    for step in steps:
+        print(reply.add(step), end="", file=sys.stderr, flush=True)
+    print(f"\n\n{reply.line()}", file=sys.stderr)
+    return {"model": arguments.model, **reply.summary()}
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """A chat message where the tokenizer has the template, else plain text to complete."""
+    from dynamo import text
+
+    if not prompt.strip():
+        raise ValueError("prompt: it is empty; write at least one word")
+    if text.has_chat_template(tokenizer):
+        return text.encode_chat(tokenizer, [{"role": "user", "content": prompt}])
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+class Reply:
+    """A stream of records folded into text, marked text and counts."""
+
+    def __init__(self, tokenizer: Any):
+        from dynamo.text import IncrementalDecoder
+
+        self._decoder = IncrementalDecoder(tokenizer)
+        self.text = ""
+        self.steps: list[Any] = []
+
+    def add(self, step: Any) -> str:
+        """The step's text, in brackets where it holds several tokens."""
+        piece = "".join(self._decoder.push(step.tokens))
+        self.text += piece
+        self.steps.append(step)
+        return f"[{piece}]" if step.order > 1 and piece else piece
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(step.tokens) for step in self.steps)
+
+    def decode_tokens_per_second(self) -> float:
+        """Over the passes after the first, which also reads the prompt; 0 if there were none."""
+        later = [step for step in self.steps if not step.prefill]
+        seconds = sum(step.seconds for step in later)
+        return sum(len(step.tokens) for step in later) / seconds if seconds else 0.0
+
+    def line(self) -> str:
+        return (
+            f"{self.tokens} tokens in {len(self.steps)} passes: "
+            f"{self.tokens / len(self.steps):.2f} tokens a pass, "
+            f"{self.decode_tokens_per_second():.0f} tokens/s of model time after the prompt"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "passes": len(self.steps),
+            "tokens_per_forward": self.tokens / len(self.steps),
+            "decode_tokens_per_second": self.decode_tokens_per_second(),
+            "orders": [step.order for step in self.steps],
+        }

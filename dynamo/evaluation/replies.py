@@ -1,0 +1,82 @@
+"""A lane's replies to fixed prompts: how many tokens a pass, how fast, and what the base model thinks of
+them.
+
+Everything is pooled over all replies: tokens over passes, not a mean of ratios. The pass that reads the
+prompt is counted apart, for every lane alike.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dynamo.engine import Engine
+from dynamo.evaluation.audit import UNLIKELY, Audit, audit
+from dynamo.sampler import SamplingOptions
+
+
+@dataclass
+class Replies:
+    """Counts over all replies; `texts` are the replies' ids."""
+
+    texts: list[list[int]] = field(default_factory=list)
+    orders: Counter = field(default_factory=Counter)
+    reasons: Counter = field(default_factory=Counter)
+    audits: list[Audit] = field(default_factory=list)
+    decode_tokens: int = 0
+    decode_passes: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Emitted tokens over forward passes, the prompt's pass included on both sides."""
+        return sum(map(len, self.texts)) / max(1, self.orders.total())
+
+    def summary(self) -> dict[str, Any]:
+        log_p = [p for each in self.audits for p in each.log_probabilities]
+        passes = self.orders.total()
+        return {
+            "replies": len(self.texts),
+            "tokens": sum(map(len, self.texts)),
+            "passes": passes,
+            "tokens_per_forward": self.tokens_per_forward,
+            "share_by_order": {str(m): self.orders[m] / max(1, passes) for m in sorted(self.orders)},
+            "backoffs": dict(self.reasons),
+            "nats_per_token_under_base": -sum(log_p) / max(1, len(log_p)),
+            "share_below_1_percent": sum(p < torch.tensor(UNLIKELY).log() for p in log_p).item()
+            / max(1, len(log_p))
+            if log_p
+            else 0.0,
+            "decode_tokens_per_second": self.decode_tokens / self.decode_seconds
+            if self.decode_seconds
+            else 0.0,
+        }
+
+
+def measure(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    base: torch.nn.Module,
+    max_new_tokens: int = 128,
+    seed: int = 0,
+) -> Replies:
+    """Reply once to every prompt (ids), with seed, seed + 1, ..; natural stops."""
+    replies = Replies()
+    for number, prompt in enumerate(prompts):
+        reply: list[int] = []
+        for step in engine.stream(prompt, options, max_new_tokens, seed + number):
+            reply += step.tokens
+            replies.orders[step.order] += 1
+            replies.reasons.update(f"{b.order}:{b.reason}" for b in step.backoffs)
+            if not step.prefill:
+                replies.decode_tokens += len(step.tokens)
+                replies.decode_passes += 1
+                replies.decode_seconds += step.seconds
+        replies.texts.append(reply)
+        replies.audits.append(audit(base, prompt, reply))
+    return replies

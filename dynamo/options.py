@@ -1,0 +1,40 @@
+"""Options as dataclasses, flags derived from them: a default and its explanation are written once.
+
+A field made with `option` carries its help text; `add_arguments` turns every such field into a flag, and
+`from_arguments` builds the dataclass again, whose own checks refuse bad values.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import MISSING, field, fields
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the help text of its flag."""
+    return field(default=default, metadata={"help": help})
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type, **defaults: Any) -> None:
+    """A flag for every field of a dataclass; `defaults` replace the dataclass's own for this command."""
+    hints = get_type_hints(cls)
+    group = parser.add_argument_group(cls.__name__)
+    for each in fields(cls):
+        default = defaults.get(each.name, each.default)
+        assert default is not MISSING, f"{cls.__name__}.{each.name} has no default to show"
+        kind = argparse.BooleanOptionalAction if hints[each.name] is bool else None
+        group.add_argument(
+            "--" + each.name.replace("_", "-"),
+            dest=each.name,
+            default=default,
+            help=f"{each.metadata['help']} (default: {default})",
+            **({"action": kind} if kind else {"type": hints[each.name]}),
+        )
+
+
+def from_arguments(cls: type[T], arguments: argparse.Namespace) -> T:
+    """The dataclass from parsed flags. Raises its ValueError for values out of range."""
+    return cls(**{each.name: getattr(arguments, each.name) for each in fields(cls)})
