@@ -15,6 +15,7 @@ Ranks = NDArray[np.intp]
 Values = NDArray[np.float64]
 
 BINS = 256
+SCATTER_COST = 8  # sending one value to one neighbour takes as long as blurring this many cells of a grid
 BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 
@@ -65,12 +66,26 @@ def blurred(ranks: Ranks, values: Values, k: int, width: int) -> tuple[NDArray[n
     """
     m = ranks.shape[1]
     kernel = BLUR[width]
+    if SCATTER_COST * len(values) * width**m > k**m:
+        return _blurred_grid(ranks, values, k, kernel)
     offsets = np.indices((width,) * m).reshape(m, -1).T - width // 2  # (width^m, m)
     weights = kernel[offsets + width // 2].prod(axis=1)
     reached = np.clip(ranks[:, None, :] + offsets, 0, k - 1)  # (cells, width^m, m)
     flat = reached @ (k ** np.arange(m - 1, -1, -1))
     cells, position = np.unique(flat, return_inverse=True)
     return cells, np.bincount(position.ravel(), (values[:, None] * weights).ravel())
+
+
+def _blurred_grid(ranks: Ranks, values: Values, k: int, kernel: Values) -> tuple[NDArray[np.intp], Values]:
+    """The same on the whole grid, axis by axis: cheaper where many of its cells are reached."""
+    grid = np.zeros((k,) * ranks.shape[1])
+    grid[tuple(ranks.T)] = values
+    reach = len(kernel) // 2
+    for axis in range(grid.ndim):
+        line = np.pad(np.moveaxis(grid, axis, 0), [(reach, reach)] + [(0, 0)] * (grid.ndim - 1), mode="edge")
+        grid = np.moveaxis(sum(w * line[i : i + k] for i, w in enumerate(kernel)), 0, axis)
+    cells = np.flatnonzero(grid)
+    return cells, grid.ravel()[cells]
 
 
 def bins_of(values: Values, largest: float) -> NDArray[np.int64]:

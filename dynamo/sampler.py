@@ -23,6 +23,7 @@ from dynamo.options import option
 from dynamo.trace import BackOff, Joint
 
 MAX_ORDER = 5
+MAX_CELLS = 2**22
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,9 @@ def choose_joint(
         values, kept_mass = joint.masked(joint.product(f, ranks), ratios, options.mask_strength)
         seen = Joint(ids, f, ranks, values)
     else:
-        ranks = joint.product_cells(f, above=0.0 if options.adaptive_first else limit)
+        above = 0.0 if options.adaptive_first else limit
+        _require_few_cells(k, order, above)
+        ranks = joint.product_cells(f, above)
         values, kept_mass = joint.product(f, ranks), 1.0
         seen = Joint(ids, f)
 
@@ -224,6 +227,15 @@ def choose_joint(
     if not weights.max() > limit:
         return refused("penalty", float(weights.max()))
     return _Attempt(seen, kept_mass, None, ranks, weights)
+
+
+def _require_few_cells(k: int, order: int, above: float) -> None:
+    cells = min(k, 1 / above if above > 0 else k) ** order
+    if cells > MAX_CELLS:
+        raise ValueError(
+            f"top_k: {k} candidates for each of {order} tokens make a grid of {int(cells):,} cells; without "
+            f"a mask at most {MAX_CELLS:,} are computed: lower top_k or max_order, or raise threshold"
+        )
 
 
 def _above_thresholds(

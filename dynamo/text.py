@@ -166,5 +166,5 @@ class StopStrings:
             text = self._tail + piece
             if any(stop in text for stop in self._stop):
                 return count
-            self._tail = text[len(text) - self._keep :] if self._keep else ""
+            self._tail = text[-self._keep :] if self._keep else ""
         return None

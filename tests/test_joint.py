@@ -1,3 +1,5 @@
+import unittest.mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,10 +27,12 @@ def test_sparse_blur_equals_scipys_on_the_dense_grid(seed, k, m, density):
     expected = grid
     for axis in range(m):
         expected = ndimage.convolve1d(expected, [0.25, 0.5, 0.25], axis=axis, mode="nearest")
-    cells, values = joint.blurred(*sparse(grid), k, width=3)
-    dense = np.zeros(k**m)
-    dense[cells] = values
-    np.testing.assert_allclose(dense.reshape(grid.shape), expected, rtol=1e-12, atol=1e-15)
+    for cost in (0, 10**9):  # scattered, and on the whole grid
+        with unittest.mock.patch.object(joint, "SCATTER_COST", cost):
+            cells, values = joint.blurred(*sparse(grid), k, width=3)
+        dense = np.zeros(k**m)
+        dense[cells] = values
+        np.testing.assert_allclose(dense.reshape(grid.shape), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_blur_of_one_cell_by_hand():

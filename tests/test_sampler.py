@@ -205,6 +205,12 @@ def test_logits_that_are_no_numbers_are_named(wrong, top_k):
         top_candidates(logits, SamplingOptions(top_k=top_k))
 
 
+def test_a_grid_too_large_to_compute_is_refused_with_the_remedy():
+    logits = np.zeros((4, 60), dtype=np.float32)
+    with pytest.raises(ValueError, match=r"top_k: 60 .* 12,960,000 cells.*raise threshold"):
+        run(logits, [], None, SamplingOptions(threshold=0.0, top_k=60, max_order=4), 0.5, [])
+
+
 def test_impossible_tokens_are_never_drawn():
     logits = np.array([[-np.inf, 0.0, -np.inf]])
     assert run(logits, [], None, SamplingOptions(), 0.9999999, []).tokens == (1,)

@@ -1,0 +1,93 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+from conftest import DIALOGUES
+
+from dynamo import data, text
+
+
+def write_lines(path, lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_turns_and_messages_read_alike_plain_or_compressed(tmp_path):
+    turns = [{"role": t["role"], "text": t["content"]} for t in DIALOGUES[0]]
+    lines = [json.dumps({"turns": turns}), "", json.dumps({"messages": DIALOGUES[1]})]
+    plain = write_lines(tmp_path / "a.jsonl", lines)
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert list(data.read_conversations(plain)) == list(data.read_conversations(packed)) == DIALOGUES
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{not json", "line 2: not JSON"),
+        ("[1]", "line 2: expected an object"),
+        ('{"turns": []}', "line 2: expected an object with a non-empty list"),
+        ('{"turns": [{"role": "user"}]}', "line 2: a turn needs 'role'"),
+        ('{"turns": [{"role": "robot", "text": "x"}]}', "line 2: a turn needs 'role'"),
+    ],
+)
+def test_corrupt_line_is_named_by_file_and_line(tmp_path, line, message):
+    path = write_lines(tmp_path / "bad.jsonl", [json.dumps({"messages": DIALOGUES[0]}), line])
+    with pytest.raises(ValueError, match=f"bad.jsonl, {message}"):
+        list(data.read_conversations(path))
+
+
+def test_blocks_hold_every_document_once_an_epoch_in_a_new_order():
+    documents = [np.full(n, n, dtype=np.int32) for n in range(1, 20)]
+    blocks = data.TokenBlocks(documents, separator=0, block_size=16, seed=3)
+    assert blocks.tokens_per_epoch == sum(n + 1 for n in range(1, 20))
+    first = blocks.batch(0, blocks.blocks_per_epoch)
+    second = blocks.batch(blocks.blocks_per_epoch, blocks.blocks_per_epoch)
+    assert first.shape == (blocks.blocks_per_epoch, 16) and not np.array_equal(first, second)
+    stream = first.ravel()
+    lengths = np.diff(np.flatnonzero(np.concatenate([[0], stream, [0]]) == 0)) - 1
+    whole = [n for n in lengths.tolist() if n > 0]
+    # The dropped tail is shorter than a block: it may cost the last documents, never one in the middle.
+    assert len(set(whole)) == len(whole) and sum(whole) + len(whole) > blocks.tokens_per_epoch - 2 * 16
+    assert set(whole) <= set(range(1, 20))
+
+
+def test_batches_are_a_function_of_their_position_alone():
+    documents = [np.arange(n) for n in range(5, 40)]
+    one, other = (data.TokenBlocks(documents, 0, 32, seed=7) for _ in range(2))
+    far = one.batch(50, 3)
+    one.batch(0, 2)
+    assert np.array_equal(one.batch(50, 3), far) and np.array_equal(other.batch(50, 3), far)
+    assert not np.array_equal(data.TokenBlocks(documents, 0, 32, seed=8).batch(50, 3), far)
+
+
+def test_block_longer_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="block_size: 512 is longer than all 4 tokens"):
+        data.TokenBlocks([np.arange(3)], 0, 512)
+
+
+def test_text_bytes_per_token_add_up_to_the_text(tokenizer):
+    turns = [{"role": "user", "content": "naïve café – 東京"}]
+    ids = text.encode_turns(tokenizer, turns).ids
+    assert data.text_bytes_per_token(tokenizer)[ids].sum() == len(turns[0]["content"].encode())
+
+
+def test_public_data_set_is_prepared_from_its_folders(tmp_path):
+    for split in ("train", "dev"):
+        folder = tmp_path / "source" / split
+        folder.mkdir(parents=True)
+        dialogue = {
+            "dialogue_id": "1_00000",
+            "services": ["Restaurants_1"],
+            "turns": [
+                {"speaker": "USER", "utterance": f"Hello {split}", "frames": []},
+                {"speaker": "SYSTEM", "utterance": "Hi.", "frames": []},
+            ],
+        }
+        (folder / "dialogues_001.json").write_text(json.dumps([dialogue]))
+    assert data.prepare_schema_guided(tmp_path / "source", tmp_path / "out") == {"train": 1, "dev": 1}
+    (read,) = data.read_conversations(tmp_path / "out" / "dialogues_dev.jsonl.gz")
+    assert read == [{"role": "user", "content": "Hello dev"}, {"role": "assistant", "content": "Hi."}]
+    with pytest.raises(ValueError, match=r"holds no dialogues_\*.json"):
+        data.prepare_schema_guided(tmp_path / "nothing", tmp_path / "out")
