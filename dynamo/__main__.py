@@ -8,6 +8,8 @@ import importlib
 import json
 import sys
 
+from transformers.utils import logging
+
 VERBS = {
     "generate": "write one reply and show its chunks",
     "compare": "base and DynaMo on the same prompt, side by side",
@@ -34,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     own = argparse.ArgumentParser(prog=f"python -m dynamo {verb}", description=command.__doc__)
     command.configure(own)
     options = own.parse_args(arguments[1:])
+    # A model's weights load in seconds; the library's bars for them would drown the command's own output.
+    logging.disable_progress_bar()
     try:
         result = command.run(options)
     except (ValueError, OSError) as error:

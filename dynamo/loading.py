@@ -143,7 +143,7 @@ def resolve(name: str) -> Path:
     if name.startswith(EMBEDDED + "/"):
         return EMBEDDED_FOLDER / name.removeprefix(EMBEDDED + "/")
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(

@@ -1,0 +1,125 @@
+"""Every verb, run as a user runs it, on a tiny model; bad input ends in one sentence and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from test_loading import table_for
+
+from dynamo.__main__ import VERBS, main
+from dynamo.training import save_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("commands")
+    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
+    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
+    table_for(tokenizer).save(folder / "pair" / "dynamo" / "cooccurrence.safetensors")
+    (folder / "data.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit code and the JSON object of the last stdout line."""
+    code = main([str(argument) for argument in arguments])
+    lines = capsys.readouterr().out.splitlines()
+    return code, json.loads(lines[-1]) if lines else None
+
+
+def test_generate_prints_text_and_counts(folder, capsys):
+    code, result = run(capsys, "generate", "Hello", "--model", folder / "pair", "--max-new-tokens", 12,
+                       "--threshold", 0, "--mask-strength", 0)  # fmt: skip
+    assert code == 0
+    assert result["tokens"] <= 12 and result["passes"] == len(result["orders"])
+    assert set(result["orders"]) == {3}
+
+
+def test_generate_with_a_stock_model_emits_one_token_a_pass(folder, capsys):
+    _, result = run(capsys, "generate", "Hello", "--model", folder / "pair" / "base", "--max-new-tokens", 9)
+    assert set(result["orders"]) == {1} and result["tokens_per_forward"] == 1.0
+
+
+def test_compare_runs_both_lanes_and_audits_them(folder, capsys):
+    code, result = run(capsys, "compare", "Hello", "--model", folder / "pair", "--max-new-tokens", 15)
+    assert code == 0
+    assert result["base"]["tokens"] == result["base"]["passes"]
+    assert result["wall_clock_ratio"] > 0
+    for lane in ("base", "dynamo"):
+        assert result[lane]["nats_per_token_under_base"] > 0
+        assert 0 <= result[lane]["share_below_1_percent"] <= 1
+
+
+def test_train_count_perplexity_chain(folder, capsys):
+    shape = ["--steps", 3, "--batch-size", 2, "--block-size", 32, "--data", folder / "data.jsonl"]
+    code, result = run(capsys, "train", "--new", "2x16x2", "--tokenizer", folder / "tokenizer", "--heads", 1,
+                       "--output", folder / "base", "--validation", folder / "data.jsonl", *shape)  # fmt: skip
+    assert code == 0 and result["steps"] == 3 and len(result["validation_nats"]) == 1
+    assert json.loads((folder / "base/model/config.json").read_text())["model_type"] == "gpt_neox"
+    code, result = run(capsys, "train", "--model", folder / "base/model", "--heads", 2,
+                       "--output", folder / "heads", *shape)  # fmt: skip
+    assert code == 0
+    assert json.loads((folder / "heads/model/config.json").read_text())["num_token_heads"] == 2
+    table = folder / "heads/model/cooccurrence.safetensors"
+    code, result = run(capsys, "count", "--tokenizer", folder / "tokenizer", "--order", 2,
+                       "--data", folder / "data.jsonl", "--output", table)  # fmt: skip
+    assert code == 0 and result["tokens"] > 50 and table.is_file()
+    code, result = run(
+        capsys, "perplexity", "--model", folder / "heads/model", "--data", folder / "data.jsonl"
+    )
+    assert code == 0 and len(result["ppl"]) == 2 and result["bits_per_byte"] > 0
+    assert result["joint_ppl"][1] == pytest.approx((result["ppl"][0] * result["ppl"][1]) ** 0.5)
+
+
+BAD = {
+    "threshold": (["generate", "hi", "--threshold", "1.5"], "threshold: expected 0 to 1, got 1.5"),
+    "top-k": (["generate", "hi", "--top-k", "0"], "top_k: expected a whole number, 1 or more, got 0"),
+    "empty prompt": (["generate", "  "], "prompt: it is empty"),
+    "long prompt": (["generate", "word " * 10_000], "the model reads 640"),
+    "no model": (["generate", "hi", "--model", "/nowhere"], "model: expected 'embedded', a model folder"),
+    "no data": (["perplexity", "--data", "/nowhere.jsonl"], "No such file"),
+    "length": (["generate", "hi", "--max-new-tokens", "0"], "max_new_tokens: expected 1 or more, got 0"),
+    "no folder": (["count", "--tokenizer", "T", "--data", "D", "--output", "/nowhere/t"], "does not exist"),
+    "shape": (
+        ["train", "--new", "big", "--tokenizer", "T", "--data", "D", "--output", "O"],
+        "expected LAYERSx",
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments, sentence", BAD.values(), ids=BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, arguments, sentence):
+    places = {"T": folder / "tokenizer", "D": folder / "data.jsonl", "O": folder / "out"}
+    arguments = [str(places.get(argument, argument)) for argument in arguments]
+    if arguments[0] in ("generate", "perplexity") and "--model" not in arguments:
+        arguments += ["--model", str(folder / "pair")]
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert out == "" and len(lines) == 1 and sentence in lines[0]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"python -m dynamo {verb}" in capsys.readouterr().out
+
+
+def test_the_program_itself_exits_with_2_and_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-m", "dynamo", "generate", "hi", "--threshold", "7"],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: threshold: expected 0 to 1, got 7.0")
+    assert "Traceback" not in done.stderr and done.stdout == ""
