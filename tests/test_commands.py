@@ -59,12 +59,13 @@ def test_compare_runs_both_lanes_and_audits_them(folder, capsys):
 
 def test_train_count_perplexity_chain(folder, capsys):
     shape = ["--steps", 3, "--batch-size", 2, "--block-size", 32, "--data", folder / "data.jsonl"]
-    code, result = run(capsys, "train", "--new", "2x16x2", "--tokenizer", folder / "tokenizer", "--heads", 1,
-                       "--output", folder / "base", "--validation", folder / "data.jsonl", *shape)  # fmt: skip
+    code, result = run(capsys, "train", "--new", "2x16x2", "--tokenizer", folder / "tokenizer",
+                       "--heads", 1, "--output", folder / "base", "--validation", folder / "data.jsonl",
+                       *shape)  # fmt: skip
     assert code == 0 and result["steps"] == 3 and len(result["validation_nats"]) == 1
     assert json.loads((folder / "base/model/config.json").read_text())["model_type"] == "gpt_neox"
-    code, result = run(capsys, "train", "--model", folder / "base/model", "--heads", 2,
-                       "--output", folder / "heads", *shape)  # fmt: skip
+    code, _ = run(capsys, "train", "--model", folder / "base/model", "--heads", 2,
+                  "--output", folder / "heads", *shape)  # fmt: skip
     assert code == 0
     assert json.loads((folder / "heads/model/config.json").read_text())["num_token_heads"] == 2
     table = folder / "heads/model/cooccurrence.safetensors"

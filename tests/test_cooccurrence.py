@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from dynamo import cooccurrence
+from dynamo import cooccurrence, tuples
 from dynamo.cooccurrence import CooccurrenceTable
 
 BLOCKS = [[0, 1, 0, 1, 2], [0, 1]]
@@ -229,7 +229,7 @@ def test_candidates_are_the_seen_cells_of_the_grid_in_rank_order(case, bitmap_by
     table, heads = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "BITMAP_BYTES", bitmap_bytes)
-        patch.setattr(cooccurrence, "SEARCH_COST", search_cost)
+        patch.setattr(tuples, "SEARCH_COST", search_cost)
         assert same(table.candidates(heads), search_the_grid(table, heads))
 
 

@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 from fakes import ScriptedEngine, Vocabulary, scripted_contenders
 
+from dynamo.ndjson import Header, read_trace
 from dynamo.sampler import SamplingOptions
-from dynamo.trace import Header, StepRecord, read_trace
+from dynamo.trace import StepRecord
 from dynamo.ui.contenders import TokenLabels
 from dynamo.ui.presenter import FINISHED, RACING, Lane, Race, RunStore
 

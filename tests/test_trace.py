@@ -8,20 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo.trace import (
-    BackOff,
+from dynamo.ndjson import (
     Chunk,
     End,
     Header,
-    Joint,
     JointLine,
     PassLine,
-    StepRecord,
     decode_line,
     encode_line,
     read_trace,
     write_trace,
 )
+from dynamo.trace import BackOff, Joint, StepRecord
 
 HEADER = Header("a1b2", "dynamo", "embedded", "book a table", {"threshold": 0.5, "seed": 0})
 PASS = PassLine(0, (11, 22, 33), (" was", " they", ""), 3, 21.4, (0.5, 0.25, 0.125), (), 0.42, True)

@@ -9,8 +9,8 @@ import pytest
 from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_contenders
 
 from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.ndjson import read_trace
 from dynamo.sampler import SamplingOptions
-from dynamo.trace import read_trace
 from dynamo.ui import Contenders, build_demo, launch_options, layout
 from dynamo.ui.components import ASSETS, joint_inspector, race_bar, script, served, token_pane
 from dynamo.ui.presenter import RunStore

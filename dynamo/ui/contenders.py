@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
+from dynamo.ndjson import Header
 from dynamo.sampler import SamplingOptions
 from dynamo.text import IncrementalDecoder, encode_chat
-from dynamo.trace import Header, StepRecord
+from dynamo.trace import StepRecord
 from dynamo.ui.presenter import Decoder, Lane
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from dynamo.trace import End, Header, JointLine, PassLine, StepRecord, encode_line
+from dynamo.ndjson import End, Header, JointLine, PassLine, encode_line
+from dynamo.trace import StepRecord
 
 FLUSH_SECONDS = 0.036
 STORED_RUNS = 64

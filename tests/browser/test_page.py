@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from fakes import HOSTILE, scripted_contenders
 
-from dynamo.trace import Joint, JointLine, StepRecord, encode_line
+from dynamo.ndjson import JointLine, encode_line
+from dynamo.trace import Joint, StepRecord
 from dynamo.ui import build_demo, launch_options
 from dynamo.ui.components import script
 

@@ -1,0 +1,149 @@
+"""Token tuples as a trie of arrays: the tuples of order m are sorted children of those of order m - 1.
+
+A tuple's position in its order is the handle to its own children, so finding the tuples of a grid of
+candidate tokens is a gather. For small vocabularies the pairs have a bit matrix besides, as their grid is
+asked for in every pass. Positions and counts only: no ratios, no files, no streams.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SEARCH_COST = 32  # looking up one cell of a grid takes as long as reading this many children
+ONE = np.uint64(1)
+
+Cells = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, rank in the head, position in the level; row-major
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """The tuples of one order, sorted: each is a child of the tuple one token shorter that it begins with.
+
+    starts: (parents + 1,) int64, where a parent's children begin; last: (tuples,) their last tokens,
+    ascending within a parent; counts: (tuples,); total: tuples in the stream, dropped ones included.
+    """
+
+    starts: np.ndarray
+    last: np.ndarray
+    counts: np.ndarray
+    total: int
+    vocab_size: int
+
+    @property
+    def fans(self) -> np.ndarray:
+        """(parents,) how many children each parent has."""
+        return np.diff(self.starts)
+
+    def find(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Positions (n,) of the children `tokens` of `parents`; -1 for no such child, or a parent of -1."""
+        if len(self.last) == 0:
+            return np.full(len(parents), -1)
+        low = self.starts.take(parents, mode="clip")
+        end = high = self.starts.take(parents + 1)  # a parent of -1 has the empty range from 0 to 0
+        for _ in range(int((end - low).max(initial=0)).bit_length()):
+            middle = (low + high) >> 1
+            smaller = self.last.take(middle, mode="clip") < tokens
+            low, high = np.where(smaller, middle + 1, low), np.where(smaller, high, middle)
+        found = (low < end) & (self.last.take(low, mode="clip") == tokens)
+        return np.where(found, low, -1)
+
+    def extend(self, parents: np.ndarray, head: np.ndarray) -> Cells:
+        """The cells of the grid parents (n,) x head (k,) that are tuples of this level."""
+        starts = self.starts.take(parents)
+        fans = self.starts.take(parents + 1) - starts
+        ends = fans.cumsum()
+        if len(parents) and ends[-1] > SEARCH_COST * len(parents) * len(head):
+            return self._search(parents, head)
+        rank_of = np.full(self.vocab_size, -1, np.min_scalar_type(-len(head) - 1))
+        rank_of[head] = np.arange(len(head))
+        children = (starts - ends + fans).repeat(fans)
+        children += np.arange(len(children))
+        rank = rank_of.take(self.last.take(children))
+        kept = (rank >= 0).nonzero()[0]
+        rank, row = rank.take(kept), np.arange(len(parents)).repeat(fans).take(kept)
+        # A parent's children stand by token id. Numpy's stable sort is a radix sort for up to 16 bits, and
+        # those suffice for the usual grid.
+        cells = row * len(head) + rank
+        by_rank = cells.astype(np.min_scalar_type(len(parents) * len(head))).argsort(kind="stable")
+        return row.take(by_rank), rank.take(by_rank), children.take(kept.take(by_rank))
+
+    def _search(self, parents: np.ndarray, head: np.ndarray) -> Cells:
+        positions = self.find(parents.repeat(len(head)), np.tile(head, len(parents)))
+        cells = (positions >= 0).nonzero()[0]
+        return *np.divmod(cells, len(head)), positions.take(cells)
+
+    def validate(self, parents: int, min_count: int) -> None:
+        """Raise ValueError where this cannot be the level under that many parents."""
+        size, counted = len(self.last), int(self.counts.sum(dtype=np.int64))
+        require(len(self.starts) == parents + 1, f"children of {len(self.starts) - 1} tuples, not {parents}")
+        require(self.starts[-1] == size == len(self.counts), f"{self.starts[-1]} children, {size} tokens")
+        largest = int(self.last.max(initial=0))
+        require(self.last.dtype.kind == "u" and largest < self.vocab_size, f"a token id of {largest}")
+        begins = np.zeros(size + 1, bool)
+        begins[self.starts] = True
+        require((begins[1:-1] | (self.last[1:] > self.last[:-1])).all(), "tuples out of order")
+        require(self.counts.min(initial=min_count) >= min_count, f"a count below {min_count}")
+        complete = counted == self.total if min_count == 1 else counted <= self.total
+        require(complete, f"counts of {counted} tuples, not {self.total}")
+
+
+@dataclass(frozen=True, eq=False)
+class PairBitmap:
+    """A bit for every pair of a small vocabulary: a grid of pairs is found without reading any children.
+
+    words: (vocab * width,) uint64, a bit for each of 64 second tokens; before: (vocab * width,) pairs ahead
+    of the word. A pair's position in its level is the number of bits set before its own.
+    """
+
+    width: int
+    words: np.ndarray
+    before: np.ndarray
+
+    @staticmethod
+    def bytes_for(vocab_size: int) -> int:
+        return vocab_size * (vocab_size // 64 + 1) * (8 + 4)
+
+    @classmethod
+    def of(cls, pairs: Level) -> PairBitmap:
+        width = pairs.vocab_size // 64 + 1
+        first, second = np.arange(pairs.vocab_size).repeat(pairs.fans), pairs.last.astype(np.int64)
+        words = np.zeros(pairs.vocab_size * width, np.uint64)
+        np.bitwise_or.at(words, first * width + (second >> 6), _bit(second))
+        through = np.bitwise_count(words).cumsum(dtype=np.int32)
+        return cls(width, words, np.append(np.int32(0), through[:-1]))
+
+    def extend(self, first: np.ndarray, second: np.ndarray) -> Cells:
+        """The cells of the grid first (k_1,) x second (k_2,) that are pairs."""
+        at, bits = (first * self.width)[:, None] + (second >> 6), _bit(second)  # (k_1, k_2), (k_2,)
+        words = self.words.take(at)
+        cells = ((words & bits) != 0).ravel().nonzero()[0]
+        row = cells // max(len(second), 1)
+        rank = cells - row * len(second)
+        earlier = words.take(cells) & (bits - ONE).take(rank)
+        return row, rank, self.before.take(at.take(cells)) + np.bitwise_count(earlier)
+
+
+def _bit(ids: np.ndarray) -> np.ndarray:
+    return ONE << (ids & 63).astype(np.uint64)
+
+
+def starts_of(fans: np.ndarray) -> np.ndarray:
+    return np.append(0, fans.cumsum(dtype=np.int64))
+
+
+def smallest(counts: np.ndarray) -> np.ndarray:
+    return counts.astype(np.min_scalar_type(counts.max(initial=0)))
+
+
+def require(holds: Any, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # where torch was never imported nothing is a tensor
+    return torch is not None and isinstance(value, torch.Tensor)

@@ -1,0 +1,96 @@
+"""The import law: a module imports only lower layers, or the siblings named here; heavy libraries have one home."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "dynamo"
+
+LAYERS = [
+    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "ndjson"},
+    {"sampler", "decoder", "data", "loading"},
+    {"engine", "training"},
+    {"evaluation", "embedded", "ui"},
+    {"commands"},
+    {"__init__", "__main__"},
+]
+SIBLINGS = {
+    "counting": {"tuples"},
+    "cooccurrence": {"counting", "tuples"},
+    "ndjson": {"trace"},
+    "model": set(),
+    "embedded": {"evaluation"},
+    "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
+    "__main__": set(),
+}
+HOMES = {
+    "gradio": {"ui"},
+    "plotly": set(),
+    "accelerate": {"training"},
+    "datasets": set(),
+    "bitsandbytes": set(),
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The module or subpackage that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of what a file imports, also inside functions; names of `from x import y` as x.y."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer(name: str) -> int:
+    return next(level for level, rooms in enumerate(LAYERS) if name in rooms)
+
+
+def test_every_room_has_its_layer():
+    assert {room(path) for path in FILES} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    here = room(path)
+    rooms = set().union(*LAYERS)
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "dynamo":
+            continue
+        there = parts[1] if len(parts) > 1 and parts[1] in rooms else "__init__"
+        allowed = there == here or layer(there) < layer(here) or there in SIBLINGS.get(here, set())
+        assert allowed, f"{here} imports {there}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_stay_in_their_rooms(path):
+    for name in imported(path):
+        library = name.split(".")[0]
+        assert library not in HOMES or room(path) in HOMES[library], f"{path.name} imports {library}"
+
+
+def test_importing_the_package_touches_no_network_and_no_page():
+    code = (
+        "import socket, sys\n"
+        "def refuse(*_): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
+        "import dynamo\n"
+        "print(sorted({'gradio', 'plotly', 'bitsandbytes', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
