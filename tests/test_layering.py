@@ -1,4 +1,4 @@
-"""The import law: a module imports only lower layers, or the siblings named here; heavy libraries have one home."""
+"""The import law: a module imports only lower layers or siblings named here; heavy libraries have a home."""
 
 import ast
 import subprocess
