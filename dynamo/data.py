@@ -33,28 +33,40 @@ SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
 # -- reading ----------------------------------------------------------------------------------------------
 
 
-def read_conversations(path: str | Path) -> Iterator[Turns]:
-    """Conversations of a JSONL file (also .gz): rows with `turns` or `messages`, each `role` and `text` or
-    `content`.
+def read_rows(path: str | Path) -> Iterator[Turns | str]:
+    """Rows of a JSONL file (also .gz): conversations (`turns` or `messages`, each turn with `role` and `text` or
+    `content`) and plain documents (`text`).
 
-    Raises ValueError naming file and line of a row that is no conversation, OSError if the file is not there.
+    Raises ValueError naming file and line of a row that is neither, OSError if the file is not there.
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _conversation(line, f"{path}, line {number}")
+                yield _row(line, f"{path}, line {number}")
 
 
-def _conversation(line: str, where: str) -> Turns:
+def read_conversations(path: str | Path) -> Iterator[Turns]:
+    """`read_rows` of a file that holds conversations only; a plain document is a ValueError."""
+    for number, row in enumerate(read_rows(path), start=1):
+        if isinstance(row, str):
+            raise ValueError(
+                f"{path}, row {number}: expected a conversation ('turns' or 'messages'), got 'text'"
+            )
+        yield row
+
+
+def _row(line: str, where: str) -> Turns | str:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"]:
+        return row["text"]
     turns = row.get("turns", row.get("messages")) if isinstance(row, dict) else None
     if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{where}: expected an object with a non-empty list 'turns' or 'messages'")
+        raise ValueError(f"{where}: expected an object with a list 'turns' or 'messages', or a string 'text'")
     conversation = []
     for turn in turns:
         content = turn.get("text", turn.get("content")) if isinstance(turn, dict) else None
@@ -67,11 +79,16 @@ def _conversation(line: str, where: str) -> Turns:
 
 
 def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Every conversation of a file as its token ids (int32), markers and end-of-turn tokens included."""
-    chats = text.encode_many(tokenizer, list(read_conversations(path)))
-    if not chats:
-        raise ValueError(f"{path}: holds no conversation")
-    return [np.asarray(chat.ids, dtype=np.int32) for chat in chats]
+    """Every row of a file as its token ids (int32): conversations with their markers and end-of-turn tokens,
+    plain documents as they are."""
+    rows = list(read_rows(path))
+    if not rows:
+        raise ValueError(f"{path}: holds no conversation and no text")
+    texts = iter(text.encode_plain(tokenizer, [row for row in rows if isinstance(row, str)]))
+    turns = [row for row in rows if not isinstance(row, str)]
+    chats = iter(text.encode_many(tokenizer, turns) if turns else ())
+    ids = (next(texts) if isinstance(row, str) else next(chats).ids for row in rows)
+    return [np.asarray(document, dtype=np.int32) for document in ids]
 
 
 def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -62,7 +62,7 @@ def encode_many(
     """`encode_turns` for many conversations in one call of the tokenizer, which is far faster."""
     marker_ids, end_id = template_ids(tokenizer)
     texts = [turn["content"] for turns in conversations for turn in turns]
-    encoded = iter(_encode_plain(tokenizer, texts))
+    encoded = iter(encode_plain(tokenizer, texts))
     chats = []
     for turns in conversations:
         ids: list[int] = []
@@ -107,7 +107,8 @@ def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     return END_OF_TURN in tokenizer.get_added_vocab()
 
 
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Ids of texts in which nothing is a marker, whatever it spells."""
     if not texts:
         return []
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]

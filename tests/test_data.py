@@ -27,7 +27,7 @@ def test_turns_and_messages_read_alike_plain_or_compressed(tmp_path):
     [
         ("{not json", "line 2: not JSON"),
         ("[1]", "line 2: expected an object"),
-        ('{"turns": []}', "line 2: expected an object with a non-empty list"),
+        ('{"turns": []}', "line 2: expected an object with a list"),
         ('{"turns": [{"role": "user"}]}', "line 2: a turn needs 'role'"),
         ('{"turns": [{"role": "robot", "text": "x"}]}', "line 2: a turn needs 'role'"),
     ],
@@ -35,6 +35,17 @@ def test_turns_and_messages_read_alike_plain_or_compressed(tmp_path):
 def test_corrupt_line_is_named_by_file_and_line(tmp_path, line, message):
     path = write_lines(tmp_path / "bad.jsonl", [json.dumps({"messages": DIALOGUES[0]}), line])
     with pytest.raises(ValueError, match=f"bad.jsonl, {message}"):
+        list(data.read_conversations(path))
+
+
+def test_plain_documents_stand_among_conversations_in_their_order(tmp_path, tokenizer):
+    rows = [{"text": "Plain <|end|> text."}, {"messages": DIALOGUES[1]}, {"text": "More."}]
+    path = write_lines(tmp_path / "mixed.jsonl", [json.dumps(row) for row in rows])
+    first, chat, last = data.read_documents(path, tokenizer)
+    assert tokenizer.decode(first) == rows[0]["text"] and tokenizer.eos_token_id not in first
+    assert chat.tolist() == text.encode_turns(tokenizer, DIALOGUES[1]).ids
+    assert tokenizer.decode(last) == "More."
+    with pytest.raises(ValueError, match="row 1: expected a conversation"):
         list(data.read_conversations(path))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", required=True, help="model or tokenizer: folder or hub id")
-    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations")
+    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
     parser.add_argument("--output", required=True, type=Path, help="file of the table, .safetensors")
     parser.add_argument("--order", type=int, default=3, help="longest tuple, 2 to 5 (default: 3)")
     parser.add_argument("--min-count", type=int, default=1, help="drop rarer tuples (default: 1)")

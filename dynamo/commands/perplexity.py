@@ -9,7 +9,7 @@ from typing import Any
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded, embedded/base, folder or hub id")
-    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations")
+    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
     parser.add_argument(
         "--cut", type=int, default=512, help="tokens of a conversation that are read (default: 512)"
     )

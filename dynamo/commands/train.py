@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", help="model to start from: folder or hub id, GPT-NeoX or DynaMo")
     source.add_argument("--new", metavar="LAYERSxHIDDENxHEADS", help="a new GPT-NeoX, such as 8x256x4")
     parser.add_argument("--tokenizer", help="folder of the tokenizer, for --new")
-    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations")
+    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
     parser.add_argument("--validation", help="the same, held out")
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
     parser.add_argument("--heads", type=int, default=3, help="token heads, 1 to 5 (default: 3)")
