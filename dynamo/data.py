@@ -92,8 +92,7 @@ def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """UTF-8 bytes of text behind each token id (vocab,): 0 for special tokens. For byte-level tokenizers
-    only."""
+    """UTF-8 bytes behind each id of a byte-level tokenizer, (vocab,); special tokens have none."""
     special = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return np.array([0 if i in special else len(token) for i, token in enumerate(tokens)])
@@ -103,8 +102,7 @@ def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 class TokenBlocks:
-    """An endless, seekable sequence of training blocks (block_size,) from documents, reshuffled every
-    epoch."""
+    """An endless, seekable sequence of blocks (block_size,) of documents, reshuffled every epoch."""
 
     def __init__(self, documents: Sequence[np.ndarray], separator: int, block_size: int = 512, seed: int = 0):
         self._documents = documents
@@ -162,8 +160,7 @@ def read_schema_guided(folder: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def prepare_schema_guided(source: Path, target: Path) -> dict[str, int]:
-    """Write dialogues_train.jsonl.gz and dialogues_dev.jsonl.gz to `target` from a clone of the public data
-    set."""
+    """Write dialogues_train and _dev .jsonl.gz to `target` from a clone of the public data set."""
     target.mkdir(parents=True, exist_ok=True)
     counts = {}
     for split in ("train", "dev"):
@@ -180,8 +177,7 @@ def prepare_schema_guided(source: Path, target: Path) -> dict[str, int]:
 def train_tokenizer(
     conversations: Iterator[Turns], vocab_size: int, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of exactly `vocab_size` ids, GPT-NeoX's kind, with the chat template's
-    markers."""
+    """A byte-level BPE tokenizer of `vocab_size` ids, GPT-NeoX's kind, with the chat template's markers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

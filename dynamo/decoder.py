@@ -109,8 +109,7 @@ class Decoder:
         return self._logits(finals)
 
     def _mask(self, start: int, stop: int, state: DecodeState) -> Tensor | None:
-        """Which cached positions each new one sees, (new, filled); None where a lone token sees all of
-        them."""
+        """Which cached positions each new one sees, (new, filled); None: a lone token sees them all."""
         if stop - start == 1:
             return None
         filled = torch.arange(stop, device=state.keys.device)

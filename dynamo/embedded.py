@@ -90,8 +90,7 @@ def _tokenizer(data: Path, work: Path) -> None:
 
 
 def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
-    """Write the pair in float16, read it back, measure it, and put the numbers and the commands into its
-    cards."""
+    """Write the pair in float16, measure what was written, and put the numbers into its cards."""
     from dynamo import loading
     from dynamo.training import save_model
 
@@ -114,8 +113,7 @@ def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
 
 
 def measure(name: str, dev: Path) -> dict[str, Any]:
-    """Losses of both models on the development dialogues, and replies to the fixed prompts at several
-    thresholds."""
+    """Losses on the development dialogues, and replies to the fixed prompts at several thresholds."""
     from dynamo import data, loading, text
     from dynamo.engine import Engine
     from dynamo.evaluation import perplexity, replies

@@ -20,8 +20,7 @@ BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 
 def survivors_of_top_k(logits: Values, temperature: float) -> Values:
-    """Softmax over the k survivors of each head: logits (heads, k), sorted by falling logit -> the same
-    shape."""
+    """Softmax over the k survivors of each head: falling logits (heads, k) -> (heads, k)."""
     scaled = logits / temperature
     weights = np.exp(scaled - scaled[:, :1])
     return weights / weights.sum(axis=1, keepdims=True)
@@ -94,8 +93,7 @@ def bins_of(values: Values, largest: float) -> NDArray[np.int64]:
 
 
 def otsu_bin(counts: NDArray[np.int64]) -> int:
-    """The first bin after which a split has the largest between-class variance (Otsu, 1979): counts
-    (256,)."""
+    """The first bin whose split has the largest between-class variance (Otsu, 1979): counts (256,)."""
     below = np.cumsum(counts)[:-1]
     mass_below = np.cumsum(counts * np.arange(BINS))[:-1]
     total, mass = int(counts.sum()), int((counts * np.arange(BINS)).sum())

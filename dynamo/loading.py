@@ -34,8 +34,7 @@ EMBEDDED_DESCRIPTION = (
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What a race needs. `base`: a stock GPT-NeoX; `table`: None where the checkpoint brings none (no
-    mask)."""
+    """What a race needs. `base`: a stock GPT-NeoX; `table`: None (no mask) where there is none."""
 
     name: str
     description: str
@@ -136,8 +135,7 @@ def model_type(folder: Path) -> str:
 
 
 def resolve(name: str) -> Path:
-    """The local folder of a name: embedded, a folder, or a hub id from the cache or, failing that, from the
-    hub."""
+    """The local folder of a name; a hub id's comes from the cache or, failing that, from the hub."""
     if name == EMBEDDED:
         return EMBEDDED_FOLDER
     if name.startswith(EMBEDDED + "/"):
@@ -157,8 +155,7 @@ def resolve(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    """One quick question to the hub before the real download, whose own retries would take a minute
-    offline."""
+    """Ask the hub one quick question first: offline, the download's own retries take a minute."""
     try:
         HfApi().model_info(name, timeout=HUB_PROBE_SECONDS)
     except GatedRepoError:

@@ -193,8 +193,7 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     def from_neox(
         cls, base: GPTNeoXForCausalLM, head_init: Literal["random", "copy"] = "random", **heads: Any
     ) -> DynamoForCausalLM:
-        """Put new token heads on a loaded GPT-NeoX model, which becomes the new model's backbone (not a
-        copy)."""
+        """Put new token heads on a loaded GPT-NeoX, which becomes the backbone itself, not a copy of it."""
         if head_init not in ("random", "copy"):
             raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
         model = cls(DynamoConfig.from_neox(base.config, **heads), backbone=base)
@@ -345,8 +344,7 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     def head_loss(
         self, head: int, hidden_states: Tensor, labels: Tensor, logits: Tensor | None = None
     ) -> Tensor:
-        """Mean cross-entropy in nats of head `head` on the labels `head + 1` positions ahead; 0 if none is
-        valid."""
+        """Mean nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid."""
         distance = head + 1
         targets = labels[:, distance:].reshape(-1)
         if logits is None:
@@ -380,8 +378,7 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
 def parameter_groups(
     parts: dict[str, tuple[nn.Module, float]], weight_decay: float, whole: nn.Module
 ) -> list[dict[str, Any]]:
-    """Groups {name: (module, learning rate)} for an optimiser, proven to partition `whole`'s trainable
-    parameters."""
+    """Optimiser groups of {name: (module, rate)}, proven to partition `whole`'s trainable parameters."""
     groups = []
     for name, (module, lr) in parts.items():
         trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
@@ -404,8 +401,7 @@ def parameter_groups(
 
 
 def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
-    """A stock GPT-NeoX checkpoint from safetensors, refused unless its report says that every weight was
-    filled."""
+    """A stock GPT-NeoX checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
     config = GPTNeoXConfig.from_pretrained(path, **hub)
     if config.model_type != "gpt_neox":
         raise ValueError(
@@ -434,8 +430,7 @@ def _filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
 
 
 def extra_parameter_share(config: DynamoConfig) -> float:
-    """Extra heads' parameters over the base's, from the configuration alone (the paper's Table 4, as a
-    fraction)."""
+    """Extra heads' parameters over the base's, by the configuration alone (Table 4, as a fraction)."""
     with torch.device("meta"):
         model = DynamoForCausalLM(config)
     extra = sum(p.numel() for p in model.token_heads.parameters())

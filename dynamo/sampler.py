@@ -196,8 +196,7 @@ def choose_joint(
     table: CooccurrenceTable | None,
     options: SamplingOptions,
 ) -> _Attempt:
-    """Try one order of 2 or more: mask, thresholds, penalty; cells to draw from, or the reason to back
-    off."""
+    """Try one order of 2 or more: cells to draw from, or the reason to back off."""
     ids, f = candidates.ids[:order], candidates.f[:order]
     k = ids.shape[1]
     limit = options.threshold ** (order - 1)

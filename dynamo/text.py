@@ -96,8 +96,7 @@ def template_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], in
 
 
 def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give a raw tokenizer (such as Pythia's) the markers and the template; returns how many tokens were
-    added."""
+    """Give a raw tokenizer (Pythia's, say) markers and template; returns how many tokens were added."""
     added = tokenizer.add_special_tokens({"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]})
     tokenizer.chat_template = CHAT_TEMPLATE
     return added

@@ -32,8 +32,7 @@ from dynamo.options import option
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of one training run; the paper's values where it names them, ours where it does not
-    (marked)."""
+    """Options of one training run: the paper's values, or ours (marked) where it names none."""
 
     steps: int = option(75_782, "optimiser steps")
     batch_size: int = option(64, "blocks per step, over all processes")
@@ -83,8 +82,7 @@ def learning_rate_scale(step: int, options: TrainingOptions) -> float:
 def document_losses(
     model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = 512, batch_size: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """Sum of nats and number of targets per head, (heads,) each, over documents read alone from their first
-    token.
+    """Sum of nats and number of targets, (heads,) each, over documents read alone from their start.
 
     Documents are cut at `cut` tokens. Sorted by length and padded; padding is no target. The model's mode is
     kept.
@@ -115,8 +113,7 @@ def _padded_batches(
 
 
 class Trainer:
-    """One training run into a folder: checkpoint/ while it lasts, log.jsonl, and at the end the returned
-    model.
+    """One training run into a folder, which gets `checkpoint/` while it lasts and `log.jsonl`.
 
     A run whose folder holds a checkpoint goes on from it; the options must then be the same.
     """
@@ -162,8 +159,7 @@ class Trainer:
         return self._accelerator.unwrap_model(self._model)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> DynamoForCausalLM:
-        """Train to the last step and return the model in evaluation mode; `stop` is asked after every
-        step."""
+        """Train to the last step; the model, in evaluation mode. `stop` is asked after every step."""
         self._model.train()
         started, first = time.perf_counter(), self.step
         progress = tqdm(
@@ -231,8 +227,7 @@ class Trainer:
         return self.output / "checkpoint"
 
     def save_checkpoint(self) -> None:
-        """Weights, optimiser, schedule, random states and step; the old checkpoint stands until the new one
-        is whole."""
+        """Write the run's whole state; the old checkpoint stands until the new one is complete."""
         partial = self.output / "checkpoint.partial"
         if self._accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)

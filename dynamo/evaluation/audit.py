@@ -35,8 +35,7 @@ class Audit:
 
 @torch.inference_mode()
 def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int]) -> Audit:
-    """Score a reply (ids) after a prompt (ids) under a stock GPT-NeoX model. An empty reply gives an empty
-    audit."""
+    """Score a reply (ids) after a prompt (ids) under a stock GPT-NeoX; an empty reply scores nothing."""
     if not reply:
         return Audit((), ())
     ids = torch.tensor([[*prompt, *reply]], device=base.device)

@@ -18,8 +18,7 @@ from dynamo.training import document_losses
 
 @dataclass(frozen=True)
 class Perplexity:
-    """nats: sum per head; targets: how many tokens each head was scored on; text_bytes: of the documents
-    read."""
+    """nats: sum per head; targets: tokens that each head was scored on; text_bytes: of what was read."""
 
     nats: tuple[float, ...]
     targets: tuple[int, ...]
