@@ -34,7 +34,7 @@ SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
 
 
 def read_rows(path: str | Path) -> Iterator[Turns | str]:
-    """Rows of a JSONL file (also .gz): conversations (`turns` or `messages`, each turn with `role` and `text` or
+    """Rows of a JSONL file (also .gz): conversations (`turns` or `messages`, turns of `role` and `text` or
     `content`) and plain documents (`text`).
 
     Raises ValueError naming file and line of a row that is neither, OSError if the file is not there.

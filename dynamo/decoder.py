@@ -1,11 +1,12 @@
 """One-step forward passes over a preallocated key-value cache, for a GPT-NeoX or a DynaMo model.
 
-The decoder runs the model's own modules, so quantised or offloaded layers work unchanged; what it replaces is
-the bookkeeping around them. Per pass it reads the new tokens, writes their keys and values in place, and
-returns the logits of every head at the last position. Only that position needs a query in the last layer and
-in the extra heads; all new positions need keys and values there.
+Per pass the decoder reads the new tokens, writes their keys and values in place, and returns the logits of
+every head at the last position. Only that position needs a query in the last layer and in the extra heads;
+all new positions need keys and values there. Small float32 models on CPU run on packed copies of their layers
+(`dynamo.packed`); any other runs its own modules, so quantised or offloaded layers work unchanged.
 
-A `DecodeState` is one lane's memory and is never shared; weights are shared by all lanes.
+A `DecodeState` is one lane's memory and is never shared; weights are shared by all lanes, and must not change
+while a decoder is in use.
 """
 
 from __future__ import annotations
@@ -19,29 +20,30 @@ from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
 
 from dynamo.model import DynamoForCausalLM
+from dynamo.packed import PackedLayers, can_pack
 
 
 @dataclass
 class DecodeState:
-    """Keys and values (slots, heads, capacity, head_dim); `length` positions of each are filled."""
+    """Keys and values, cache (slots, capacity, 2, heads, head_dim); `length` positions of every slot are
+    filled."""
 
-    keys: Tensor
-    values: Tensor
+    cache: Tensor
     length: int = 0
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[2]
+        return self.cache.shape[1]
 
 
 class Decoder:
     """Cached forward passes of one model, for batches of one.
 
-    `heads`: how many token heads it has (1 for a stock GPT-NeoX). `max_length`: positions the model was made
-    for.
+    heads: how many token heads it has (1 for a stock GPT-NeoX); max_length: positions the model was made for;
+    packed: whether it runs on packed copies of the layers. `packed=False` asks for the model's own modules.
     """
 
-    def __init__(self, model: GPTNeoXForCausalLM | DynamoForCausalLM):
+    def __init__(self, model: GPTNeoXForCausalLM | DynamoForCausalLM, packed: bool | None = None):
         dynamo = isinstance(model, DynamoForCausalLM)
         self._base = model.backbone if dynamo else model
         self._token_heads = list(model.token_heads) if dynamo else []
@@ -53,32 +55,38 @@ class Decoder:
         self._layers = list(self._base.gpt_neox.layers)
         self._attention_heads = config.num_attention_heads
         self._head_dim = config.hidden_size // config.num_attention_heads
-        self._parallel = config.use_parallel_residual
         self._slots = len(self._layers) + sum(len(head.layers) for head in self._token_heads)
         self._cos, self._sin = self._rotary_tables()
+        # The last layer and the extra heads side by side, where each head is one layer on the stem's output.
+        side_by_side = [self._layers[-1], *(layer for head in self._token_heads for layer in head.layers)]
+        regular = not self._source_is_last and len(side_by_side) == self.heads
+        self.packed = regular and can_pack([*self._layers[:-1], *side_by_side]) and packed is not False
+        if self.packed:
+            self._stem = [self._pack([layer]) for layer in self._layers[:-1]]
+            self._finals = self._pack(side_by_side)
 
     @property
     def device(self) -> torch.device:
         return self._base.gpt_neox.embed_in.weight.device
+
+    def _pack(self, layers: list[nn.Module]) -> PackedLayers:
+        return PackedLayers(layers, self._attention_heads, self._cos.shape[-1])
 
     @torch.inference_mode()
     def _rotary_tables(self) -> tuple[Tensor, Tensor]:
         embed = self._base.gpt_neox.embed_in.weight
         positions = torch.arange(self.max_length, device=embed.device).unsqueeze(0)
         cos, sin = self._base.gpt_neox.rotary_emb(embed[:1], position_ids=positions)
-        return cos[0, :, None, None], sin[0, :, None, None]  # (max_length, 1, 1, rotary_dim)
+        return cos[0, :, None, None, None], sin[0, :, None, None, None]  # (max_length, 1, 1, 1, rotary_dim)
 
     @torch.inference_mode()
     def new_state(self, capacity: int) -> DecodeState:
         """An empty cache for `capacity` positions."""
         if not 1 <= capacity <= self.max_length:
             raise ValueError(f"capacity: expected 1 to {self.max_length} positions, got {capacity}")
-        shape = (self._slots, self._attention_heads, capacity, self._head_dim)
         dtype = self._base.gpt_neox.embed_in.weight.dtype
-        return DecodeState(
-            torch.empty(shape, dtype=dtype, device=self.device),
-            torch.empty(shape, dtype=dtype, device=self.device),
-        )
+        shape = (self._slots, capacity, 2, self._attention_heads, self._head_dim)
+        return DecodeState(torch.empty(shape, dtype=dtype, device=self.device))
 
     @torch.inference_mode()
     def forward(self, state: DecodeState, tokens: Sequence[int], heads: int | None = None) -> Tensor:
@@ -91,88 +99,103 @@ class Decoder:
         start, stop = state.length, state.length + len(tokens)
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         assert start < stop <= state.capacity, f"positions {start} to {stop} in a cache of {state.capacity}"
-        neox = self._base.gpt_neox
-        step = _Step(
-            state, start, stop, self._cos[start:stop], self._sin[start:stop], self._mask(start, stop, state)
-        )
-        hidden_states = neox.embed_in(torch.tensor(tokens, device=self.device))  # (new, hidden)
+        step = _Step(state.cache, stop, self._cos[start:stop], self._sin[start:stop], self._mask(start, stop))
+        hidden_states = self._base.gpt_neox.embed_in(
+            torch.tensor(tokens, device=self.device)
+        )  # (new, hidden)
+        finals = (self._packed_pass if self.packed else self._module_pass)(hidden_states, heads, step)
+        state.length = stop
+        return self._logits(finals)
+
+    def _mask(self, start: int, stop: int) -> Tensor | None:
+        """Which cached positions each new one sees, (new, filled); None: a lone token sees them all."""
+        if stop - start == 1:
+            return None
+        filled = torch.arange(stop, device=self.device)
+        return filled <= filled[start:, None]
+
+    def _packed_pass(self, hidden_states: Tensor, heads: int, step: _Step) -> Tensor:
+        """Outputs of the last layer and the extra heads at the last position, (heads, hidden)."""
+        shared = (step.stop, step.cos, step.sin, step.mask)
+        for slot, layer in enumerate(self._stem):
+            hidden_states = layer.forward(
+                hidden_states, 1, step.cache[slot : slot + 1], *shared, only_last=False
+            )[0]
+        first = len(self._stem)
+        cache = step.cache[first : first + heads]
+        return self._finals.forward(hidden_states, heads, cache, *shared, only_last=True)[:, 0]
+
+    def _module_pass(self, hidden_states: Tensor, heads: int, step: _Step) -> Tensor:
+        """The same through the model's own modules."""
         for slot, layer in enumerate(self._layers[:-1]):
             hidden_states = self._layer(layer, hidden_states, slot, step)
         # Heads that read the last layer's output need it at every new position, not only at the last one.
         every = self._source_is_last and heads > 1
         last = self._layer(self._layers[-1], hidden_states, len(self._layers) - 1, step, only_last=not every)
         source = last if self._source_is_last else hidden_states
-        finals = [neox.final_layer_norm(last[-1:])]
+        outputs = [last[-1:]]
         for head in self._token_heads[: heads - 1]:
-            finals.append(self._extra_head(head, source, step))
-        state.length = stop
-        return self._logits(finals)
+            output = source
+            for i, layer in enumerate(head.layers, start=1):
+                slot = layer.attention.layer_idx
+                output = self._layer(layer, output, slot, step, only_last=i == len(head.layers))
+            outputs.append(output[-1:])
+        return torch.cat(outputs)
 
-    def _mask(self, start: int, stop: int, state: DecodeState) -> Tensor | None:
-        """Which cached positions each new one sees, (new, filled); None: a lone token sees them all."""
-        if stop - start == 1:
-            return None
-        filled = torch.arange(stop, device=state.keys.device)
-        return filled <= filled[start:, None]
-
-    def _extra_head(self, head: nn.Module, source: Tensor, step: _Step) -> Tensor:
-        hidden_states = source
-        for i, layer in enumerate(head.layers):
-            slot = layer.attention.layer_idx
-            hidden_states = self._layer(layer, hidden_states, slot, step, only_last=i == len(head.layers) - 1)
-        norm = head.final_layer_norm or self._base.gpt_neox.final_layer_norm
-        return norm(hidden_states[-1:])
-
-    def _logits(self, finals: list[Tensor]) -> Tensor:
-        """One read of the shared output embedding for all heads that use it."""
-        output = self._base.lm_head
-        own = [head.output_embedding for head in self._token_heads[: len(finals) - 1]]
-        if not any(own):
-            return output(torch.cat(finals))
-        return torch.cat([(e or output)(final) for e, final in zip([None, *own], finals, strict=True)])
+    def _logits(self, outputs: Tensor) -> Tensor:
+        """Final norm and output embedding, (heads, hidden) -> (heads, vocab); what is shared is read once."""
+        norm, embedding = self._base.gpt_neox.final_layer_norm, self._base.lm_head
+        extra = self._token_heads[: len(outputs) - 1]
+        if not any(head.final_layer_norm or head.output_embedding for head in extra):
+            return embedding(norm(outputs))
+        rows = [embedding(norm(outputs[:1]))]
+        for head, output in zip(extra, outputs[1:].split(1), strict=True):
+            rows.append((head.output_embedding or embedding)((head.final_layer_norm or norm)(output)))
+        return torch.cat(rows)
 
     def _layer(
         self, layer: nn.Module, hidden_states: Tensor, slot: int, step: _Step, only_last: bool = False
     ) -> Tensor:
-        attended = self._attention(layer, layer.input_layernorm(hidden_states), slot, step, only_last)
+        attended = self._attention(
+            layer.attention, layer.input_layernorm(hidden_states), slot, step, only_last
+        )
         if only_last:
             hidden_states = hidden_states[-1:]
-        if self._parallel:
+        if layer.use_parallel_residual:
             return layer.mlp(layer.post_attention_layernorm(hidden_states)) + attended + hidden_states
         hidden_states = attended + hidden_states
         return layer.mlp(layer.post_attention_layernorm(hidden_states)) + hidden_states
 
     def _attention(
-        self, layer: nn.Module, hidden_states: Tensor, slot: int, step: _Step, only_last: bool
+        self, attention: nn.Module, hidden_states: Tensor, slot: int, step: _Step, only_last: bool
     ) -> Tensor:
-        attention, state = layer.attention, step.state
-        qkv = attention.query_key_value(hidden_states).view(-1, self._attention_heads, 3, self._head_dim)
-        rotary_dim = step.cos.shape[-1]
-        turned = qkv[:, :, :2, :rotary_dim]  # queries and keys at once: (new, heads, 2, rotary_dim)
-        half = torch.cat((-turned[..., rotary_dim // 2 :], turned[..., : rotary_dim // 2]), dim=-1)
-        qkv[:, :, :2, :rotary_dim] = turned * step.cos + half * step.sin
-        query, key, value = qkv.permute(2, 1, 0, 3)  # (heads, new, head_dim) each
-        state.keys[slot, :, step.start : step.stop] = key
-        state.values[slot, :, step.start : step.stop] = value
-        mask = step.mask
+        new = len(hidden_states)
+        qkv = attention.query_key_value(hidden_states).view(new, self._attention_heads, 3, self._head_dim)
+        cos, sin = step.cos[:, 0], step.sin[:, 0]  # (new, 1, 1, rotary_dim)
+        turned = qkv[:, :, :2, : cos.shape[-1]]  # queries and keys at once
+        first, second = turned.chunk(2, dim=-1)
+        qkv[:, :, :2, : cos.shape[-1]] = turned * cos + torch.cat((-second, first), dim=-1) * sin
+        cache = step.cache[slot]
+        cache[step.stop - new : step.stop] = qkv[:, :, 1:].transpose(1, 2)
+        query, mask = qkv[:, :, 0], step.mask
         if only_last:
-            query, mask = query[:, -1:], None
+            query, mask = query[-1:], None
         attended = F.scaled_dot_product_attention(
-            query.unsqueeze(0),
-            state.keys[slot : slot + 1, :, : step.stop],
-            state.values[slot : slot + 1, :, : step.stop],
+            query.transpose(0, 1).unsqueeze(0),
+            cache[: step.stop, 0].transpose(0, 1).unsqueeze(0),
+            cache[: step.stop, 1].transpose(0, 1).unsqueeze(0),
             attn_mask=mask,
             scale=attention.scaling,
         )  # (1, heads, queries, head_dim)
-        return attention.dense(attended[0].transpose(0, 1).reshape(query.shape[1], -1))
+        return attention.dense(attended[0].transpose(0, 1).flatten(1))
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What all layers of one pass share: the lane, the new positions, their rotations, their mask."""
+    """What all layers of one pass share: the lane's cache, where it ends, rotations and mask of the new
+    positions."""
 
-    state: DecodeState
-    start: int
+    cache: Tensor
     stop: int
     cos: Tensor
     sin: Tensor

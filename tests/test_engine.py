@@ -37,9 +37,12 @@ def table():
      {"own_final_norm": True}],
     ids=str,
 )  # fmt: skip
-def test_cached_decode_equals_uncached_over_200_steps_of_1_2_and_3_tokens(shape):
+@pytest.mark.parametrize("packed", [True, False])
+def test_cached_decode_equals_uncached_over_200_steps_of_1_2_and_3_tokens(shape, packed):
     model = tiny_dynamo(**shape)
-    decoder = Decoder(model)
+    decoder = Decoder(model, packed=packed)
+    regular = "head_source" not in shape and shape.get("head_layers", 1) == 1
+    assert decoder.packed == (packed and regular)
     chunks = itertools.cycle([1, 3, 2, 2, 1, 3])
     ids = list(PROMPT)
     state = decoder.new_state(capacity=500)
@@ -68,13 +71,27 @@ def test_stock_model_decodes_as_transformers_does(base):
 
 
 def test_sequential_residual_and_missing_attention_bias_are_the_models_own():
-    base = tiny_base(use_parallel_residual=False, attention_bias=False)
-    decoder = Decoder(base)
-    state = decoder.new_state(16)
-    decoder.forward(state, PROMPT)
-    with torch.no_grad():
-        expected = base(torch.tensor([[*PROMPT, 1, 2]])).logits[0, -1:]
-    torch.testing.assert_close(decoder.forward(state, [1, 2]), expected, atol=1e-4, rtol=1e-4)
+    for changes in ({"use_parallel_residual": False}, {"attention_bias": False}, {"hidden_act": "relu"}):
+        base = tiny_base(**changes)
+        decoder = Decoder(base)
+        assert decoder.packed == ("use_parallel_residual" not in changes)
+        state = decoder.new_state(16)
+        decoder.forward(state, PROMPT)
+        with torch.no_grad():
+            expected = base(torch.tensor([[*PROMPT, 1, 2]])).logits[0, -1:]
+        torch.testing.assert_close(decoder.forward(state, [1, 2]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_fewer_heads_give_the_same_logits_for_those_that_run():
+    model = tiny_dynamo(heads=4)
+    for packed in (True, False):
+        whole, part = (Decoder(model, packed=packed) for _ in range(2))
+        states = whole.new_state(16), part.new_state(16)
+        for tokens in (PROMPT, [3], [4, 5]):
+            expected = whole.forward(states[0], tokens)[:2]
+            torch.testing.assert_close(
+                part.forward(states[1], tokens, heads=2), expected, atol=1e-5, rtol=1e-5
+            )
 
 
 def slow_generate(model, table, options, max_new_tokens, seed):

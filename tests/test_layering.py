@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "ndjson"},
-    {"sampler", "decoder", "data", "loading"},
+    {"sampler", "packed", "decoder", "data", "loading"},
     {"engine", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
@@ -22,7 +22,7 @@ SIBLINGS = {
     "counting": {"tuples"},
     "cooccurrence": {"counting", "tuples"},
     "ndjson": {"trace"},
-    "model": set(),
+    "decoder": {"packed"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
     "__main__": set(),
