@@ -1,0 +1,77 @@
+"""The shipped pair: it loads, it is what its cards say, and its recipe is the one in the repository."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynamo import Engine, SamplingOptions, embedded, load, loading, text
+from dynamo.evaluation import replies
+
+FOLDER = loading.EMBEDDED_FOLDER
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return load("embedded", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return json.loads((FOLDER / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def prompts(pair):
+    chats = json.loads(embedded.PROMPTS_FILE.read_text(encoding="utf-8"))
+    assert len(chats) == 40
+    return [text.encode_chat(pair.tokenizer, chat) for chat in chats]
+
+
+def test_the_pair_is_small_enough_to_ship():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 60e6
+
+
+def test_both_models_are_of_one_shape_and_stop_at_the_end_of_a_turn(pair):
+    assert pair.base.config.num_hidden_layers == pair.dynamo.config.num_hidden_layers == 8
+    assert pair.dynamo.config.num_token_heads == 3 and pair.table.order == 3
+    end = pair.tokenizer.convert_tokens_to_ids(text.END_OF_TURN)
+    assert Engine(pair.base).end_ids == Engine(pair.dynamo, pair.table).end_ids == {end}
+    assert pair.dynamo.config.max_position_embeddings >= 1024
+
+
+def test_cards_are_written_from_the_report(report):
+    for part in ("base", "dynamo"):
+        assert (FOLDER / part / "README.md").read_text(encoding="utf-8") == embedded.card(part, report)
+
+
+def test_report_names_the_commands_of_the_recipe(report):
+    stages = embedded.stages(Path("DATA"), Path("runs"))
+    assert [line.split()[3] for line in report["commands"]] == [stage.arguments[0] for stage in stages]
+    for line, stage in zip(report["commands"], stages, strict=True):
+        assert line == "python -m dynamo " + " ".join(stage.arguments)
+
+
+def test_first_head_is_no_worse_than_the_base_and_both_reach_the_minimum(report):
+    base, dynamo = (report["development"][part]["bits_per_byte"] for part in ("base", "dynamo"))
+    assert base <= 0.92 and dynamo <= 1.01 * base
+
+
+def test_replies_reproduce_the_reports_tokens_per_forward(pair, report, prompts):
+    """Ten prompts of the forty at the default threshold: measured again, on whatever machine this is."""
+    engine = Engine(pair.dynamo, pair.table, pair.tokenizer)
+    measured = replies.measure(engine, prompts[:10], SamplingOptions(), pair.base)
+    assert measured.tokens_per_forward >= 2.0
+    assert report["replies"]["dynamo at 0.5"]["tokens_per_forward"] >= 2.2
+    for reply in measured.texts:
+        assert reply[-1] in engine.end_ids, "a reply ends by itself"
+        assert 3 <= len(reply) <= 100
+
+
+def test_threshold_1_is_the_one_token_loop_of_the_same_weights(pair, prompts):
+    ours = Engine(pair.dynamo, pair.table, pair.tokenizer)
+    baseline = Engine(pair.dynamo.to_pythia(), None, pair.tokenizer)
+    options = SamplingOptions(threshold=1.0)
+    for seed, prompt in enumerate(prompts[:4]):
+        texts = [[t for s in e.stream(prompt, options, 40, seed) for t in s.tokens] for e in (ours, baseline)]
+        assert texts[0] == texts[1]
