@@ -15,6 +15,7 @@ import argparse
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,14 @@ def read_rows(path: str | Path) -> Iterator[Turns | str]:
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _row(line, f"{path}, line {number}")
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _row(line, f"{path}, line {number}")
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}, after line {number}: the file is damaged ({error})") from None
 
 
 def read_conversations(path: str | Path) -> Iterator[Turns]:
@@ -106,6 +111,8 @@ class TokenBlocks:
 
     def __init__(self, documents: Sequence[np.ndarray], separator: int, block_size: int = 512, seed: int = 0):
         self._documents = documents
+        if block_size < 2:
+            raise ValueError(f"block_size: expected 2 or more tokens, got {block_size}")
         self._separator = separator
         self._seed = seed
         self.block_size = block_size
@@ -117,6 +124,13 @@ class TokenBlocks:
                 "use a smaller block_size or more data"
             )
         self._epoch: tuple[int, np.ndarray] | None = None
+
+    def fingerprint(self) -> str:
+        """Short name of the sequence: another block size, seed or document gives another."""
+        crc = zlib.crc32(repr((self.block_size, self._seed, self._separator)).encode())
+        for document in self._documents:
+            crc = zlib.crc32(np.asarray(document, dtype=np.int64).tobytes(), crc)
+        return f"{crc:08x}"
 
     def batch(self, start: int, count: int) -> np.ndarray:
         """Blocks start .. start + count of the sequence: (count, block_size) int64."""

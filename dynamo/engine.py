@@ -31,8 +31,8 @@ class Engine:
     A DynaMo model without a table samples from the unmasked joint; a stock GPT-NeoX emits one token per pass.
     One engine serves any number of streams, at once and from several threads: each has its own state.
 
-    tokenizer: only for stop strings. special_ids: tokens that the repetition penalty never touches, by
-    default the tokenizer's special tokens and the model's end-of-text tokens.
+    tokenizer: for stop strings, and for its special tokens, which the repetition penalty never touches;
+    without one these are the tokens that the model's own configuration names (begin, end, padding).
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class Engine:
         self._table = table
         self._tokenizer = tokenizer
         self.end_ids = end_of_text_ids(model)
-        self._special_ids = self.end_ids | set(tokenizer.all_special_ids if tokenizer is not None else ())
+        named = model.config.bos_token_id, model.config.pad_token_id
+        special = tokenizer.all_special_ids if tokenizer is not None else [i for i in named if i is not None]
+        self._special_ids = self.end_ids | set(special)
         if table is not None:
             table.check(vocab_size=self._decoder.vocab_size)
 
@@ -75,6 +77,8 @@ class Engine:
         prompt = self._checked_prompt(input_ids)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
+        if seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {seed}")
         self._check_table(options)
         stops = self._stop_strings(stop)
         return self._decode(prompt, options, min(max_new_tokens, self.max_length - len(prompt)), seed, stops)
@@ -109,18 +113,16 @@ class Engine:
 
     def _cut(self, tokens: tuple[int, ...], stops: StopStrings | None) -> tuple[tuple[int, ...], bool]:
         """The tokens up to an end inside the chunk, and whether there was one."""
-        for count, token in enumerate(tokens, start=1):
-            if token in self.end_ids:
-                return tokens[:count], True
-        kept = stops.cut(tokens) if stops is not None else None
-        return (tokens, False) if kept is None else (tokens[:kept], True)
+        end = next((count for count, token in enumerate(tokens, start=1) if token in self.end_ids), None)
+        kept = stops.cut(tokens[:end]) if stops is not None else None
+        cut = end if kept is None else kept
+        return tokens[:cut], cut is not None
 
     def _checked_prompt(self, input_ids: torch.Tensor | Sequence[int]) -> list[int]:
-        if isinstance(input_ids, torch.Tensor):
-            if input_ids.ndim == 2 and input_ids.shape[0] != 1:
-                raise ValueError(f"input_ids: expected one row, (1, seq), got {tuple(input_ids.shape)}")
-            input_ids = input_ids.reshape(-1).tolist()
-        prompt = [int(token) for token in input_ids]
+        ids = torch.as_tensor(input_ids)
+        if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[0] != 1):
+            raise ValueError(f"input_ids: expected one row, (seq,) or (1, seq), got {tuple(ids.shape)}")
+        prompt = [int(token) for token in ids.flatten().tolist()]
         if not prompt:
             raise ValueError("input_ids: the prompt is empty; give at least one token")
         wrong = next((token for token in prompt if not 0 <= token < self._decoder.vocab_size), None)

@@ -21,8 +21,8 @@ BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 def survivors_of_top_k(logits: Values, temperature: float) -> Values:
     """Softmax over the k survivors of each head: falling logits (heads, k) -> (heads, k)."""
-    scaled = logits / temperature
-    weights = np.exp(scaled - scaled[:, :1])
+    with np.errstate(over="ignore"):  # at a tiny temperature all but the largest fall to zero, as they should
+        weights = np.exp((logits - logits[:, :1]) / temperature)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -35,15 +35,25 @@ def product(f: Values, ranks: Ranks) -> Values:
 
 
 def product_cells(f: Values, above: float) -> Ranks:
-    """Cells of the plain product that may be larger than `above`, in row-major order: f (m, k) -> (cells, m).
+    """Cells of the plain product that may be larger than `above`, row-major: f (m, k) -> (cells, m).
 
     Rows of f fall, so a cell of ranks (r1 .. rm) is the least of (r1 + 1) .. (rm + 1) cells, which sum to 1
     at most.
     """
     m, k = f.shape
-    reach = k if above * k <= 1.0 else int(1.0 / above)
-    ranks = np.indices((reach,) * m).reshape(m, -1).T
-    return ranks[(ranks + 1).prod(axis=1) * above <= 1.0]
+    return ranks_within(k, m, 1.0 / above if above > 0 and 1.0 / above < k**m else k**m)
+
+
+def ranks_within(k: int, m: int, most: float) -> Ranks:
+    """Cells of a grid of k^m whose (r1 + 1) .. (rm + 1) is at most `most`, row-major: (cells, m)."""
+    ranks, products = np.zeros((1, 0), dtype=np.intp), np.ones(1, dtype=np.int64)
+    for _ in range(m):
+        reach = np.minimum(k, (most / products).astype(np.int64))
+        ends = reach.cumsum()
+        last = np.arange(ends[-1]) - (ends - reach).repeat(reach)
+        ranks = np.hstack([ranks.repeat(reach, axis=0), last[:, None]])
+        products = products.repeat(reach) * (last + 1)
+    return ranks
 
 
 def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, float]:
@@ -52,7 +62,9 @@ def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, flo
     values, ratios: (cells,) of the tuples that occur in the table. The sum is 0 where nothing is left.
     """
     kept_mass = float(values.sum())
-    values = values * (ratios if strength == 1.0 else ratios**strength)
+    if strength != 1.0 and len(ratios):
+        ratios = (ratios / ratios.max()) ** strength  # normalised away; large powers overflow
+    values = values * ratios
     total = values.sum()
     return (values / total if total > 0 else values), kept_mass
 

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM, PretrainedConfig
 
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
+from dynamo.text import fingerprint
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "assets" / "models"
@@ -63,7 +64,7 @@ def load(
     Raises ValueError for a folder or id that is no DynaMo pair or checkpoint, or whose parts do not fit each
     other; OSError if it cannot be found or fetched.
     """
-    device = torch.device(device) if device is not None else default_device()
+    device = _device(device)
     dtype = dtype or default_dtype(device)
     folder = resolve(name)
     pair = (folder / "dynamo").is_dir() and (folder / "base").is_dir()
@@ -75,20 +76,19 @@ def load(
         )
     dynamo = load_dynamo(str(dynamo_folder), dtype=dtype)
     base = load_neox(str(folder / "base"), dtype=dtype) if pair else dynamo.to_pythia()
-    tokenizer = load_tokenizer(dynamo_folder)
-    for part, model in (("base", base), ("dynamo", dynamo)):
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(
-                f"model: {name}: its tokenizer has {len(tokenizer)} ids and its {part} model "
-                f"{model.config.vocab_size}; they do not belong together"
-            )
+    tokenizer = _tokenizer_of(dynamo_folder, dynamo)
+    if base.config.vocab_size != dynamo.config.vocab_size:
+        raise ValueError(
+            f"model: {name}: its base has a vocabulary of {base.config.vocab_size} and its DynaMo model of "
+            f"{dynamo.config.vocab_size}; they do not belong together"
+        )
     return Pair(
         name=name,
         description=EMBEDDED_DESCRIPTION if name == EMBEDDED else f"DynaMo checkpoint {name}.",
         base=base.to(device).eval(),
         dynamo=dynamo.to(device).eval(),
         tokenizer=tokenizer,
-        table=load_table(dynamo_folder, dynamo.config.vocab_size),
+        table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
     )
 
 
@@ -99,31 +99,56 @@ def load_model(
 
     "embedded" and pair folders give their DynaMo model; NAME/base gives the base.
     """
-    device = torch.device(device) if device is not None else default_device()
+    device = _device(device)
     dtype = dtype or default_dtype(device)
     folder = resolve(name)
     if (folder / "dynamo").is_dir():
         folder = folder / "dynamo"
     if model_type(folder) != DynamoConfig.model_type:
-        return load_neox(str(folder), dtype=dtype).to(device).eval(), load_tokenizer(folder), None
+        model = load_neox(str(folder), dtype=dtype).to(device).eval()
+        return model, _tokenizer_of(folder, model), None
     model = load_dynamo(str(folder), dtype=dtype).to(device).eval()
-    return model, load_tokenizer(folder), load_table(folder, model.config.vocab_size)
+    tokenizer = _tokenizer_of(folder, model)
+    return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return default_device()
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected cpu or cuda, got {device!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: this machine (or this build of torch) has no CUDA; use cpu")
+    return chosen
+
+
+def _tokenizer_of(folder: Path, model: Any) -> Any:
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"model: {folder}: its tokenizer has {len(tokenizer)} ids and its model "
+            f"{model.config.vocab_size}; they do not belong together"
+        )
+    return tokenizer
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model folder, which must hold one (a fast one, `tokenizer.json`)."""
-    folder = resolve(str(name))
+    """The tokenizer of a model, which must bring a fast one (`tokenizer.json`); a Path is taken as it is."""
+    folder = name if isinstance(name, Path) else resolve(name)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"tokenizer: {folder} holds no tokenizer.json; save the model's tokenizer there")
     return AutoTokenizer.from_pretrained(folder)
 
 
-def load_table(folder: Path, vocab_size: int) -> CooccurrenceTable | None:
+def load_table(folder: Path, vocab_size: int, tokenizer: Any) -> CooccurrenceTable | None:
+    """The table beside a DynaMo model's weights, checked against it; None where there is none."""
     path = folder / TABLE_FILE
     if not path.is_file():
         return None
     table = CooccurrenceTable.load(path)
-    table.check(vocab_size=vocab_size)
+    table.check(vocab_size=vocab_size, tokenizer=fingerprint(tokenizer))
     return table
 
 
@@ -148,16 +173,26 @@ def resolve(name: str) -> Path:
             f"model: expected '{EMBEDDED}', a model folder or a hub id such as EleutherAI/pythia-70m, "
             f"got {name!r}"
         )
+    cached = _cached(name)
+    return cached if cached is not None else _download(name)
+
+
+def _cached(name: str) -> Path | None:
+    """The cache's copy of a model, if it is whole: other programs may have fetched a part of it only."""
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
+        folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:
-        return _download(name)
+        return None
+    models = [folder / part for part in ("base", "dynamo")] if (folder / "dynamo").is_dir() else [folder]
+    needed = ("config.json", "tokenizer.json", "*.safetensors")
+    return folder if all(any(model.glob(file)) for model in models for file in needed) else None
 
 
 def _download(name: str) -> Path:
     """Ask the hub one quick question first: offline, the download's own retries take a minute."""
     try:
         HfApi().model_info(name, timeout=HUB_PROBE_SECONDS)
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except GatedRepoError:
         raise OSError(f"model: {name} is gated; accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:
@@ -166,7 +201,6 @@ def _download(name: str) -> Path:
         ) from None
     except Exception as error:
         raise OSError(
-            f"model: {name} is not in the cache and the hub cannot be reached ({type(error).__name__}); "
+            f"model: {name} is not in the cache and cannot be fetched from the hub ({type(error).__name__}); "
             f"go online, or use '{EMBEDDED}' or a local folder"
-        ) from None
-    return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        ) from error

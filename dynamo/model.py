@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationMixin, GPTNeoXConfig, GPTNeoXForCausalLM
@@ -28,6 +29,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXPreTrainedModel
 
 MAX_TOKEN_HEADS = 5
+_KIND_FIELDS = ("model_type", "architectures", "transformers_version")  # what a config is of, not its shape
 IGNORED_LABEL = -100
 
 
@@ -67,17 +69,25 @@ class DynamoConfig(GPTNeoXConfig):
 
     @classmethod
     def from_neox(cls, config: GPTNeoXConfig, **heads: Any) -> DynamoConfig:
+        """A base's configuration with token heads. Raises ValueError for an impossible shape."""
         fields = config.to_dict()
-        for name in ("model_type", "architectures", "transformers_version"):
+        for name in _KIND_FIELDS:
             fields.pop(name, None)
-        return cls(**{**fields, **heads})
+        try:
+            new = cls(**{**fields, **heads})
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error)) from None
+        # Without it the masks would be made for one attention implementation and read by another.
+        new._attn_implementation = config._attn_implementation
+        return new
 
     def to_neox(self) -> GPTNeoXConfig:
         fields = self.to_dict()
-        own = ("num_token_heads", "head_layers", "head_source", "own_output_embedding", "own_final_norm")
-        for name in (*own, "head_gradient_scale", "model_type", "architectures", "transformers_version"):
+        for name in (*DynamoConfig.__annotations__, *_KIND_FIELDS):
             fields.pop(name, None)
-        return GPTNeoXConfig(**fields, architectures=["GPTNeoXForCausalLM"])
+        stock = GPTNeoXConfig(**fields, architectures=["GPTNeoXForCausalLM"])
+        stock._attn_implementation = self._attn_implementation
+        return stock
 
 
 @dataclass
@@ -218,7 +228,6 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         """The first head as a stock `GPTNeoXForCausalLM`: a copy, with the same logits bit for bit."""
         base = copy.deepcopy(self.backbone)
         base.config = base.gpt_neox.config = self.config.to_neox()
-        base.config._attn_implementation = self.config._attn_implementation
         for layer in base.gpt_neox.layers:
             layer.attention.config = base.config
         base.gpt_neox.rotary_emb.config = base.config
@@ -243,9 +252,12 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         """All heads over a whole sequence: input_ids (batch, seq), labels (batch, seq) with -100 left out.
 
         Head n at position t is scored on the label at t + n (method: the modified causal-LM objective). With
-        labels in training logits are left out unless `return_logits=True`. With a cache only head 1 runs.
+        labels in training logits are left out unless `return_logits=True`. With a cache, or with
+        `logits_to_keep` as `generate` asks for it, only head 1 runs.
         """
-        if use_cache or past_key_values is not None:
+        if use_cache or past_key_values is not None or not _is_zero(logits_to_keep):
+            if labels is not None:
+                raise ValueError("labels: losses need every position of every head; leave caches out")
             return self._first_head_only(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -375,6 +387,10 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         )
 
 
+def _is_zero(logits_to_keep: int | Tensor) -> bool:
+    return isinstance(logits_to_keep, int) and logits_to_keep == 0
+
+
 def parameter_groups(
     parts: dict[str, tuple[nn.Module, float]], weight_decay: float, whole: nn.Module
 ) -> list[dict[str, Any]]:
@@ -418,10 +434,17 @@ def load_dynamo(path: str, dtype: torch.dtype | None = None, **hub: Any) -> Dyna
 def _filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
     try:
         model, report = cls.from_pretrained(
-            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **hub
+            path,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report names them, and they are refused below
+            **hub,
         )
     except SafetensorError as error:
         raise ValueError(f"{path}: its weight file is damaged ({error}); fetch or export it again") from None
+    except StrictDataclassError as error:
+        raise ValueError(f"{path}: its config.json is not valid: {error.__cause__ or error}") from None
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"

@@ -138,12 +138,12 @@ class _Attempt:
 def top_candidates(logits: NDArray[np.floating], options: SamplingOptions) -> Candidates:
     """Top-k of each head and the softmax over the survivors; ties go to the lower id. logits: (heads, vocab).
 
-    Raises FloatingPointError if a head's largest logit is not a finite number.
+    Raises ValueError if a head's largest logit is not a finite number.
     """
     heads, vocab = logits.shape
     largest = logits.max(axis=1)  # NaN wins every comparison here
     if not np.isfinite(largest).all():
-        raise FloatingPointError(
+        raise ValueError(
             f"the model's logits are not finite (largest of each head: {largest.tolist()}); "
             "load it in float32 or bfloat16"
         )
@@ -229,11 +229,12 @@ def choose_joint(
 
 
 def _require_few_cells(k: int, order: int, above: float) -> None:
-    cells = min(k, 1 / above if above > 0 else k) ** order
-    if cells > MAX_CELLS:
+    cells = k**order
+    if above == 0 and cells > MAX_CELLS:
         raise ValueError(
             f"top_k: {k} candidates for each of {order} tokens make a grid of {int(cells):,} cells; without "
-            f"a mask at most {MAX_CELLS:,} are computed: lower top_k or max_order, or raise threshold"
+            f"a mask and a threshold at most {MAX_CELLS:,} are computed: lower top_k or max_order, or raise "
+            "threshold"
         )
 
 

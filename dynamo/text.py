@@ -11,6 +11,9 @@ This module knows tokenizers. It does not know models.
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,6 +57,24 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, s
     Raises ValueError on an unknown role or a tokenizer without the template's markers.
     """
     return encode_many(tokenizer, [turns])[0]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """A chat message to be answered where the tokenizer has the template, else plain text to be completed.
+
+    Raises ValueError for an empty prompt.
+    """
+    if not prompt.strip():
+        raise ValueError("prompt: it is empty; write at least one word")
+    if has_chat_template(tokenizer):
+        return encode_chat(tokenizer, [{"role": "user", "content": prompt}])
+    return encode_plain(tokenizer, [prompt])[0]
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A short name of a tokenizer's vocabulary: tables and models that share it belong together."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
+    return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
 
 def encode_many(
@@ -110,51 +131,74 @@ def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     """Ids of texts in which nothing is a marker, whatever it spells."""
     if not texts:
         return []
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return tokenizer([_valid(each) for each in texts], add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+
+
+def _valid(content: str) -> str:
+    """The text itself; lone surrogates, which have no UTF-8, become question marks."""
+    return content.encode("utf-8", errors="replace").decode()
 
 
 class IncrementalDecoder:
-    """Token ids to text pieces, one piece per id.
+    """Token ids to text pieces, one piece per id, for byte-level tokenizers.
 
-    Byte-level tokens may hold half a character: its piece is then "", and the finished character comes with
-    the token that completes it. Special tokens decode to "". Linear in the number of ids.
+    A token may hold half a character: its piece is then what was finished before it, and the character comes
+    with the token that completes it. Special tokens have the piece "". Broken bytes become replacement
+    characters.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
         self._special = set(tokenizer.all_special_ids)
-        self._pending: list[int] = []
+        self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Iterable[int]) -> list[str]:
         return [self._piece(int(token)) for token in ids]
 
     def flush(self) -> str:
-        """What is left of an unfinished character, as replacement characters."""
-        text = self._decode(self._pending)
-        self._pending = []
+        """What is left of an unfinished character, as a replacement character."""
+        text = self._bytes.decode(b"", final=True)
+        self._bytes.reset()
         return text
 
     def _piece(self, token: int) -> str:
         if token in self._special:
             return self.flush()
-        self._pending.append(token)
-        text = self._decode(self._pending)
-        # Four bytes are the longest character; a longer tail is broken text, not an unfinished one.
-        if text.endswith("\ufffd") and len(self._pending) < 4:
-            return ""
-        self._pending = []
-        return text
+        return self._bytes.decode(token_bytes(self._tokenizer, token))
 
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """The bytes that one id of a byte-level tokenizer stands for; an added token is its own text."""
+    symbols = tokenizer.convert_ids_to_tokens(token)
+    if symbols is None:
+        return b""  # a padded row of the model's vocabulary: no text
+    if all(symbol in _BYTE_OF for symbol in symbols):
+        return bytes(_BYTE_OF[symbol] for symbol in symbols)
+    return symbols.encode()
+
+
+def _byte_symbols() -> list[str]:
+    """The printable character by which byte-level BPE writes each of the 256 bytes (GPT-2's table)."""
+    printable = {
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    }
+    shifted = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(shifted)) for byte in range(256)]
+
+
+_BYTE_OF = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
 
 
 class StopStrings:
     """Finds the first of several strings in a growing text, also across chunk borders."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]):
-        if any(not text for text in stop):
-            raise ValueError("stop: a stop string must have at least one character, got ''")
+        if isinstance(stop, str) or any(not text for text in stop):
+            raise ValueError(f"stop: expected a list of strings of one character or more, got {stop!r}")
         self._stop = tuple(stop)
         self._decoder = IncrementalDecoder(tokenizer)
         self._tail = ""

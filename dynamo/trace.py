@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dynamo.joint import product, ranks_within
+
 RECORDED_CELLS = 64
 
 
@@ -90,15 +92,13 @@ class Joint:
 
 
 def largest_of_product(probabilities: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells among which the `count` largest of a product of sorted distributions must lie, in rank order.
+    """Cells among which the `count` largest of a product of sorted distributions must lie, row-major.
 
-    A cell of ranks (r1 .. rm) has at least (r1 + 1) * .. * (rm + 1) - 1 cells that are as large or larger.
+    A cell of ranks (r1 .. rm) has at least (r1 + 1) .. (rm + 1) - 1 cells that are as large or larger.
     """
     order, size = probabilities.shape
-    ranks = np.indices((min(size, count),) * order).reshape(order, -1).T
-    ranks = ranks[(ranks + 1).prod(axis=1) <= count]
-    values = probabilities[np.arange(order), ranks].prod(axis=1)
-    return ranks, values
+    ranks = ranks_within(size, order, count)
+    return ranks, product(probabilities, ranks)
 
 
 @dataclass(frozen=True, eq=False)

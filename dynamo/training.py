@@ -146,6 +146,8 @@ class Trainer:
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_scale(step, options)
         )
+        # What a checkpoint must have in common with the run that goes on from it, besides the options.
+        self._subject = {"blocks": blocks.fingerprint(), "model": _shape(model)}
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._scheduler = scheduler
         self._accelerator.register_for_checkpointing(scheduler)
@@ -156,7 +158,13 @@ class Trainer:
 
     @property
     def model(self) -> DynamoForCausalLM:
+        """The model in training; with mixed precision its forward pass is still the run's."""
         return self._accelerator.unwrap_model(self._model)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes results."""
+        return self._accelerator.is_main_process
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> DynamoForCausalLM:
         """Train to the last step; the model, in evaluation mode. `stop` is asked after every step."""
@@ -178,23 +186,33 @@ class Trainer:
                 row = {"step": self.step, "losses": losses.tolist(), "tokens_per_second": tokens / seconds}
                 progress.set_postfix_str(" ".join(f"{loss:.3f}" for loss in losses.tolist()))
                 self._log(row | {"lr": [group["lr"] for group in self._optimizer.param_groups]})
-            if self._due(self.options.evaluate_every) or self.step == self.options.steps:
-                self.last_validation = self.validate()
-                self._log({"step": self.step, "validation": self.last_validation})
+            if self._due(self.options.evaluate_every) and self.step < self.options.steps:
+                self._log({"step": self.step, "validation": self.validate()})
             if self._due(self.options.checkpoint_every) and self.step < self.options.steps:
                 self.save_checkpoint()
             if stop():
                 self.save_checkpoint()
                 break
         progress.close()
-        return self.model.eval()
+        # From here on the model computes in its own precision again, and is measured in it.
+        model = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False).eval()
+        if self.step == self.options.steps:
+            self._log({"step": self.step, "validation": self.validate()})
+        return model
+
+    def discard_checkpoint(self) -> None:
+        """Forget the run's state, once its result is safe elsewhere."""
+        if self.is_main:
+            for folder in (self._checkpoint, old_folder(self._checkpoint)):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def validate(self) -> list[float]:
         """Mean nats per target of each head on the validation documents; [] without any."""
         if not len(self._validation):
             return []
         nats, targets = document_losses(self.model, self._validation, self._cut)
-        return (nats / targets.clamp(min=1)).tolist()
+        self.last_validation = (nats / targets.clamp(min=1)).tolist()
+        return self.last_validation
 
     def _train_step(self) -> Tensor:
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
@@ -233,10 +251,10 @@ class Trainer:
             shutil.rmtree(partial, ignore_errors=True)
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(partial), safe_serialization=True)
+        self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            (partial / "run.json").write_text(
-                json.dumps({"step": self.step, "options": asdict(self.options)})
-            )
+            run = {"step": self.step, "options": asdict(self.options), **self._subject}
+            (partial / "run.json").write_text(json.dumps(run))
             replace_folder(partial, self._checkpoint)
         self._accelerator.wait_for_everyone()
 
@@ -248,11 +266,12 @@ class Trainer:
         if found is None:
             return
         run = json.loads((found / "run.json").read_text())
+        now = {**asdict(self.options), **self._subject}
+        then = {**run["options"], **{name: run.get(name) for name in self._subject}}
         changed = {
-            name: (value, getattr(self.options, name))
-            for name, value in run["options"].items()
-            if value != getattr(self.options, name, None)
-            and name not in ("checkpoint_every", "evaluate_every")
+            name: (then.get(name), value)
+            for name, value in now.items()
+            if then.get(name) != value and name not in ("checkpoint_every", "evaluate_every")
         }
         if changed:
             listed = ", ".join(f"{name}: {was} then, {now} now" for name, (was, now) in changed.items())
@@ -264,6 +283,15 @@ class Trainer:
         self.step = run["step"]
 
 
+def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
+    """What must agree for a checkpoint's weights to fit a model and its objective to be the same."""
+    config = model.config
+    base = ("hidden_size", "num_hidden_layers", "vocab_size")
+    heads = ("num_token_heads", "head_layers", "head_source", "own_output_embedding", "own_final_norm")
+    names = (*base, *heads, "head_gradient_scale")
+    return {name: getattr(config, name) for name in names}
+
+
 def old_folder(path: Path) -> Path:
     return path.with_name(path.name + ".old")
 
@@ -271,8 +299,8 @@ def old_folder(path: Path) -> Path:
 def replace_folder(new: Path, target: Path) -> None:
     """Put a complete folder in another's place; at every moment one complete folder exists."""
     old = old_folder(target)
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
     os.replace(new, target)
     shutil.rmtree(old, ignore_errors=True)

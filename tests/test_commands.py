@@ -68,6 +68,7 @@ def test_train_count_perplexity_chain(folder, capsys):
                   "--output", folder / "heads", *shape)  # fmt: skip
     assert code == 0
     assert json.loads((folder / "heads/model/config.json").read_text())["num_token_heads"] == 2
+    assert not (folder / "heads/checkpoint").exists(), "a finished run needs no checkpoint"
     table = folder / "heads/model/cooccurrence.safetensors"
     code, result = run(capsys, "count", "--tokenizer", folder / "tokenizer", "--order", 2,
                        "--data", folder / "data.jsonl", "--output", table)  # fmt: skip
@@ -79,7 +80,36 @@ def test_train_count_perplexity_chain(folder, capsys):
     assert result["joint_ppl"][1] == pytest.approx((result["ppl"][0] * result["ppl"][1]) ** 0.5)
 
 
+def test_model_trained_on_conversations_stops_at_the_end_of_a_turn(folder, capsys, tokenizer):
+    """A Pythia knows only its end of text; with the chat template it must learn to stop at <|end|> too."""
+    pythia = tiny_base(seed=3, eos_token_id=0)
+    save_model(pythia, tokenizer, folder / "pythia")
+    run(capsys, "train", "--model", folder / "pythia", "--steps", 1, "--batch-size", 1, "--block-size", 16,
+        "--data", folder / "data.jsonl", "--output", folder / "taught")  # fmt: skip
+    declared = json.loads((folder / "taught/model/generation_config.json").read_text())["eos_token_id"]
+    assert declared == [0, tokenizer.eos_token_id]
+
+
 BAD = {
+    "too many heads": (
+        ["train", "--model", "P", "--data", "D", "--output", "O", "--heads", "6"],
+        "num_token_heads: expected 1 to 5, got 6",
+    ),
+    "heads there already": (
+        ["train", "--model", "Y", "--data", "D", "--output", "O", "--heads", "4"],
+        "has token heads already and keeps them; leave out num_token_heads",
+    ),
+    "block": (
+        ["train", "--model", "P", "--data", "D", "--output", "O", "--block-size", "0"],
+        "block_size: expected 4",
+    ),
+    "done": (["train", "--model", "P", "--data", "D", "--output", "DONE"], "holds a finished model already"),
+    "cut": (
+        ["perplexity", "--data", "D", "--cut", "4096"],
+        "(the model's positions) tokens, got 4096",
+    ),
+    "device": (["generate", "hi", "--device", "quantum"], "device: expected cpu or cuda"),
+    "seed": (["generate", "hi", "--seed", "-3"], "seed: expected 0 or more, got -3"),
     "threshold": (["generate", "hi", "--threshold", "1.5"], "threshold: expected 0 to 1, got 1.5"),
     "top-k": (["generate", "hi", "--top-k", "0"], "top_k: expected a whole number, 1 or more, got 0"),
     "empty prompt": (["generate", "  "], "prompt: it is empty"),
@@ -98,6 +128,8 @@ BAD = {
 @pytest.mark.parametrize("arguments, sentence", BAD.values(), ids=BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, arguments, sentence):
     places = {"T": folder / "tokenizer", "D": folder / "data.jsonl", "O": folder / "out"}
+    places |= {"P": folder / "pair/base", "Y": folder / "pair/dynamo", "DONE": folder / "done"}
+    (folder / "done/model").mkdir(parents=True, exist_ok=True)
     arguments = [str(places.get(argument, argument)) for argument in arguments]
     if arguments[0] in ("generate", "perplexity") and "--model" not in arguments:
         arguments += ["--model", str(folder / "pair")]

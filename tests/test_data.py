@@ -38,6 +38,25 @@ def test_corrupt_line_is_named_by_file_and_line(tmp_path, line, message):
         list(data.read_conversations(path))
 
 
+def test_truncated_archive_is_named(tmp_path):
+    path = tmp_path / "cut.jsonl.gz"
+    whole = gzip.compress("\n".join(json.dumps({"messages": DIALOGUES[0]}) for _ in range(500)).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut.jsonl.gz, after line \d+: the file is damaged"):
+        list(data.read_rows(path))
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="the file is damaged"):
+        list(data.read_rows(path))
+
+
+def test_blocks_of_another_kind_have_another_fingerprint():
+    documents = [np.arange(n) for n in range(5, 40)]
+    blocks = data.TokenBlocks(documents, 0, 32, seed=7)
+    assert blocks.fingerprint() == data.TokenBlocks(documents, 0, 32, seed=7).fingerprint()
+    others = (documents[1:], 0, 32, 7), (documents, 1, 32, 7), (documents, 0, 16, 7), (documents, 0, 32, 8)
+    assert len({blocks.fingerprint(), *(data.TokenBlocks(*other).fingerprint() for other in others)}) == 5
+
+
 def test_plain_documents_stand_among_conversations_in_their_order(tmp_path, tokenizer):
     rows = [{"text": "Plain <|end|> text."}, {"messages": DIALOGUES[1]}, {"text": "More."}]
     path = write_lines(tmp_path / "mixed.jsonl", [json.dumps(row) for row in rows])

@@ -10,10 +10,11 @@ from oracle import choose as oracle_choose
 
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.decoder import Decoder
-from dynamo.engine import Engine
+from dynamo.engine import Engine, race
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import SamplingOptions
 from dynamo.text import IncrementalDecoder
+from dynamo.trace import StepRecord
 
 PROMPT = [5, 100, 42, 17, 250]
 RNG = np.random.default_rng(0)
@@ -183,7 +184,7 @@ def test_interleaved_streams_of_one_engine_do_not_touch_each_other(table):
 
 
 def test_end_of_text_inside_a_chunk_is_emitted_and_ends_the_text():
-    """Every token is declared an end of text but those the first pass starts with."""
+    """The second token of the first chunk is declared an end of text."""
     model = tiny_dynamo()
     steps = list(Engine(model).stream(PROMPT, SamplingOptions(threshold=0.0, temperature=0), 30))
     first = steps[0].tokens
@@ -191,6 +192,58 @@ def test_end_of_text_inside_a_chunk_is_emitted_and_ends_the_text():
     model.generation_config.eos_token_id = [first[1], 299]
     cut = list(Engine(model).stream(PROMPT, SamplingOptions(threshold=0.0, temperature=0), 30))
     assert len(cut) == 1 and cut[0].tokens == first[: first.index(first[1]) + 1] and cut[0].order == 3
+
+
+def test_stop_string_before_an_end_of_text_in_the_same_chunk_wins(tokenizer):
+    model = tiny_dynamo()
+    options = SamplingOptions(threshold=0.0, temperature=1.5)
+    chunks = [step.tokens for step in Engine(model, tokenizer=tokenizer).stream(PROMPT, options, 90)]
+    before, pieces = [], IncrementalDecoder(tokenizer)
+    for chunk in chunks:
+        words = pieces.push(chunk)
+        if (
+            words[0].isalnum()
+            and words[0] not in "".join(before)
+            and chunk[2] not in sum(chunks, ())[: len(before)]
+        ):
+            break
+        before += words
+    model.generation_config.eos_token_id = [chunk[2]]
+    engine = Engine(model, tokenizer=tokenizer)
+    cut = tokens_of(engine.stream(PROMPT, options, 90, stop=[words[0]]))
+    assert cut[-1] == chunk[0] and len(cut) == len(before) + 1
+
+
+class ScriptedStream:
+    """Records of given durations; knows when it was closed."""
+
+    def __init__(self, seconds):
+        self.steps = iter([StepRecord(tokens=(1,), order=1, seconds=s) for s in seconds])
+        self.closed = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.steps)
+
+    def close(self):
+        self.closed = True
+
+
+def test_race_steps_the_lane_with_less_model_time_and_runs_both_to_the_end():
+    lanes = {"slow": ScriptedStream([3.0, 3.0]), "fast": ScriptedStream([1.0, 1.0, 1.0, 1.0, 1.0])}
+    order = [lane for lane, _ in race(lanes)]
+    assert order == ["slow", "fast", "fast", "fast", "slow", "fast", "fast"]
+    assert all(lane.closed for lane in lanes.values())
+
+
+def test_closing_a_race_closes_its_streams():
+    lanes = {"one": ScriptedStream([1.0] * 9), "other": ScriptedStream([1.0] * 9)}
+    running = race(lanes)
+    next(running)
+    running.close()
+    assert all(lane.closed for lane in lanes.values())
 
 
 def test_length_cuts_inside_a_chunk():
@@ -228,11 +281,23 @@ def test_stop_string_ends_the_text_inside_a_chunk(tokenizer):
         ([1, 300], "expected ids from 0 to 299, got 300"),
         ([-1], "got -1"),
         (torch.ones(2, 4, dtype=torch.long), "expected one row"),
+        (torch.ones(1, 1, 4, dtype=torch.long), "expected one row"),
     ],
 )
 def test_bad_prompt_is_refused_before_anything_runs(prompt, message):
     with pytest.raises(ValueError, match=message):
         Engine(tiny_dynamo()).stream(prompt)
+
+
+def test_prompt_may_be_a_list_a_nested_list_an_array_or_a_tensor():
+    engine = Engine(tiny_dynamo())
+    forms = [PROMPT, [PROMPT], np.array(PROMPT), np.array([PROMPT]), torch.tensor([PROMPT])]
+    assert len({tuple(tokens_of(engine.stream(form, max_new_tokens=12))) for form in forms}) == 1
+
+
+def test_negative_seed_is_refused():
+    with pytest.raises(ValueError, match="seed: expected 0 or more, got -1"):
+        Engine(tiny_dynamo()).stream(PROMPT, seed=-1)
 
 
 def test_table_of_another_vocabulary_or_a_lower_order_is_refused():

@@ -80,6 +80,19 @@ def test_pruned_product_loses_no_cell_above_the_threshold(seed, k, m, above):
     assert (np.diff(ranks @ k ** np.arange(m - 1, -1, -1)) > 0).all(), "rank order"
 
 
+def test_ranks_within_a_product_are_all_of_them_in_row_major_order():
+    for k, m, most in [(5, 2, 6), (4, 3, 10), (3, 4, 81), (7, 1, 3)]:
+        expected = [r for r in np.ndindex(*(k,) * m) if np.prod(np.add(r, 1)) <= most]
+        assert joint.ranks_within(k, m, most).tolist() == [list(r) for r in expected]
+
+
+def test_tiny_temperature_and_huge_mask_strength_stay_finite():
+    logits = np.array([[2.0, 1.0, -np.inf]])
+    assert joint.survivors_of_top_k(logits, 1e-308).tolist() == [[1.0, 0.0, 0.0]]
+    values, kept = joint.masked(np.array([0.1, 0.2]), np.array([1e20, 2e20]), 50.0)
+    assert np.isfinite(values).all() and values.sum() == pytest.approx(1) and kept == pytest.approx(0.3)
+
+
 def test_repetitions_by_hand():
     seen, special = np.zeros(10, bool), np.zeros(10, bool)
     seen[[1, 9]] = True

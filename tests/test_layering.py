@@ -22,6 +22,7 @@ SIBLINGS = {
     "counting": {"tuples"},
     "cooccurrence": {"counting", "tuples"},
     "ndjson": {"trace"},
+    "trace": {"joint"},
     "decoder": {"packed"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs

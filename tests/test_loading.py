@@ -60,8 +60,54 @@ def test_hub_id_is_served_from_a_filled_cache(pair_folder, tmp_path, monkeypatch
     assert pair.table is not None and pair.dynamo.config.num_token_heads == 3
 
 
+def test_part_of_a_model_in_the_cache_is_not_taken_for_the_model(pair_folder, tmp_path, monkeypatch):
+    """Another program fetched only the tokenizer; the hub, asked for the rest, is away."""
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--someone--partly" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    shutil.copy(pair_folder / "dynamo" / "tokenizer.json", snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    with pytest.raises(OSError, match="cannot be fetched from the hub"):
+        loading.load("someone/partly")
+
+
+def test_table_of_another_tokenizer_of_the_same_size_is_refused(pair_folder):
+    blocks = [[1, 2, 3, 4]]
+    other = CooccurrenceTable.count(blocks, vocab_size=300, tokenizer="0123456789abcdef")
+    other.save(pair_folder / "dynamo" / loading.TABLE_FILE)
+    with pytest.raises(ValueError, match="counts tokens of 0123456789abcdef"):
+        loading.load(str(pair_folder))
+
+
+@pytest.mark.parametrize("device, message", [("quantum", "expected cpu or cuda"), ("cuda", "has no CUDA")])
+def test_device_that_is_not_there_is_refused(pair_folder, device, message):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match=f"device: .*{message}"):
+        loading.load(str(pair_folder), device=device)
+
+
+def test_weights_of_another_shape_are_refused(pair_folder):
+    config = pair_folder / "base" / "config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({**fields, "intermediate_size": 128}))
+    with pytest.raises(ValueError, match=r"do not fill a GPT-NeoX model.*mismatched_keys"):
+        loading.load(str(pair_folder))
+
+
+def test_impossible_shape_in_a_config_is_refused(pair_folder):
+    config = pair_folder / "dynamo" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_token_heads": 9}))
+    with pytest.raises(
+        ValueError, match=r"config.json is not valid: .*num_token_heads: expected 1 to 5, got 9"
+    ):
+        loading.load(str(pair_folder))
+
+
 def test_id_that_is_not_cached_says_so_at_once_when_the_hub_is_away():
-    with pytest.raises(OSError, match="nobody/nothing is not in the cache and the hub cannot be reached"):
+    with pytest.raises(OSError, match="nobody/nothing is not in the cache and cannot be fetched"):
         loading.load("nobody/nothing")
 
 

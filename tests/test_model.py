@@ -174,7 +174,10 @@ def test_copied_heads_start_as_the_last_layer_and_random_ones_do_not():
 def test_generate_and_cache_run_the_first_head_only(dynamo_model, base):
     prompt, mask = IDS[:1, :6], torch.ones(1, 6, dtype=torch.long)
     ask = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    assert torch.equal(dynamo_model.generate(prompt, **ask), base.generate(prompt, **ask))
+    expected = base.generate(prompt, **ask)
+    for use_cache in (True, False):
+        assert torch.equal(dynamo_model.generate(prompt, use_cache=use_cache, **ask), expected)
+    assert dynamo_model(prompt, logits_to_keep=1).head_logits is None
 
 
 def test_loss_equals_a_double_loop_over_positions(dynamo_model):
@@ -284,8 +287,27 @@ def test_heads_only_training_leaves_the_base_without_gradient():
     ],
 )
 def test_impossible_shape_is_refused_with_its_range(wrong, message):
-    with pytest.raises(Exception, match=message):
-        DynamoConfig(**wrong)
+    with pytest.raises(ValueError, match=message):
+        DynamoConfig.from_neox(tiny_config(), **wrong)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_no_position_sees_a_later_one_whatever_attention_the_base_came_with(attention):
+    """An eager base under masks made for sdpa (None) once read the future without any sign."""
+    base = tiny_base()
+    base.set_attn_implementation(attention)
+    model = DynamoForCausalLM.from_neox(base, num_token_heads=3).eval()
+    changed = IDS.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 300
+    with torch.no_grad():
+        one, other = model(IDS).head_logits, model(changed).head_logits
+    torch.testing.assert_close(one[:, :, :-1], other[:, :, :-1])
+    assert not torch.equal(one[:, :, -1], other[:, :, -1])
+
+
+def test_losses_with_a_cache_are_refused(dynamo_model):
+    with pytest.raises(ValueError, match="labels: losses need every position"):
+        dynamo_model(IDS, labels=IDS, use_cache=True)
 
 
 def test_padding_changes_nothing_for_the_real_tokens(dynamo_model):

@@ -50,6 +50,36 @@ def test_half_a_character_waits_for_the_token_that_completes_it(tokenizer):
     assert decoder.push(ids[:1]) == [""] and decoder.push(ids[1:]) == ["é"]
 
 
+def test_tokens_that_straddle_characters_lose_nothing():
+    """A token may end one character and begin the next: C3, then A9 C3 five times, then A9, is six times
+    e-acute."""
+    symbols = [text._byte_symbols()[byte] for byte in (0xC3, 0xA9)]
+    vocab = {symbols[0]: 0, symbols[1]: 1, symbols[1] + symbols[0]: 2}
+    raw = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab=vocab, merges=[])))
+    decoder = text.IncrementalDecoder(raw)
+    assert decoder.push([0, 2, 2, 2, 2, 2, 1]) == ["", "é", "é", "é", "é", "é", "é"]
+    assert decoder.flush() == ""
+
+
+def test_lone_surrogates_are_encoded_as_question_marks(tokenizer):
+    ids = text.encode_prompt(tokenizer, "a\ud800b")
+    assert "".join(text.IncrementalDecoder(tokenizer).push(ids)) == "a?b"
+
+
+def test_prompt_is_a_chat_message_or_plain_text(tokenizer):
+    chat = text.encode_prompt(tokenizer, "Hello")
+    assert chat == text.encode_chat(tokenizer, [{"role": "user", "content": "Hello"}])
+    alphabet = {symbol: i for i, symbol in enumerate(text._byte_symbols())}
+    bpe = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain = PreTrainedTokenizerFast(tokenizer_object=bpe)
+    assert (
+        bytes(b for i in text.encode_prompt(plain, "Hé") for b in text.token_bytes(plain, i)) == "Hé".encode()
+    )
+    with pytest.raises(ValueError, match="prompt: it is empty"):
+        text.encode_prompt(tokenizer, " ")
+
+
 def test_broken_bytes_are_shown_and_do_not_swallow_what_follows(tokenizer):
     half = tokenizer("é", add_special_tokens=False)["input_ids"][0]
     rest = tokenizer("ok", add_special_tokens=False)["input_ids"]
@@ -76,8 +106,9 @@ def test_stop_string_counts_the_tokens_up_to_its_last(tokenizer):
 
 
 def test_empty_stop_string_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="at least one character"):
-        text.StopStrings(tokenizer, [""])
+    for stop in ([""], "abc"):
+        with pytest.raises(ValueError, match="expected a list of strings of one character or more"):
+            text.StopStrings(tokenizer, stop)
 
 
 def test_unknown_role_is_refused(tokenizer):

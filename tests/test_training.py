@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_dynamo
 
 from dynamo import text
@@ -22,6 +23,13 @@ OPTIONS = TrainingOptions(
 @pytest.fixture(scope="module")
 def documents(tokenizer):
     return [np.asarray(text.encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps one state per process; a run of another precision needs a new one."""
+    yield
+    AcceleratorState._reset_state()
 
 
 def trainer(documents, output, options=OPTIONS, **more):
@@ -54,6 +62,7 @@ import os, signal, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 from test_training import OPTIONS, trainer
 from dynamo.data import train_tokenizer
+from accelerate.state import AcceleratorState
 from conftest import DIALOGUES
 from dynamo import text
 import numpy as np
@@ -110,6 +119,35 @@ def test_learning_rates_follow_warm_up_and_cosine_and_keep_their_ratio(documents
     base, heads = np.array(rates)[:, 0], np.array(rates)[:, -1]
     np.testing.assert_allclose(base, [1e-3 * e for e in expected], atol=1e-12)
     np.testing.assert_allclose(heads, [1e-2 * e for e in expected], atol=1e-12)
+
+
+def test_learning_rate_by_hand():
+    """20 steps, 4 of them rising: half the cosine is behind step 12, so the rate is half way down."""
+    options = TrainingOptions(steps=20, warmup=0.2)
+    assert learning_rate_scale(1, options) == pytest.approx(2 / 4)
+    assert learning_rate_scale(12, options) == pytest.approx(0.5)
+    assert learning_rate_scale(8, options) == pytest.approx((1 + 2**-0.5) / 2)
+    assert learning_rate_scale(12, replace(options, final_lr=0.2)) == pytest.approx(0.6)
+    assert {learning_rate_scale(step, replace(options, final_lr=1.0)) for step in range(4, 20)} == {1.0}
+
+
+def test_bf16_run_returns_a_model_that_computes_in_float32(documents, tmp_path):
+    run = trainer(documents, tmp_path, replace(OPTIONS, mixed_precision="bf16", steps=3))
+    model = run.run()
+    ids = torch.from_numpy(documents[0][None].astype(np.int64))
+    with torch.no_grad():
+        expected = model.backbone.lm_head(model.head_states(ids)[0])
+        assert torch.equal(model(ids).logits, expected) and expected.dtype == torch.float32
+    nats, targets = document_losses(model, documents, 512)
+    assert run.last_validation == pytest.approx((nats / targets).tolist(), rel=1e-6)
+
+
+def test_checkpoint_of_another_block_size_or_model_is_refused(documents, tmp_path):
+    trainer(documents, tmp_path).save_checkpoint()
+    with pytest.raises(ValueError, match=r"other options .*blocks"):
+        trainer(documents[:1], tmp_path)
+    with pytest.raises(ValueError, match=r"other options .*num_token_heads"):
+        Trainer(tiny_dynamo(heads=2), TokenBlocks(documents, 0, 64, seed=5), OPTIONS, tmp_path)
 
 
 def test_training_lowers_every_heads_loss_and_logs_it(documents, tmp_path):

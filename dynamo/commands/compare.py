@@ -11,7 +11,7 @@ import argparse
 import sys
 from typing import Any
 
-from dynamo.commands.generate import Reply, add_generation_arguments, prompt_ids
+from dynamo.commands.generate import Reply, add_generation_arguments
 from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
 
@@ -25,13 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import loading
+    from dynamo import loading, text
     from dynamo.engine import Engine, race
     from dynamo.evaluation.audit import audit
 
     options = from_arguments(SamplingOptions, arguments)
     pair = loading.load(arguments.model, device=arguments.device)
-    prompt = prompt_ids(pair.tokenizer, arguments.prompt)
+    prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
         "base": Engine(pair.base, None, pair.tokenizer),
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     for lane, step in race(lanes):
         replies[lane].add(step)
-    result: dict[str, Any] = {"model": arguments.model}
+    result: dict[str, Any] = {"model": arguments.model, "table": pair.table is not None}
     for lane, reply in replies.items():
         ids = [token for step in reply.steps for token in step.tokens]
         opinion = audit(pair.base, prompt, ids)
@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "share_below_1_percent": opinion.unlikely_share,
         }
     slow, fast = (replies[lane].decode_tokens_per_second() for lane in ("base", "dynamo"))
-    result["wall_clock_ratio"] = fast / slow if slow else 0.0
-    print(f"wall clock, tokens per second of model time: {result['wall_clock_ratio']:.2f}x", file=sys.stderr)
-    return result
+    ratio = fast / slow if slow and fast else None
+    print(
+        "wall clock, tokens per second of model time: " + (f"{ratio:.2f}x" if ratio else "too short to time"),
+        file=sys.stderr,
+    )
+    return {**result, "wall_clock_ratio": ratio}

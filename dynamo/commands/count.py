@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import data, loading
+    from dynamo import data, loading, text
     from dynamo.cooccurrence import CooccurrenceTable
 
     if not arguments.output.parent.is_dir():
@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         vocab_size=len(tokenizer),
         progress=True,
         source=Path(arguments.data).name,
+        tokenizer=text.fingerprint(tokenizer),
     )
     table.save(arguments.output)
     return {

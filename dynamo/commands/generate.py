@@ -32,35 +32,21 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import loading
+    from dynamo import loading, text
     from dynamo.engine import Engine
 
     options = from_arguments(SamplingOptions, arguments)
     model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
     engine = Engine(model, table, tokenizer)
     reply = Reply(tokenizer)
-    steps = engine.stream(
-        prompt_ids(tokenizer, arguments.prompt),
-        options,
-        arguments.max_new_tokens,
-        arguments.seed,
-        arguments.stop,
-    )
+    prompt = text.encode_prompt(tokenizer, arguments.prompt)
+    if engine.heads > 1 and table is None:
+        print("no co-occurrence table: the joint is not masked", file=sys.stderr)
+    steps = engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
     for step in steps:
         print(reply.add(step), end="", file=sys.stderr, flush=True)
     print(f"\n\n{reply.line()}", file=sys.stderr)
-    return {"model": arguments.model, **reply.summary()}
-
-
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """A chat message where the tokenizer has the template, else plain text to complete."""
-    from dynamo import text
-
-    if not prompt.strip():
-        raise ValueError("prompt: it is empty; write at least one word")
-    if text.has_chat_template(tokenizer):
-        return text.encode_chat(tokenizer, [{"role": "user", "content": prompt}])
-    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return {"model": arguments.model, "table": table is not None, **reply.summary()}
 
 
 class Reply:
@@ -84,18 +70,16 @@ class Reply:
     def tokens(self) -> int:
         return sum(len(step.tokens) for step in self.steps)
 
-    def decode_tokens_per_second(self) -> float:
-        """Over the passes after the first, which also reads the prompt; 0 if there were none."""
+    def decode_tokens_per_second(self) -> float | None:
+        """Over the passes after the first, which also reads the prompt; None if there were none."""
         later = [step for step in self.steps if not step.prefill]
         seconds = sum(step.seconds for step in later)
-        return sum(len(step.tokens) for step in later) / seconds if seconds else 0.0
+        return sum(len(step.tokens) for step in later) / seconds if later else None
 
     def line(self) -> str:
-        return (
-            f"{self.tokens} tokens in {len(self.steps)} passes: "
-            f"{self.tokens / len(self.steps):.2f} tokens a pass, "
-            f"{self.decode_tokens_per_second():.0f} tokens/s of model time after the prompt"
-        )
+        passes, speed = len(self.steps), self.decode_tokens_per_second()
+        pace = f"{speed:.0f} tokens/s of model time after the first pass" if speed else "too short to time"
+        return f"{self.tokens} tokens in {passes} passes: {self.tokens / passes:.2f} tokens a pass, {pace}"
 
     def summary(self) -> dict[str, Any]:
         return {

@@ -21,11 +21,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.evaluation import perplexity
     from dynamo.model import DynamoForCausalLM
 
-    if arguments.cut < 2:
-        raise ValueError(f"cut: expected 2 or more tokens, got {arguments.cut}")
+    if arguments.limit < 0:
+        raise ValueError(f"limit: expected 0 (all) or more conversations, got {arguments.limit}")
     model, tokenizer, _ = loading.load_model(arguments.model)
     if not isinstance(model, DynamoForCausalLM):
         model = DynamoForCausalLM.from_neox(model, num_token_heads=1)
+    positions = model.config.max_position_embeddings
+    if not model.config.num_token_heads < arguments.cut <= positions:
+        raise ValueError(
+            f"cut: expected {model.config.num_token_heads + 1} (a target for every head) to {positions} "
+            f"(the model's positions) tokens, got {arguments.cut}"
+        )
     documents = data.read_documents(arguments.data, tokenizer)
     documents = documents[: arguments.limit or None]
     result = perplexity.measure(model, documents, data.text_bytes_per_token(tokenizer), arguments.cut)

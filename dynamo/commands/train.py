@@ -23,13 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
     parser.add_argument("--validation", help="the same, held out")
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--heads", type=int, default=3, help="token heads, 1 to 5 (default: 3)")
-    parser.add_argument(
-        "--head-layers", type=int, default=1, help="decoder layers per extra head (default: 1)"
+    heads = parser.add_argument_group(
+        "token heads", "of a model that has none yet; a DynaMo model keeps its own"
     )
-    parser.add_argument("--head-init", choices=("random", "copy"), default="random", help="default: random")
-    parser.add_argument("--head-source", choices=("penultimate", "last"), default="penultimate")
-    parser.add_argument("--own-output-embedding", action="store_true", help="one per extra head")
+    heads.add_argument("--heads", type=int, help="token heads, 1 to 5 (default: 3)")
+    heads.add_argument("--head-layers", type=int, help="decoder layers per extra head (default: 1)")
+    heads.add_argument("--head-init", choices=("random", "copy"), help="default: random")
+    heads.add_argument("--head-source", choices=("penultimate", "last"), help="default: penultimate")
+    heads.add_argument("--own-output-embedding", action="store_true", default=None, help="one per extra head")
     parser.add_argument("--block-size", type=int, default=512, help="tokens per block (default: 512)")
     parser.add_argument(
         "--max-length", type=int, default=1024, help="positions of a --new model (default: 1024)"
@@ -42,20 +43,25 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.training import Trainer, save_model
 
     options = from_arguments(TrainingOptions, arguments)
+    target = arguments.output / "model"
+    if target.exists():
+        raise ValueError(f"output: {target} holds a finished model already; name another folder")
     model, tokenizer = _starting_model(arguments, options.seed)
-    if arguments.block_size > model.config.max_position_embeddings:
+    config = model.config
+    if not config.num_token_heads < arguments.block_size <= config.max_position_embeddings:
         raise ValueError(
-            f"block_size: expected at most the model's {model.config.max_position_embeddings} positions, "
-            f"got {arguments.block_size}"
+            f"block_size: expected {config.num_token_heads + 1} (a target for every head) to "
+            f"{config.max_position_embeddings} (the model's positions), got {arguments.block_size}"
         )
-    separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    _stop_at_end_of_turn(model, tokenizer)
     documents = data.read_documents(arguments.data, tokenizer)
-    blocks = data.TokenBlocks(documents, separator, arguments.block_size, options.seed)
+    blocks = data.TokenBlocks(documents, _separator(tokenizer), arguments.block_size, options.seed)
     validation = data.read_documents(arguments.validation, tokenizer) if arguments.validation else []
     trainer = Trainer(model, blocks, options, arguments.output, validation, arguments.block_size)
     trained = trainer.run()
-    target = arguments.output / "model"
-    save_model(trained.to_pythia() if trained.config.num_token_heads == 1 else trained, tokenizer, target)
+    if trainer.is_main:
+        save_model(trained.to_pythia() if config.num_token_heads == 1 else trained, tokenizer, target)
+        trainer.discard_checkpoint()
     return {"output": str(target), "steps": trainer.step, "validation_nats": trainer.last_validation}
 
 
@@ -66,6 +72,14 @@ def _starting_model(arguments: argparse.Namespace, seed: int) -> tuple[Any, Any]
     from dynamo import loading
     from dynamo.model import DynamoForCausalLM
 
+    asked = {
+        "num_token_heads": arguments.heads,
+        "head_layers": arguments.head_layers,
+        "head_init": arguments.head_init,
+        "head_source": arguments.head_source,
+        "own_output_embedding": arguments.own_output_embedding,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
     torch.manual_seed(seed)
     if arguments.new:
         if not arguments.tokenizer:
@@ -74,17 +88,33 @@ def _starting_model(arguments: argparse.Namespace, seed: int) -> tuple[Any, Any]
         base = GPTNeoXForCausalLM(new_config(arguments.new, tokenizer, arguments.max_length))
     else:
         base, tokenizer, _ = loading.load_model(arguments.model, device="cpu", dtype=torch.float32)
-        if isinstance(base, DynamoForCausalLM):
-            return base, tokenizer
-    model = DynamoForCausalLM.from_neox(
-        base,
-        head_init=arguments.head_init,
-        num_token_heads=arguments.heads,
-        head_layers=arguments.head_layers,
-        head_source=arguments.head_source,
-        own_output_embedding=arguments.own_output_embedding,
-    )
-    return model, tokenizer
+    if isinstance(base, DynamoForCausalLM):
+        wrong = {name: value for name, value in asked.items() if getattr(base.config, name, None) != value}
+        if wrong:
+            raise ValueError(
+                f"model: {arguments.model} has token heads already and keeps them; leave out "
+                f"{', '.join(wrong)}, or start from its base (to_pythia)"
+            )
+        return base, tokenizer
+    return DynamoForCausalLM.from_neox(base, **{"num_token_heads": 3, **asked}), tokenizer
+
+
+def _separator(tokenizer: Any) -> int:
+    """The token between documents: the tokenizer's own mark of a text's beginning or end."""
+    separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if separator is None:
+        raise ValueError("tokenizer: has neither a bos nor an eos token to put between documents; set one")
+    return separator
+
+
+def _stop_at_end_of_turn(model: Any, tokenizer: Any) -> None:
+    """A model that learns the chat template must also stop where a turn ends."""
+    from dynamo import text
+    from dynamo.engine import end_of_text_ids
+
+    if text.has_chat_template(tokenizer):
+        ends = end_of_text_ids(model) | {tokenizer.convert_tokens_to_ids(text.END_OF_TURN)}
+        model.generation_config.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
 
 
 def new_config(shape: str, tokenizer: Any, max_length: int) -> Any:

@@ -7,6 +7,7 @@ well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Audit:
     @property
     def unlikely_share(self) -> float:
         """Share of the tokens that the base gives less than 1 %."""
-        limit = torch.tensor(UNLIKELY).log().item()
+        limit = math.log(UNLIKELY)
         return sum(p < limit for p in self.log_probabilities) / max(1, len(self.log_probabilities))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dynamo.engine import Engine
-from dynamo.evaluation.audit import UNLIKELY, Audit, audit
+from dynamo.evaluation.audit import Audit, audit
 from dynamo.sampler import SamplingOptions
 
 
@@ -28,7 +28,6 @@ class Replies:
     reasons: Counter = field(default_factory=Counter)
     audits: list[Audit] = field(default_factory=list)
     decode_tokens: int = 0
-    decode_passes: int = 0
     decode_seconds: float = 0.0
 
     @property
@@ -37,7 +36,10 @@ class Replies:
         return sum(map(len, self.texts)) / max(1, self.orders.total())
 
     def summary(self) -> dict[str, Any]:
-        log_p = [p for each in self.audits for p in each.log_probabilities]
+        pooled = Audit(
+            tuple(p for each in self.audits for p in each.log_probabilities),
+            tuple(rank for each in self.audits for rank in each.ranks),
+        )
         passes = self.orders.total()
         return {
             "replies": len(self.texts),
@@ -46,11 +48,8 @@ class Replies:
             "tokens_per_forward": self.tokens_per_forward,
             "share_by_order": {str(m): self.orders[m] / max(1, passes) for m in sorted(self.orders)},
             "backoffs": dict(self.reasons),
-            "nats_per_token_under_base": -sum(log_p) / max(1, len(log_p)),
-            "share_below_1_percent": sum(p < torch.tensor(UNLIKELY).log() for p in log_p).item()
-            / max(1, len(log_p))
-            if log_p
-            else 0.0,
+            "nats_per_token_under_base": pooled.nats_per_token,
+            "share_below_1_percent": pooled.unlikely_share,
             "decode_tokens_per_second": self.decode_tokens / self.decode_seconds
             if self.decode_seconds
             else 0.0,
@@ -75,7 +74,6 @@ def measure(
             replies.reasons.update(f"{b.order}:{b.reason}" for b in step.backoffs)
             if not step.prefill:
                 replies.decode_tokens += len(step.tokens)
-                replies.decode_passes += 1
                 replies.decode_seconds += step.seconds
         replies.texts.append(reply)
         replies.audits.append(audit(base, prompt, reply))

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from dynamo.ndjson import Header
 from dynamo.sampler import SamplingOptions
-from dynamo.text import IncrementalDecoder, encode_chat
+from dynamo.text import IncrementalDecoder, encode_prompt, token_bytes
 from dynamo.trace import StepRecord
 from dynamo.ui.presenter import Decoder, Lane
 
@@ -60,7 +60,7 @@ class Contenders:
         from dynamo.engine import Engine
 
         def encode(prompt: str) -> torch.Tensor:
-            return torch.tensor([encode_chat(pair.tokenizer, [{"role": "user", "content": prompt}])])
+            return torch.tensor([encode_prompt(pair.tokenizer, prompt)])
 
         dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
         return cls(
@@ -101,7 +101,6 @@ class TokenLabels:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
-        self._byte_of = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
         self._labels: dict[int, str] = {}
 
     def __call__(self, token: int) -> str:
@@ -114,17 +113,4 @@ class TokenLabels:
         text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if "\ufffd" not in text:
             return text
-        symbols = self._tokenizer.convert_ids_to_tokens(token)
-        known = [self._byte_of[symbol] for symbol in symbols if symbol in self._byte_of]
-        return " ".join(f"{byte:02X}" for byte in known) or text
-
-
-def _byte_symbols() -> list[str]:
-    """The printable character by which byte-level BPE writes each of the 256 bytes."""
-    printable = {
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    }
-    shifted = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(shifted)) for byte in range(256)]
+        return token_bytes(self._tokenizer, token).hex(" ").upper() or text
