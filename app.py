@@ -4,6 +4,7 @@ DYNAMO_MODEL names what to load (default "embedded", the small pair that comes w
 """
 
 import os
+import sys
 
 import dynamo
 from dynamo.ui import Contenders, build_demo, launch_options
@@ -12,7 +13,12 @@ MODEL = os.environ.get("DYNAMO_MODEL", "embedded")
 
 
 def main() -> None:
-    build_demo(Contenders.from_pair(dynamo.load(MODEL))).launch(**launch_options())
+    try:
+        pair = dynamo.load(MODEL)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    build_demo(Contenders.from_pair(pair)).launch(**launch_options())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""A lane's replies to fixed prompts: how many tokens a pass, how fast, and what the base model thinks of
-them.
+"""A lane's replies to fixed prompts: how many tokens a pass, and what the base model thinks of them.
 
-Everything is pooled over all replies: tokens over passes, not a mean of ratios. The pass that reads the
-prompt is counted apart, for every lane alike.
+Everything is pooled over all replies: tokens over passes, not a mean of ratios. Nothing is timed here, so the
+numbers are the same on every machine.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ class Replies:
     orders: Counter = field(default_factory=Counter)
     reasons: Counter = field(default_factory=Counter)
     audits: list[Audit] = field(default_factory=list)
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
 
     @property
     def tokens_per_forward(self) -> float:
@@ -50,9 +47,6 @@ class Replies:
             "backoffs": dict(self.reasons),
             "nats_per_token_under_base": pooled.nats_per_token,
             "share_below_1_percent": pooled.unlikely_share,
-            "decode_tokens_per_second": self.decode_tokens / self.decode_seconds
-            if self.decode_seconds
-            else 0.0,
         }
 
 
@@ -72,9 +66,6 @@ def measure(
             reply += step.tokens
             replies.orders[step.order] += 1
             replies.reasons.update(f"{b.order}:{b.reason}" for b in step.backoffs)
-            if not step.prefill:
-                replies.decode_tokens += len(step.tokens)
-                replies.decode_seconds += step.seconds
         replies.texts.append(reply)
         replies.audits.append(audit(base, prompt, reply))
     return replies

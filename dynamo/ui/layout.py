@@ -10,6 +10,7 @@ import html
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,6 +82,8 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "show_error": True,
         "ssr_mode": False,
+        # Someone sits at this terminal; on a Space and under tests nobody does.
+        "inbrowser": sys.stdout.isatty(),
     }
 
 
