@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
 
 from dynamo.model import DynamoForCausalLM
-from dynamo.packed import PackedLayers, can_pack
+from dynamo.packed import PackedLayers, can_pack, few_rows_linear
 
 
 @dataclass
@@ -147,7 +147,8 @@ class Decoder:
         norm, embedding = self._base.gpt_neox.final_layer_norm, self._base.lm_head
         extra = self._token_heads[: len(outputs) - 1]
         if not any(head.final_layer_norm or head.output_embedding for head in extra):
-            return embedding(norm(outputs))
+            plain = self.packed and type(embedding) is nn.Linear
+            return few_rows_linear(norm(outputs), embedding.weight) if plain else embedding(norm(outputs))
         rows = [embedding(norm(outputs[:1]))]
         for head, output in zip(extra, outputs[1:].split(1), strict=True):
             rows.append((head.output_embedding or embedding)((head.final_layer_norm or norm)(output)))

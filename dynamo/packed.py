@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
+MOST_ROWS = 8  # from about here on F.linear is as fast
 LARGEST_COPY = 2**30  # bytes of packed weights; beyond it memory sets the pace and packing gains little
 
 
@@ -91,7 +92,9 @@ class PackedLayers:
         new, hidden = len(hidden_states), self.hidden
         normed = F.layer_norm(hidden_states, (hidden,), None, None, self.eps)
         rows = n * self.rows
-        projected = F.linear(normed, self.weight_in[:rows], self.bias_in[:rows]).view(new, n, self.rows)
+        projected = few_rows_linear(normed, self.weight_in[:rows], self.bias_in[:rows]).view(
+            new, n, self.rows
+        )
         qkv = projected[..., : 3 * hidden].view(new, n, 3, self.heads, self.head_dim)
         halves = projected[..., 3 * hidden : -self.inner].view(new, n, 2, self.heads, self.rotary_dim)
         qkv[:, :, :2, :, : self.rotary_dim].mul_(cos).addcmul_(halves, sin)
@@ -110,10 +113,28 @@ class PackedLayers:
             (attended.transpose(1, 2).flatten(2), self.activation(inner).transpose(0, 1)), dim=-1
         )
         if n == 1:
-            return F.linear(mixed, self.weight_out[0], self.bias_out[0]).add_(hidden_states)
-        return torch.baddbmm(self.bias_out[:n], mixed, self.weight_out[:n].transpose(1, 2)).add_(
-            hidden_states
-        )
+            return few_rows_linear(mixed[0], self.weight_out[0], self.bias_out[0, 0]).add_(hidden_states)[
+                None
+            ]
+        columns = torch.baddbmm(
+            self.bias_out[:n].transpose(1, 2), self.weight_out[:n], mixed.transpose(1, 2)
+        )  # (n, hidden, queries)
+        return columns.transpose(1, 2) + hidden_states
+
+
+def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear for the few rows of a chunk: (rows, in), (out, in), (out,) -> (rows, out).
+
+    With the weight as the left factor it is read once for all rows; F.linear reads it about once for each. A
+    lone row goes as two: the matrix-vector kernel is slower than the matrix-matrix one where the weight is
+    not in the cache.
+    """
+    rows = len(x)
+    if rows > MOST_ROWS:
+        return F.linear(x, weight, bias)
+    columns = (x if rows > 1 else x.repeat(2, 1)).t()
+    product = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
+    return product[:, :rows].t().contiguous()
 
 
 def _folded(linear: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
