@@ -215,7 +215,7 @@ function drawThird() {
   part("third").hidden = third.length === 0;
   if (third.length === 0) return;
   const [row, column] = joint.picked.length >= 2 ? pass.text : ["the best", "pair"];
-  part("third-title").textContent = `Third token, given ${visible(row)} ${visible(column)}`;
+  part("third-title").textContent = `Third token, given “${visible(row)} ${visible(column)}”`;
   part("third-list").replaceChildren(
     ...third.map(([text, share]) => {
       const item = document.createElement("li");
