@@ -75,3 +75,20 @@ def test_threshold_1_is_the_one_token_loop_of_the_same_weights(pair, prompts):
     for seed, prompt in enumerate(prompts[:4]):
         texts = [[t for s in e.stream(prompt, options, 40, seed) for t in s.tokens] for e in (ours, baseline)]
         assert texts[0] == texts[1]
+
+
+def test_numbers_in_the_readme_are_the_reports(report):
+    """The README's table is a copy of the report; a new pair must not leave it behind."""
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").replace("**", "")
+    for name, measured in report["replies"].items():
+        if name == "base":
+            continue
+        shares = " / ".join(f"{100 * measured['share_by_order'].get(str(m), 0):.0f}" for m in (1, 2, 3))
+        row = (
+            f"| {float(name.removeprefix('dynamo at ')):g} "
+            f"| {measured['tokens_per_forward']:.2f} | {shares} | "
+            f"{measured['nats_per_token_under_base']:.2f} | {100 * measured['share_below_1_percent']:.1f} % |"
+        )
+        assert row in readme
+    base, dynamo = (report["development"][part]["bits_per_byte"] for part in ("base", "dynamo"))
+    assert f"| {base:.3f} | {dynamo:.3f} |" in readme
