@@ -58,6 +58,13 @@ class Joint:
     def order(self) -> int:
         return len(self.candidates)
 
+    @property
+    def best(self) -> float:
+        """The largest joint value, 0 where the mask left none."""
+        if self.ranks is None:
+            return float(self.probabilities[:, 0].prod())
+        return float(self.values.max()) if len(self.values) else 0.0
+
     def grid(self, size: int) -> np.ndarray:
         """Joint value of the first two tokens, later ones summed out: (size, size), a row per first token."""
         size = min(size, self.candidates.shape[1])

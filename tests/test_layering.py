@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
-    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "ndjson"},
-    {"sampler", "packed", "decoder", "data", "loading"},
+    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "jointline", "ndjson"},
+    {"sampler", "packed", "decoder", "data", "loading", "race"},
     {"engine", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
@@ -21,7 +21,8 @@ LAYERS = [
 SIBLINGS = {
     "counting": {"tuples"},
     "cooccurrence": {"counting", "tuples"},
-    "ndjson": {"trace"},
+    "ndjson": {"trace", "jointline"},
+    "jointline": {"trace"},
     "trace": {"joint"},
     "decoder": {"packed"},
     "embedded": {"evaluation"},

@@ -26,8 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading, text
-    from dynamo.engine import Engine, race
+    from dynamo.engine import Engine
     from dynamo.evaluation.audit import audit
+    from dynamo.race import race
 
     options = from_arguments(SamplingOptions, arguments)
     pair = loading.load(arguments.model, device=arguments.device)
@@ -42,7 +43,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for lane, engine in engines.items()
     }
     for lane, step in race(lanes):
-        replies[lane].add(step)
+        if step is not None:
+            replies[lane].add(step)
     result: dict[str, Any] = {"model": arguments.model, "table": pair.table is not None}
     for lane, reply in replies.items():
         ids = [token for step in reply.steps for token in step.tokens]
