@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "jointline", "ndjson"},
     {"sampler", "packed", "decoder", "data", "loading", "race"},
-    {"engine", "training"},
+    {"engine", "stock", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
     {"__init__", "__main__"},
@@ -25,6 +25,7 @@ SIBLINGS = {
     "jointline": {"trace"},
     "trace": {"joint"},
     "decoder": {"packed"},
+    "stock": {"engine"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
     "__main__": set(),
