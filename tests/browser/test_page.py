@@ -1,15 +1,11 @@
 """The page in a real browser, on scripted engines: what only a browser can show to hold.
 
-One server and one browser serve most tests; each test opens its own page. Needs playwright and a Chromium,
-named by DYNAMO_CHROMIUM or found on the path; without them the tests are skipped and say so.
+One server and one browser serve most tests; each test opens its own page (`conftest.py`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -18,33 +14,8 @@ from fakes import HOSTILE, scripted_contenders
 from dynamo.ndjson import JointLine, encode_line
 from dynamo.trace import Joint, StepRecord
 from dynamo.ui import build_demo, launch_options
-from dynamo.ui.components import script
-
-playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need `pip install playwright`")
-
-CHROMIUM = os.environ.get("DYNAMO_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="browser tests need a Chromium: put it on the path or name it in DYNAMO_CHROMIUM"
-)
 
 DONE = "#pane-base .dm-pane[data-state=done]", "#pane-dynamo .dm-pane[data-state=done]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 def serve(contenders):
@@ -61,35 +32,16 @@ def url():
 
 
 @pytest.fixture
-def open_page(browser):
-    """Opens the page, and fails the test on a script error or a request to another host."""
-    contexts, troubles = [], []
+def open_page(open_page):
+    """A guarded page whose panes stand and wait."""
 
-    def open_page(url: str, **options):
-        # With reduced motion the first race is not replayed unasked, which most tests would have to wait for.
-        defaults = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-        context = browser.new_context(**{**defaults, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
-        page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: note_stranger(request.url, url, troubles))
-        page.goto(url)
+    def open_and_wait(url: str, **options):
+        page = open_page(url, **options)
         page.wait_for_selector("#pane-dynamo .dm-pane[data-state=empty]")
         page.wait_for_selector("#stop[disabled]")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not troubles
-
-
-def note_stranger(requested: str, home: str, troubles: list[str]) -> None:
-    parts = urlsplit(requested)
-    if parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(home).netloc:
-        troubles.append(f"request to another host: {requested}")
+    return open_and_wait
 
 
 def generate(page, prompt: str = "I want to book a table for two in San Jose") -> None:
@@ -293,18 +245,6 @@ def test_a_phone_shows_everything_without_scrolling_sideways(open_page, url):
 
 
 # ---- the scripts' arithmetic against the Python that wrote the trace
-
-
-@pytest.fixture(scope="module")
-def arithmetic(browser):
-    page = browser.new_page()
-
-    def call(expression: str, *arguments):
-        source = f"(() => {{ {script('joint.js')}; return {expression}; }})()"
-        return page.evaluate(f"(args) => {source}", list(arguments))
-
-    yield call
-    page.close()
 
 
 def joint_line() -> JointLine:
