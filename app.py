@@ -1,24 +1,48 @@
 """The page: `python app.py`, then open the address that it prints.
 
-DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project).
+DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project);
+DYNAMO_VOTES names the folder of the blind votes ("" for none). Both may be set in spaces_config.yaml.
 """
 
 import os
 import sys
+from functools import partial
+from pathlib import Path
 
 import dynamo
-from dynamo.ui import Contenders, build_demo, launch_options
+from dynamo.evaluation.audit import audit
+from dynamo.evaluation.split import time_split
+from dynamo.evaluation.sweep import read_report, sweep
+from dynamo.loading import EMBEDDED
+from dynamo.spaces import read_config
+from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options
 
-MODEL = os.environ.get("DYNAMO_MODEL", "embedded")
+HERE = Path(__file__).parent
+RECORDING = HERE / "assets" / "recording.ndjson"
+SWEEP = HERE / "assets" / "sweep.json"
 
 
 def main() -> None:
     try:
-        pair = dynamo.load(MODEL)
+        config = read_config(HERE / "spaces_config.yaml", os.environ)
+        pair = dynamo.load(config.model)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    build_demo(Contenders.from_pair(pair)).launch(**launch_options())
+    shipped = pair.name == EMBEDDED
+    analyses = Analyses(
+        audit=partial(audit, pair.base),
+        split=partial(time_split, pair),
+        sweep=partial(sweep, pair),
+        report=read_report(SWEEP) if shipped else None,
+    )
+    offer = Offer(
+        recording=RECORDING if shipped else None,
+        votes=config.votes,
+        strip=not config.zero_gpu,
+        queue_size=config.queue_size,
+    )
+    build_demo(Contenders.from_pair(pair), analyses, offer).launch(**launch_options())
 
 
 if __name__ == "__main__":

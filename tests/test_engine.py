@@ -14,7 +14,6 @@ from dynamo.engine import Engine
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import SamplingOptions
 from dynamo.text import IncrementalDecoder
-from dynamo.trace import StepRecord
 
 PROMPT = [5, 100, 42, 17, 250]
 RNG = np.random.default_rng(0)

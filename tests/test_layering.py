@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
-    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "jointline", "ndjson"},
-    {"sampler", "packed", "decoder", "data", "loading", "race"},
+    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
+    | {"trace", "jointline", "ndjson"},
+    {"sampler", "packed", "decoder", "data", "loading", "race", "spaces"},
     {"engine", "stock", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},

@@ -70,12 +70,12 @@ def token_pane(side: str, value: str, get_trace: Callable[[str], str | None], *,
     )
 
 
-def joint_inspector(get_pass: Callable[[str, int], str | None], *, elem_id: str) -> gr.HTML:
+def joint_inspector(get_pass: Callable[[str, int], str | None], *, elem_id: str, value: str = "") -> gr.HTML:
     """One pass in three stages. Its value: the newest pass (`presenter.inspector_value`).
 
     get_pass: (run, index) to the value of an older pass, None where it is no longer known.
     """
-    return part("inspector", elem_id=elem_id, server_functions=[served_passes(get_pass)])
+    return part("inspector", value, elem_id=elem_id, server_functions=[served_passes(get_pass)])
 
 
 # What a server function gets is one JSON argument that anyone on the network may have made up.
