@@ -117,9 +117,9 @@ def test_no_audit_no_card():
 def test_the_time_split_is_profiled_once():
     calls = []
     host = Host(scripted_contenders(), Analyses(split=lambda: calls.append(1) or {"base": 1}))
-    assert host.get_split("anything") == host.get_split(None) == '{"base": 1}'
+    assert host.split() == host.split() == '{"base": 1}'
     assert len(calls) == 1
-    assert Host(scripted_contenders()).get_split() is None
+    assert Host(scripted_contenders()).split() is None
 
 
 # ---- one run at a time

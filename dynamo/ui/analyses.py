@@ -20,8 +20,6 @@ class Opinion(Protocol):
     unlikely_share: float
     repetition: float
 
-    def outside_share(self, top_k: int) -> float: ...
-
 
 @dataclass(frozen=True)
 class Analyses:

@@ -14,10 +14,10 @@ import gradio as gr
 from dynamo.sampler import SamplingOptions
 from dynamo.ui.chat import Chat
 from dynamo.ui.contenders import OWN_LOOP
+from dynamo.ui.handlers import in_one_sentence
 from dynamo.ui.host import STRIP_THRESHOLDS, Host
 from dynamo.ui.presenter import Lane
 from dynamo.ui.settings import LONGEST_ANSWER, Settings
-from dynamo.ui.wiring import in_one_sentence
 
 MOST_THRESHOLDS = 21
 

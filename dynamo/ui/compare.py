@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from dynamo.ui.analyses import Offer
-from dynamo.ui.components import ASSETS, joint_inspector, part, token_pane
+from dynamo.ui.components import ASSETS, joint_inspector, part, race_bar, token_pane
 from dynamo.ui.contenders import GENERATE, OWN_LOOP, THRESHOLD_1
 from dynamo.ui.host import READY, Host
 from dynamo.ui.presenter import RaceView
@@ -56,7 +56,7 @@ class CompareTab:
     settings: Mapping[str, gr.components.Component]
     preset: gr.Radio
     opponent: gr.Radio
-    blind: gr.Checkbox | None
+    blind: gr.Checkbox | gr.State
     votes: gr.Row | None
     vote_buttons: Mapping[str, gr.Button]
     strip: gr.HTML | None
@@ -73,7 +73,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     first = recorded or RaceView("", "", "", READY)
     prompt, generate, stop = _prompt_row()
     retry, edit, new_chat, load, blind = _chat_row(voting=offer.votes is not None)
-    bar = part("race", first.status, elem_id="race", server_functions=[host.get_split])
+    bar = race_bar(first.status, host.split, elem_id="race")
     votes, vote_buttons = _vote_row() if blind else (None, {})
     gr.HTML(_LEGEND)
     base, dynamo = _panes(host, first)
@@ -117,7 +117,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
         settings=settings,
         preset=preset,
         opponent=opponent,
-        blind=blind,
+        blind=blind or gr.State(False),
         votes=votes,
         vote_buttons=vote_buttons,
         strip=strip,

@@ -70,6 +70,14 @@ def token_pane(side: str, value: str, get_trace: Callable[[str], str | None], *,
     )
 
 
+def race_bar(value: str, get_split: Callable[[], str | None], *, elem_id: str) -> gr.HTML:
+    """Both clocks and the player. Its value: one sentence of status.
+
+    get_split: where the time of a pass goes, JSON, None where it is not known.
+    """
+    return part("race", value, elem_id=elem_id, server_functions=[served_split(get_split)])
+
+
 def joint_inspector(get_pass: Callable[[str, int], str | None], *, elem_id: str, value: str = "") -> gr.HTML:
     """One pass in three stages. Its value: the newest pass (`presenter.inspector_value`).
 
@@ -101,3 +109,12 @@ def served_trace(lookup: Callable[[str], str | None]) -> Callable[[Any], str | N
         return lookup(run) if isinstance(run, str) else None
 
     return get_trace
+
+
+def served_split(lookup: Callable[[], str | None]) -> Callable[[Any], str | None]:
+    """`lookup` as the server function `get_split()`; what is sent along is not looked at."""
+
+    def get_split(_: Any = None) -> str | None:
+        return lookup()
+
+    return get_split

@@ -179,11 +179,8 @@ class Host:
 
     # ---- looking closer
 
-    def get_split(self, _: Any = None) -> str | None:
-        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered.
-
-        A server function: its argument may be anything and is not looked at.
-        """
+    def split(self) -> str | None:
+        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered."""
         if self._split is None and self.analyses.split is not None:
             with self._alone():
                 if self._split is None:

@@ -14,6 +14,7 @@ from dynamo.ui.api import add_api
 from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.contenders import Contenders
+from dynamo.ui.handlers import Handlers
 from dynamo.ui.host import Host
 from dynamo.ui.theme import theme
 from dynamo.ui.votes import VoteBook
@@ -54,7 +55,7 @@ def build_demo(
                 explore_tab(analyses.report, analyses.sweep, compare.settings["threshold"], tabs, book)
             with gr.Tab("About", id="about"):
                 gr.HTML(_about(contenders.description))
-        Wiring(host, compare, book).connect()
+        Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
         add_api(host)
         demo.load(None, None, None, js=_CLOSE_SETTINGS_ON_PHONES, api_visibility="private")
     return demo.queue(max_size=offer.queue_size)

@@ -35,13 +35,17 @@ class Settings:
     max_new_tokens: int
     seed: int
 
+    def __post_init__(self):
+        if not 1 <= self.max_new_tokens <= MOST_TOKENS:
+            raise ValueError(
+                f"max_new_tokens: expected 1 to {MOST_TOKENS} on this page, got {self.max_new_tokens}"
+            )
+
     @classmethod
     def of(cls, names: Sequence[str], values: Sequence[Any]) -> Settings:
         """From the controls' values in their order. Raises ValueError naming the option."""
         given = dict(zip(names, values, strict=True))
         longest = _whole("max_new_tokens", given.pop("max_new_tokens"))
-        if not 1 <= longest <= MOST_TOKENS:
-            raise ValueError(f"max_new_tokens: expected 1 to {MOST_TOKENS} on this page, got {longest}")
         seed = _whole("seed", given.pop("seed") or 0)
         for name in ("top_k", "max_order"):
             given[name] = _whole(name, given[name])
