@@ -16,6 +16,8 @@ VERBS = {
     "train": "train token heads (or a base model) by the modified causal-LM objective",
     "count": "count a co-occurrence table",
     "perplexity": "perplexity of every head on held-out text",
+    "audit": "what the base model thinks of a text, token by token",
+    "sweep": "speed, passes and quality over back-off thresholds, with intervals",
     "embedded": "make the embedded pair from the dialogues",
 }
 

@@ -7,6 +7,7 @@ A field made with `option` carries its help text; `add_arguments` turns every su
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,11 +19,16 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type, **defaults: Any) -> None:
-    """A flag for every field of a dataclass; `defaults` replace the dataclass's own for this command."""
+def add_arguments(
+    parser: argparse.ArgumentParser, cls: type, leave_out: Collection[str] = (), **defaults: Any
+) -> None:
+    """A flag for every field of a dataclass but those left out, which keep the dataclass's default;
+    `defaults` replace the dataclass's own for this command."""
     hints = get_type_hints(cls)
     group = parser.add_argument_group(cls.__name__)
     for each in fields(cls):
+        if each.name in leave_out:
+            continue
         default = defaults.get(each.name, each.default)
         assert default is not MISSING, f"{cls.__name__}.{each.name} has no default to show"
         kind = argparse.BooleanOptionalAction if hints[each.name] is bool else None
@@ -37,4 +43,5 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, **defaults: Any) -
 
 def from_arguments(cls: type[T], arguments: argparse.Namespace) -> T:
     """The dataclass from parsed flags. Raises its ValueError for values out of range."""
-    return cls(**{each.name: getattr(arguments, each.name) for each in fields(cls)})
+    given = vars(arguments)
+    return cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})
