@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson"},
-    {"sampler", "packed", "decoder", "data", "loading", "race", "spaces"},
+    {"sampler", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"},
     {"engine", "stock", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},

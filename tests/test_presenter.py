@@ -9,9 +9,9 @@ from fakes import ScriptedEngine, Vocabulary, scripted_contenders
 
 from dynamo.ndjson import Header, read_trace
 from dynamo.sampler import SamplingOptions
+from dynamo.text import TokenLabels
 from dynamo.trace import StepRecord
 from dynamo.ui.chat import Chat
-from dynamo.ui.contenders import TokenLabels
 from dynamo.ui.presenter import FINISHED, RACING, Lane, Race
 from dynamo.ui.store import RunStore
 

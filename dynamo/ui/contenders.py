@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from dynamo.ndjson import Header
+from dynamo.recorder import Decoder
 from dynamo.sampler import SamplingOptions
-from dynamo.text import IncrementalDecoder, encode_chat, encode_plain, has_chat_template, token_bytes
+from dynamo.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
 from dynamo.trace import StepRecord
 from dynamo.ui.chat import LANES, Chat, Message
-from dynamo.ui.presenter import Decoder, Lane
+from dynamo.ui.presenter import Lane
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,26 +147,3 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message],
         if len(ids) <= room or len(messages) < 3:
             return ids
         messages = messages[2:]
-
-
-class TokenLabels:
-    """Token ids to labels that stand alone: a token that is only a part of a character shows its bytes.
-
-    Labels are kept, because a heatmap asks for the same few candidates again and again.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._tokenizer = tokenizer
-        self._labels: dict[int, str] = {}
-
-    def __call__(self, token: int) -> str:
-        label = self._labels.get(token)
-        if label is None:
-            label = self._labels[token] = self._label(token)
-        return label
-
-    def _label(self, token: int) -> str:
-        text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if "\ufffd" not in text:
-            return text
-        return token_bytes(self._tokenizer, token).hex(" ").upper() or text

@@ -11,13 +11,13 @@ This module knows neither torch nor gradio.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from dynamo.jointline import GRID_SIZE, JointLine
 from dynamo.ndjson import End, Header, PassLine, encode_line
 from dynamo.race import race
+from dynamo.recorder import Decoder, Recorder
 from dynamo.trace import StepRecord
 from dynamo.ui.store import RunStore
 
@@ -26,14 +26,6 @@ WIDE_GRID = 25
 
 RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
-
-
-class Decoder(Protocol):
-    """Token ids to text, one piece per id (`dynamo.text.IncrementalDecoder`)."""
-
-    def push(self, ids: Iterable[int]) -> list[str]: ...
-
-    def flush(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ class RaceView:
     status: str
 
 
-class Lane:
-    """One model's run: its records written down as trace lines after the lane's earlier turns.
+class Lane(Recorder):
+    """One model's run in a pane: its lines after the lane's earlier turns.
 
     before: the lane's chat so far, NDJSON; steps: a stream of records that can be closed; prompt_ids: what
     the stream was given.
@@ -62,47 +54,20 @@ class Lane:
         before: str = "",
         prompt_ids: tuple[int, ...] = (),
     ):
-        self.header = header
+        super().__init__(header, decoder, end_tokens)
         self.steps = steps
         self.prompt_ids = prompt_ids
-        self.seconds = 0.0
-        self.decode_seconds = 0.0
-        self.passes = 0
-        self.tokens: list[int] = []
-        self.text = ""
-        self.first_tokens = 0
-        self.end_line: End | None = None
         self.wire = before + encode_line(header) + "\n"
-        self._decoder = decoder
-        self._end_tokens = end_tokens
 
     def take(self, record: StepRecord) -> PassLine:
-        """Writes one forward pass down."""
-        line = PassLine.of(self.passes, record, self._decoder.push(record.tokens))
-        self.text += "".join(line.texts)
+        line = super().take(record)
         self.wire += encode_line(line) + "\n"
-        self.passes += 1
-        self.seconds += record.seconds
-        self.tokens += record.tokens
-        if record.prefill:
-            self.first_tokens += len(record.tokens)
-        else:
-            self.decode_seconds += record.seconds
         return line
 
-    def end(self, reason: str = "", message: str = "") -> None:
-        """Writes the end line, once; without a reason the last token tells it."""
+    def end(self, reason: str = "", message: str = "") -> End:
         if self.end_line is None:
-            ended = bool(self.tokens) and self.tokens[-1] in self._end_tokens
-            self.end_line = End(reason or ("eos" if ended else "length"), self._decoder.flush(), message)
-            self.text += self.end_line.text
-            self.wire += encode_line(self.end_line) + "\n"
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Of model time, the prompt's pass left out; None where nothing was decoded after it."""
-        decoded = len(self.tokens) - self.first_tokens
-        return decoded / self.decode_seconds if decoded and self.decode_seconds else None
+            self.wire += encode_line(super().end(reason, message)) + "\n"
+        return self.end_line
 
 
 class Race:
