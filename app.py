@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import dynamo
+from dynamo.commands.prompts import read_prompts
 from dynamo.evaluation.audit import audit
-from dynamo.evaluation.split import time_split
-from dynamo.evaluation.sweep import read_report, sweep
+from dynamo.evaluation.for_page import sweep_reports, time_split
+from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import EMBEDDED
 from dynamo.spaces import read_config
 from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options
@@ -26,15 +27,17 @@ def main() -> None:
     try:
         config = read_config(HERE / "spaces_config.yaml", os.environ)
         pair = dynamo.load(config.model)
+        shipped = pair.name == EMBEDDED
+        report = SweepReport.read(SWEEP).to_json() if shipped else None
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    shipped = pair.name == EMBEDDED
+    prompts = read_prompts(None, pair.tokenizer)
     analyses = Analyses(
         audit=partial(audit, pair.base),
-        split=partial(time_split, pair),
-        sweep=partial(sweep, pair),
-        report=read_report(SWEEP) if shipped else None,
+        split=partial(time_split, pair, prompts),
+        sweep=partial(sweep_reports, pair, prompts),
+        report=report,
     )
     offer = Offer(
         recording=RECORDING if shipped else None,

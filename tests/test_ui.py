@@ -20,7 +20,7 @@ from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, SCRIPTS, script, served_passes, served_trace
 from dynamo.ui.handlers import Handlers, in_one_sentence
 from dynamo.ui.host import Host
-from dynamo.ui.settings import settings_panel
+from dynamo.ui.settings import settings_panel, threshold_dial
 from dynamo.ui.votes import VoteBook
 
 SETTINGS = {
@@ -194,7 +194,7 @@ def test_without_a_folder_there_is_no_voting():
 
 def test_every_setting_starts_at_the_options_default():
     with gr.Blocks():
-        controls = settings_panel(3)
+        controls = {"threshold": threshold_dial(), **settings_panel(3)}
     default = SamplingOptions()
     for name in controls.keys() - {"max_new_tokens", "seed", "blur"}:
         assert controls[name].value == getattr(default, name), name

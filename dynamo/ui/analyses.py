@@ -23,14 +23,15 @@ class Opinion(Protocol):
 
 @dataclass(frozen=True)
 class Analyses:
-    """audit: prompt ids and reply ids to the base's opinion; split: where a pass's time goes, JSON-able;
-    report: a finished sweep, JSON-able; sweep: runs one here, point by point, JSON-able.
+    """audit: prompt ids and reply ids to the base's opinion; split: where a pass's time goes; report: a
+    finished sweep; sweep: runs one here over so many prompts, telling (done, total) after every reply, and
+    yields the report so far. Reports and splits are JSON-able.
     """
 
     audit: Callable[[Sequence[int], Sequence[int]], Opinion] | None = None
     split: Callable[[], dict[str, Any]] | None = None
     report: dict[str, Any] | None = None
-    sweep: Callable[..., Iterator[dict[str, Any]]] | None = None
+    sweep: Callable[[int, Callable[[int, int], None]], Iterator[dict[str, Any]]] | None = None
 
 
 @dataclass(frozen=True)

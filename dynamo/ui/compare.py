@@ -13,7 +13,7 @@ from dynamo.ui.components import ASSETS, joint_inspector, part, race_bar, token_
 from dynamo.ui.contenders import GENERATE, OWN_LOOP, THRESHOLD_1
 from dynamo.ui.host import READY, Host
 from dynamo.ui.presenter import RaceView
-from dynamo.ui.settings import CUSTOM, PRESETS, settings_panel
+from dynamo.ui.settings import CUSTOM, PRESETS, settings_panel, threshold_dial
 
 LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only stops pasted books
 
@@ -77,17 +77,21 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     votes, vote_buttons = _vote_row() if blind else (None, {})
     gr.HTML(_LEGEND)
     base, dynamo = _panes(host, first)
-    inspector = joint_inspector(host.store.get_pass, elem_id="inspector", value=first.inspector)
-    part("timeline", elem_id="timeline")
-    with gr.Accordion("Settings", open=True, elem_id="settings"):
+    with gr.Row(equal_height=True, elem_id="dial"):
+        threshold = threshold_dial()
         preset = gr.Radio(
             [*PRESETS, CUSTOM],
             value=next(iter(PRESETS)),
-            label="What corrects the joint (the paper's ablation)",
-            info="One click decodes the last answer again without that part",
+            label="What corrects the joint",
+            info="The paper's ablation: one click decodes the answer again without a part",
+            min_width=260,
             elem_id="preset",
         )
-        settings = settings_panel(host.contenders.heads)
+    inspector = joint_inspector(host.store.get_pass, elem_id="inspector", value=first.inspector)
+    part("timeline", elem_id="timeline")
+    audit = part("audit", elem_id="audit") if host.analyses.audit else None
+    strip, strip_start = _strip() if offer.strip else (None, None)
+    with gr.Accordion("All settings, and who runs in the left lane", open=False, elem_id="settings"):
         opponent = gr.Radio(
             [(OPPONENTS[name], name) for name in host.contenders.opponents],
             value=next(iter(host.contenders.opponents)),
@@ -95,8 +99,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
             info=OPPONENT_INFO,
             elem_id="opponent",
         )
-    audit = part("audit", elem_id="audit") if host.analyses.audit else None
-    strip, strip_start = _strip() if offer.strip else (None, None)
+        settings = {"threshold": threshold, **settings_panel(host.contenders.heads)}
     with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as charts:
         gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
         timeline_chart = gr.Plot(label="Best joint value of every pass against its threshold")
@@ -171,7 +174,7 @@ def _chat_row(
         blind = None
         if voting:
             blind = gr.Checkbox(
-                False, label="Blind duel", info="Read first, then learn which is which", elem_id="blind",
+                False, label="Blind duel: read first, then learn which is which", elem_id="blind", container=False,
                 min_width=200,
             )  # fmt: skip
     return retry, edit, new_chat, load, blind

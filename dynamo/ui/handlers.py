@@ -121,6 +121,13 @@ class Handlers:
     def strip(self, *values: Any) -> Iterator[str]:
         yield from self._host.strip(*self._parsed(*values))
 
+    def chosen_threshold(self, event: gr.EventData) -> float:
+        """The threshold of a row of the strip; anyone may have made it up, the slider's own range holds."""
+        value = getattr(event, "threshold", None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise gr.Error("threshold: expected 0 to 1", print_exception=False)
+        return float(value)
+
     # ---- files and charts
 
     @in_one_sentence

@@ -193,7 +193,7 @@ class Host:
 
     # ---- recordings
 
-    def load(self, path: Path, recorded: str = "", *, keep: bool = False) -> RaceView:
+    def load(self, path: Path, status: str = LOADED, *, keep: bool = False) -> RaceView:
         """A trace file for the panes: its last run of each lane, marked as a recording.
 
         Raises ValueError naming file, line and fault.
@@ -208,17 +208,17 @@ class Host:
         shown = {}
         for trace in runs:
             if trace.header.lane in LANES:
-                shown[trace.header.lane] = self._adopt(trace, recorded, keep)
+                shown[trace.header.lane] = self._adopt(trace, keep)
         if not shown:
             raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
         wires = {lane: _wire(trace) for lane, trace in shown.items()}
         last = max((index for index in shown["dynamo"].joints), default=0) if "dynamo" in shown else None
         inspector = "" if last is None else self.store.get_pass(shown["dynamo"].header.run, last) or ""
-        return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, LOADED)
+        return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, status)
 
-    def _adopt(self, trace: Trace, recorded: str, keep: bool) -> Trace:
+    def _adopt(self, trace: Trace, keep: bool) -> Trace:
         """Under an id of our own: nobody may overwrite a run, or guess one, by naming it in a file."""
-        told = trace.header.recorded or recorded or "loaded from a file"
+        told = trace.header.recorded or "loaded from a file"
         trace = replace(trace, header=replace(trace.header, run=uuid4().hex, recorded=told))
         self.store.add(trace, keep=keep)
         return trace

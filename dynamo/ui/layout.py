@@ -15,7 +15,7 @@ from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.handlers import Handlers
-from dynamo.ui.host import Host
+from dynamo.ui.host import READY, Host
 from dynamo.ui.theme import theme
 from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import Wiring
@@ -30,11 +30,6 @@ _HEADER = """
 </header>
 """
 
-_CLOSE_SETTINGS_ON_PHONES = (
-    "() => { if (innerWidth < 640) document.querySelector('#settings button')?.click(); }"
-)
-
-
 def build_demo(
     contenders: Contenders, analyses: Analyses | None = None, offer: Offer | None = None
 ) -> gr.Blocks:
@@ -44,7 +39,7 @@ def build_demo(
 
     analyses, offer = analyses or Analyses(), offer or Offer()
     host = Host(contenders, analyses)
-    recorded = host.load(offer.recording, keep=True) if offer.recording else None
+    recorded = host.load(offer.recording, status=READY, keep=True) if offer.recording else None
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
@@ -57,7 +52,6 @@ def build_demo(
                 gr.HTML(_about(contenders.description))
         Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
         add_api(host)
-        demo.load(None, None, None, js=_CLOSE_SETTINGS_ON_PHONES, api_visibility="private")
     return demo.queue(max_size=offer.queue_size)
 
 

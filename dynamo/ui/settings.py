@@ -60,42 +60,52 @@ def _whole(name: str, value: Any) -> int:
         raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
 
 
+def threshold_dial() -> gr.Slider:
+    """The one control that everybody should try."""
+    return gr.Slider(
+        0,
+        1,
+        SamplingOptions().threshold,
+        step=0.01,
+        label="Back-off threshold ε: the quality dial",
+        info="Drag: what this pass would do. Let go: DynaMo again.",
+        min_width=260,
+        buttons=["reset"],
+        elem_id="threshold",
+    )
+
+
 def settings_panel(heads: int) -> dict[str, gr.components.Component]:
-    """Controls by the name of the option that they set, three in a row; call it inside a `gr.Blocks`."""
+    """All other controls by the name of the option that they set; call it inside a `gr.Blocks`."""
     default = SamplingOptions()
     controls: dict[str, gr.components.Component] = {}
 
     def slider(name: str, low: float, high: float, step: float, label: str, info: str) -> None:
-        value = getattr(default, name, LONGEST_ANSWER)
+        value = min(getattr(default, name, LONGEST_ANSWER), high)
         controls[name] = gr.Slider(
             low, high, value, step=step, label=label, info=info, min_width=260, buttons=["reset"]
         )
 
     def checkbox(name: str, value: bool, label: str, info: str) -> None:
-        controls[name] = gr.Checkbox(value, label=label, info=info, min_width=260)
+        controls[name] = gr.Checkbox(value, label=label, info=info, min_width=260, container=False)
 
     with gr.Row():
-        slider("threshold", 0, 1, 0.01, "Back-off threshold ε", "Higher is safer and slower")
         slider("mask_strength", 0, 2, 0.05, "Mask strength", "0 is the plain product, no mask")
-        slider("temperature", 0, 2, 0.05, "Temperature", "0 takes the likeliest chunk")
-    with gr.Row():
         slider("top_k", 2, 100, 1, "Candidates per head", "Top-k: how many tokens are multiplied")
-        slider("repetition_penalty", 1, 2, 0.05, "Repetition penalty", "1 lets words repeat freely")
-        most = min(default.max_order, heads)
-        controls["max_order"] = gr.Slider(
-            1, max(heads, 2), most, step=1, label="Tokens per pass, at most", info="1 asks for single tokens",
-            min_width=260, buttons=["reset"],
-        )  # fmt: skip
-    with gr.Row():
-        slider("max_new_tokens", 8, MOST_TOKENS, 8, "Longest answer", "In tokens; most answers end earlier")
-        controls["seed"] = gr.Number(
-            0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260
-        )
         with gr.Column(min_width=260):
             checkbox(
                 "adaptive", default.adaptive, "Adaptive threshold", "Otsu: also drop what stands far below"
             )
             checkbox("blur", default.blur > 1, "Blur before it", "Smooth the grid that Otsu looks at")
+    with gr.Row():
+        slider("max_order", 1, max(heads, 2), 1, "Tokens per pass, at most", "1 asks for single tokens")
+        slider("repetition_penalty", 1, 2, 0.05, "Repetition penalty", "1 lets words repeat freely")
+        slider("temperature", 0, 2, 0.05, "Temperature", "0 takes the likeliest chunk")
+    with gr.Row():
+        slider("max_new_tokens", 8, MOST_TOKENS, 8, "Longest answer", "In tokens; most answers end earlier")
+        controls["seed"] = gr.Number(
+            0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260
+        )
     return controls
 
 

@@ -120,7 +120,7 @@ class Wiring:
 
     def _connect_strip(self) -> Any:
         tab = self._tab
-        tab.strip.use(lambda event: event.threshold, None, tab.settings["threshold"], **QUIET)
+        tab.strip.use(self._handlers.chosen_threshold, None, tab.settings["threshold"], **QUIET)
         tab.strip_start.click(None, None, tab.stop, js=_ENABLE, **IN_BROWSER)
         running = tab.strip_start.click(
             self._handlers.strip,
