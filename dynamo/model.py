@@ -224,9 +224,14 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
             if head.output_embedding is not None:
                 head.output_embedding.load_state_dict(self.get_output_embeddings().state_dict())
 
-    def to_pythia(self) -> GPTNeoXForCausalLM:
-        """The first head as a stock `GPTNeoXForCausalLM`: a copy, with the same logits bit for bit."""
-        base = copy.deepcopy(self.backbone)
+    def to_pythia(self, shared: bool = False) -> GPTNeoXForCausalLM:
+        """The first head as a stock `GPTNeoXForCausalLM`, with the same logits bit for bit.
+
+        A copy; `shared` makes it a view on this model's own weights, for running beside it.
+        """
+        # Layers that hold weights, not the weights: quantised layers keep more beside them.
+        holders = [each for each in self.backbone.modules() if each._parameters] if shared else []
+        base = copy.deepcopy(self.backbone, {id(each): each for each in holders})
         base.config = base.gpt_neox.config = self.config.to_neox()
         for layer in base.gpt_neox.layers:
             layer.attention.config = base.config

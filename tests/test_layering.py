@@ -26,6 +26,7 @@ SIBLINGS = {
     "jointline": {"trace"},
     "trace": {"joint"},
     "decoder": {"packed"},
+    "loading": {"packed"},  # what packed copies take in memory
     "stock": {"engine"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
@@ -36,7 +37,7 @@ HOMES = {
     "plotly": set(),
     "accelerate": {"training"},
     "datasets": set(),
-    "bitsandbytes": set(),
+    "bitsandbytes": {"loading"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

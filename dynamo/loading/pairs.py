@@ -1,9 +1,9 @@
 """From a name to a pair that can race: base model, DynaMo model, tokenizer, co-occurrence table.
 
 A name is "embedded" (the pair in `assets/models`), a local folder, or a Hugging Face id. A pair folder holds
-`base/` and `dynamo/`; a lone DynaMo checkpoint races against its own first head. The table lies beside the
-DynaMo weights as `cooccurrence.safetensors`. The hub's cache is asked first: an unreachable hub would cost a
-minute of retries.
+`base/` and `dynamo/`; a lone DynaMo checkpoint races against its own first head, whose weights it then
+shares. The table lies beside the DynaMo weights as `cooccurrence.safetensors`. What does not fit into memory
+is refused before anything is read.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoTokenizer, GPTNeoXForCausalLM, PretrainedConfig
 
 from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.loading.names import EMBEDDED, Progress, check_format, resolve
+from dynamo.loading.quantised import loading_options
+from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
 from dynamo.text import fingerprint
 
-EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "assets" / "models"
 TABLE_FILE = "cooccurrence.safetensors"
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
-HUB_PROBE_SECONDS = 3.0
 
 EMBEDDED_DESCRIPTION = (
     "A small dialogue model trained by this project on the Schema-Guided Dialogue corpus. "
@@ -57,16 +54,22 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def load(
-    name: str = EMBEDDED, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name: str = EMBEDDED,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    quantize: str | None = None,
+    progress: Progress | None = None,
 ) -> Pair:
     """A pair by name, in evaluation mode.
 
-    Raises ValueError for a folder or id that is no DynaMo pair or checkpoint, or whose parts do not fit each
-    other; OSError if it cannot be found or fetched.
+    quantize: "8bit" or "4bit" for both models' linear layers, heads included; progress: told the bytes of a
+    download, done and in all. Raises ValueError for what is no DynaMo pair or checkpoint, whose parts do not
+    fit each other, or that this machine cannot hold; OSError if it cannot be found or fetched.
     """
     device = _device(device)
     dtype = dtype or default_dtype(device)
-    folder = resolve(name)
+    folder = resolve(name, progress)
     pair = (folder / "dynamo").is_dir() and (folder / "base").is_dir()
     dynamo_folder = folder / "dynamo" if pair else folder
     if model_type(dynamo_folder) != DynamoConfig.model_type:
@@ -74,8 +77,9 @@ def load(
             f"model: {name} has no token heads (model_type {model_type(dynamo_folder)!r}); "
             f"train them with: python -m dynamo train --model {name}"
         )
-    dynamo = load_dynamo(str(dynamo_folder), dtype=dtype)
-    base = load_neox(str(folder / "base"), dtype=dtype) if pair else dynamo.to_pythia()
+    fitting = _Fitting(name, [folder / "base", dynamo_folder] if pair else [folder], device, dtype, quantize)
+    dynamo = fitting.load(load_dynamo, dynamo_folder)
+    base = fitting.load(load_neox, folder / "base") if pair else dynamo.to_pythia(shared=True).eval()
     tokenizer = _tokenizer_of(dynamo_folder, dynamo)
     if base.config.vocab_size != dynamo.config.vocab_size:
         raise ValueError(
@@ -85,31 +89,86 @@ def load(
     return Pair(
         name=name,
         description=EMBEDDED_DESCRIPTION if name == EMBEDDED else f"DynaMo checkpoint {name}.",
-        base=base.to(device).eval(),
-        dynamo=dynamo.to(device).eval(),
+        base=base,
+        dynamo=dynamo,
         tokenizer=tokenizer,
         table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
     )
 
 
+def load_or_embedded(name: str = EMBEDDED, **options: Any) -> tuple[Pair, str]:
+    """`load`, or the embedded pair where that fails; and "" or a sentence for the page that says why.
+
+    What is wrong with the embedded pair itself is raised.
+    """
+    try:
+        return load(name, **options), ""
+    except (ValueError, OSError) as error:
+        if name == EMBEDDED and options.get("quantize") is None:
+            raise
+        reason = str(error)
+    options.pop("quantize", None)
+    return load(EMBEDDED, **options), f"{reason}. Shown instead: the small pair that comes with the project."
+
+
 def load_model(
-    name: str, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name: str,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    quantize: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[GPTNeoXForCausalLM | DynamoForCausalLM, Any, CooccurrenceTable | None]:
     """One model of either kind, its tokenizer and its table (None for a stock model), in evaluation mode.
 
-    "embedded" and pair folders give their DynaMo model; NAME/base gives the base.
+    "embedded" and pair folders give their DynaMo model; NAME/base gives the base. Raises as `load` does.
     """
     device = _device(device)
     dtype = dtype or default_dtype(device)
-    folder = resolve(name)
+    folder = resolve(name, progress)
     if (folder / "dynamo").is_dir():
         folder = folder / "dynamo"
-    if model_type(folder) != DynamoConfig.model_type:
-        model = load_neox(str(folder), dtype=dtype).to(device).eval()
-        return model, _tokenizer_of(folder, model), None
-    model = load_dynamo(str(folder), dtype=dtype).to(device).eval()
+    heads = model_type(folder) == DynamoConfig.model_type
+    fitting = _Fitting(name, [folder], device, dtype, quantize)
+    model = fitting.load(load_dynamo if heads else load_neox, folder)
     tokenizer = _tokenizer_of(folder, model)
-    return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer)
+    return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer) if heads else None
+
+
+class _Fitting:
+    """How the models of one name are loaded, once it is sure that they can be."""
+
+    def __init__(
+        self, name: str, folders: list[Path], device: torch.device, dtype: torch.dtype, quantize: str | None
+    ):
+        self._name, self._device, self._dtype, self._quantize = name, device, dtype, quantize
+        for folder in folders:
+            check_format(name, [file.name for file in folder.iterdir()])
+        self._options = {folder: loading_options(quantize, folder, dtype, device) for folder in folders}
+        needed, free = stored_bytes(folders, dtype, quantize), available_memory(device)
+        if free is not None and needed > free:
+            raise ValueError(
+                f"model: {name} needs {gigabytes(needed)} for its weights {self._way()}, and "
+                f"{gigabytes(free)} are free on {device}; {self._remedy()}"
+            )
+
+    def load(self, loader: Any, folder: Path) -> Any:
+        options = self._options[folder]
+        try:
+            model = loader(str(folder), dtype=self._dtype, **options)
+            return (model if options else model.to(self._device)).eval()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        raise ValueError(
+            f"model: the memory of {self._device} does not hold {self._name} {self._way()}; {self._remedy()}"
+        )
+
+    def _way(self) -> str:
+        return f"in {self._quantize}" if self._quantize else f"as {str(self._dtype).removeprefix('torch.')}"
+
+    def _remedy(self) -> str:
+        smaller = {None: "load it in 8bit or 4bit, or ", "8bit": "load it in 4bit, or "}
+        return smaller.get(self._quantize, "") + "choose a smaller model"
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -157,50 +216,3 @@ def model_type(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise ValueError(f"model: {folder} is no model folder: it holds no config.json")
     return PretrainedConfig.get_config_dict(folder)[0].get("model_type", "")
-
-
-def resolve(name: str) -> Path:
-    """The local folder of a name; a hub id's comes from the cache or, failing that, from the hub."""
-    if name == EMBEDDED:
-        return EMBEDDED_FOLDER
-    if name.startswith(EMBEDDED + "/"):
-        return EMBEDDED_FOLDER / name.removeprefix(EMBEDDED + "/")
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(
-            f"model: expected '{EMBEDDED}', a model folder or a hub id such as EleutherAI/pythia-70m, "
-            f"got {name!r}"
-        )
-    cached = _cached(name)
-    return cached if cached is not None else _download(name)
-
-
-def _cached(name: str) -> Path | None:
-    """The cache's copy of a model, if it is whole: other programs may have fetched a part of it only."""
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
-    except LocalEntryNotFoundError:
-        return None
-    models = [folder / part for part in ("base", "dynamo")] if (folder / "dynamo").is_dir() else [folder]
-    needed = ("config.json", "tokenizer.json", "*.safetensors")
-    return folder if all(any(model.glob(file)) for model in models for file in needed) else None
-
-
-def _download(name: str) -> Path:
-    """Ask the hub one quick question first: offline, the download's own retries take a minute."""
-    try:
-        HfApi().model_info(name, timeout=HUB_PROBE_SECONDS)
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except GatedRepoError:
-        raise OSError(f"model: {name} is gated; accept its terms on the hub and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise OSError(
-            f"model: the hub has no model {name} (or it is private and HF_TOKEN is not set)"
-        ) from None
-    except Exception as error:
-        raise OSError(
-            f"model: {name} is not in the cache and cannot be fetched from the hub ({type(error).__name__}); "
-            f"go online, or use '{EMBEDDED}' or a local folder"
-        ) from error
