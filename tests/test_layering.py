@@ -14,7 +14,7 @@ LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson"},
     {"sampler", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"},
-    {"engine", "stock", "training"},
+    {"engine", "stock", "training", "charts"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
     {"__init__", "__main__"},
@@ -34,7 +34,7 @@ SIBLINGS = {
 }
 HOMES = {
     "gradio": {"ui"},
-    "plotly": set(),
+    "plotly": {"charts"},
     "accelerate": {"training"},
     "datasets": set(),
     "bitsandbytes": {"loading"},
