@@ -1,309 +1,299 @@
-// TokenPane: draws one lane of the race.
+// TokenPane: one lane of the chat.
 //
-// props.value is that lane's trace so far (NDJSON): a header line, then one line per forward pass, then an end line.
-// It only ever grows, so each update parses what is new. Model text reaches the page as textContent and in no other
-// way. Panes, race bar and inspector talk over one EventTarget, window.dynamoBus:
-//   lane    this pane's clocks and state, after every change   (pane -> race bar, inspector)
-//   show    look at this pass of this run                      (pane -> inspector)
-//   shown   the inspector shows this pass                      (inspector -> pane)
-//   widest  the largest number of passes of the lanes          (race bar -> panes: strips share one scale)
-//   replay, stop                                               (race bar, Stop button -> panes)
+// props.value is the lane's chat so far (NDJSON, see transcript.js). It only grows, so an update reads and draws
+// what is new; any other value is another chat and is drawn afresh. The last run is the current one: the strip, the
+// clocks and the playhead are about it, while the chunks of every turn can be looked at. On window.dynamoBus:
+//   lane      this pane's run and how much of it is shown, at most once a frame   (pane -> all)
+//   playhead  {milliseconds}: show what was done by then, null: all that arrived   (player -> panes)
+//   show      look at this pass of this run                                        (pane -> inspector)
+//   shown     the inspector shows this pass                                        (inspector -> pane)
+//   widest    the number of passes that a strip's width stands for                 (race -> panes)
+//   stop      the visitor stopped the run                                          (Stop button -> panes)
 
 const root = element.querySelector(".dm-pane");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
-const kind = root.dataset.kind;
-const inspectable = kind === "dynamo";
-const parts = Object.fromEntries(
-  ["text", "strip", "footer", "tip", "announce"].map((name) => [name, root.querySelector(`.dm-${name}`)]),
-);
-
-const END_NOTES = {
-  length: "reached the length limit",
-  stop: "stopped by the engine",
-  cancelled: "stopped",
-  error: "failed",
+const side = root.dataset.side;
+const part = (name) => root.querySelector(`.dm-${name}`);
+const parts = {
+  title: part("pane-title"),
+  engine: part("pane-engine"),
+  badge: part("badge"),
+  text: part("text"),
+  strip: part("strip"),
+  footer: part("footer"),
+  announce: part("announce"),
+  buttons: [...root.querySelectorAll("[data-action]")],
 };
+const tip = createTip(root, part("tip"));
 
-let drawn; // what the DOM shows, see reset()
+const EMPTY = {
+  base: "The base model's answer appears here, one token per forward pass.",
+  dynamo: "DynaMo's answer appears here, one chunk of tokens per forward pass.",
+};
+const STICKY_PIXELS = 24; // nearer to the end than this, the text keeps its end in sight
+const CROWD = 150; // passes; bars of more than these leave no room for gaps
+
+let chat = newChat();
+let turns = []; // what the DOM shows of chat.turns, see drawTurn()
+let bars = []; // of the current turn
+let count = 0; // passes of the current turn that are shown
+let playhead = null;
+let lookedAt = null; // {run, index} in the inspector
+let marked = [];
+let announced = ""; // the run whose end was told
+let cursor = null; // the chunk that Tab reaches
+let sticking = true;
 let frame = 0;
-let hiding = 0;
-reset();
 
-function reset() {
-  drawn = { source: "", header: null, passes: [], end: null, upTo: null };
-  parts.text.replaceChildren();
-  parts.strip.replaceChildren();
-  parts.footer.replaceChildren();
-  parts.announce.textContent = "";
-  hideTip();
-}
+const current = () => chat.turns.at(-1);
+const inspectable = () => side === "dynamo" && !isBlind(current());
 
-// ---- reading the trace
+// ---- drawing what is new
 
 function update() {
+  cancelAnimationFrame(frame);
   frame = 0;
-  const source = typeof props.value === "string" ? props.value : "";
-  if (!source.startsWith(drawn.source) || source === "") reset();
-  const complete = source.lastIndexOf("\n") + 1;
-  const fresh = source.slice(drawn.source.length, complete);
-  drawn.source = source.slice(0, complete);
-  const follows = isAtBottom();
-  for (const text of fresh.split("\n")) if (text) read(JSON.parse(text));
-  if (follows) parts.text.scrollTop = parts.text.scrollHeight;
+  const read = readChat(chat, typeof props.value === "string" ? props.value : "");
+  if (read !== chat) clear();
+  chat = read;
+  for (let i = Math.max(0, turns.length - 1); i < chat.turns.length; i++) extend(i);
+  extendStrip();
+  movePlayhead();
+  mark();
+  keepEndInSight();
   publish();
 }
 
-function read(line) {
-  if ("format" in line) drawn.header = line;
-  else if ("pass" in line) addPass(line);
-  else if ("end" in line) finish(line);
+function clear() {
+  [turns, bars, marked, count, cursor] = [[], [], [], 0, null];
+  parts.text.replaceChildren();
+  parts.strip.replaceChildren();
+  parts.announce.textContent = "";
+  tip.hide();
 }
 
-function addPass(step) {
-  drawn.passes.push(step);
-  parts.text.append(chunkOf(step));
-  const bar = document.createElement("i");
-  bar.className = `dm-bar ${chunkClasses(step)}`;
-  bar.dataset.index = step.pass;
-  parts.strip.append(bar);
+function extend(i) {
+  const turn = chat.turns[i];
+  if (i === turns.length) begin(turn);
+  const drawn = turns[i];
+  const role = inspectable() ? "button" : "listitem";
+  const draw = isBlind(turn) ? drawPlain : (step) => drawPass(step, role);
+  const pieces = turn.passes.slice(drawn.pieces.length).map(draw);
+  if (playhead !== null) for (const piece of pieces) piece.hidden = true;
+  else count += pieces.length;
+  drawn.rest.before(...pieces);
+  if (!drawn.pieces.length && pieces[0]?.firstElementChild) openAnswer(drawn, pieces[0].firstElementChild);
+  drawn.pieces.push(...pieces);
+  drawn.rest.textContent = turn.end?.text ?? "";
+  drawn.tally.textContent = turn.end ? tallyOf(turn) : "";
 }
 
-function finish(end) {
-  drawn.end = drawn.end ?? end;
-  if (end.text) parts.text.append(end.text);
-  const note = END_NOTES[end.end];
-  const clocks = laneClocks(drawn.passes);
-  parts.announce.textContent =
-    `${root.dataset.title} ${note ?? "finished"}: ` +
-    `${plural(clocks.tokens, "token")} in ${plural(clocks.passes, "forward pass")}.`;
+/** The turn before becomes history, whole; clocks and strip start over. */
+function begin(turn) {
+  if (turns.length) {
+    const settled = turns.at(-1);
+    for (const piece of settled.pieces) piece.hidden = false;
+    settled.rest.hidden = settled.tally.hidden = false;
+  }
+  turns.push(drawTurn(turn, turns.length));
+  parts.text.append(turns.at(-1).root);
+  parts.strip.replaceChildren();
+  parts.announce.textContent = "";
+  [bars, count, sticking] = [[], 0, true];
 }
 
-function state() {
-  if (!drawn.header) return "empty";
-  if (drawn.upTo !== null) return "replay";
-  return drawn.end ? "done" : "running";
+/** The answer's first chunk: only now is there a list to speak of, and something for Tab to reach. */
+function openAnswer(drawn, chunk) {
+  drawn.answer.setAttribute("role", inspectable() ? "group" : "list");
+  drawn.answer.setAttribute("aria-label", "Answer, pass by pass");
+  if (!parts.text.contains(document.activeElement)) moveCursor(chunk);
 }
+
+function extendStrip() {
+  const turn = current();
+  if (!turn || isBlind(turn)) return;
+  const fresh = turn.passes.slice(bars.length).map(drawBar);
+  if (playhead !== null) for (const bar of fresh) bar.hidden = true;
+  bars.push(...fresh);
+  parts.strip.append(...fresh);
+}
+
+function keepEndInSight() {
+  if (sticking) parts.text.scrollTop = parts.text.scrollHeight;
+}
+
+// ---- the playhead: the same DOM, its later chunks hidden
+
+function movePlayhead() {
+  const turn = current();
+  if (!turn) return false;
+  const drawn = turns.at(-1);
+  const [before, now] = [count, passesDone(turn, playhead)];
+  for (let i = Math.min(before, now); i < Math.max(before, now); i++) {
+    drawn.pieces[i].hidden = i >= now;
+    if (bars[i]) bars[i].hidden = i >= now;
+  }
+  count = now;
+  drawn.rest.hidden = drawn.tally.hidden = now < turn.passes.length;
+  if (now > before && playhead !== null && inspectable()) request(turn, now - 1, false);
+  return now !== before;
+}
+
+function onPlayhead(event) {
+  playhead = event.detail.milliseconds;
+  if (!movePlayhead()) return;
+  keepEndInSight();
+  schedule();
+}
+
+// ---- what the rest of the page and the reader are told
 
 function publish() {
-  root.dataset.state = state();
-  parts.text.setAttribute("aria-busy", String(state() === "running"));
-  drawFooter();
-  const run = drawn.header?.run ?? null;
-  const detail = { kind, run, state: state(), end: drawn.end?.end ?? null, header: drawn.header };
-  bus.dispatchEvent(new CustomEvent("lane", { detail: { ...detail, passes: drawn.passes, count: shownCount() } }));
+  const turn = current();
+  const state = stateOf(turn);
+  root.dataset.state = state;
+  parts.text.dataset.empty = EMPTY[side];
+  parts.text.setAttribute("aria-busy", String(state === "running"));
+  drawHead(turn, state);
+  parts.footer.replaceChildren(...factsOf(turn, count).map((fact) => make("span", "", fact)));
+  if (state === "done") sayFarewell(turn);
+  const detail = {
+    kind: side,
+    run: turn?.header.run ?? null,
+    header: turn?.header ?? null,
+    state,
+    end: turn?.end?.end ?? null,
+    passes: turn?.passes ?? [],
+    count,
+    turns: chat.turns.length,
+  };
+  bus.dispatchEvent(new CustomEvent("lane", { detail }));
 }
 
-// ---- drawing
-
-function chunkClasses(step) {
-  const classes = [`size-${step.ids.length}`];
-  if (step.backoffs?.length) classes.push("backed-off");
-  return classes.join(" ");
-}
-
-function chunkOf(step) {
-  const chunk = document.createElement("span");
-  chunk.className = `dm-chunk ${chunkClasses(step)}`;
-  chunk.dataset.index = step.pass;
-  chunk.tabIndex = step.pass === 0 ? 0 : -1;
-  chunk.setAttribute("role", inspectable ? "button" : "listitem");
-  chunk.setAttribute("aria-label", chunkInWords(step));
-  step.text.forEach((piece) => {
-    const token = document.createElement("span");
-    token.className = "dm-token";
-    token.textContent = piece;
-    chunk.append(token);
-  });
-  return chunk;
-}
-
-function chunkInWords(step) {
-  const backOff = step.backoffs?.length && step.ids.length === 1 ? ", backed off" : "";
-  return `Pass ${step.pass + 1}, ${plural(step.ids.length, "token")}${backOff}: ${step.text.join("").trim()}`;
-}
-
-function drawFooter() {
-  const clocks = laneClocks(drawn.passes, shownCount());
-  const facts = [];
-  if (clocks.passes > 0) {
-    facts.push(`${plural(clocks.tokens, "token")} in ${plural(clocks.passes, "pass")}`);
-    facts.push(`${clocks.tokensPerPass.toFixed(2)} tokens/pass`);
-    if (clocks.tokensPerSecond) facts.push(`${clocks.tokensPerSecond.toFixed(0)} tok/s of model time`);
-    facts.push(`first token ${Number(clocks.firstToken.toPrecision(2))} ms`);
+function drawHead(turn, state) {
+  const [title, engine] = titlesOf(side, turn?.header);
+  if (parts.title.textContent !== title) parts.title.textContent = title;
+  if (parts.engine.textContent !== engine) parts.engine.textContent = engine;
+  root.setAttribute("aria-label", title);
+  parts.text.setAttribute("aria-label", `${title}: chat`);
+  parts.badge.hidden = !turn?.header.recorded;
+  parts.badge.title = turn?.header.recorded ?? "";
+  for (const button of parts.buttons) {
+    button.disabled = state !== "done" || !turn.passes.length;
+    button.hidden = button.dataset.action === "trace" && isBlind(turn);
   }
-  if (drawn.end && drawn.upTo === null && END_NOTES[drawn.end.end]) facts.push(END_NOTES[drawn.end.end]);
-  parts.footer.replaceChildren(
-    ...facts.map((fact) => {
-      const item = document.createElement("span");
-      item.textContent = fact;
-      return item;
-    }),
-  );
 }
 
-function isAtBottom() {
-  return parts.text.scrollHeight - parts.text.scrollTop - parts.text.clientHeight < 24;
-}
-
-// ---- replay: the same DOM, its later chunks hidden
-
-function shownCount() {
-  return drawn.upTo ?? drawn.passes.length;
-}
-
-/** Shows the passes that fit into the first `milliseconds` of model time; null shows all of them. */
-function showUpTo(milliseconds) {
-  const before = shownCount();
-  let count = null;
-  if (milliseconds !== null) {
-    let elapsed = 0;
-    count = drawn.passes.findIndex((step) => (elapsed += step.ms) > milliseconds);
-    if (count < 0) count = drawn.passes.length;
-  }
-  if (count === drawn.upTo) return;
-  drawn.upTo = count;
-  for (const step of drawn.passes) {
-    const hidden = count !== null && step.pass >= count;
-    parts.text.children[step.pass].hidden = hidden;
-    parts.strip.children[step.pass].hidden = hidden;
-  }
-  publish();
-  if (inspectable && count !== null && count > before) request(count - 1, false);
-}
-
-// ---- tooltip: on hover and on focus; the pointer may rest on it, Escape closes it
-
-function showTip(index) {
-  const step = drawn.passes[index];
-  const anchor = parts.text.children[index];
-  if (!step || !anchor) return;
-  clearTimeout(hiding);
-  parts.tip.replaceChildren(...tipLines(step));
-  parts.tip.hidden = false;
-  const box = root.getBoundingClientRect();
-  const at = anchor.getClientRects()[0] ?? anchor.getBoundingClientRect();
-  const left = Math.min(at.left - box.left, box.width - parts.tip.offsetWidth - 8);
-  parts.tip.style.left = `${Math.max(8, left)}px`;
-  parts.tip.style.top = `${at.bottom - box.top + 2}px`;
-}
-
-function tipLines(step) {
-  const title = line("dm-tip-title", `Pass ${step.pass + 1} · ${plural(step.ids.length, "token")} · ${step.ms} ms`);
-  const tokens = step.text.map((piece, i) => {
-    const row = line("dm-tip-token", "");
-    const text = document.createElement("code");
-    text.textContent = visible(piece) || tokenWithoutText(step, i);
-    const probability = document.createElement("span");
-    probability.textContent = step.p[i] === undefined ? "" : percent(step.p[i]);
-    row.append(text, probability);
-    return row;
-  });
-  const reasons = (step.backoffs ?? []).map((backOff) => line("dm-tip-note", backOffInWords(backOff)));
-  const hint = inspectable ? [line("dm-tip-hint", "Click to look at this pass below")] : [];
-  return [title, ...tokens, ...reasons, ...hint];
-}
-
-/** A token with no text of its own ends the turn, or is a part of a character that a later token completes. */
-function tokenWithoutText(step, i) {
-  const last = step.pass === drawn.passes.length - 1 && i === step.ids.length - 1;
-  return last && drawn.end?.end === "eos" ? "end of turn" : "part of a character";
-}
-
-function line(className, text) {
-  const element = document.createElement("div");
-  element.className = className;
-  element.textContent = text;
-  return element;
-}
-
-function hideTip() {
-  clearTimeout(hiding);
-  parts.tip.hidden = true;
-}
-
-function hideTipSoon() {
-  clearTimeout(hiding);
-  hiding = setTimeout(hideTip, 140);
+/** Once per run, at its end; a recording ended long ago. */
+function sayFarewell(turn) {
+  if (turn.header.run === announced || turn.header.recorded) return;
+  announced = turn.header.run;
+  parts.announce.textContent = farewellOf(parts.title.textContent, turn);
 }
 
 // ---- choosing a pass
 
-function indexOf(event) {
+/** The pass that an event is about: its turn, its place, and what to point at. */
+function passAt(event) {
   const target = event.target.closest?.(".dm-chunk, .dm-bar");
-  return target && root.contains(target) ? Number(target.dataset.index) : -1;
+  if (!target || !root.contains(target)) return null;
+  const number = target.closest(".dm-turn")?.dataset.turn ?? chat.turns.length - 1;
+  return { turn: chat.turns[number], index: Number(target.dataset.index), target };
 }
 
-function request(index, pinned) {
-  bus.dispatchEvent(new CustomEvent("show", { detail: { run: drawn.header.run, index, pinned } }));
+function request(turn, index, pinned) {
+  bus.dispatchEvent(new CustomEvent("show", { detail: { run: turn.header.run, index, pinned } }));
 }
 
-function mark(index) {
-  for (const list of [parts.text, parts.strip]) {
-    list.querySelector(".selected")?.classList.remove("selected");
-    list.children[index]?.classList.add("selected");
-  }
+/** Outlines the pass that the inspector shows, once it is drawn here. */
+function mark() {
+  const i = lookedAt ? chat.turns.findLastIndex((turn) => turn.header.run === lookedAt.run) : -1;
+  const bar = i === chat.turns.length - 1 ? bars[lookedAt?.index] : null;
+  const now = [turns[i]?.pieces[lookedAt?.index]?.firstElementChild, bar].filter(Boolean);
+  for (const old of marked) if (!now.includes(old)) old.classList.remove("selected");
+  for (const one of now) one.classList.add("selected");
+  marked = now;
 }
 
-function moveFocus(from, to) {
-  const target = parts.text.children[Math.max(0, Math.min(shownCount() - 1, to))];
-  parts.text.children[from].tabIndex = -1;
-  target.tabIndex = 0;
-  target.focus();
+function showTip({ turn, index, target }, pointer = null) {
+  const hint = inspectable() ? "Click to look at this pass below" : "";
+  tip.show(target, drawTip(turn, turn.passes[index], hint), pointer);
+}
+
+// ---- keyboard: one stop for Tab, arrows from chunk to chunk across the turns
+
+function moveCursor(chunk) {
+  if (cursor) cursor.tabIndex = -1;
+  cursor = chunk;
+  cursor.tabIndex = 0;
 }
 
 function onKey(event) {
-  if (event.key === "Escape") hideTip();
-  const index = indexOf(event);
-  if (index < 0) return;
-  const targets = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: drawn.passes.length - 1 };
-  if (event.key in targets) moveFocus(index, targets[event.key]);
-  else if (inspectable && (event.key === "Enter" || event.key === " ")) request(index, true);
+  const pass = passAt(event);
+  if (!pass || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (["ArrowRight", "ArrowLeft", "Home", "End"].includes(event.key)) neighbourOf(pass.target, event.key, parts.text)?.focus();
+  else if (inspectable() && (event.key === "Enter" || event.key === " ")) request(pass.turn, pass.index, true);
   else return;
   event.preventDefault();
 }
 
-root.addEventListener("mouseover", (event) => {
-  const index = indexOf(event);
-  if (index >= 0) showTip(index);
-  else if (event.target.closest(".dm-tip")) clearTimeout(hiding);
-  else hideTipSoon();
-});
-root.addEventListener("mouseleave", hideTipSoon);
-root.addEventListener("focusin", (event) => {
-  const index = indexOf(event);
-  if (index >= 0) showTip(index);
-});
-root.addEventListener("focusout", hideTipSoon);
 root.addEventListener("keydown", onKey);
-root.addEventListener("click", (event) => {
-  const index = indexOf(event);
-  if (index >= 0 && inspectable) request(index, true);
+root.addEventListener("mouseover", (event) => {
+  const pass = passAt(event);
+  if (pass) showTip(pass, { x: event.clientX, y: event.clientY });
+  else if (event.target.closest(".dm-tip")) tip.keep();
+  else tip.hideSoon();
 });
+root.addEventListener("mouseleave", tip.hideSoon);
+root.addEventListener("focusin", (event) => {
+  const pass = passAt(event);
+  if (!pass) return;
+  moveCursor(pass.target);
+  showTip(pass);
+});
+root.addEventListener("focusout", tip.hideSoon);
+root.addEventListener("click", (event) => {
+  const pass = passAt(event);
+  if (!pass || !inspectable()) return;
+  request(pass.turn, pass.index, true);
+  if (event.pointerType === "mouse") tip.hide(); // it has said its part, and may cover the next chunk
+});
+parts.text.addEventListener("scroll", () => {
+  const { scrollHeight, scrollTop, clientHeight } = parts.text;
+  if (clientHeight) sticking = scrollHeight - scrollTop - clientHeight < STICKY_PIXELS;
+  tip.follow(parts.text);
+});
+new ResizeObserver(keepEndInSight).observe(parts.text);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") hideTip();
+  if (event.key === "Escape") tip.hide();
 });
 
 // ---- the other parts of the page
 
-bus.addEventListener("widest", (event) => root.style.setProperty("--passes", event.detail));
-bus.addEventListener("replay", (event) => {
-  if (drawn.end) showUpTo(event.detail);
+bus.addEventListener("playhead", onPlayhead);
+bus.addEventListener("widest", (event) => {
+  root.style.setProperty("--passes", event.detail);
+  parts.strip.classList.toggle("crowded", event.detail > CROWD);
 });
 bus.addEventListener("stop", () => {
   // Gradio cancels the run on the server, which can then send no end line.
-  if (state() === "running") {
-    finish({ end: "cancelled" });
-    publish();
-  }
+  if (stateOf(current()) !== "running") return;
+  current().end = { end: "cancelled" };
+  schedule();
 });
-if (inspectable) {
-  bus.addEventListener("shown", (event) => mark(event.detail.run === drawn.header?.run ? event.detail.index : -1));
-}
+bus.addEventListener("shown", (event) => {
+  lookedAt = event.detail;
+  mark();
+});
 
 // A hidden tab gets no animation frames, but its values still arrive.
 function schedule() {
   if (document.visibilityState === "hidden") update();
   else if (!frame) frame = requestAnimationFrame(update);
 }
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "hidden" && frame) update();
+});
+connectSaving(parts.buttons, current, parts.announce, server);
 watch("value", schedule);
 schedule();

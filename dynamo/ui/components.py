@@ -21,7 +21,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 # Scripts of each component after `common/`, in order; functions of the earlier ones are known to the later.
 SCRIPTS = {
-    "pane": ("pane.js",),
+    "pane": ("transcript.js", "drawing.js", "tip.js", "saving.js", "pane.js"),
     "race": ("race.js",),
     "inspector": ("inspector.js",),
 }

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from browser.chats import launch_panes
 from dynamo.ui.components import ASSETS
 
 CHROMIUM = os.environ.get("DYNAMO_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -81,3 +82,27 @@ def arithmetic(browser):
 
     yield call
     page.close()
+
+
+@pytest.fixture(scope="package")
+def panes_url():
+    page, url = launch_panes()
+    yield url
+    page.close()
+
+
+@pytest.fixture
+def open_panes(open_page, panes_url):
+    """Opens two panes by themselves, and notes in `window.told` what they tell the others."""
+
+    def open_panes(theme: str = "light", **options):
+        page = open_page(f"{panes_url}?__theme={theme}", **options)
+        page.locator(".dm-pane").nth(1).wait_for()
+        page.evaluate(
+            """() => { window.told = { lane: [], show: [] };
+            for (const name in told) dynamoBus.addEventListener(name, ({ detail }) =>
+              told[name].push({ ...detail, passes: detail.passes?.length })); }"""
+        )
+        return page
+
+    return open_panes
