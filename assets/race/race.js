@@ -1,111 +1,185 @@
-// RaceBar: both clocks of the race, always together, and its replay.
+// RaceBar: both clocks of the race, always together, and the player that decides which moment of it is on screen.
 //
-// props.value is one sentence of status. The clocks are read off the "lane" events of the two panes (see pane.js).
-// A small model answers within a blink, so a finished race can be watched again at a pace the eye can follow: the
-// recorded model time, stretched, with a note that says by how much. A visitor's first race is replayed unasked.
+// props.value is one sentence of status. All else is read off the "lane" events of the two panes. The clocks are those
+// of what is shown: while the player plays, up to its playhead. What is computed is in player.js (when), clocks.js
+// (words) and split.js (where the time goes); this file owns the DOM, the frames and the bus.
 
 const root = element.querySelector(".dm-race");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
 const part = (name) => root.querySelector(`.dm-${name}`);
-const replayButton = part("replay");
+const parts = Object.fromEntries(
+  ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "why", "split", "clock-row"]
+    .concat(["hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
+    .concat(["remark", "status"])
+    .map((name) => [name, part(name)]),
+);
+const laps = { base: part("lap-base").children, dynamo: part("lap-dynamo").children };
 
 const NARROWEST_SCALE = 16; // passes: a strip of three bars should not fill its pane
-const REPLAY_SECONDS_PER_PASS = 0.16;
-const LONGEST_REPLAY_SECONDS = 14;
-const A_BLINK = 2000; // milliseconds of model time that are too few to watch
+const SHORTEST_LAP = 24; // tokens that a lap has room for, while nobody knows how long it gets
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 const lanes = { base: null, dynamo: null };
-let widest = 0;
-let replay = null; // { started, slowdown, total, frame } while one is playing
-let introduced = reducedMotion.matches;
+let race = raceOf([]);
+let player = newPlayer(reducedMotion.matches);
+let runs = ""; // of the race on screen
+let before = null; // the race that was on screen before it: {base, comparable, done, blind}
+let sent = { playhead: null, widest: 0, player: "" };
+let frame = 0;
 
-function onLane(event) {
-  lanes[event.detail.kind] = event.detail;
-  if (event.detail.state === "running") stopReplay();
-  shareScale();
-  drawClocks();
-  drawReplayButton();
-  if (!introduced && finished()) introduce();
+const present = () => Object.values(lanes).filter((lane) => lane?.run && lane.state !== "empty");
+const blind = () => present().some(isBlind);
+const shown = () => (blind() ? [] : present());
+
+// ---- what comes in
+
+function onLane({ detail }) {
+  lanes[detail.kind] = detail;
+  race = raceOf(shown());
+  const now = performance.now();
+  const key = present().map((lane) => lane.run).join(" ");
+  player = key === runs ? arrive(player, race, now) : begin(player, race, kindOfRace(), now);
+  if (key !== runs) runs = key;
+  before = { base: lanes.base?.run, comparable: areComparable(lanes), done: race.done, blind: blind() };
+  show();
 }
 
-function introduce() {
-  introduced = true;
-  const ended = Object.values(lanes).every((lane) => lane.end === "eos" || lane.end === "length");
-  if (ended && plan().total < A_BLINK) startReplay();
+/** Before `before` is overwritten: what sort of race the new runs make, see begin(). */
+function kindOfRace() {
+  if (before?.blind && race.done) return "aside"; // the vote is in, and the answers are read
+  if (present().some((lane) => lane.header.recorded)) return "recording";
+  const sameBase = before?.base && before.base === lanes.base?.run && before.comparable && before.done;
+  return wasDecodedAgain(lanes) || sameBase ? "aside" : "live";
 }
 
-function shareScale() {
-  const passes = Math.max(NARROWEST_SCALE, ...Object.values(lanes).map((lane) => lane?.passes.length ?? 0));
-  if (passes === widest) return;
-  widest = passes;
-  bus.dispatchEvent(new CustomEvent("widest", { detail: widest }));
+function act(next) {
+  player = next;
+  show();
 }
 
-function drawClocks() {
-  const base = lanes.base && laneClocks(lanes.base.passes, lanes.base.count);
-  const dynamo = lanes.dynamo && laneClocks(lanes.dynamo.passes, lanes.dynamo.count);
-  const bothDecode = Boolean(base?.tokensPerSecond && dynamo?.tokensPerSecond);
-  root.dataset.measured = String(bothDecode);
-  part("passes").textContent = bothDecode ? dynamo.tokensPerPass.toFixed(2) : "–";
-  part("passes-note").textContent = bothDecode ? `base model ${base.tokensPerPass.toFixed(2)}` : "";
-  part("speed").textContent = bothDecode ? `${(dynamo.tokensPerSecond / base.tokensPerSecond).toFixed(2)}×` : "–";
-  part("speed-note").textContent = bothDecode
-    ? `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens/s of model time`
-    : "";
+function onFrame(now) {
+  frame = 0;
+  act(tick(player, race, now));
 }
 
-function drawStatus() {
-  part("status").textContent = typeof props.value === "string" ? props.value : "";
+// ---- what goes out
+
+function show() {
+  tell("playhead", player.playhead, { milliseconds: player.playhead });
+  const passes = Math.max(NARROWEST_SCALE, ...present().map((lane) => lane.passes.length));
+  tell("widest", passes, passes);
+  const { mode, slowdown } = player;
+  const told = { playing: player.phase === "playing", mode, slowdown };
+  tell("player", JSON.stringify(told), told);
+  if (told.playing && !frame) frame = requestAnimationFrame(onFrame);
+  draw();
 }
 
-// ---- replay
-
-function finished() {
-  const both = [lanes.base, lanes.dynamo];
-  return both.every((lane) => lane?.end && lane.passes.length > 0 && lane.run === lanes.base.run);
+/** Dispatches once per change: what listens may well answer with a "lane" event. */
+function tell(name, value, detail) {
+  if (sent[name] === value) return;
+  sent[name] = value;
+  bus.dispatchEvent(new CustomEvent(name, { detail }));
 }
 
-function plan() {
-  const total = Math.max(...Object.values(lanes).map((lane) => laneClocks(lane.passes).milliseconds));
-  const passes = Math.max(...Object.values(lanes).map((lane) => lane.passes.length));
-  const seconds = Math.min(LONGEST_REPLAY_SECONDS, passes * REPLAY_SECONDS_PER_PASS);
-  return { total, slowdown: Math.max(1, (1000 * seconds) / total) };
+// ---- drawing
+
+function put(name, text) {
+  if (parts[name].textContent !== text) parts[name].textContent = text;
 }
 
-function startReplay() {
-  replay = { ...plan(), started: performance.now(), frame: requestAnimationFrame(tick) };
-  drawReplayButton();
+function draw() {
+  root.dataset.phase = player.phase;
+  for (const name of ["clock-row", "player"]) parts[name].hidden = blind();
+  parts["hidden-note"].hidden = !blind();
+  const counts = shownCounts();
+  drawClocks(counts);
+  drawPlayer();
+  drawLaps(counts);
+  drawLines(counts);
 }
 
-function tick(now) {
-  const elapsed = (now - replay.started) / replay.slowdown;
-  if (elapsed > replay.total) return stopReplay();
-  bus.dispatchEvent(new CustomEvent("replay", { detail: Math.max(0, elapsed) }));
-  replay.frame = requestAnimationFrame(tick);
+/** Passes of each lane that are on screen. */
+function shownCounts() {
+  return Object.fromEntries(shown().map((lane, i) => [lane.kind, doneBy(race.ends[i], player.playhead)]));
 }
 
-function stopReplay() {
-  if (!replay) return;
-  cancelAnimationFrame(replay.frame);
-  replay = null;
-  bus.dispatchEvent(new CustomEvent("replay", { detail: null }));
-  drawReplayButton();
+function drawClocks(counts) {
+  const clocks = clocksOf(lanes, counts);
+  root.dataset.measured = String(Boolean(clocks));
+  const faces = facesOf(clocks, lanes);
+  put("passes", faces.passes);
+  put("passes-note", faces.passesNote);
+  put("speed", faces.speed);
+  put("speed-name", faces.speedName);
+  put("speed-note", faces.speedNote);
+  put("first", faces.first);
+  put("first-note", faces.firstNote);
+  drawWhy();
 }
 
-function drawReplayButton() {
-  replayButton.hidden = !finished();
-  if (replayButton.hidden) return;
-  const { slowdown, total } = replay ?? plan();
-  const slow = slowdown > 1.5;
-  const pace = slow ? `replayed ${slowdown.toFixed(0)}× slower` : "replayed at its own pace";
-  replayButton.textContent = replay ? "Skip to the end" : slow ? "Replay in slow motion" : "Replay";
-  part("pace").textContent = replay ? `It took ${(total / 1000).toFixed(2)} s; ${pace}.` : "";
+function drawPlayer() {
+  const { phase, mode } = player;
+  const stepping = mode === "step";
+  for (const radio of parts.modes.querySelectorAll("input")) radio.checked = radio.value === mode;
+  const labels = { settled: "Play again", paused: stepping ? "Start again" : "Play" };
+  put("toggle", labels[phase] ?? (phase === "empty" ? "Play" : "Pause"));
+  parts.toggle.disabled = phase === "empty";
+  parts.skip.disabled = player.playhead === null;
+  parts["step-on"].hidden = parts["step-back"].hidden = !stepping;
+  parts["step-on"].disabled = parts["step-back"].disabled = phase === "empty";
 }
 
-replayButton.addEventListener("click", () => (replay ? stopReplay() : startReplay()));
+/** How far each lane is, in tokens: who has gone further by the same moment of model time. */
+function drawLaps(counts) {
+  const clocks = shown().map((lane) => laneClocks(lane.passes, counts[lane.kind]));
+  const arrived = Math.max(0, ...shown().map((lane) => laneClocks(lane.passes).tokens));
+  const scale = race.done ? arrived : Math.max(arrived, SHORTEST_LAP);
+  for (const [i, lane] of shown().entries()) {
+    const [name, track, text] = laps[lane.kind];
+    name.textContent = nameOf(lane);
+    track.firstChild.style.width = scale ? `${(100 * clocks[i].tokens) / scale}%` : "0";
+    const elapsed = Math.min(player.playhead ?? Infinity, race.ends[i].at(-1) ?? 0);
+    text.textContent = `${plural(clocks[i].tokens, "token")} in ${stopwatch(elapsed)}`;
+  }
+  parts.laps.style.visibility = arrived ? "" : "hidden";
+}
+
+function drawLines(counts = shownCounts()) {
+  const { base, dynamo } = lanes;
+  put("pace", paceInWords(player, race, shown()));
+  put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
+  const recorded = (dynamo ?? base)?.header?.recorded;
+  const told = [recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : ""];
+  if (shown().length && wasDecodedAgain(lanes)) told.push(decodedAgainInWords(lanes));
+  put("remark", told.filter(Boolean).join(" "));
+  put("status", typeof props.value === "string" ? props.value : "");
+}
+
+// ---- the visitor
+
+const drawWhy = connectWhy(
+  parts.why,
+  parts.split,
+  async () => (server.get_split ? server.get_split() : null),
+  () => ({ clocks: clocksOf(lanes, shownCounts()), engine: lanes.base?.header?.engine, busy: !race.done }),
+);
+
+parts.modes.addEventListener("change", (event) => act(chooseMode(player, race, event.target.value, performance.now())));
+parts.toggle.addEventListener("click", () => act(toggle(player, race, performance.now())));
+parts.skip.addEventListener("click", () => {
+  parts.toggle.focus(); // a disabled button would drop the focus
+  act(settle(player, race));
+});
+parts["step-on"].addEventListener("click", () => act(stepBy(player, race, 1)));
+parts["step-back"].addEventListener("click", () => act(stepBy(player, race, -1)));
+parts.player.addEventListener("keydown", (event) => {
+  const direction = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!direction || !event.target.matches(".dm-step-on, .dm-step-back")) return;
+  event.preventDefault();
+  act(stepBy(player, race, direction));
+});
+reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);
-bus.addEventListener("stop", stopReplay);
-watch("value", drawStatus);
-drawStatus();
-drawClocks();
+watch("value", () => drawLines());
+show();

@@ -22,7 +22,8 @@ ASSETS = Path(__file__).parents[2] / "assets"
 # Scripts of each component after `common/`, in order; functions of the earlier ones are known to the later.
 SCRIPTS = {
     "pane": ("transcript.js", "drawing.js", "tip.js", "saving.js", "pane.js"),
-    "race": ("race.js",),
+    "race": ("clocks.js", "player.js", "split.js", "why.js", "race.js"),
+    "timeline": ("columns.js", "timeline.js"),
     "inspector": ("inspector.js",),
 }
 MOST_PASSES_ASKED = 512
