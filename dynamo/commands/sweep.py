@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pair = loading.load(arguments.model, device=arguments.device)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
     count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds)
-    with tqdm(total=count, unit="reply", leave=False) as bar:
+    with tqdm(total=count, unit="reply", leave=False, disable=None) as bar:
         points = sweep(
             pair, arguments.thresholds, prompts, options, arguments.seeds, arguments.max_new_tokens,
             progress=bar.update,
@@ -104,8 +104,8 @@ def _calibration(arguments: argparse.Namespace, pair: Any, options: SamplingOpti
 def _print(report: Any) -> None:
     orders = sorted({m for point in report.points for m in point.share_by_order})
     print(
-        f"threshold  tokens/pass      speed-up         passes of {' / '.join(orders)} %  nats  <1 %  "
-        "outside  repeated  distinct-2",
+        "threshold  tokens/pass          speed-up              "
+        f"{' / '.join(orders) + ' %':>16}  nats   <1 %  outside  repeated  distinct-2",
         file=sys.stderr,
     )
     for point in (report.base, *report.points):
@@ -114,9 +114,9 @@ def _print(report: Any) -> None:
         nats, below, outside, repeated, distinct = (each.value for each in point.quality.values())
         print(
             f"{'base' if point.threshold is None else point.threshold:>9}  "
-            f"{per_pass.value:.2f} {per_pass.low:.2f}-{per_pass.high:.2f}  "
-            f"{speed.value:.2f}x {speed.low:.2f}-{speed.high:.2f}  {shares:>20}  {nats:>9.2f}  "
-            f"{100 * below:4.1f}  {100 * outside:7.1f}  {100 * repeated:8.1f}  {distinct:10.3f}",
+            f"{per_pass.value:.2f} ({per_pass.low:.2f}-{per_pass.high:.2f})  "
+            f"{speed.value:5.2f}x ({speed.low:.2f}-{speed.high:.2f})  {shares:>20}  {nats:4.2f}  "
+            f"{100 * below:5.1f}  {100 * outside:7.1f}  {100 * repeated:8.1f}  {distinct:10.3f}",
             file=sys.stderr,
         )
     for curve in report.calibration:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.evaluation.calibration import EVENTS, Reliability
+from dynamo.evaluation.files import write_json
 from dynamo.evaluation.sweep import QUALITY, Point
 
 FORMAT, VERSION = "dynamo-sweep", 1
@@ -88,13 +89,7 @@ class SweepReport:
 
     def write(self, path: str | os.PathLike) -> None:
         """Whoever reads meanwhile sees the old file or the new, never a part."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_json(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> SweepReport:
