@@ -157,6 +157,61 @@ def test_audit_of_a_given_reply_and_of_one_written_now(folder, capsys, tokenizer
     assert result["texts"][0]["ids"] == [token for step in steps for token in step.tokens]
 
 
+# -- bench ------------------------------------------------------------------------------------------------
+
+HEADLINE = (
+    "own_over_generate",
+    "dynamo_over_own",
+    "dynamo_over_generate",
+    "tokens_per_forward",
+    "conversion",
+    "sampler_share",
+)
+
+
+def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
+    output = folder / "bench.json"
+    code, result = run(
+        capsys,
+        "bench",
+        "--model",
+        folder / "pair",
+        "--prompts",
+        folder / "prompts.json",
+        "--runs",
+        2,
+        "--threshold",
+        0.1,
+        "--context",
+        8,
+        "--top-k",
+        5,
+        50,
+        "--output",
+        output,
+        *LONGEST,
+    )
+    assert code == 0 and json.loads(output.read_text()) == result
+    assert all(isinstance(result[name], float) and result[name] > 0 for name in HEADLINE)
+    assert result["conversion"] == pytest.approx(result["dynamo_over_own"] / result["tokens_per_forward"])
+    assert set(result["lanes"]) == {"generate", "prompt_lookup", "own", "dynamo"}
+    for name, lane in result["lanes"].items():
+        assert len(lane["runs"]) == 2 and lane["share_of_bandwidth"] > 0
+        assert ("flags" in lane) == (name in ("generate", "prompt_lookup"))
+    speeds = {name: lane["tokens_per_second"] for name, lane in result["lanes"].items()}
+    assert result["own_over_generate"] == pytest.approx(speeds["own"] / speeds["generate"])
+    assert result["machine"]["dtype"] == "float32" and result["options"]["threshold"] == 0.1
+    assert set(result["context_ms"]) == {"8"} and set(result["top_k_ms"]) == {"5", "50"}
+    assert set(result["split"]) == {"base", "dynamo"}
+
+
+def test_quick_bench_of_random_weights_in_a_given_shape(capsys):
+    code, result = run(capsys, "bench", "--shape", "3x32x4x400", "--quick", "--runs", 1, *LONGEST)
+    assert code == 0
+    assert set(result["lanes"]) == {"generate", "own", "dynamo"}
+    assert result["tokens_per_forward"] > 2.5 and result["prompts"] == 10
+
+
 # -- bad input --------------------------------------------------------------------------------------------
 
 BAD = {
@@ -168,6 +223,11 @@ BAD = {
     "no data": (["sweep", "--data", "/nowhere.jsonl"], "data: there is no file /nowhere.jsonl"),
     "prompts": (["sweep", "--prompts", "D"], "is not JSON"),
     "chats": (["sweep", "--prompts", "NOCHATS"], "expected a list of chats"),
+    "shape": (["bench", "--shape", "pythia-3b"], "shape: expected one of pythia-14m"),
+    "candidates": (["bench", "--top-k", "0"], "top_k: expected a whole number, 1 or more, got 0"),
+    "threads": (["bench", "--threads", "0"], "threads: expected 1 or more, got 0"),
+    "runs": (["bench", "--runs", "0"], "runs: expected 1 or more, got 0"),
+    "device": (["bench", "--shape", "2x32x4x500", "--device", "quantum"], "device: expected cpu or cuda"),
     "nothing to audit": (["audit"], "traces: give either trace files or --prompt"),
     "both": (["audit", "D", "--prompt", "hi"], "traces: give either trace files or --prompt"),
     "lone reply": (["audit", "D", "--reply", "hi"], "reply: it needs the --prompt that it answers"),

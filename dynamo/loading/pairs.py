@@ -67,7 +67,7 @@ def load(
     download, done and in all. Raises ValueError for what is no DynaMo pair or checkpoint, whose parts do not
     fit each other, or that this machine cannot hold; OSError if it cannot be found or fetched.
     """
-    device = _device(device)
+    device = checked_device(device)
     dtype = dtype or default_dtype(device)
     folder = resolve(name, progress)
     pair = (folder / "dynamo").is_dir() and (folder / "base").is_dir()
@@ -123,7 +123,7 @@ def load_model(
 
     "embedded" and pair folders give their DynaMo model; NAME/base gives the base. Raises as `load` does.
     """
-    device = _device(device)
+    device = checked_device(device)
     dtype = dtype or default_dtype(device)
     folder = resolve(name, progress)
     if (folder / "dynamo").is_dir():
@@ -171,7 +171,8 @@ class _Fitting:
         return smaller.get(self._quantize, "") + "choose a smaller model"
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, None for the default. Raises ValueError for one that is not there."""
     if device is None:
         return default_device()
     try:
