@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -89,14 +89,15 @@ def _cached(name: str) -> Path | None:
 
 
 def _download(name: str, progress: Progress | None) -> Path:
-    when, failure = _away.get(constants.ENDPOINT, (float("-inf"), ""))
+    api = HfApi()
+    when, failure = _away.get(api.endpoint, (float("-inf"), ""))
     if time.monotonic() - when < HUB_AWAY_SECONDS:
         raise _unreachable(name, failure)
     bars = {} if progress is None else {"tqdm_class": _reporting(progress)}
     try:
-        info = HfApi().model_info(name, timeout=HUB_PROBE_SECONDS)
+        info = api.model_info(name, timeout=HUB_PROBE_SECONDS)
         check_format(name, [file.rfilename for file in info.siblings or []])
-        return Path(snapshot_download(name, revision=info.sha, allow_patterns=HUB_FILES, **bars))
+        return Path(api.snapshot_download(name, allow_patterns=HUB_FILES, **bars))
     except GatedRepoError:
         raise OSError(
             f"model: {name} is gated; accept its terms on its page on the hub and set HF_TOKEN"
@@ -115,7 +116,7 @@ def _download(name: str, progress: Progress | None) -> Path:
     except Exception as error:
         # The HTTP library's own errors share no base class with OSError.
         failure = type(_root(error)).__name__
-        _away[constants.ENDPOINT] = (time.monotonic(), failure)
+        _away[api.endpoint] = (time.monotonic(), failure)
         raise _unreachable(name, failure) from error
 
 
