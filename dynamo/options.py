@@ -20,10 +20,15 @@ def option(default: Any, help: str) -> Any:
 
 
 def add_arguments(
-    parser: argparse.ArgumentParser, cls: type, leave_out: Collection[str] = (), **defaults: Any
+    parser: argparse.ArgumentParser,
+    cls: type,
+    leave_out: Collection[str] = (),
+    absent: bool = False,
+    **defaults: Any,
 ) -> None:
     """A flag for every field of a dataclass but those left out, which keep the dataclass's default;
-    `defaults` replace the dataclass's own for this command."""
+    `defaults` replace the dataclass's own for this command. With `absent`, flags that are not given are left
+    to `from_arguments`."""
     hints = get_type_hints(cls)
     group = parser.add_argument_group(cls.__name__)
     for each in fields(cls):
@@ -35,13 +40,14 @@ def add_arguments(
         group.add_argument(
             "--" + each.name.replace("_", "-"),
             dest=each.name,
-            default=default,
+            default=argparse.SUPPRESS if absent else default,
             help=f"{each.metadata['help']} (default: {default})",
             **({"action": kind} if kind else {"type": hints[each.name]}),
         )
 
 
-def from_arguments(cls: type[T], arguments: argparse.Namespace) -> T:
-    """The dataclass from parsed flags. Raises its ValueError for values out of range."""
-    given = vars(arguments)
+def from_arguments(cls: type[T], arguments: argparse.Namespace, **defaults: Any) -> T:
+    """The dataclass from parsed flags, `defaults` where a flag is absent. Raises its ValueError for values
+    out of range."""
+    given = {**defaults, **vars(arguments)}
     return cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})

@@ -12,14 +12,20 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson"},
-    {"sampler", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"},
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders"},
+    {"sampler", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
+    | {"blocks", "corpus", "instructions", "heldout"},
     {"engine", "stock", "training", "charts"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
     {"__init__", "__main__"},
 ]
 SIBLINGS = {
+    "model": {"losses"},
+    "recipes": {"options"},
+    "corpus": {"data"},
+    "instructions": {"data"},
+    "heldout": {"data"},
     "counting": {"tuples"},
     "cooccurrence": {"counting", "tuples"},
     "ndjson": {"trace", "jointline"},
