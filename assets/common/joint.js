@@ -1,4 +1,4 @@
-// What a trace means, as pure functions: no DOM, no state. pane.js, race.js and inspector.js are built on these,
+// What a trace means, as pure functions: no DOM, no state. The page's components are built on these,
 // and the tests run them against the Python that wrote the trace (dynamo/trace.py).
 
 const LOG_RANGE = 16;
@@ -57,6 +57,36 @@ function applyThreshold(joint, line, threshold) {
     else outside += 1;
   }
   return { grid, bar, kept: above.length, outside, exact: line.floor <= bar };
+}
+
+/**
+ * The joints that a pass looked at, highest order first: {order, best, reason}. The one it emitted has no reason;
+ * best: its largest value before thresholds, or after the penalty where that was the reason.
+ */
+function triesOf(pass, joint) {
+  const tries = (pass.backoffs ?? []).map(([order, reason, best]) => ({ order, best, reason }));
+  const emitted = pass.order ?? pass.ids.length;
+  if (emitted > 1) {
+    const largest = joint ? Math.max(0, ...unpackJoint(joint).chunks.map((chunk) => chunk.value)) : 0;
+    tries.push({ order: emitted, best: pass.best ?? largest, reason: "" });
+  }
+  return tries;
+}
+
+/** Whether a recorded try would have gone through at a threshold, by its joint values alone. */
+function clears({ order, best, reason }, threshold) {
+  return reason !== "mask" && reason !== "kept_mass" && best > barOf(threshold, order);
+}
+
+/**
+ * How many tokens a pass would have emitted at another threshold, after the same text. certain: false where it
+ * would have tried an order that the recorded pass had no need to try; `order` is then the most it can be.
+ */
+function decisionAt(tries, threshold) {
+  const through = tries.find((attempt) => clears(attempt, threshold));
+  if (through) return { order: through.order, certain: true };
+  const order = Math.max(1, Math.min(...tries.map((attempt) => attempt.order)) - 1);
+  return { order, certain: order === 1 };
 }
 
 /** 0.0912 -> "9.1 %", keeping two digits that mean something. */

@@ -24,7 +24,9 @@ SCRIPTS = {
     "pane": ("transcript.js", "drawing.js", "tip.js", "saving.js", "pane.js"),
     "race": ("clocks.js", "player.js", "split.js", "why.js", "race.js"),
     "timeline": ("columns.js", "timeline.js"),
-    "inspector": ("inspector.js",),
+    "inspector": ("words.js", "passes.js", "grids.js", "notes.js", "inspector.js"),
+    "audit": ("words.js", "audit.js"),
+    "strip": ("words.js", "strip.js"),
 }
 MOST_PASSES_ASKED = 512
 
