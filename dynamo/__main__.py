@@ -21,6 +21,7 @@ VERBS = {
     "sweep": "speed, passes and quality over back-off thresholds, with intervals",
     "bench": "speed against transformers' generate, and where the time goes",
     "embedded": "make the embedded pair from the dialogues",
+    "push": "upload a checkpoint with its model card to the hub",
 }
 
 

@@ -12,10 +12,10 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders"},
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub"},
     {"sampler", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
     | {"blocks", "corpus", "instructions", "heldout"},
-    {"engine", "stock", "training", "charts"},
+    {"engine", "stock", "training", "charts", "cards"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
     {"__init__", "__main__"},
