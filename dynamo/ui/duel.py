@@ -17,7 +17,7 @@ from dynamo.ui.presenter import Lane
 CHOICES = ("left", "tie", "right")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a session's state is hashed
 class Duel:
     """A finished race with its sides drawn. left: the lane shown on the left, "base" or "dynamo"."""
 

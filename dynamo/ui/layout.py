@@ -61,7 +61,7 @@ def launch_options() -> dict[str, Any]:
         "theme": theme(),
         # Not `css=`: Gradio rewrites every selector of it, and breaks those in media queries.
         "head": f"<style>{style()}</style>",
-        "footer_links": ["api", "settings"],
+        "footer_links": ["api"],
         "run_history": False,
         "show_error": True,
         "ssr_mode": False,
