@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "ndjson"},
-    {"sampler", "packed", "decoder", "data", "loading"},
+    {"sampler", "exact", "lane", "packed", "decoder", "data", "loading"},
     {"engine", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
@@ -23,6 +23,8 @@ SIBLINGS = {
     "cooccurrence": {"counting", "tuples"},
     "ndjson": {"trace"},
     "trace": {"joint"},
+    "exact": {"sampler"},
+    "lane": {"exact", "sampler"},
     "decoder": {"packed"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
