@@ -167,8 +167,10 @@ class Decoder:
         return torch.stack(outputs)
 
     def _logits(self, outputs: Tensor) -> Tensor:
-        """Final norm and output embedding, (heads, queries, hidden) -> (heads, queries, vocab); what is shared
-        is read once."""
+        """Final norm and output embedding, what is shared read once.
+
+        (heads, queries, hidden) -> (heads, queries, vocab)
+        """
         norm, embedding = self._base.gpt_neox.final_layer_norm, self._base.lm_head
         extra = self._token_heads[: len(outputs) - 1]
         if not any(head.final_layer_norm or head.output_embedding for head in extra):

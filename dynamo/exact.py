@@ -48,7 +48,7 @@ class Draft:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a pass made final: the `accepted` drafts and, unless the last of them ends the text, a token drawn.
+    """What a pass made final: the `accepted` drafts and, unless the last of them is an end, a token drawn.
 
     probabilities: of each final token under the first head, after top-k and temperature; last: the first
     head's candidates where the token was drawn, None where none was.
@@ -68,7 +68,7 @@ def verify(
     uniform: Uniform,
     ends: frozenset[int] = frozenset(),
 ) -> Verdict:
-    """Speculative sampling. logits (drafts + 1, vocab): the first head's before each draft and after the last.
+    """Speculative sampling. logits (drafts + 1, vocab): the first head's before each draft and after all.
 
     Final tokens join `context`, so that the penalty at each place knows those before it. Takes one uniform
     for each draft that it examines and one for the token drawn.

@@ -1,4 +1,4 @@
-"""One text in the making: what it holds so far, what the next pass must read, and what a pass's logits do to it.
+"""One text in the making: what it holds so far, what the next pass must read, what its logits lead to.
 
 The baseline, DynaMo and exact mode are one lane each way: what differs is how tokens are chosen. A lane knows
 no model and no clock; whoever runs it feeds `pending` to a decoder, asks for the logits of the last `queries`
@@ -60,7 +60,7 @@ class Lane:
         return self.prompt_length + self.emitted - (len(self.pending) - len(self._drafts))
 
     def advance(self, logits: NDArray[np.floating]) -> StepRecord:
-        """Choose the next tokens from logits (heads, queries, vocab); the record's `seconds` are left at 0."""
+        """Choose the next tokens from logits (heads, queries, vocab); `seconds` are left at 0."""
         fields = self._verified(logits) if self._options.exact else self._chosen(logits[:, -1])
         record = StepRecord(seconds=0.0, prefill=self.emitted == 0, **fields)
         self.emitted += len(record.tokens)

@@ -262,7 +262,7 @@ def _above_thresholds(
 def penalised(
     values: NDArray[np.float64], tokens: NDArray[np.integer], context: Context, options: SamplingOptions
 ) -> NDArray[np.float64]:
-    """Values (cells,) divided by the penalty once for each of the cell's tokens (cells, order) that repeats."""
+    """Values (cells,) divided by the penalty once for each repeating token of the cell, (cells, order)."""
     if options.repetition_penalty == 1.0:
         return values
     count = joint.repetitions(tokens, context.seen, context.special)

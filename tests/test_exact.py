@@ -148,7 +148,7 @@ def test_a_length_that_depended_on_the_drawn_draft_would_bias_the_text(engine, m
 
 @pytest.mark.parametrize("changes", MODES, ids=str)
 def test_number_of_drafts_does_not_depend_on_the_draft_that_is_drawn(changes, table):
-    """Only tokens ahead of a place count: the same joint and first token give the same length at every uniform."""
+    """Only tokens ahead of a place count: at every uniform the same joint and first token give one length."""
     options = SamplingOptions(exact=True, **changes)
     context = Context(VOCAB, (END,))
     context.add(START)
@@ -227,7 +227,7 @@ def test_drafts_come_only_from_cells_above_exact_modes_own_threshold(table):
 
 
 def test_acceptance_and_residual_by_hand():
-    """p = (.5, .3, .2), q = (.2, .8, 0) over tokens 0, 1, 2; the draft is token 1, kept with probability 3 / 8.
+    """p = (.5, .3, .2), q = (.2, .8, 0) of tokens 0 to 2; the draft, token 1, is kept with probability 3/8.
 
     What is left of p is (.3, 0, .2): token 0 below .6, token 2 above.
     """
