@@ -35,6 +35,11 @@ class DecodeState:
     def capacity(self) -> int:
         return self.cache.shape[1]
 
+    def rewind(self, positions: int) -> None:
+        """Forget the last positions, in every slot."""
+        assert 0 <= positions <= self.length, f"{positions} positions of {self.length} to be forgotten"
+        self.length -= positions
+
 
 class Decoder:
     """Cached forward passes of one model, for batches of one.
@@ -89,9 +94,15 @@ class Decoder:
         return DecodeState(torch.empty(shape, dtype=dtype, device=self.device))
 
     @torch.inference_mode()
-    def forward(self, state: DecodeState, tokens: Sequence[int], heads: int | None = None) -> Tensor:
-        """Read `tokens` after what the state holds; logits (heads, vocab) at the last of them, in the model's
-        dtype.
+    def forward(
+        self,
+        state: DecodeState,
+        tokens: Sequence[int],
+        heads: int | None = None,
+        queries: int | None = None,
+    ) -> Tensor:
+        """Read `tokens` after what the state holds; logits (heads, vocab) at the last of them, or of the last
+        `queries` of them (heads, queries, vocab), in the model's dtype.
 
         heads: how many to run, all by default; the others' caches then miss these positions for good.
         """
@@ -99,13 +110,22 @@ class Decoder:
         start, stop = state.length, state.length + len(tokens)
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         assert start < stop <= state.capacity, f"positions {start} to {stop} in a cache of {state.capacity}"
-        step = _Step(state.cache, stop, self._cos[start:stop], self._sin[start:stop], self._mask(start, stop))
+        assert queries is None or 1 <= queries <= len(tokens), f"{queries} queries, {len(tokens)} tokens"
+        step = _Step(
+            state.cache,
+            stop,
+            self._cos[start:stop],
+            self._sin[start:stop],
+            self._mask(start, stop),
+            queries or 1,
+        )
         hidden_states = self._base.gpt_neox.embed_in(
             torch.tensor(tokens, device=self.device)
         )  # (new, hidden)
         finals = (self._packed_pass if self.packed else self._module_pass)(hidden_states, heads, step)
         state.length = stop
-        return self._logits(finals)
+        logits = self._logits(finals)
+        return logits[:, 0] if queries is None else logits
 
     def _mask(self, start: int, stop: int) -> Tensor | None:
         """Which cached positions each new one sees, (new, filled); None: a lone token sees them all."""
@@ -115,60 +135,65 @@ class Decoder:
         return filled <= filled[start:, None]
 
     def _packed_pass(self, hidden_states: Tensor, heads: int, step: _Step) -> Tensor:
-        """Outputs of the last layer and the extra heads at the last position, (heads, hidden)."""
+        """Outputs of the last layer and the extra heads at the last positions, (heads, queries, hidden)."""
         shared = (step.stop, step.cos, step.sin, step.mask)
         for slot, layer in enumerate(self._stem):
             hidden_states = layer.forward(
-                hidden_states, 1, step.cache[slot : slot + 1], *shared, only_last=False
+                hidden_states, 1, step.cache[slot : slot + 1], *shared, queries=len(hidden_states)
             )[0]
         first = len(self._stem)
         cache = step.cache[first : first + heads]
-        return self._finals.forward(hidden_states, heads, cache, *shared, only_last=True)[:, 0]
+        return self._finals.forward(hidden_states, heads, cache, *shared, queries=step.queries)
 
     def _module_pass(self, hidden_states: Tensor, heads: int, step: _Step) -> Tensor:
         """The same through the model's own modules."""
         for slot, layer in enumerate(self._layers[:-1]):
-            hidden_states = self._layer(layer, hidden_states, slot, step)
-        # Heads that read the last layer's output need it at every new position, not only at the last one.
+            hidden_states = self._layer(layer, hidden_states, slot, step, len(hidden_states))
+        # Heads that read the last layer's output need it at every new position, not only at the last ones.
+        new = len(hidden_states)
         every = self._source_is_last and heads > 1
-        last = self._layer(self._layers[-1], hidden_states, len(self._layers) - 1, step, only_last=not every)
+        queries = new if every else step.queries
+        last = self._layer(self._layers[-1], hidden_states, len(self._layers) - 1, step, queries)
         source = last if self._source_is_last else hidden_states
-        outputs = [last[-1:]]
+        outputs = [last[-step.queries :]]
         for head in self._token_heads[: heads - 1]:
             output = source
             for i, layer in enumerate(head.layers, start=1):
                 slot = layer.attention.layer_idx
-                output = self._layer(layer, output, slot, step, only_last=i == len(head.layers))
-            outputs.append(output[-1:])
-        return torch.cat(outputs)
+                output = self._layer(
+                    layer, output, slot, step, step.queries if i == len(head.layers) else new
+                )
+            outputs.append(output[-step.queries :])
+        return torch.stack(outputs)
 
     def _logits(self, outputs: Tensor) -> Tensor:
-        """Final norm and output embedding, (heads, hidden) -> (heads, vocab); what is shared is read once."""
+        """Final norm and output embedding, what is shared read once.
+
+        (heads, queries, hidden) -> (heads, queries, vocab)
+        """
         norm, embedding = self._base.gpt_neox.final_layer_norm, self._base.lm_head
         extra = self._token_heads[: len(outputs) - 1]
         if not any(head.final_layer_norm or head.output_embedding for head in extra):
             plain = self.packed and type(embedding) is nn.Linear
-            return few_rows_linear(norm(outputs), embedding.weight) if plain else embedding(norm(outputs))
-        rows = [embedding(norm(outputs[:1]))]
-        for head, output in zip(extra, outputs[1:].split(1), strict=True):
+            rows = norm(outputs).flatten(0, 1)
+            logits = few_rows_linear(rows, embedding.weight) if plain else embedding(rows)
+            return logits.unflatten(0, outputs.shape[:2])
+        rows = [embedding(norm(outputs[0]))]
+        for head, output in zip(extra, outputs[1:], strict=True):
             rows.append((head.output_embedding or embedding)((head.final_layer_norm or norm)(output)))
-        return torch.cat(rows)
+        return torch.stack(rows)
 
-    def _layer(
-        self, layer: nn.Module, hidden_states: Tensor, slot: int, step: _Step, only_last: bool = False
-    ) -> Tensor:
-        attended = self._attention(
-            layer.attention, layer.input_layernorm(hidden_states), slot, step, only_last
-        )
-        if only_last:
-            hidden_states = hidden_states[-1:]
+    def _layer(self, layer: nn.Module, hidden_states: Tensor, slot: int, step: _Step, queries: int) -> Tensor:
+        """One layer at the last `queries` of the new positions; keys and values at all of them."""
+        attended = self._attention(layer.attention, layer.input_layernorm(hidden_states), slot, step, queries)
+        hidden_states = hidden_states[-queries:]
         if layer.use_parallel_residual:
             return layer.mlp(layer.post_attention_layernorm(hidden_states)) + attended + hidden_states
         hidden_states = attended + hidden_states
         return layer.mlp(layer.post_attention_layernorm(hidden_states)) + hidden_states
 
     def _attention(
-        self, attention: nn.Module, hidden_states: Tensor, slot: int, step: _Step, only_last: bool
+        self, attention: nn.Module, hidden_states: Tensor, slot: int, step: _Step, queries: int
     ) -> Tensor:
         new = len(hidden_states)
         qkv = attention.query_key_value(hidden_states).view(new, self._attention_heads, 3, self._head_dim)
@@ -178,14 +203,11 @@ class Decoder:
         qkv[:, :, :2, : cos.shape[-1]] = turned * cos + torch.cat((-second, first), dim=-1) * sin
         cache = step.cache[slot]
         cache[step.stop - new : step.stop] = qkv[:, :, 1:].transpose(1, 2)
-        query, mask = qkv[:, :, 0], step.mask
-        if only_last:
-            query, mask = query[-1:], None
         attended = F.scaled_dot_product_attention(
-            query.transpose(0, 1).unsqueeze(0),
+            qkv[-queries:, :, 0].transpose(0, 1).unsqueeze(0),
             cache[: step.stop, 0].transpose(0, 1).unsqueeze(0),
             cache[: step.stop, 1].transpose(0, 1).unsqueeze(0),
-            attn_mask=mask,
+            attn_mask=None if step.mask is None or queries == 1 else step.mask[-queries:],
             scale=attention.scaling,
         )  # (1, heads, queries, head_dim)
         return attention.dense(attended[0].transpose(0, 1).flatten(1))
@@ -194,10 +216,11 @@ class Decoder:
 @dataclass(frozen=True)
 class _Step:
     """What all layers of one pass share: the lane's cache, where it ends, rotations and mask of the new
-    positions."""
+    positions, and of how many of them the outputs are wanted."""
 
     cache: Tensor
     stop: int
     cos: Tensor
     sin: Tensor
     mask: Tensor | None
+    queries: int

@@ -1,17 +1,18 @@
-"""The decode loop: one for the baseline and for DynaMo (paper, Algorithm 1).
+"""The decode loop: one for the baseline, for DynaMo (paper, Algorithm 1) and for exact mode.
 
-A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between the two
-lanes is how many heads the model has and which table it brings. Only chosen tokens are ever fed, nothing is
-verified and nothing is rolled back: `cached + pending == prompt + emitted` at every step.
+A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between the lanes is
+how many heads the model has, which table it brings, and whether it verifies. Only chosen tokens are ever fed,
+each once: `cached + pending == prompt + emitted` at every step. Exact mode is the stated exception: it feeds
+drafts behind them, and takes back the positions of those that it rejects.
 
 The engine speaks token ids and `StepRecord`s. It knows no text, except to look for stop strings.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from transformers import GPTNeoXForCausalLM
 
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.decoder import Decoder
+from dynamo.lane import Lane
 from dynamo.model import DynamoForCausalLM
-from dynamo.sampler import Context, Decision, SamplingOptions, choose, top_candidates
+from dynamo.sampler import SamplingOptions
 from dynamo.text import StopStrings
 from dynamo.trace import StepRecord
 
@@ -80,43 +82,31 @@ class Engine:
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {seed}")
         self._check_table(options)
-        stops = self._stop_strings(stop)
-        return self._decode(prompt, options, min(max_new_tokens, self.max_length - len(prompt)), seed, stops)
-
-    def _decode(
-        self, prompt: list[int], options: SamplingOptions, limit: int, seed: int, stops: StopStrings | None
-    ) -> Iterator[StepRecord]:
-        state = self._decoder.new_state(len(prompt) + limit)
-        context = Context(self._decoder.vocab_size, tuple(self._special_ids))
-        context.add(prompt)
+        lane = Lane(
+            prompt,
+            options,
+            min(max_new_tokens, self.max_length - len(prompt)),
+            seed,
+            self._table,
+            self._decoder.vocab_size,
+            self._special_ids,
+            self.end_ids,
+            self._stop_strings(stop),
+        )
         # Heads above the highest order asked for are not run; those that threshold 1 would ignore are: their
         # cost is the honest cost of that lane.
-        heads = min(options.max_order, self.heads)
-        uniforms = random.Random(seed)
-        pending, emitted = prompt, 0
-        while pending:
-            assert state.length + len(pending) == len(prompt) + emitted, (
-                "only chosen tokens are fed, each once"
-            )
-            started = time.perf_counter()
-            logits = self._decoder.forward(state, pending, heads)
-            # Bringing the logits to the host is the step's one synchronisation.
-            candidates = top_candidates(logits.float().cpu().numpy(), options)
-            decision = choose(candidates, context, self._table, options, uniforms.random())
-            tokens, ended = self._cut(decision.tokens[: limit - emitted], stops)
-            seconds = time.perf_counter() - started
-            context.add(list(tokens))
-            prefill = emitted == 0
-            emitted += len(tokens)
-            pending = [] if ended or emitted == limit else list(tokens)
-            yield _record(decision, tokens, seconds, prefill)
+        return self._decode(lane, min(options.max_order, self.heads))
 
-    def _cut(self, tokens: tuple[int, ...], stops: StopStrings | None) -> tuple[tuple[int, ...], bool]:
-        """The tokens up to an end inside the chunk, and whether there was one."""
-        end = next((count for count, token in enumerate(tokens, start=1) if token in self.end_ids), None)
-        kept = stops.cut(tokens[:end]) if stops is not None else None
-        cut = end if kept is None else kept
-        return tokens[:cut], cut is not None
+    def _decode(self, lane: Lane, heads: int) -> Iterator[StepRecord]:
+        state = self._decoder.new_state(lane.prompt_length + lane.limit)
+        while lane.pending:
+            assert state.length == lane.cached, f"{state.length} positions cached, {lane.cached} expected"
+            started = time.perf_counter()
+            logits = self._decoder.forward(state, lane.pending, heads, lane.queries)
+            # Bringing the logits to the host is the step's one synchronisation.
+            record = lane.advance(logits.float().cpu().numpy())
+            state.rewind(lane.rejected)
+            yield replace(record, seconds=time.perf_counter() - started)
 
     def _checked_prompt(self, input_ids: torch.Tensor | Sequence[int]) -> list[int]:
         ids = torch.as_tensor(input_ids)
@@ -155,16 +145,3 @@ def end_of_text_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> frozenset[
     if declared is None:
         return frozenset()
     return frozenset(declared if isinstance(declared, (list, tuple)) else [declared])
-
-
-def _record(decision: Decision, tokens: tuple[int, ...], seconds: float, prefill: bool) -> StepRecord:
-    return StepRecord(
-        tokens=tokens,
-        order=decision.order,
-        seconds=seconds,
-        prefill=prefill,
-        probabilities=decision.probabilities[: len(tokens)],
-        backoffs=decision.backoffs,
-        kept_mass=decision.kept_mass,
-        joint=decision.joint,
-    )

@@ -135,12 +135,10 @@ class JointLine:
 
 
 def _picked_ranks(joint: Joint, record: StepRecord) -> tuple[int, ...]:
-    """Where the emitted tokens stand among the candidates; empty where another order was sampled."""
-    if record.order != joint.order:
-        return ()
+    """Where the tokens drawn from it stand among the candidates; empty where another order was sampled."""
     return tuple(
         int(np.flatnonzero(head == token)[0])
-        for head, token in zip(joint.candidates, record.tokens, strict=False)
+        for head, token in zip(joint.candidates, record.drawn, strict=False)
         if (head == token).any()
     )
 

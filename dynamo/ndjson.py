@@ -70,7 +70,8 @@ class PassLine:
     """One forward pass without its joint: what `StepRecord` says, plus the text of each token.
 
     texts: one piece per token; a token that only opens a character, and a special token, has the piece "";
-    best: the largest value of the last joint tried, before thresholds, None where none was built.
+    best: the largest value of the last joint tried, before thresholds, None where none was built; drafted,
+    rejected: exact mode's proposals for the next pass, and the texts of those that this pass refused.
     """
 
     index: int
@@ -83,9 +84,13 @@ class PassLine:
     kept_mass: float | None = None
     prefill: bool = False
     best: float | None = None
+    drafted: tuple[int, ...] = ()
+    rejected: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, index: int, record: StepRecord, texts: Iterable[str]) -> PassLine:
+    def of(
+        cls, index: int, record: StepRecord, texts: Iterable[str], rejected: Iterable[str] = ()
+    ) -> PassLine:
         return cls(
             index=index,
             tokens=record.tokens,
@@ -97,6 +102,8 @@ class PassLine:
             kept_mass=record.kept_mass,
             prefill=record.prefill,
             best=record.joint.best if record.joint is not None else None,
+            drafted=record.drafted,
+            rejected=tuple(rejected),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +124,10 @@ class PassLine:
             fields["kept"] = short(self.kept_mass)
         if self.best is not None:
             fields["best"] = short(self.best)
+        if self.drafted:
+            fields["drafted"] = list(self.drafted)
+        if self.rejected:
+            fields["rejected"] = list(self.rejected)
         if self.prefill:
             fields["prefill"] = True
         return fields
@@ -143,6 +154,8 @@ class PassLine:
             kept_mass=float(fields["kept"]) if "kept" in fields else None,
             prefill=bool(fields.get("prefill", False)),
             best=float(fields["best"]) if "best" in fields else None,
+            drafted=tuple(int(token) for token in fields.get("drafted", ())),
+            rejected=tuple(str(text) for text in fields.get("rejected", ())),
         )
 
 

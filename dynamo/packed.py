@@ -82,12 +82,12 @@ class PackedLayers:
 
     def forward(
         self, hidden_states: Tensor, n: int, cache: Tensor, stop: int, cos: Tensor, sin: Tensor,
-        mask: Tensor | None, only_last: bool,
+        mask: Tensor | None, queries: int,
     ) -> Tensor:  # fmt: skip
         """The first `n` layers' outputs, (n, queries, hidden), after writing the new positions into `cache`.
 
         hidden_states (new, hidden); cache (n, capacity, 2, heads, head_dim), filled up to `stop` afterwards;
-        cos, sin (new, 1, 1, 1, rotary_dim); only_last: one query, the last position's.
+        cos, sin (new, 1, 1, 1, rotary_dim); queries: of how many last positions.
         """
         new, hidden = len(hidden_states), self.hidden
         normed = F.layer_norm(hidden_states, (hidden,), None, None, self.eps)
@@ -99,14 +99,13 @@ class PackedLayers:
         halves = projected[..., 3 * hidden : -self.inner].view(new, n, 2, self.heads, self.rotary_dim)
         qkv[:, :, :2, :, : self.rotary_dim].mul_(cos).addcmul_(halves, sin)
         cache[:, stop - new : stop] = qkv[:, :, 1:].transpose(0, 1)
-        query, inner = qkv[:, :, 0], projected[..., -self.inner :]
-        if only_last:
-            query, inner, hidden_states, mask = query[-1:], inner[-1:], hidden_states[-1:], None
+        query, inner = qkv[-queries:, :, 0], projected[-queries:, :, -self.inner :]
+        hidden_states = hidden_states[-queries:]
         attended = F.scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
             cache[:, :stop, 0].transpose(1, 2),
             cache[:, :stop, 1].transpose(1, 2),
-            attn_mask=mask,
+            attn_mask=None if mask is None or queries == 1 else mask[-queries:],
             scale=self.scaling,
         )  # (n, heads, queries, head_dim)
         mixed = torch.cat(

@@ -5,7 +5,7 @@ Panes, programs and recordings are made of the same lines; who sends or stores t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from dynamo.ndjson import End, Header, PassLine
@@ -23,11 +23,18 @@ class Decoder(Protocol):
 class Recorder:
     """Takes the records of one run, in order.
 
-    end_tokens: ids after which a run has ended by itself. tokens: ids so far; text: of them; seconds: model
+    end_tokens: ids after which a run has ended by itself; label: names a token that is not part of the text,
+    a rejected draft. tokens: ids so far; text: of them; seconds: model
     time; decode_seconds, first_tokens: to leave the prompt's pass out of speeds.
     """
 
-    def __init__(self, header: Header, decoder: Decoder, end_tokens: frozenset[int]):
+    def __init__(
+        self,
+        header: Header,
+        decoder: Decoder,
+        end_tokens: frozenset[int],
+        label: Callable[[int], str] = str,
+    ):
         self.header = header
         self.seconds = 0.0
         self.decode_seconds = 0.0
@@ -38,10 +45,12 @@ class Recorder:
         self.end_line: End | None = None
         self._decoder = decoder
         self._end_tokens = end_tokens
+        self._label = label
 
     def take(self, record: StepRecord) -> PassLine:
         """Counts one forward pass and returns its line."""
-        line = PassLine.of(self.passes, record, self._decoder.push(record.tokens))
+        texts = self._decoder.push(record.tokens)
+        line = PassLine.of(self.passes, record, texts, map(self._label, record.rejected))
         self.text += "".join(line.texts)
         self.passes += 1
         self.seconds += record.seconds

@@ -49,6 +49,10 @@ class SamplingOptions:
     max_order: int = option(3, f"most tokens of one pass (n), 1 to {MAX_ORDER}")
     min_kept_mass: float = option(0.0, "back off where the mask keeps less of the product than this, 0 to 1")
     adaptive_first: bool = option(False, "adaptive before static threshold (ablation)")
+    exact: bool = option(False, "exact mode: verify, so that the text is distributed as the first head's")
+    exact_threshold: float = option(
+        0.0, "exact mode's threshold for drafts, 0 to 1: 0 drafts freely, 1 drafts nothing"
+    )
 
     def __post_init__(self):
         self._require(
@@ -68,6 +72,7 @@ class SamplingOptions:
         orders = _whole(self.max_order) and 1 <= self.max_order <= MAX_ORDER
         self._require("max_order", orders, f"1 to {MAX_ORDER}", "1 emits single tokens")
         self._require("min_kept_mass", 0 <= self.min_kept_mass <= 1, "0 to 1", "0 is the paper's")
+        self._require("exact_threshold", 0 <= self.exact_threshold <= 1, "0 to 1", "0 drafts freely")
 
     def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
         if not holds:
@@ -75,8 +80,9 @@ class SamplingOptions:
 
     @property
     def highest_order(self) -> int:
-        """The largest order that can be emitted: at threshold 1 no joint value is above the threshold."""
-        return 1 if self.threshold >= 1 else self.max_order
+        """The largest order that can be drawn: at threshold 1 no joint value is above the threshold."""
+        threshold = self.exact_threshold if self.exact else self.threshold
+        return 1 if threshold >= 1 else self.max_order
 
 
 def _whole(value: Any) -> bool:
@@ -186,7 +192,7 @@ def choose_one(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Order 1: the first head's survivors after the penalty, without mask or threshold."""
     ranks = np.arange(candidates.ids.shape[1])[:, None]
-    return ranks, _penalised(candidates.f[0], candidates.ids[0][:, None], context, options)
+    return ranks, penalised(candidates.f[0], candidates.ids[0][:, None], context, options)
 
 
 def choose_joint(
@@ -206,7 +212,7 @@ def choose_joint(
         seen = Joint(ids, f, ranks, values)
     else:
         above = 0.0 if options.adaptive_first else limit
-        _require_few_cells(k, order, above)
+        require_few_cells(k, order, above)
         ranks = joint.product_cells(f, above)
         values, kept_mass = joint.product(f, ranks), 1.0
         seen = Joint(ids, f)
@@ -222,13 +228,14 @@ def choose_joint(
     ranks, values = _above_thresholds(ranks, values, k, limit, options)
     if not len(values):
         return refused("threshold", best)
-    weights = _penalised(values, ids[np.arange(order), ranks], context, options)
+    weights = penalised(values, ids[np.arange(order), ranks], context, options)
     if not weights.max() > limit:
         return refused("penalty", float(weights.max()))
     return _Attempt(seen, kept_mass, None, ranks, weights)
 
 
-def _require_few_cells(k: int, order: int, above: float) -> None:
+def require_few_cells(k: int, order: int, above: float) -> None:
+    """Raise ValueError where a grid of k^order cells would have to be computed whole and is too large."""
     cells = k**order
     if above == 0 and cells > MAX_CELLS:
         raise ValueError(
@@ -252,9 +259,10 @@ def _above_thresholds(
     return ranks, values
 
 
-def _penalised(
+def penalised(
     values: NDArray[np.float64], tokens: NDArray[np.integer], context: Context, options: SamplingOptions
 ) -> NDArray[np.float64]:
+    """Values (cells,) divided by the penalty once for each repeating token of the cell, (cells, order)."""
     if options.repetition_penalty == 1.0:
         return values
     count = joint.repetitions(tokens, context.seen, context.special)

@@ -9,7 +9,9 @@ How a run is written down is `dynamo.ndjson`'s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +42,6 @@ class Cell(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True, eq=False)
 class Joint:
     """The joint distribution of the last order tried, after the mask and before the thresholds.
 
@@ -49,10 +50,40 @@ class Joint:
     normalised values. `ranks` is None where there was no mask: the joint is the plain product.
     """
 
-    candidates: np.ndarray
-    probabilities: np.ndarray
-    ranks: np.ndarray | None = None
-    values: np.ndarray | None = None
+    def __init__(
+        self,
+        candidates: np.ndarray,
+        probabilities: np.ndarray,
+        ranks: np.ndarray | None = None,
+        values: np.ndarray | None = None,
+    ):
+        self.candidates = candidates
+        self.probabilities = probabilities
+        self._cells = lambda: (ranks, values)
+
+    @classmethod
+    def deferred(
+        cls,
+        candidates: np.ndarray,
+        probabilities: np.ndarray,
+        cells: Callable[[], tuple[np.ndarray, np.ndarray]],
+    ) -> Joint:
+        """A joint whose ranks and values are made when they are looked at."""
+        joint = cls(candidates, probabilities)
+        joint._cells = cells
+        return joint
+
+    @cached_property
+    def _made(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return self._cells()
+
+    @property
+    def ranks(self) -> np.ndarray | None:
+        return self._made[0]
+
+    @property
+    def values(self) -> np.ndarray | None:
+        return self._made[1]
 
     @property
     def order(self) -> int:
@@ -117,6 +148,11 @@ class StepRecord:
     after top-k and temperature; backoffs: orders given up on the way; kept_mass: share of the plain product
     that survived the mask at the last joint order tried, None where no joint was built; seconds: forward
     pass, sampler and reading the tokens; prefill: the pass that also read the prompt.
+
+    In exact mode `tokens` are what the pass made final: the drafts of the pass before that it accepted, and
+    the token it drew itself; rejected: the other drafts of the pass before; drafted: what this pass proposes
+    to follow its last token, for the next pass to verify; joint: what it was drawn from. Nothing is backed
+    off from there.
     """
 
     tokens: tuple[int, ...]
@@ -127,6 +163,16 @@ class StepRecord:
     backoffs: tuple[BackOff, ...] = ()
     kept_mass: float | None = None
     joint: Joint | None = field(default=None, repr=False)
+    drafted: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
+    exact: bool = False
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """What was drawn from `joint`, as far as it was kept; empty where its order was given up."""
+        if self.exact:
+            return (self.tokens[-1], *self.drafted) if self.drafted else ()
+        return self.tokens if self.joint is not None and self.order == self.joint.order else ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub"},
-    {"sampler", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
+    {"sampler", "exact", "lane", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
     | {"blocks", "corpus", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
     {"evaluation", "embedded", "ui"},
@@ -31,6 +31,8 @@ SIBLINGS = {
     "ndjson": {"trace", "jointline"},
     "jointline": {"trace"},
     "trace": {"joint"},
+    "exact": {"sampler"},
+    "lane": {"exact", "sampler"},
     "decoder": {"packed"},
     "loading": {"packed"},  # what packed copies take in memory
     "stock": {"engine"},

@@ -64,7 +64,8 @@ function stopwatch(milliseconds) {
 /** What stands on the clocks' faces; `clocks` may be null. */
 function facesOf(clocks, lanes) {
   const speedName = `the speed of ${opponentOf(lanes.base?.header)[0]}`;
-  if (!clocks) return { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
+  const none = { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
+  if (!clocks) return none;
   const { base, dynamo } = clocks;
   return {
     passes: dynamo.tokensPerPass.toFixed(2),
@@ -86,8 +87,8 @@ function gapInWords({ gain, speedUp }) {
 function tallyInWords(passes, count, settled) {
   const { tokens } = laneClocks(passes, count);
   if (!tokens) return "";
-  const which = settled ? `The same ${plural(tokens, "token")} one by one` : `${plural(tokens, "token")} so far, one by one`;
-  return `${which}: ${plural(tokens, "pass")}. DynaMo: ${count}.`;
+  const which = settled ? `The same ${plural(tokens, "token")}` : `${plural(tokens, "token")} so far,`;
+  return `${which} one by one: ${plural(tokens, "pass")}. DynaMo: ${count}.`;
 }
 
 /** Which passes were done just then: "DynaMo's pass 4: 3 tokens." */
@@ -108,7 +109,8 @@ function decodedAgainInWords({ dynamo }) {
 function paceInWords(player, race, lanes) {
   if (player.phase === "empty" || player.phase === "waiting") return "";
   if (player.phase === "following") return "Live, as it arrives.";
-  const truth = race.done ? `It really took ${totalsInWords(race, lanes)}.` : `It really took ${stopwatch(player.playhead ?? 0)} so far.`;
+  const took = race.done ? totalsInWords(race, lanes) : `${stopwatch(player.playhead ?? 0)} so far`;
+  const truth = `It really took ${took}.`;
   if (player.phase === "settled") return truth;
   if (player.mode === "step") return `${arrivalInWords(lanes, race.ends, player.playhead)} ${truth}`;
   const slower = `Shown ${player.slowdown}× slower so that you can follow. `;

@@ -34,7 +34,8 @@ function drawSplit(split, clocks, engine) {
   const opponent = opponentOf({ engine });
   const other = opponent !== OPPONENTS.loop;
   const note = other ? ` Its base is the base model in our own loop, not ${opponent[0]}.` : "";
-  return [sum, drawSplitBars(split, rows), drawSplitTable(split, rows), build("p", "dm-split-note", SPLIT_SOURCE + note)];
+  const source = build("p", "dm-split-note", SPLIT_SOURCE + note);
+  return [sum, drawSplitBars(split, rows), drawSplitTable(split, rows), source];
 }
 
 function drawSplitBars(split, rows) {
@@ -69,7 +70,7 @@ function drawSplitTable(split, rows) {
 
 function tableRow(tag, texts) {
   const row = build("tr", "");
-  row.append(...texts.map((text, i) => build(i === 0 && tag === "td" ? "th" : tag, "", text)));
+  row.append(...texts.map((text, i) => build(text && (i === 0 || tag === "th") ? "th" : "td", "", text)));
   for (const head of row.querySelectorAll("th")) head.scope = tag === "th" ? "col" : "row";
   return row;
 }

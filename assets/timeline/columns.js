@@ -52,5 +52,6 @@ function passInWords(step, threshold) {
 function whatIfInWords({ fewer, more }, count, threshold) {
   const changes = [fewer ? `${fewer} would emit fewer tokens` : "", more ? `${more} would emit more` : ""];
   const told = changes.filter(Boolean).join(" and ") || "none would change";
-  return `At threshold ${Number(threshold.toFixed(4))}: of these ${plural(count, "pass")}, ${told}, each after the same text.`;
+  const at = `At threshold ${Number(threshold.toFixed(4))}`;
+  return `${at}: of these ${plural(count, "pass")}, ${told}, each after the same text.`;
 }

@@ -13,8 +13,8 @@ const parts = Object.fromEntries(
 );
 
 const LEAD =
-  "One column per forward pass. Its mark is the likeliest chunk of the last joint tried; the short bar is what that had " +
-  "to exceed, or the pass backed off to fewer tokens.";
+  "One column per forward pass. Its mark is the likeliest chunk of the last joint tried; the short bar is what that " +
+  "had to exceed, or the pass backed off to fewer tokens.";
 const EMPTY = "Every forward pass of DynaMo's answer will stand here: what it was sure of, and where it backed off.";
 const HINT = "Point at a column to read it; click to look inside.";
 const NEAR_THE_END = 24; // pixels: nearer than this, the newest column is kept in sight
@@ -38,12 +38,12 @@ function onLane({ detail }) {
   if (another) clear();
   root.hidden = lane.header?.lane === "blind";
   if (lane.run === null || root.hidden) return drawWords();
-  const follows = isAtEnd();
+  const follows = isInView(columns[count - 1]);
   for (const step of lane.passes.slice(columns.length)) addColumn(step);
   showFirst(lane.count);
-  if (follows) parts.scroll.scrollLeft = parts.scroll.scrollWidth;
   drawWhatIf();
   drawWords();
+  if (follows) bringIntoView(columns[count - 1]);
 }
 
 function clear() {
@@ -51,9 +51,16 @@ function clear() {
   parts.columns.replaceChildren();
 }
 
-function isAtEnd() {
-  const { scrollWidth, scrollLeft, clientWidth } = parts.scroll;
-  return scrollWidth - scrollLeft - clientWidth < NEAR_THE_END;
+function beyondView(column) {
+  return column.offsetLeft + column.offsetWidth - parts.scroll.scrollLeft - parts.scroll.clientWidth;
+}
+
+function isInView(column) {
+  return !column || beyondView(column) < NEAR_THE_END;
+}
+
+function bringIntoView(column) {
+  if (column) parts.scroll.scrollLeft = Math.max(0, parts.scroll.scrollLeft + beyondView(column));
 }
 
 function addColumn(step) {

@@ -101,8 +101,8 @@ class _Recording:
             recorded=f"{machine['device']}, {machine['threads']} threads, {machine['date']}",
         )
         ends = end_of_text_ids(pair.dynamo)
-        self._recorder = Recorder(header, IncrementalDecoder(pair.tokenizer), ends)
         self._label = TokenLabels(pair.tokenizer)
+        self._recorder = Recorder(header, IncrementalDecoder(pair.tokenizer), ends, self._label)
         self._threshold = options.threshold
         self._lines: list[Any] = [header]
 

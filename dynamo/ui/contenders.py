@@ -130,6 +130,7 @@ class Contenders:
                 self.end_tokens,
                 before=chat.wire(kind),
                 prompt_ids=tuple(ids),
+                label=self.label,
             )
         return lanes
 

@@ -53,8 +53,9 @@ class Lane(Recorder):
         end_tokens: frozenset[int],
         before: str = "",
         prompt_ids: tuple[int, ...] = (),
+        label: Callable[[int], str] = str,
     ):
-        super().__init__(header, decoder, end_tokens)
+        super().__init__(header, decoder, end_tokens, label)
         self.steps = steps
         self.prompt_ids = prompt_ids
         self.wire = before + encode_line(header) + "\n"

@@ -1,0 +1,373 @@
+"""Exact mode against exact probabilities: the one-token loop's, worked out by the oracle for every prefix."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_dynamo
+from oracle import choose as oracle_choose
+from scipy import stats
+from test_engine import PROMPT, random_table, tokens_of
+
+from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.decoder import Decoder
+from dynamo.engine import Engine
+from dynamo.exact import Draft, propose, verify
+from dynamo.sampler import Candidates, Context, SamplingOptions, choose_joint, top_candidates
+from dynamo.text import IncrementalDecoder
+
+VOCAB, END, START = 5, 4, [0, 1]
+MODES = [
+    {},
+    {"exact_threshold": 0.3},
+    {"mask_strength": 0.0},
+    {"repetition_penalty": 1.6},
+    {"repetition_penalty": 1.6, "exact_threshold": 0.2, "mask_strength": 0.5},
+    {"top_k": 3, "temperature": 0.6},
+    {"max_order": 2},
+]
+
+
+def logits_after(prefix) -> np.ndarray:
+    """A small language model as a table: three heads, correlated enough for drafts to be kept sometimes."""
+    rng = np.random.default_rng([7, *prefix])
+    logits = 1.3 * rng.normal(size=(3, VOCAB))
+    for head in range(1, 3):
+        follower = np.random.default_rng([7, *prefix, int(logits[head - 1].argmax())])
+        logits[head] = 0.7 * logits[head] + 1.3 * follower.normal(size=VOCAB)
+    return logits
+
+
+@dataclass
+class TableState:
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    def rewind(self, positions: int) -> None:
+        del self.tokens[len(self.tokens) - positions :]
+
+
+class TableDecoder:
+    """`Decoder` over `logits_after`; remembers what it was fed."""
+
+    vocab_size, max_length, heads = VOCAB, 64, 3
+
+    def __init__(self):
+        self.fed: list[int] = []
+
+    def new_state(self, capacity: int) -> TableState:
+        return TableState()
+
+    def forward(self, state, tokens, heads, queries) -> torch.Tensor:
+        state.tokens += tokens
+        self.fed.append(len(tokens))
+        after = [logits_after(state.tokens[: state.length - back]) for back in reversed(range(queries))]
+        return torch.tensor(np.stack(after, axis=1)[:heads])
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Most pairs and half of the triples of 0 to 2; 3 begins pairs but no triple; nothing follows the end."""
+    rng = np.random.default_rng(3)
+    documents = [[*rng.integers(0, 3, 5), END] for _ in range(10)]
+    documents += [[first, 3, second] for first in range(3) for second in (0, 1, END)]
+    return CooccurrenceTable.count(documents, vocab_size=VOCAB)
+
+
+@pytest.fixture
+def engine(table):
+    engine = Engine(tiny_dynamo(), None)
+    engine._decoder, engine._table = TableDecoder(), table
+    engine.end_ids = engine._special_ids = frozenset({END})
+    return engine
+
+
+def first_head(prefix, options) -> dict[int, float]:
+    """The oracle's order-1 distribution after a prefix."""
+    alone = replace(options, threshold=1.0)
+    decision = oracle_choose(logits_after(prefix)[:1], prefix, None, alone, 0.5, special_ids={END})
+    return {token: share for (token,), share in decision.cells.items()}
+
+
+def text_probabilities(options, length) -> dict[tuple[int, ...], float]:
+    done, open_ = {}, {(): 1.0}
+    for _ in range(length):
+        longer = {}
+        for text, probability in open_.items():
+            for token, share in first_head([*START, *text], options).items():
+                (done if token == END else longer)[(*text, token)] = probability * share
+        open_ = longer
+    return done | open_
+
+
+def fit_of_texts(engine, options, draws=4000) -> float:
+    """p-value of whole texts of up to four tokens against the first head's, the rare ones pooled."""
+    expected = text_probabilities(options, 4)
+    assert sum(expected.values()) == pytest.approx(1)
+    counts, kept, rejected = dict.fromkeys(expected, 0), 0, 0
+    for seed in range(draws):
+        steps = list(engine.stream(START, options, 4, seed))
+        counts[tuple(tokens_of(steps))] += 1
+        kept += sum(len(step.tokens) > 1 for step in steps)
+        rejected += sum(len(step.rejected) for step in steps)
+    assert kept > 200 and rejected > 200, "the case must exercise both"
+    common = [text for text, p in expected.items() if p * draws >= 5]
+    assert len(common) > 12
+    observed = np.array([counts[text] for text in common])
+    wanted = np.array([expected[text] for text in common]) * draws
+    return stats.chisquare(
+        [*observed, draws - observed.sum()], [*wanted, max(draws - wanted.sum(), 1e-9)]
+    ).pvalue
+
+
+@pytest.mark.parametrize("changes", MODES, ids=str)
+def test_whole_texts_have_the_first_heads_distribution(changes, engine):
+    options = SamplingOptions(**{"exact": True, "repetition_penalty": 1.0, "temperature": 1.0, **changes})
+    assert fit_of_texts(engine, options) > 1e-3
+
+
+def test_a_length_that_depended_on_the_drawn_draft_would_bias_the_text(engine, monkeypatch):
+    """The forbidden rule: drafts are drawn first, then only unlikely ones are made. The same test sees it."""
+    import dynamo.lane
+
+    def surprising_drafts_only(*arguments, **named):
+        drafts, order = propose(*arguments, **named)
+        return tuple(itertools.takewhile(lambda d: d.q[d.ids == d.token][0] < 0.5, drafts)), order
+
+    monkeypatch.setattr(dynamo.lane, "propose", surprising_drafts_only)
+    options = SamplingOptions(exact=True, repetition_penalty=1.0, temperature=1.0)
+    assert fit_of_texts(engine, options) < 1e-9
+
+
+@pytest.mark.parametrize("changes", MODES, ids=str)
+def test_number_of_drafts_does_not_depend_on_the_draft_that_is_drawn(changes, table):
+    """Only tokens ahead of a place count: at every uniform the same joint and first token give one length."""
+    options = SamplingOptions(exact=True, **changes)
+    context = Context(VOCAB, (END,))
+    context.add(START)
+    lengths = set()
+    for prefix in itertools.product(range(VOCAB), repeat=2):
+        candidates = top_candidates(logits_after(prefix), options)
+        for token in candidates.ids[0].tolist():
+            drawn = [
+                propose(candidates, token, table, context, options, lambda u=u: u, most=2)[0]
+                for u in np.linspace(0, 0.999, 40)
+            ]
+            assert len({len(drafts) for drafts in drawn}) == 1
+            lengths.add(len(drawn[0]))
+    free = options.mask_strength == 0 and options.exact_threshold == 0
+    assert lengths == ({2} if free else {0, 1, 2} if options.max_order == 3 else {0, 1})
+
+
+def test_drafts_are_drawn_from_the_q_they_carry(table):
+    """And q is the joint's conditional given the tokens before, worked out here from the whole grid."""
+    options = SamplingOptions(exact=True, temperature=1.0, repetition_penalty=1.3)
+    context = Context(VOCAB, (END,))
+    context.add(START)
+    candidates = top_candidates(logits_after(START), options)
+    token = int(candidates.ids[0, 0])
+    grid = {}
+    for a, b in itertools.product(range(VOCAB), repeat=2):
+        cell = (token, a, b)
+        f = [candidates.f[h][candidates.ids[h] == t][0] for h, t in enumerate(cell)]
+        repeats = sum(t != END and (t in START or t in cell[:i]) for i, t in enumerate(cell))
+        grid[a, b] = np.prod(f) * float(table.ratio(np.array(cell))) / 1.3**repeats
+    first = np.array([sum(grid[a, b] for b in range(VOCAB)) for a in range(VOCAB)])
+    counts = np.zeros((VOCAB, VOCAB))
+    rng = np.random.default_rng(0)
+    for uniform in rng.random(5000):
+        (one, two), _ = propose(candidates, token, table, context, options, lambda u=uniform: u, most=2)
+        by_id = np.zeros((2, VOCAB))
+        by_id[0][one.ids], by_id[1][two.ids] = one.q, two.q
+        np.testing.assert_allclose(by_id[0], first / first.sum(), rtol=1e-9)
+        second = np.array([grid[one.token, b] for b in range(VOCAB)])
+        np.testing.assert_allclose(by_id[1], second / second.sum(), rtol=1e-9)
+        counts[one.token, two.token] += 1
+    wanted = np.array([[grid[a, b] for b in range(VOCAB)] for a in range(VOCAB)])
+    possible = wanted > 0
+    assert not counts[~possible].any()
+    assert stats.chisquare(counts[possible], wanted[possible] / wanted.sum() * 5000).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("mask_strength", [0.0, 0.7, 1.0])
+def test_without_a_threshold_the_row_of_the_first_token_stands_for_the_whole_joint(mask_strength, table):
+    """A threshold too small to remove a cell goes the long way, over the whole grid, to the same drafts."""
+    free = SamplingOptions(exact=True, mask_strength=mask_strength, temperature=1.0)
+    grid = replace(free, exact_threshold=1e-9)
+    context = Context(VOCAB, (END,))
+    context.add(START)
+    candidates = top_candidates(logits_after([2, 2]), free)
+    for token, u in itertools.product(candidates.ids[0].tolist(), np.linspace(0, 0.99, 7)):
+        pair = [propose(candidates, token, table, context, o, lambda u=u: u, most=2)[0] for o in (free, grid)]
+        assert [d.token for d in pair[0]] == [d.token for d in pair[1]]
+        for one, other in zip(*pair, strict=True):
+            np.testing.assert_allclose(one.q, other.q, atol=1e-12)
+
+
+def test_drafts_come_only_from_cells_above_exact_modes_own_threshold(table):
+    options = SamplingOptions(exact=True, threshold=1.0, exact_threshold=0.1, temperature=1.0)
+    context = Context(VOCAB)
+    candidates = top_candidates(logits_after([3, 1]), options)
+    static = SamplingOptions(threshold=0.1, adaptive=False, temperature=1.0)
+    attempt = choose_joint(candidates, 2, context, table, static)
+    allowed = {tuple(cell) for cell in candidates.ids[[0, 1], attempt.ranks].tolist()}
+    firsts = {first for first, _ in allowed}
+    assert 0 < len(firsts) < VOCAB, "the case needs tokens with a surviving pair and tokens without"
+    for token in candidates.ids[0].tolist():
+        drafts, _ = propose(candidates, token, table, context, options, lambda: 0.5, most=1)
+        assert len(drafts) == (token in firsts)
+        assert all((token, draft.token) in allowed for draft in drafts)
+
+
+def test_acceptance_and_residual_by_hand():
+    """p = (.5, .3, .2), q = (.2, .8, 0) of tokens 0 to 2; the draft, token 1, is kept with probability 3/8.
+
+    What is left of p is (.3, 0, .2): token 0 below .6, token 2 above.
+    """
+    options = SamplingOptions(exact=True, temperature=1.0, repetition_penalty=1.0)
+    logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    draft = Draft(1, np.array([1, 0, 2]), np.array([0.8, 0.2, 0.0]))
+
+    def outcome(*uniforms):
+        verdict = verify(logits, (draft,), Context(3), options, iter(uniforms).__next__)
+        return verdict.accepted, verdict.tokens
+
+    assert outcome(0.374, 0.0) == (1, (1, 2))
+    assert outcome(0.376, 0.59) == (0, (0,))
+    assert outcome(0.376, 0.61) == (0, (2,))
+
+
+def test_a_draft_outside_the_first_heads_candidates_is_never_kept():
+    options = SamplingOptions(exact=True, top_k=1, temperature=1.0)
+    draft = Draft(2, np.array([2]), np.array([1.0]))
+    verdict = verify(np.array([[3.0, 1.0, 2.9]] * 2), (draft,), Context(3), options, lambda: 0.0)
+    assert (verdict.accepted, verdict.tokens) == (0, (0,))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("exact_threshold", [0.0, 0.05])
+def test_greedy_exact_mode_is_the_greedy_one_token_loop(seed, penalty, exact_threshold):
+    """A table of the model's own greedy text, so that drafts are often right."""
+    model = tiny_dynamo(seed=seed, head_init="copy")
+    options = SamplingOptions(temperature=0, repetition_penalty=penalty, top_k=20)
+    alone = tokens_of(Engine(model.to_pythia()).stream(PROMPT, options, 80))
+    table = CooccurrenceTable.count([PROMPT + alone] * 3, vocab_size=300)
+    exact = replace(options, exact=True, exact_threshold=exact_threshold)
+    steps = list(Engine(model, table).stream(PROMPT, exact, 80))
+    assert tokens_of(steps) == alone
+    if exact_threshold == 0 and len(alone) > 40:
+        assert any(len(step.tokens) > 1 for step in steps) and any(step.rejected for step in steps)
+
+
+def test_a_stock_model_or_no_draft_gives_the_base_loop_from_the_same_seed():
+    model = tiny_dynamo()
+    options = SamplingOptions(temperature=1.2)
+    base = tokens_of(Engine(model.to_pythia()).stream(PROMPT, options, 40, seed=3))
+    exact = replace(options, exact=True)
+    assert tokens_of(Engine(model.to_pythia()).stream(PROMPT, exact, 40, seed=3)) == base
+    for nothing_drafted in (replace(exact, exact_threshold=1.0), replace(exact, max_order=1)):
+        steps = list(Engine(model).stream(PROMPT, nothing_drafted, 40, seed=3))
+        assert tokens_of(steps) == base and not any(step.drafted or step.rejected for step in steps)
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"heads": 4}, {"head_source": "last"}, {"heads": 2, "head_layers": 2}], ids=str
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_rolled_back_cache_equals_a_cacheless_pass(shape, packed):
+    """Chunks of drafts are fed, all positions read, and a random number of the last ones taken back."""
+    rng = np.random.default_rng(1)
+    model = tiny_dynamo(**shape)
+    decoder = Decoder(model, packed=packed)
+    state = decoder.new_state(400)
+    ids = list(PROMPT)
+    decoder.forward(state, ids)
+    for step in range(60):
+        chunk = rng.integers(0, 300, rng.integers(1, 4)).tolist()
+        logits = decoder.forward(state, chunk, queries=len(chunk))
+        if step % 6 == 0:
+            with torch.no_grad():
+                whole = model(torch.tensor([ids + chunk])).head_logits[:, 0, -len(chunk) :]
+            torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+        rejected = int(rng.integers(0, len(chunk)))
+        state.rewind(rejected)
+        ids += chunk[: len(chunk) - rejected]
+    assert state.length == len(ids)
+
+
+def test_records_of_exact_mode_tell_what_was_drafted_kept_and_rejected(engine):
+    options = SamplingOptions(exact=True, temperature=1.0)
+    lengths = set()
+    for seed in range(60):
+        steps = list(engine.stream(START, options, 12, seed))
+        for before, step in itertools.pairwise(steps):
+            accepted = len(before.drafted) - len(step.rejected)
+            assert before.drafted == (*step.tokens[:accepted], *step.rejected)
+            assert len(step.tokens) == accepted + 1 or step.tokens[-1] == END
+            assert step.exact and not step.backoffs and len(step.probabilities) == len(step.tokens) >= 1
+            lengths.add(len(step.tokens))
+        assert not steps[0].rejected and not steps[-1].drafted
+    assert lengths == {1, 2, 3}
+
+
+def test_joint_of_a_record_is_the_one_that_the_drafts_were_drawn_from(engine):
+    options = SamplingOptions(exact=True, temperature=1.0)
+    shown = [s for seed in range(20) for s in engine.stream(START, options, 12, seed) if s.drafted]
+    assert len(shown) > 10
+    for step in shown:
+        assert step.joint.order == 1 + len(step.drafted) or END in step.drafted
+        assert step.joint.values.sum() == pytest.approx(1)
+        assert any(cell.tokens[: len(step.drawn)] == step.drawn for cell in step.joint.top(VOCAB**3))
+
+
+def test_no_more_is_fed_than_the_limit_leaves_a_use_for(engine):
+    for limit in range(1, 7):
+        for seed in range(10):
+            engine._decoder.fed.clear()
+            tokens = tokens_of(engine.stream(START, SamplingOptions(exact=True), limit, seed))
+            assert len(tokens) <= limit and (len(tokens) == limit or tokens[-1] == END)
+            assert sum(engine._decoder.fed[-1:]) <= max(limit, len(START))
+
+
+def test_an_accepted_end_of_text_is_the_last_token(engine):
+    ended = 0
+    for seed in range(300):
+        steps = list(engine.stream(START, SamplingOptions(exact=True, temperature=1.0), 12, seed))
+        tokens = tokens_of(steps)
+        assert END not in tokens[:-1]
+        ended += len(steps) > 1 and steps[-2].drafted[: len(steps[-1].tokens)] == steps[-1].tokens
+    assert ended > 5, "some ends must have been drafts"
+
+
+def test_stop_string_inside_accepted_drafts_ends_the_text(tokenizer):
+    model = tiny_dynamo()
+    options = SamplingOptions(exact=True, temperature=0, repetition_penalty=1.0)
+    engine = Engine(model, random_table(), tokenizer)
+    free = tokens_of(engine.stream(PROMPT, options, 60))
+    pieces = IncrementalDecoder(tokenizer).push(free)
+    place = next(i for i, piece in enumerate(pieces) if i > 3 and piece and piece not in "".join(pieces[:i]))
+    assert tokens_of(engine.stream(PROMPT, options, 60, stop=[pieces[place]])) == free[: place + 1]
+
+
+def test_residual_of_equal_distributions_falls_back_to_the_first_head():
+    """Rounding can reject a draft although p equals q; something must be drawn all the same."""
+    options = SamplingOptions(exact=True, temperature=1.0, repetition_penalty=1.0)
+    logits = np.log([[0.5, 0.5]] * 2)
+    head = top_candidates(logits[:1], options)
+    draft = Draft(0, head.ids[0], head.f[0] * (1 + 1e-12))
+    verdict = verify(logits, (draft,), Context(2), options, iter([1 - 1e-13, 0.1]).__next__)
+    assert verdict.accepted == 0 and verdict.tokens[0] in (0, 1)
+
+
+def test_a_grid_too_large_for_drafts_is_refused_with_the_remedy():
+    candidates = Candidates(np.tile(np.arange(3000), (3, 1)), np.full((3, 3000), 1 / 3000))
+    with pytest.raises(ValueError, match="lower top_k"):
+        propose(candidates, 0, None, Context(3000), SamplingOptions(exact=True), lambda: 0.5, most=2)
