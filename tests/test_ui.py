@@ -20,11 +20,12 @@ from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, SCRIPTS, script, served_passes, served_trace
 from dynamo.ui.handlers import Handlers, in_one_sentence
 from dynamo.ui.host import Host
-from dynamo.ui.settings import settings_panel, threshold_dial
+from dynamo.ui.settings import exact_switch, settings_panel, threshold_dial
 from dynamo.ui.votes import VoteBook
 
 SETTINGS = {
     "threshold": 0.5,
+    "exact": False,
     "mask_strength": 1,
     "temperature": 0.7,
     "top_k": 50.0,
@@ -80,6 +81,16 @@ def test_whole_numbers_may_come_as_floats():
     header = read_trace(send(handlers(), max_new_tokens=8.0)[-1][0].splitlines()).header
     assert header.options["top_k"] == 50 and isinstance(header.options["top_k"], int)
     assert header.options["max_new_tokens"] == 8
+
+
+def test_exact_mode_runs_and_says_what_it_keeps(tokenizer, base, dynamo_model):
+    pair = SimpleNamespace(
+        name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None
+    )
+    _, dynamo, _, status, _ = send(handlers(Contenders.from_pair(pair)), exact=True, max_new_tokens=24)[-1]
+    assert "same distribution as this model's first head" in status
+    passes = read_trace(dynamo.splitlines()).passes
+    assert any(line.drafted for line in passes) and any(line.rejected for line in passes)
 
 
 def test_an_empty_seed_is_seed_zero():
@@ -194,7 +205,7 @@ def test_without_a_folder_there_is_no_voting():
 
 def test_every_setting_starts_at_the_options_default():
     with gr.Blocks():
-        controls = {"threshold": threshold_dial(), **settings_panel(3)}
+        controls = {"threshold": threshold_dial(), "exact": exact_switch(), **settings_panel(3)}
     default = SamplingOptions()
     for name in controls.keys() - {"max_new_tokens", "seed", "blur"}:
         assert controls[name].value == getattr(default, name), name

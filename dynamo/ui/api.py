@@ -41,6 +41,7 @@ def functions(host: Host) -> list[Any]:
         top_k: int = 50,
         repetition_penalty: float = 1.1,
         max_order: int = 3,
+        exact: bool = False,
         max_new_tokens: int = LONGEST_ANSWER,
         seed: int = 0,
     ) -> Iterator[dict[str, Any]]:
@@ -55,12 +56,13 @@ def functions(host: Host) -> list[Any]:
             top_k: candidates of each head, 1 or more.
             repetition_penalty: divides the probability of repeated tokens, 1 is none.
             max_order: most tokens of one pass.
+            exact: verify drafts, so that the text is distributed as the model's first head would have it.
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
         options = SamplingOptions(
             threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
-            repetition_penalty=repetition_penalty, max_order=max_order,
+            repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
         )  # fmt: skip
         settings = Settings(options, max_new_tokens, seed)
         for run in host.follow(prompt, settings, lane):

@@ -13,7 +13,7 @@ from dynamo.ui.components import ASSETS, joint_inspector, part, race_bar, token_
 from dynamo.ui.contenders import GENERATE, OWN_LOOP, THRESHOLD_1
 from dynamo.ui.host import READY, Host
 from dynamo.ui.presenter import RaceView
-from dynamo.ui.settings import CUSTOM, PRESETS, settings_panel, threshold_dial
+from dynamo.ui.settings import CUSTOM, PRESETS, exact_switch, settings_panel, threshold_dial
 
 LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only stops pasted books
 
@@ -78,7 +78,9 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     gr.HTML(_LEGEND)
     base, dynamo = _panes(host, first)
     with gr.Row(equal_height=True, elem_id="dial"):
-        threshold = threshold_dial()
+        with gr.Column(min_width=260):
+            threshold = threshold_dial()
+            exact = exact_switch()
         preset = gr.Radio(
             [*PRESETS, CUSTOM],
             value=next(iter(PRESETS)),
@@ -99,7 +101,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
             info=OPPONENT_INFO,
             elem_id="opponent",
         )
-        settings = {"threshold": threshold, **settings_panel(host.contenders.heads)}
+        settings = {"threshold": threshold, "exact": exact, **settings_panel(host.contenders.heads)}
     with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as charts:
         gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
         timeline_chart = gr.Plot(label="Best joint value of every pass against its threshold")

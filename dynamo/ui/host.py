@@ -65,7 +65,8 @@ class Host:
             raise ValueError(NO_ANSWER)
         settings = replace(settings, seed=chat.last_seed)
         lanes = self._lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        told = f"DynaMo decoded again at threshold {settings.options.threshold:g}; the base lane stays."
+        how = "in exact mode" if settings.options.exact else f"at threshold {settings.options.threshold:g}"
+        told = f"DynaMo decoded again {how}; the base lane stays."
         yield from self._run(self._race(lanes, still={"base": chat.wire("base")}, finished=told))
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, Lane]:

@@ -26,6 +26,7 @@ WIDE_GRID = 25
 
 RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
+FINISHED_EXACT = "Same prompt, settings and seed. Exact mode: the text has the same distribution as this model's first head."
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Race:
         label: Callable[[int], str],
         store: RunStore,
         still: Mapping[str, str] | None = None,
-        finished: str = FINISHED,
+        finished: str = "",
     ):
         self.lanes = dict(lanes)
         self._still = still or {}
@@ -116,11 +117,15 @@ class Race:
         finally:
             self._stop(running, "cancelled")
         self._inspector = self._telling[0] or self._inspector
-        yield self.view(self._finished)
+        yield self.view(self._finished or self._usual_end())
 
     def view(self, status: str) -> RaceView:
         wires = {**self._still, **{name: lane.wire for name, lane in self.lanes.items()}}
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), self._inspector, status)
+
+    def _usual_end(self) -> str:
+        exact = any(lane.header.options.get("exact") for lane in self.lanes.values())
+        return FINISHED_EXACT if exact else FINISHED
 
     def _step(self, lane: Lane, record: StepRecord | None) -> None:
         if record is None:

@@ -75,6 +75,16 @@ def threshold_dial() -> gr.Slider:
     )
 
 
+def exact_switch() -> gr.Checkbox:
+    return gr.Checkbox(
+        False,
+        label="Exact mode: drafts are verified by the next pass",
+        info="Same distribution as this model's first head; ε is not used",
+        container=False,
+        elem_id="exact",
+    )
+
+
 def settings_panel(heads: int) -> dict[str, gr.components.Component]:
     """All other controls by the name of the option that they set; call it inside a `gr.Blocks`."""
     default = SamplingOptions()

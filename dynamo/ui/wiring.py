@@ -108,7 +108,8 @@ class Wiring:
         )
         for knob in knobs:
             knob.input(preset_of, knobs, tab.preset, **QUIET)
-        return [threshold.release(**again), picked.then(**again)]
+        switched = tab.settings["exact"].input(**again)
+        return [threshold.release(**again), switched, picked.then(**again)]
 
     def _after_a_run(self, event: Any) -> None:
         tab = self._tab
