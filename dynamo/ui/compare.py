@@ -176,9 +176,12 @@ def _chat_row(
         blind = None
         if voting:
             blind = gr.Checkbox(
-                False, label="Blind duel: read first, then learn which is which", elem_id="blind", container=False,
+                False,
+                label="Blind duel: read first, then learn which is which",
+                container=False,
                 min_width=200,
-            )  # fmt: skip
+                elem_id="blind",
+            )
     return retry, edit, new_chat, load, blind
 
 

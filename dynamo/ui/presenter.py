@@ -26,7 +26,7 @@ WIDE_GRID = 25
 
 RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
-FINISHED_EXACT = "Same prompt, settings and seed. Exact mode: the text has the same distribution as this model's first head."
+FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head."
 
 
 @dataclass(frozen=True)
