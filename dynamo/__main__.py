@@ -16,6 +16,8 @@ VERBS = {
     "train": "train token heads (or a base model) by the modified causal-LM objective",
     "finetune": "finetune on instructions, with the loss on the replies",
     "count": "count a co-occurrence table",
+    "complete": "write the texts of the sentence-completion and Vicuna benchmarks",
+    "judge": "have a judge model rate or compare the texts of `complete`",
     "perplexity": "perplexity of every head on held-out text",
     "audit": "what the base model thinks of a text, token by token",
     "sweep": "speed, passes and quality over back-off thresholds, with intervals",
