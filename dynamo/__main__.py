@@ -24,6 +24,7 @@ VERBS = {
     "bench": "speed against transformers' generate, and where the time goes",
     "embedded": "make the embedded pair from the dialogues",
     "push": "upload a checkpoint with its model card to the hub",
+    "space": "show, check or deploy the Hugging Face Space",
 }
 
 
