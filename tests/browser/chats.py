@@ -102,6 +102,7 @@ def launch_panes() -> tuple[gr.Blocks, str]:
         quiet=True,
         head=f"<style>{style()}</style>",
         ssr_mode=False,
+        run_history=False,
     )
     return page, url
 
