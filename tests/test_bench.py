@@ -89,14 +89,20 @@ def test_every_lane_decodes_what_its_name_says(pair):
     options = SamplingOptions(threshold=0.2, top_k=10)
     lanes, flags = bench.lanes(pair, options, 12)
     runs = {name: lane(PROMPTS[0], 4) for name, lane in lanes.items()}
-    assert list(runs) == ["generate", "prompt_lookup", "own", "dynamo"]
+    assert list(runs) == ["generate", "prompt_lookup", "own", "dynamo", "exact"]
     assert runs["generate"].tokens == runs["own"].tokens, "same weights, options and seed"
     assert set(runs["own"].orders) == set(runs["generate"].orders) == {1}
     expected = Run.of(Engine(pair.dynamo).stream(PROMPTS[0], options, 12, 4))
     assert runs["dynamo"].tokens == expected.tokens and max(runs["dynamo"].orders) > 1
+    assert not runs["exact"].reasons, "exact mode backs off from nothing"
     assert flags["prompt_lookup"]["prompt_lookup_num_tokens"] == bench.LOOKUP_TOKENS
     assert "prompt_lookup_num_tokens" not in flags["generate"]
     assert list(bench.lanes(pair, options, 12, only=("own",))[0]) == ["own"]
+
+
+def test_greedy_exact_mode_writes_the_own_loops_text(pair):
+    lanes, _ = bench.lanes(pair, SamplingOptions(temperature=0.0), 20)
+    assert lanes["exact"](PROMPTS[2], 0).tokens == lanes["own"](PROMPTS[2], 0).tokens
 
 
 def test_a_pass_reads_all_weights_but_the_token_embedding(pair):

@@ -9,7 +9,7 @@ share the machine with a rival. Two clocks stay apart: tokens per forward pass, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,13 +83,14 @@ def lanes(
     """The lanes by name, all or `only` some, and the flags that `transformers` runs with.
 
     generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; own: our
-    one-token loop on the base model; dynamo: at `options`.
+    one-token loop on the base model; dynamo: at `options`; exact: DynaMo's exact mode.
     """
     stock = {
         "generate": GenerateEngine(pair.base, pair.tokenizer),
         "prompt_lookup": GenerateEngine(pair.base, pair.tokenizer, prompt_lookup_num_tokens=LOOKUP_TOKENS),
     }
     base, dynamo = Engine(pair.base, None, pair.tokenizer), Engine(pair.dynamo, pair.table, pair.tokenizer)
+    exact = replace(options, exact=True)
     every: dict[str, Lane] = {
         **{
             name: lambda prompt, seed, engine=engine: Run.of(
@@ -99,6 +100,7 @@ def lanes(
         },
         "own": lambda prompt, seed: Run.of(base.stream(prompt, options, max_new_tokens, seed)),
         "dynamo": lambda prompt, seed: Run.of(dynamo.stream(prompt, options, max_new_tokens, seed)),
+        "exact": lambda prompt, seed: Run.of(dynamo.stream(prompt, exact, max_new_tokens, seed)),
     }
     chosen = {name: lane for name, lane in every.items() if not only or name in only}
     return chosen, {name: engine.flags for name, engine in stock.items() if name in chosen}
@@ -135,7 +137,7 @@ def interleave(
     return {name: Times(*sums[name]) for name in names}
 
 
-PAIRS = (("own", "generate"), ("dynamo", "own"), ("dynamo", "generate"))
+PAIRS = (("own", "generate"), ("dynamo", "own"), ("dynamo", "generate"), ("exact", "own"))
 
 
 def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dynamo import engine as engine_module
+from dynamo import lane as lane_module
 from dynamo import sampler as sampler_module
 from dynamo.decoder import Decoder
 from dynamo.engine import Engine
@@ -28,7 +28,7 @@ PARTS = ("stem", "heads", "output embedding", "top-k", "joint and mask", "draw")
 REST = "rest"
 # What one step calls of the sampler, by the name under which its caller knows it.
 SAMPLER_STAGES = (
-    (engine_module, "top_candidates", "top-k"),
+    (lane_module, "top_candidates", "top-k"),
     (sampler_module, "choose_joint", "joint and mask"),
     (sampler_module, "choose_one", "draw"),
     (sampler_module, "_drawn", "draw"),
