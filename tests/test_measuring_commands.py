@@ -65,7 +65,7 @@ def test_sweep_prints_and_writes_the_same_report(folder, capsys):
     assert report.base.replies == report.points[0].replies == 4
     assert report.points[0].share_by_order == {"3": 1.0}, "threshold 0 without a mask always emits three"
     assert report.points[2].share_by_order == {"1": 1.0}
-    assert report.options["mask_strength"] == 0 and "threshold" not in report.options
+    assert report.options["mask_strength"] == 0 and not {"threshold", "exact"} & set(report.options)
     assert report.machine["dtype"] == "float32" and report.machine["threads"] == torch.get_num_threads()
     assert [(c.order, c.event) for c in report.calibration] == [
         (2, "text"),
@@ -163,6 +163,7 @@ HEADLINE = (
     "own_over_generate",
     "dynamo_over_own",
     "dynamo_over_generate",
+    "exact_over_own",
     "tokens_per_forward",
     "conversion",
     "sampler_share",
@@ -194,7 +195,7 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
     assert code == 0 and json.loads(output.read_text()) == result
     assert all(isinstance(result[name], float) and result[name] > 0 for name in HEADLINE)
     assert result["conversion"] == pytest.approx(result["dynamo_over_own"] / result["tokens_per_forward"])
-    assert set(result["lanes"]) == {"generate", "prompt_lookup", "own", "dynamo"}
+    assert set(result["lanes"]) == {"generate", "prompt_lookup", "own", "dynamo", "exact"}
     for name, lane in result["lanes"].items():
         assert len(lane["runs"]) == 2 and lane["share_of_bandwidth"] > 0
         assert ("flags" in lane) == (name in ("generate", "prompt_lookup"))
@@ -208,7 +209,7 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
 def test_quick_bench_of_random_weights_in_a_given_shape(capsys):
     code, result = run(capsys, "bench", "--shape", "3x32x4x400", "--quick", "--runs", 1, *LONGEST)
     assert code == 0
-    assert set(result["lanes"]) == {"generate", "own", "dynamo"}
+    assert set(result["lanes"]) == {"generate", "own", "dynamo"} and "exact_over_own" not in result
     assert result["tokens_per_forward"] > 2.5 and result["prompts"] == 10
 
 

@@ -138,6 +138,7 @@ def test_progress_is_told_of_every_reply_and_can_cancel(pair):
         ({"thresholds": [0.5, 1.5]}, "threshold: expected 0 to 1, got 1.5"),
         ({"prompts": []}, "prompts: expected one or more"),
         ({"seeds": 0}, "seeds: expected 1 or more, got 0"),
+        ({"options": SamplingOptions(exact=True)}, "exact: a sweep moves the back-off threshold"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(pair, changes, words):

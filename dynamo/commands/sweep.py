@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="positions of --data that are looked at (default: 4000)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
-    add_arguments(parser, SamplingOptions, leave_out=("threshold",))
+    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         base, *points = points
     report = SweepReport(
         model=arguments.model,
-        options={name: value for name, value in asdict(options).items() if name != "threshold"},
+        options={name: value for name, value in asdict(options).items() if name in vars(arguments)},
         prompts=len(prompts),
         seeds=arguments.seeds,
         max_new_tokens=arguments.max_new_tokens,

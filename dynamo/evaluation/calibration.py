@@ -156,7 +156,13 @@ def _top_cells(
     for order in orders:
         # Nothing is refused but for the mask, and the cell drawn does not matter.
         tried = replace(
-            options, max_order=order, threshold=0.0, adaptive=False, repetition_penalty=1.0, min_kept_mass=0.0
+            options,
+            max_order=order,
+            threshold=0.0,
+            adaptive=False,
+            repetition_penalty=1.0,
+            min_kept_mass=0.0,
+            exact=False,
         )
         for place, rows in zip(places.tolist(), logits, strict=True):
             joint = choose(top_candidates(rows[:order], tried), context, table, tried, 0.0).joint

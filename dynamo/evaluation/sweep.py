@@ -93,11 +93,13 @@ def sweep(
     """The base loop's point first, then one per threshold; `seeds` replies to every prompt (ids) each.
 
     progress is called after every reply of any lane, `sweep_replies` times in all. Close the iterator to
-    cancel, or raise from `progress`. Raises ValueError, before anything runs, on thresholds out of range or
-    without prompts.
+    cancel, or raise from `progress`. Raises ValueError, before anything runs, on thresholds out of range,
+    without prompts, and in exact mode.
     """
     options = options or SamplingOptions()
     each = [replace(options, threshold=threshold) for threshold in thresholds]
+    if options.exact:
+        raise ValueError("exact: a sweep moves the back-off threshold, which exact mode does not have")
     if not prompts:
         raise ValueError("prompts: expected one or more, got none")
     if seeds < 1:
