@@ -40,7 +40,7 @@ function oddInWords(tokens, at, topK) {
 
 /** What the list of odd tokens is, or that there are none. */
 function findingInWords(count, tokens, topK) {
-  const limits = `below 1 % or outside its top ${topK}`;
+  const limits = `below 1 % or outside the base's top ${topK}`;
   if (tokens === 0) return "There is no text to read.";
   if (count === 0) return `No token is ${limits}: the base could have written every one of them.`;
   return `${count} of ${plural(tokens, "token")} ${count === 1 ? "is" : "are"} ${limits}:`;
@@ -62,4 +62,5 @@ function figureRows({ dynamo, base, top_k: topK }) {
 
 const CAUTION =
   "Fewer nats are no praise: thresholds cut off unlikely words, so a dull text scores well, often better than the " +
-  "base's own. What tells of drift is the share below 1 %: words that the base would hardly have written.";
+  "base's own. What tells of drift is the share below 1 %: words that the base would hardly have written. " +
+  "Probabilities are at temperature 1, over the whole vocabulary.";

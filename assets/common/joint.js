@@ -60,10 +60,28 @@ function applyThreshold(joint, line, threshold) {
 }
 
 /**
+ * Whether a pass verified drafts (exact mode) instead of drawing a chunk: lines do not say so, but what follows does.
+ * A joint that was not given up was otherwise drawn from.
+ */
+function isExact(pass, joint) {
+  const drawnElsewhere = joint !== null && !pass.backoffs?.length && joint.picked.length === 0;
+  return pass.drafted !== undefined || pass.rejected !== undefined || drawnElsewhere;
+}
+
+/** Exact mode's third stage: the grid's row of the token that was drawn, from which drafts are drawn, as shares. */
+function rowGiven(joint, masked) {
+  const width = joint.p[1].length;
+  const from = (joint.picked[0] ?? joint.p[0].length) * width;
+  const total = masked.slice(from, from + width).reduce((sum, value) => sum + value, 0);
+  return masked.map((value, at) => (at >= from && at < from + width && total > 0 ? value / total : 0));
+}
+
+/**
  * The joints that a pass looked at, highest order first: {order, best, reason}. The one it emitted has no reason;
- * best: its largest value before thresholds, or after the penalty where that was the reason.
+ * best: its largest value before thresholds, or after the penalty where that was the reason. None in exact mode.
  */
 function triesOf(pass, joint) {
+  if (isExact(pass, joint)) return [];
   const tries = (pass.backoffs ?? []).map(([order, reason, best]) => ({ order, best, reason }));
   const emitted = pass.order ?? pass.ids.length;
   if (emitted > 1) {

@@ -129,20 +129,22 @@ function pickedCell(joint) {
 }
 
 /** A cell in all three stages, in words; "" where no candidates stand. */
-function cellInWords(at, joint, unpacked, threshold) {
+function cellInWords(at, { pass, joint, unpacked }, threshold) {
   const column = at % SIZE;
   const row = (at - column) / SIZE;
   const [rows, columns] = joint.text;
   if (row >= rows.length || column >= columns.length) return "";
   const index = row * columns.length + column;
-  const left = applyThreshold(unpacked, joint, threshold).grid[index];
+  const exact = isExact(pass, joint);
+  const left = (exact ? rowGiven(joint, unpacked.masked) : applyThreshold(unpacked, joint, threshold).grid)[index];
   const masked = unpacked.masked[index];
   const steps = [
     `${visible(rows[row])} + ${visible(columns[column])}`,
     `product ${percent(unpacked.product[index])}`,
     masked > 0 ? `after the mask ${percent(masked)}` : "removed by the mask",
   ];
-  if (masked > 0) steps.push(left > 0 ? `${percent(left)} of what is left` : "below the threshold");
+  if (masked > 0 && left > 0) steps.push(`${percent(left)} of what is left`);
+  else if (masked > 0) steps.push(exact ? "not in the row of the token drawn" : "below the threshold");
   return steps.join("  →  ");
 }
 

@@ -25,7 +25,7 @@ const AT_REST =
   "Every pass of DynaMo is taken apart here while it happens; a click on a chunk of its text comes back to the pass " +
   "it came from. The three pictures below only show the idea.";
 const READ_ME = "Point at a cell to read it in all three stages.";
-const SINGLE = "This pass built no joint distribution: a single token was asked for.";
+const SINGLE = "This pass built no joint distribution: single tokens were asked for, or the text ended.";
 const NOT_RECORDED = "The joint distribution of this pass was not recorded.";
 const LOST = "This pass is no longer stored. Generate again to look inside it.";
 
@@ -142,10 +142,12 @@ function draw() {
   const { pass, joint } = shown;
   if (joint) shown.unpacked = shown.unpacked ?? unpackJoint(joint);
   drawEmitted(part("emitted"), pass);
-  say(part("lead"), joint ? "" : triesOf(pass, null).length ? NOT_RECORDED : SINGLE);
+  const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
+  say(part("lead"), joint ? "" : tried ? NOT_RECORDED : SINGLE);
   drawStages();
   if (joint) {
     drawVerdict();
+    part("tries").hidden = isExact(pass, joint);
     drawLadder(part("ladder"), pass, joint, threshold());
   }
   drawThird(part("third"), pass, joint);
@@ -181,8 +183,10 @@ function drawHead() {
   say(part("live"), following ? "Following" : "Follow again");
 }
 
+/** What stage 3 is computed at. In exact mode nothing depends on it, so there is nothing to ask. */
 function threshold() {
-  return slider ?? shown.joint.threshold;
+  const { pass, joint } = shown;
+  return slider === null || isExact(pass, joint) ? joint.threshold : slider;
 }
 
 function drawStages() {
@@ -196,13 +200,10 @@ function drawStages() {
   }
   const after = applyThreshold(unpacked, joint, threshold());
   const picked = pickedCell(joint);
-  const values = [unpacked.product, unpacked.masked, after.grid];
+  const third = isExact(pass, joint) ? rowGiven(joint, unpacked.masked) : after.grid;
+  const values = [unpacked.product, unpacked.masked, third];
   const results = stageResults(pass, joint, unpacked, after);
-  const captions = [
-    "every head's own guess, multiplied",
-    `never seen together: removed; the rest reweighted${joint.order > 2 ? ", summed over the third token" : ""}`,
-    `only ${joint.order === 2 ? "pairs" : "whole chunks"} above ${barInWords(threshold(), joint.order)} stay`,
-  ];
+  const captions = stageCaptions(pass, joint, threshold());
   grids.forEach((grid, i) => {
     drawGrid(grid, joint, values[i], picked);
     say(grid.caption, captions[i]);
@@ -225,7 +226,7 @@ function drawVerdict() {
 function readCell(cell, politely) {
   if (!cell || !shown?.joint) return;
   const at = Number(cell.dataset.at);
-  const words = cellInWords(at, shown.joint, shown.unpacked, threshold());
+  const words = cellInWords(at, shown, threshold());
   if (!words) return;
   part("readout").setAttribute("aria-live", politely ? "polite" : "off");
   say(part("readout"), words);

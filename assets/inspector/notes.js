@@ -35,9 +35,8 @@ function drawThird(root, pass, joint) {
   const third = joint?.third ?? [];
   root.hidden = third.length === 0;
   if (root.hidden) return;
-  const [first, second] = joint.picked.length >= 2 ? pass.text : ["the best", "pair"];
-  say(root.querySelector("h3"), `Third token, given “${visible(first)}${visible(second)}”`);
-  const picked = joint.picked.length > 2 ? pass.text[2] : null;
+  say(root.querySelector("h3"), thirdTitle(pass, joint));
+  const picked = joint.picked.length > 2 && !isExact(pass, joint) ? pass.text[2] : null;
   drawItems(root.querySelector("ol"), third, itemOf("code", "i", "span"), (item, [text, share]) => {
     const [label, , value] = item.children;
     item.classList.toggle("picked", text === picked);
@@ -61,19 +60,14 @@ function drawEmitted(node, pass) {
   );
 }
 
-/** Exact mode: what was drafted, and which drafts the check turned down. */
+/** Exact mode: drafts of the pass before that were turned down, struck through. */
 function drawDrafts(node, pass) {
   const rejected = pass.rejected ?? [];
-  const drafted = pass.drafted ?? [];
-  node.hidden = rejected.length + drafted.length === 0;
-  const parts = drafted.length ? [`Exact mode: ${plural(drafted.length, "token")} drafted. `] : [];
-  if (rejected.length) {
-    parts.push("Rejected when checked: ");
-    for (const text of rejected) {
-      const struck = document.createElement("s");
-      struck.textContent = visible(text);
-      parts.push(struck, " ");
-    }
-  }
-  node.replaceChildren(...parts);
+  node.hidden = rejected.length === 0;
+  const struck = rejected.map((text) => {
+    const draft = document.createElement("s");
+    draft.textContent = visible(text);
+    return draft;
+  });
+  node.replaceChildren("Drafted by the pass before and rejected: ", ...struck.flatMap((draft) => [draft, " "]));
 }

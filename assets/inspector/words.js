@@ -1,12 +1,22 @@
 // What one pass did, and what it would have done at another threshold, in words: pure functions, no DOM.
 
+/** What is done in each stage. */
+function stageCaptions(pass, joint, threshold) {
+  const stay = `only ${joint.order === 2 ? "pairs" : "whole chunks"} above ${barInWords(threshold, joint.order)} stay`;
+  return [
+    "every head's own guess, multiplied",
+    `never seen together: removed; the rest reweighted${joint.order > 2 ? ", summed over the third token" : ""}`,
+    isExact(pass, joint) ? "exact mode: drafts are drawn from the row of the token drawn" : stay,
+  ];
+}
+
 /** The three grids' own results, one line each; `after` is `applyThreshold`'s. */
 function stageResults(pass, joint, unpacked, after) {
   const kept = pass.kept === undefined ? "" : `${percent(pass.kept)} of the product is kept; `;
   return [
     likeliestInWords(joint, unpacked.product),
     kept + likeliestInWords(joint, unpacked.masked),
-    leftInWords(joint, after),
+    isExact(pass, joint) ? `${plural(pass.drafted?.length ?? 0, "token")} drafted` : leftInWords(joint, after),
   ];
 }
 
@@ -29,8 +39,20 @@ function chunkWord(order) {
   return order === 2 ? "pair" : "chunk";
 }
 
-/** How many tokens the pass came to and why: [phrase, reason]. It has to have tried something. */
+/** What the third token's candidates are given: the pair that was drawn, by whichever name is known. */
+function thirdTitle(pass, joint) {
+  if (joint.picked.length < 2) return "Third token, given the best pair";
+  const pair = joint.picked.slice(0, 2).map((rank, head) => joint.text[head][rank] ?? namedByPass(pass, joint, head));
+  return `Third token, given “${visible(pair.join(""))}”`;
+}
+
+function namedByPass(pass, joint, head) {
+  return isExact(pass, joint) ? " …" : pass.text[head];
+}
+
+/** How many tokens the pass came to and why: [phrase, reason]. */
 function verdictInWords(pass, joint) {
+  if (isExact(pass, joint)) return exactInWords(pass);
   const tries = triesOf(pass, joint);
   const order = pass.order ?? pass.ids.length;
   if (order === 1) return ["This pass backed off to 1 token.", refusalInWords(tries, joint.threshold)];
@@ -38,6 +60,17 @@ function verdictInWords(pass, joint) {
   const count = plural(pass.ids.length, "token");
   const phrase = tries.length > 1 ? `backed off from ${tries[0].order} tokens and emitted ${count}` : `emitted ${count}`;
   return [`This pass ${phrase}.`, passageInWords(tries, order, joint.threshold) + cut];
+}
+
+/** Exact mode: what became of the drafts of the pass before, and what this one drafts. */
+function exactInWords(pass) {
+  const kept = pass.ids.length - 1;
+  const verified = kept + (pass.rejected?.length ?? 0);
+  const phrase = verified
+    ? `This pass verified ${plural(verified, "draft")}, kept ${kept} and drew 1 token itself.`
+    : "This pass had no drafts to verify and drew 1 token itself.";
+  const drafts = pass.drafted?.length ?? 0;
+  return [phrase, drafts ? `It drafts ${plural(drafts, "token")} for the next pass to verify.` : "It drafts nothing."];
 }
 
 /** What the pass would have come to at the slider's threshold, after the same text: [phrase, reason]. */

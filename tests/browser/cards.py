@@ -41,7 +41,8 @@ def fill(store: RunStore, run: str, records: list[StepRecord], threshold: float 
     name = label(words)
     values = []
     for index, record in enumerate(records):
-        line = PassLine.of(index, record, [name(token) for token in record.tokens])
+        texts, rejected = ([name(token) for token in ids] for ids in (record.tokens, record.rejected))
+        line = PassLine.of(index, record, texts, rejected)
         values.append(store.put(run, line, JointLine.of(index, record, threshold, name)))
     return values, [json.loads(value)["pass"] for value in values]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fakes import HOSTILE
@@ -13,6 +12,7 @@ from browser.cards import (
     NASTY_RUN,
     NEXT_RUN,
     RUN,
+    WORDS,
     dispatch,
     fill,
     four_runs,
@@ -24,10 +24,7 @@ from browser.cards import (
     show,
     verdict,
 )
-from dynamo.sampler import Candidates, Context, SamplingOptions, choose
 from dynamo.trace import StepRecord
-from dynamo.ui.components import script
-from dynamo.ui.store import RunStore
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +125,33 @@ def test_a_cell_is_read_in_all_three_stages(page):
     assert page.locator(".dm-cell.read").count() == 3
 
 
-def test_rejected_drafts_are_struck_through_as_text(page, runs):
-    value = runs[1][RUN][0][0].replace('"ids"', '"drafted":[7,8],"rejected":[" <b>at","${x}"],"ids"')
-    give(page, "inspector", value.replace(RUN, "5" * 32))
-    page.locator(".dm-drafts").wait_for()
-    assert page.inner_text(".dm-drafts") == "Exact mode: 2 tokens drafted. Rejected when checked: ·<b>at ${x}"
-    assert page.locator(".dm-drafts s").all_inner_texts() == ["·<b>at", "${x}"]
+def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(page, runs):
+    drafts = joint({(0, 0, 0): 0.5, (0, 1, 0): 0.1, (0, 1, 2): 0.2, (2, 1, 1): 0.2})
+    values, _ = fill(
+        runs[0],
+        "5" * 32,
+        [
+            StepRecord((0,), 1, 0.02, prefill=True, drafted=(11, 22), joint=drafts, exact=True),
+            StepRecord((11, 1), 2, 0.01, rejected=(22,), joint=drafts, exact=True),
+        ],
+        words=[WORDS[0], WORDS[1], [" do", " so", " <b>at"]],
+    )
+    give(page, "inspector", values[0])
+    page.get_by_text("It drafts 2 tokens for the next pass to verify.").wait_for()
+    assert verdict(page) == "This pass had no drafts to verify and drew 1 token itself."
+    assert [at for at, left in enumerate(grid(page, "threshold")) if left] == [0, 1]
+    assert page.locator("td.dm-cell.picked").first.get_attribute("data-at") == "1"
+    assert page.locator(".dm-stage-result").last.inner_text() == "2 tokens drafted"
+    assert page.locator(".dm-third h3").inner_text() == "Third token, given “·What·would”"
+    dispatch(page, "threshold", 0.9)  # exact mode's drafts do not depend on it
+    assert verdict(page).startswith("This pass had no drafts")
+    assert page.locator(".dm-drafts, .dm-tries").filter(visible=True).count() == 0
+
+    give(page, "inspector", values[1])
+    page.get_by_text("It drafts nothing.").wait_for()
+    assert verdict(page) == "This pass verified 2 drafts, kept 1 and drew 1 token itself."
+    assert page.locator(".dm-drafts s").all_inner_texts() == ["·<b>at"]
+    assert not any(grid(page, "threshold"))
 
 
 def test_hostile_text_is_text_in_grids_notes_and_titles(page, runs):
@@ -151,7 +169,7 @@ def test_a_single_token_run_has_no_stages(page, runs):
     alone = StepRecord((1,), 1, 0.01, probabilities=(0.3,))
     values, _ = fill(runs[0], "6" * 32, [alone], threshold=1.0)
     give(page, "inspector", values[0])
-    page.get_by_text("This pass built no joint distribution: a single token was asked for.").wait_for()
+    page.get_by_text("This pass built no joint distribution: single tokens were asked for").wait_for()
     assert page.locator(".dm-stages, .dm-verdict").filter(visible=True).count() == 0
 
 
@@ -239,51 +257,3 @@ def test_a_phone_shows_it_without_scrolling_sideways(open_inspector, runs):
         "(all) => all.filter((one) => Math.min(one.offsetHeight, one.offsetWidth) < 24).length"
     )
     assert small == 0
-
-
-# ---- arithmetic
-
-
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_what_if_agrees_with_the_sampler(arithmetic, adaptive):
-    rng = np.random.default_rng(8)
-    cases, expected = [], []
-    for _ in range(60):
-        f = -np.sort(-rng.dirichlet(np.full(6, 0.25), 3), axis=1)
-        candidates = Candidates(np.arange(18).reshape(3, 6), f)
-        at, asked = rng.uniform(0.05, 0.95, 2)
-        decisions = [
-            choose(
-                candidates,
-                Context(18),
-                None,
-                SamplingOptions(threshold=threshold, adaptive=adaptive, repetition_penalty=1.0),
-                0.5,
-            )
-            for threshold in (at, asked)
-        ]
-        seen = decisions[0]
-        line = {"ids": list(seen.tokens), "backoffs": [list(entry) for entry in seen.backoffs]}
-        cases.append([line | {"best": seen.joint.best}, asked])
-        expected.append(decisions[1].order)
-    got = arithmetic("args[0].map(([pass, asked]) => decisionAt(triesOf(pass, null), asked))", cases)
-    certain = [decision["certain"] for decision in got]
-    assert 30 < sum(certain) < 60
-    for decision, order in zip(got, expected, strict=True):
-        assert decision["order"] == order if decision["certain"] else decision["order"] >= order
-
-
-def test_no_function_of_the_inspector_hides_another():
-    names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script("inspector"), re.MULTILINE)
-    assert len(names) > 50
-    assert len(names) == len(set(names))
-
-
-def test_the_least_value_of_a_joint_line_is_enough(arithmetic):
-    """Recordings of before `best` was written have it in their largest chunk."""
-    values, _ = fill(RunStore(), RUN, [StepRecord((0, 10), 2, 0.01, joint=joint({(0, 0): 0.7, (1, 1): 0.3}))])
-    tries = arithmetic(
-        "(({ pass, joint }) => { delete pass.best; return triesOf(pass, joint); })(JSON.parse(args[0]))",
-        values[0],
-    )
-    assert tries[0]["best"] == pytest.approx(0.7, rel=1e-3)
