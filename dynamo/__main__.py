@@ -25,6 +25,7 @@ VERBS = {
     "embedded": "make the embedded pair from the dialogues",
     "push": "upload a checkpoint with its model card to the hub",
     "space": "show, check or deploy the Hugging Face Space",
+    "recipe": "the whole path of a Pythia chat pair, from base to Space",
 }
 
 

@@ -12,11 +12,11 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub"},
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"},
     {"sampler", "exact", "lane", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
     | {"blocks", "corpus", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
-    {"evaluation", "embedded", "ui"},
+    {"evaluation", "embedded", "pathway", "ui"},
     {"commands"},
     {"__init__", "__main__"},
 ]

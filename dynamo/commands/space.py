@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("render", "check", "deploy"))
     parser.add_argument("--profile", help="a profile of the file (default: zerogpu; check: all)")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder (default: this one)")
     parser.add_argument("--output", type=Path, help="render: write the whole Space here, a new folder")
     parser.add_argument("--repo", help="deploy: the Space, OWNER/NAME (default: `repo` of the file)")
+    parser.add_argument("--model", help="deploy: what the Space loads, instead of the file's models")
     parser.add_argument("--private", action="store_true", help="deploy: make a new Space private")
     parser.add_argument("--dry-run", action="store_true", help="deploy: only tell what would be done")
     parser.add_argument(
@@ -78,6 +79,8 @@ def _deploy(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.spaces import Deployment, deploy
 
     project = _project(arguments)
+    if arguments.model:
+        project = project.loading(arguments.model)
     repo_id = arguments.repo or project.config.get("repo") or ""
     plan = Deployment.plan(repo_id, project, os.environ, arguments.private)
     if arguments.dry_run:

@@ -20,7 +20,7 @@ from dynamo.loading.names import EMBEDDED, Progress, check_format, resolve
 from dynamo.loading.quantised import loading_options
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
-from dynamo.text import fingerprint
+from dynamo.text import fingerprint, has_chat_template
 
 TABLE_FILE = "cooccurrence.safetensors"
 
@@ -88,12 +88,19 @@ def load(
         )
     return Pair(
         name=name,
-        description=EMBEDDED_DESCRIPTION if name == EMBEDDED else f"DynaMo checkpoint {name}.",
+        description=_description(name, tokenizer),
         base=base,
         dynamo=dynamo,
         tokenizer=tokenizer,
         table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
     )
+
+
+def _description(name: str, tokenizer: Any) -> str:
+    if name == EMBEDDED:
+        return EMBEDDED_DESCRIPTION
+    untuned = "" if has_chat_template(tokenizer) else " It completes text; it was not finetuned to chat."
+    return f"DynaMo checkpoint {name}.{untuned}"
 
 
 def load_or_embedded(name: str = EMBEDDED, **options: Any) -> tuple[Pair, str]:

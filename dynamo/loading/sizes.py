@@ -68,7 +68,7 @@ def parameters(size: str) -> int:
     if size not in PYTHIA:
         raise ValueError(f"size: expected one of {', '.join(PYTHIA)}, got {size!r}")
     layers, hidden, vocabulary = PYTHIA[size]
-    return layers * _layer(hidden) + 2 * vocabulary * hidden + 2 * hidden
+    return layers * layer_parameters(hidden) + 2 * vocabulary * hidden + 2 * hidden
 
 
 def pair_bytes(
@@ -80,9 +80,9 @@ def pair_bytes(
     matrices = 12 * hidden**2
     weights = 0
     for own in (layers, layers + extra):
-        kept = total - layers * matrices + (own - layers) * (_layer(hidden) - matrices)
+        kept = total - layers * matrices + (own - layers) * (layer_parameters(hidden) - matrices)
         weights += kept * dtype.itemsize + round(own * matrices * _bytes_each(dtype, quantize))
-        copy = own * _layer(hidden) * dtype.itemsize
+        copy = own * layer_parameters(hidden) * dtype.itemsize
         weights += copy if packed and quantize is None and copy <= LARGEST_COPY else 0
     caches = (2 * layers + extra) * POSITIONS * 2 * hidden * dtype.itemsize
     return weights + caches + RESERVE
@@ -116,7 +116,8 @@ def _bytes_each(dtype: torch.dtype, quantize: str | None) -> float:
     return BITS[quantize] / 8 + (4 / 64 if quantize == "4bit" else 0)
 
 
-def _layer(hidden: int) -> int:
+def layer_parameters(hidden: int) -> int:
+    """Parameters of one decoder layer, which are those of one extra head."""
     return 12 * hidden**2 + 13 * hidden
 
 

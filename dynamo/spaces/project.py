@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,11 @@ class SpaceProject:
             raise ValueError(f"{root} holds no {CONFIG_FILE}; run this in the project's folder")
         config = read_yaml(path)
         return cls(root, config, profile, profile_of(config, profile, path))
+
+    def loading(self, model: str) -> SpaceProject:
+        """The same Space with another model, which its variable DYNAMO_MODEL then names."""
+        variables = {**(self.fields.get("variables") or {}), "DYNAMO_MODEL": model}
+        return replace(self, fields={**self.fields, "models": [model], "variables": variables})
 
     @property
     def card(self) -> dict[str, Any]:
