@@ -93,7 +93,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     part("timeline", elem_id="timeline")
     audit = part("audit", elem_id="audit") if host.analyses.audit else None
     strip, strip_start = _strip() if offer.strip else (None, None)
-    with gr.Accordion("All settings, and who runs in the left lane", open=False, elem_id="settings"):
+    with gr.Accordion("All settings, and the left lane", open=False, elem_id="settings"):
         opponent = gr.Radio(
             [(OPPONENTS[name], name) for name in host.contenders.opponents],
             value=next(iter(host.contenders.opponents)),
