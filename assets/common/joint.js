@@ -64,8 +64,8 @@ function applyThreshold(joint, line, threshold) {
  * A joint that was not given up was otherwise drawn from.
  */
 function isExact(pass, joint) {
-  const drawnElsewhere = joint !== null && !pass.backoffs?.length && joint.picked.length === 0;
-  return pass.drafted !== undefined || pass.rejected !== undefined || drawnElsewhere;
+  const drawnElsewhere = joint && !pass.backoffs?.length && joint.picked.length === 0;
+  return pass.drafted !== undefined || pass.rejected !== undefined || Boolean(drawnElsewhere);
 }
 
 /** Exact mode's third stage: the grid's row of the token that was drawn, from which drafts are drawn, as shares. */
