@@ -73,6 +73,10 @@ class Joint:
         joint._cells = cells
         return joint
 
+    def __reduce__(self) -> tuple:
+        """Pickled as what it holds: a worker process sends it to the page's."""
+        return Joint, (self.candidates, self.probabilities, self.ranks, self.values)
+
     @cached_property
     def _made(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         return self._cells()

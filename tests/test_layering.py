@@ -12,9 +12,10 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"},
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
+    | {"zerogpu"},
     {"sampler", "exact", "lane", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
-    | {"blocks", "corpus", "instructions", "heldout"},
+    | {"blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
     {"evaluation", "embedded", "pathway", "ui"},
     {"commands"},
@@ -24,6 +25,7 @@ SIBLINGS = {
     "model": {"losses"},
     "recipes": {"options"},
     "corpus": {"data"},
+    "external": {"corpus"},
     "instructions": {"data"},
     "heldout": {"data"},
     "counting": {"tuples"},
