@@ -26,7 +26,10 @@ TABLE_FILE = "cooccurrence.safetensors"
 
 EMBEDDED_DESCRIPTION = (
     "A small dialogue model trained by this project on the Schema-Guided Dialogue corpus. "
-    "It has Pythia's architecture but is not a Pythia checkpoint, and it only knows that corpus's domains."
+    "It has Pythia's architecture but is not a Pythia checkpoint, and it only knows that corpus's domains: "
+    "restaurants, hotels, flights, films, music, weather, banking, calendars, rides and events. Asked about "
+    "anything else it answers as if it were one of these. It invents names, times and prices, and books "
+    "nothing."
 )
 
 
