@@ -126,7 +126,7 @@ def test_the_sampled_cell_has_a_ring():
 def test_a_sampled_cell_that_is_not_shown_is_told_in_words():
     figure = charts.joint_heatmap(joint_line(size=5, picked=(1, 20, 24)))
     assert not figure.layout.shapes
-    assert "the sampled pair is not among those shown" in note(figure)
+    assert "the sampled pair is not shown" in note(figure)
 
 
 def test_a_joint_that_was_given_up_has_no_ring():

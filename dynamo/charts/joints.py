@@ -17,7 +17,7 @@ from dynamo.jointline import JointLine
 
 _COLDEST = 1e-4
 _CELL = 22  # pixels
-_AROUND = 150
+_AROUND = 165
 
 
 def joint_heatmap(line: JointLine, stage: Literal["mask", "product"] = "mask") -> go.Figure:
@@ -51,7 +51,7 @@ def joint_heatmap(line: JointLine, stage: Literal["mask", "product"] = "mask") -
         text=note, showarrow=False, align="left", x=0, xref="paper", xanchor="left", y=1, yref="paper",
         yanchor="bottom", yshift=46,
     )  # fmt: skip
-    dress(figure, height=_AROUND + _CELL * max(rows, 8), showlegend=False, margin={"t": 82, "l": 48, "r": 16})
+    dress(figure, height=_AROUND + _CELL * max(rows, 8), showlegend=False, margin={"t": 96, "l": 48, "r": 16})
     small = {
         "size": 11 if columns <= 16 else 10,
         "family": "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
@@ -102,7 +102,13 @@ def _hatch(figure: go.Figure, cells: np.ndarray) -> None:
         x=cells[:, 1].tolist(),
         y=cells[:, 0].tolist(),
         mode="markers",
-        marker={"symbol": "line-ne-open", "size": 9, "line": {"width": 1.2, "color": MUTED}, "color": MUTED},
+        marker={
+            "symbol": "line-ne-open",
+            "size": 9,
+            "line": {"width": 1.2, "color": MUTED},
+            "color": MUTED,
+            "opacity": 0.6,
+        },
         hoverinfo="skip",
         name="removed",
     )
@@ -110,13 +116,11 @@ def _hatch(figure: go.Figure, cells: np.ndarray) -> None:
 
 def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int]) -> str:
     """Rings the sampled pair where it is on show; in words what the marks mean."""
-    told = ["summed over the third token"] if line.order == 3 else []
-    if line.order > 3:
-        told = ["summed over the later tokens"]
+    told = ["hatched: removed"]
     if len(line.picked) < 2:
         told.append("nothing was sampled from it")
     elif line.picked[0] >= shape[0] or line.picked[1] >= shape[1]:
-        told.append("the sampled pair is not among those shown")
+        told.append("the sampled pair is not shown")
     else:
         row, column = line.picked[:2]
         for width, colour in ((7, "#000"), (5, "#fff"), (2, "#000")):
@@ -125,4 +129,5 @@ def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int]) -> str:
                 line={"width": width, "color": colour}, fillcolor="rgba(0, 0, 0, 0)", name="sampled",
             )  # fmt: skip
         told.append("ring: sampled")
-    return " · ".join(["hatched: removed", *told])
+    summed = {2: "", 3: "<br>summed over the third token"}.get(line.order, "<br>summed over later tokens")
+    return " · ".join(told) + summed

@@ -57,7 +57,7 @@ def backoff_timeline(passes: Sequence[PassLine], threshold: float) -> go.Figure:
     figure.update_yaxes(
         title={"text": "tokens", "standoff": 8}, row=2, col=1, dtick=1, range=[0, most + 0.2], fixedrange=True
     )
-    figure.update_xaxes(range=[0.4, max(len(passes), 10) + 0.6])
+    figure.update_xaxes(range=[0.4, max(len(passes), 8) + 0.6])
     figure.update_xaxes(title={"text": "forward pass", "standoff": 8}, row=2, col=1)
     if not tries:
         figure.add_annotation(
@@ -115,7 +115,7 @@ def _add_bar(figure: go.Figure, order: int, threshold: float, passes: int, logar
     if logarithmic and bar < _FLOOR:
         return
     figure.add_scatter(
-        x=[0.4, max(passes, 10) + 0.6],
+        x=[0.4, max(passes, 8) + 0.6],
         y=[bar, bar],
         mode="lines",
         name=f"{order} must exceed {bar_in_words(threshold, order)}",
