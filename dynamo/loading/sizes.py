@@ -17,7 +17,8 @@ from dynamo.loading.quantised import BITS, KEPT
 from dynamo.packed import LARGEST_COPY
 
 POSITIONS = 2048
-RESERVE = 3 * 2**28  # measured: 0.6 GB resident once torch, transformers and gradio are in, no model
+# Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.
+RESERVE = 3 * 2**28
 # Layers, hidden units and rows of the vocabulary of EleutherAI/pythia-*; MLPs are four times as wide.
 PYTHIA = {
     "14m": (6, 128, 50304),
