@@ -195,6 +195,18 @@ def test_a_back_off_tells_its_reason():
     )
 
 
+def test_in_exact_mode_a_joint_is_of_the_drafts_and_refused_ones_are_told():
+    lines = [
+        PassLine(0, (1,), ("a",), 1, 1.0, drafted=(2, 3), best=0.2),
+        PassLine(1, (2, 4), (" b", " c"), 2, 1.0, drafted=(5,), rejected=(" <x>",), best=0.3),
+        PassLine(2, (5, 6), (" d", " e"), 2, 1.0, best=0.4),
+    ]
+    figure = charts.backoff_timeline(lines, 0.0)
+    three, two = marks(figure, "3 drafted"), marks(figure, "2 drafted")
+    assert (three.x, three.y, two.x, two.y) == ((1,), (0.2,), (2,), (0.3,))
+    assert two.hovertext[0].endswith("<br>tried 2: best 30 %<br>refused: ·&lt;x&gt;")
+
+
 @pytest.mark.parametrize("lines", [[], [PassLine(0, (1,), ("a",), 1, 1.0)]])
 def test_a_run_without_joints_is_drawn_and_says_so(lines):
     figure = charts.backoff_timeline(lines, 1.0)

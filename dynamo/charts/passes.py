@@ -38,17 +38,21 @@ def backoff_timeline(passes: Sequence[PassLine], threshold: float) -> go.Figure:
     (threshold ** (order - 1), dashed); below, the tokens that the pass emitted.
 
     A pass that tried three and then two tokens has two marks over each other. Passes that built no joint (the
-    base model's, or all at threshold 1) have none.
+    base model's, or all at threshold 1) have none. In exact mode a joint is what the next pass's drafts come
+    from, and `threshold` is exact mode's own.
     """
+    exact = any(line.drafted for line in passes)
+    word = "drafted" if exact else "emitted"
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.06)
-    tries = [each for line in passes for each in _tries(line)]
+    tries = [each for line in passes for each in _tries(line, exact)]
     orders = sorted({each.order for each in tries}, reverse=True)
     logarithmic = bool(orders) and threshold ** (max(orders) - 1) < _LOW_BAR
     for order in orders:
         for kept in (True, False):
-            _add_tries(figure, order, kept, [t for t in tries if (t.order, t.kept) == (order, kept)])
+            name = f"{order} {word if kept else 'backed off'}"
+            _add_tries(figure, name, order, kept, [t for t in tries if (t.order, t.kept) == (order, kept)])
         _add_bar(figure, order, threshold, len(passes), logarithmic)
-    _add_emitted(figure, passes)
+    _add_emitted(figure, passes, exact)
     dress(figure, height=400, dragmode="zoom", barmode="overlay")
     figure.update_yaxes(
         title={"text": "best joint value", "standoff": 8}, row=1, col=1, **_value_axis(logarithmic)
@@ -66,15 +70,20 @@ def backoff_timeline(passes: Sequence[PassLine], threshold: float) -> go.Figure:
     return figure
 
 
-def _tries(line: PassLine) -> list[_Try]:
+def _tries(line: PassLine, exact: bool) -> list[_Try]:
     attempts = [(each.order, each.best, False) for each in line.backoffs]
-    if line.order > 1 and line.best is not None:
-        attempts.append((line.order, line.best, True))
-    story = _story(line)
+    if _chosen(line, exact) > 1 and line.best is not None:
+        attempts.append((_chosen(line, exact), line.best, True))
+    story = _story(line, exact)
     return [_Try(line.index + 1, order, best, kept, story) for order, best, kept in attempts]
 
 
-def _story(line: PassLine) -> str:
+def _chosen(line: PassLine, exact: bool) -> int:
+    """Tokens of the chunk that the pass's joint gave; in exact mode its own token and the drafts."""
+    return 1 + len(line.drafted) if exact else line.order
+
+
+def _story(line: PassLine, exact: bool) -> str:
     """The pass in words, for the pointer that rests on any of its marks."""
     emitted = f"{len(line.tokens)} token{'s' * (len(line.tokens) > 1)}"
     told = [f"Pass {line.index + 1}: {emitted}", " ".join(visible(text) for text in line.texts)]
@@ -83,19 +92,22 @@ def _story(line: PassLine) -> str:
         told.append(
             f"tried {each.order}: best {plain(percent(each.best))} of {percent(each.threshold)}, {reason}"
         )
-    if line.order > 1 and line.best is not None:
-        told.append(f"{'kept' if line.backoffs else 'tried'} {line.order}: best {plain(percent(line.best))}")
+    if _chosen(line, exact) > 1 and line.best is not None:
+        how = "kept" if line.backoffs else "tried"
+        told.append(f"{how} {_chosen(line, exact)}: best {plain(percent(line.best))}")
+    if line.rejected:
+        told.append(f"refused: {' '.join(visible(text) for text in line.rejected)}")
     return "<br>".join(told)
 
 
-def _add_tries(figure: go.Figure, order: int, kept: bool, tries: Sequence[_Try]) -> None:
+def _add_tries(figure: go.Figure, name: str, order: int, kept: bool, tries: Sequence[_Try]) -> None:
     if not tries:
         return
     figure.add_scatter(
         x=[each.pass_ for each in tries],
         y=[max(each.best, _FLOOR) for each in tries],
         mode="markers",
-        name=f"{order} {'emitted' if kept else 'backed off'}",
+        name=name,
         marker={
             "symbol": SYMBOLS[order] + ("" if kept else "-open"),
             "size": 9 if kept else 8,
@@ -126,7 +138,7 @@ def _add_bar(figure: go.Figure, order: int, threshold: float, passes: int, logar
     )
 
 
-def _add_emitted(figure: go.Figure, passes: Sequence[PassLine]) -> None:
+def _add_emitted(figure: go.Figure, passes: Sequence[PassLine], exact: bool) -> None:
     for order in sorted({line.order for line in passes}):
         lines = [line for line in passes if line.order == order]
         figure.add_bar(
@@ -135,7 +147,7 @@ def _add_emitted(figure: go.Figure, passes: Sequence[PassLine]) -> None:
             width=0.85,
             marker={"color": ORDERS[order], "line": {"width": 0}},
             hoverinfo="text",
-            hovertext=[_story(line) for line in lines],
+            hovertext=[_story(line, exact) for line in lines],
             showlegend=False,
             row=2,
             col=1,

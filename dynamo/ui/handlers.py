@@ -140,7 +140,9 @@ class Handlers:
         if not chat:
             return None
         trace = chat.dynamo[-1].trace
-        return charts.backoff_timeline(trace.passes, trace.header.options["threshold"])
+        options = trace.header.options
+        own = "exact_threshold" if options.get("exact") else "threshold"
+        return charts.backoff_timeline(trace.passes, options[own])
 
     def heatmap(self, event: gr.EventData) -> tuple[Any, Any]:
         """The enlarged joint, and the panel that it opens in."""
