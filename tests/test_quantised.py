@@ -1,6 +1,7 @@
 """Models in 8 and 4 bits run the same decoder, heads included; the numbers stay close to the full ones."""
 
 import copy
+import json
 import logging
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from conftest import tiny_base, tiny_dynamo
 
 from dynamo import Engine, SamplingOptions, loading
+from dynamo.__main__ import main
 from dynamo.decoder import Decoder
 from dynamo.loading import quantised
 from dynamo.training import save_model
@@ -126,6 +128,18 @@ def test_what_is_not_supported_is_refused_in_one_sentence(pair_folder, monkeypat
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match="needs bitsandbytes, which does not load here"):
         loading.load(str(pair_folder), device="cpu", quantize="4bit")
+
+
+@pytest.mark.parametrize("verb", ["generate", "compare"])
+def test_commands_load_in_fewer_bits(pair_folder, capsys, monkeypatch, verb):
+    asked = []
+    real = quantised.loading_options
+    monkeypatch.setattr(
+        "dynamo.loading.pairs.loading_options", lambda *given: asked.append(given[0]) or real(*given)
+    )
+    arguments = [verb, "Hello", "--model", str(pair_folder), "--quantize", "4bit", "--max-new-tokens", "3"]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) and set(asked) == {"4bit"}
 
 
 def test_a_gpu_that_is_too_old_is_named(pair_folder, monkeypatch):

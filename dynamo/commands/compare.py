@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dynamo.commands.generate import Reply, add_generation_arguments
+from dynamo.commands.generate import Reply, add_generation_arguments, add_quantize_argument
 from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
 
@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
     parser.add_argument("--trace", help="file for both runs, pass by pass (NDJSON); the page can replay it")
+    add_quantize_argument(parser)
     add_generation_arguments(parser)
 
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.race import race
 
     options = from_arguments(SamplingOptions, arguments)
-    pair = loading.load(arguments.model, device=arguments.device)
+    pair = loading.load(arguments.model, device=arguments.device, quantize=arguments.quantize)
     prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
         "base": Engine(pair.base, None, pair.tokenizer),
