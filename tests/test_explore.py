@@ -125,12 +125,13 @@ class Selected:
 
 def test_coming_to_the_tab_redraws_for_the_slider_and_for_new_votes(tmp_path):
     book = VoteBook(tmp_path)
-    redraw = explore._redraw(book)
+    redraw = explore._redraw(book, "m")
     speed, votes = redraw(report(), "repetition", 0.7, Selected("Explore"))
     assert any(trace.name == "nearest to Compare's 0.7" for trace in speed.data)
     assert len(votes.data[0].x) == 0
     book.add(model="m", options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo")
     assert len(redraw(None, "repetition", 0.7, Selected("Explore"))[1].data[0].x) == 1
+    assert len(explore._votes_chart(book, "another model").data[0].x) == 0
     assert redraw(report(), "repetition", 0.7, Selected("About")) == (gr.skip(), gr.skip())
 
 
@@ -222,7 +223,7 @@ def test_a_failing_run_is_one_sentence():
 
 def test_a_measured_sweep_updates_all_that_shows_one_and_keeps_the_calibration_of_the_shipped():
     with gr.Blocks():
-        parts = explore._Parts.build(report(), None)
+        parts = explore._Parts.build(report(), None, None)
     updates = parts.measured(report([0.1, 0.4], calibrated=False), "repetition", 0.38)
     assert set(updates) <= set(parts.reporting())
     assert parts.calibration not in updates and parts.honest not in updates

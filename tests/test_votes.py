@@ -74,6 +74,14 @@ def test_the_models_are_kept_apart(tmp_path):
     assert book.summary()[0].votes == 2
 
 
+def test_duels_in_exact_mode_are_kept_and_not_summed_up(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote("dynamo", options={"threshold": 0.5, "exact": True}))
+    assert book.summary() == []
+    book.add(**vote("base", options={"threshold": 0.5, "exact": False}))
+    assert [standing.losses for standing in book.summary()] == [1]
+
+
 def test_a_duel_counts_once(tmp_path):
     book = VoteBook(tmp_path)
     book.add(**vote("dynamo", id="duel"))

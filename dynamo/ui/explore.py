@@ -56,21 +56,22 @@ def explore_tab(
     threshold: gr.Slider,
     tabs: gr.Tabs,
     book: VoteBook | None = None,
+    model: str | None = None,
 ) -> ExploreTab:
     """Builds the tab inside a `gr.Tab("Explore")`.
 
     report: the sweep to begin with; run_sweep: what may measure one here (`dynamo.ui.sweep_run`); threshold,
-    tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart.
+    tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart, those on `model`.
     """
     kept = gr.State(report)
-    parts = _Parts.build(report, book)
+    parts = _Parts.build(report, book, model)
     parts.measure.input(
         lambda report, measure, at: (_speed_quality(report, measure, at), _told(report, measure)),
         [kept, parts.measure, threshold],
         [parts.speed, parts.note],
         **QUIET,
     )
-    tabs.select(_redraw(book), [kept, parts.measure, threshold], [parts.speed, parts.votes], **QUIET)
+    tabs.select(_redraw(book, model), [kept, parts.measure, threshold], [parts.speed, parts.votes], **QUIET)
     use = parts.use.click(
         lambda chosen: (chosen, gr.Tabs(selected=COMPARE)), parts.chosen, [threshold, tabs], **QUIET
     )
@@ -107,7 +108,7 @@ class _Parts:
     votes: gr.Plot
 
     @classmethod
-    def build(cls, report: Report | None, book: VoteBook | None) -> _Parts:
+    def build(cls, report: Report | None, book: VoteBook | None, model: str | None) -> _Parts:
         values = _values(report, here=False) if report else {}
         parts: dict[str, Any] = {}
 
@@ -157,7 +158,7 @@ class _Parts:
                 place("calibration", gr.Plot, show_label=False, elem_id="calibration")
         with gr.Column(visible=book is not None):
             gr.HTML(_VOTES)
-            place("votes", gr.Plot, value=_votes_chart(book), show_label=False, elem_id="votes-chart")
+            place("votes", gr.Plot, value=_votes_chart(book, model), show_label=False, elem_id="votes-chart")
         return cls(**parts)
 
     def measured(self, report: Report, measure: str | None, at: float) -> dict[Any, Any]:
@@ -214,22 +215,22 @@ def _told(report: Report | None, measure: str) -> str:
     return sweep_view.measure_in_words(report, measure) if report else ""
 
 
-def _redraw(book: VoteBook | None) -> Callable[..., tuple[Any, Any]]:
+def _redraw(book: VoteBook | None, model: str | None) -> Callable[..., tuple[Any, Any]]:
     """For whoever comes to this tab: Compare's slider may have moved, others may have voted."""
 
     def redraw(report: Report | None, measure: str, at: float, event: gr.SelectData) -> tuple[Any, Any]:
         if event.value != EXPLORE:
             return gr.skip(), gr.skip()
-        return _speed_quality(report, measure, at), _votes_chart(book)
+        return _speed_quality(report, measure, at), _votes_chart(book, model)
 
     return redraw
 
 
-def _votes_chart(book: VoteBook | None) -> Any:
+def _votes_chart(book: VoteBook | None, model: str | None) -> Any:
     if book is None:
         return None
     try:
-        return charts.votes_chart([standing.to_json() for standing in book.summary()])
+        return charts.votes_chart([standing.to_json() for standing in book.summary(model)])
     except (ValueError, OSError) as error:
         log.warning("no chart of the votes: %s", error)
         return None

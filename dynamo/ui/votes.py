@@ -151,7 +151,8 @@ class VoteBook:
             connection.execute("COMMIT")
 
     def summary(self, model: str | None = None) -> list[Standing]:
-        """By threshold, lowest first; of one model, or of all. Empty before the first vote."""
+        """By threshold, lowest first; of one model, or of all; without duels in exact mode, which has no
+        threshold to vary. Empty before the first vote."""
         if not self.path.exists():
             return []
         with self._opened("rw") as connection:
@@ -159,7 +160,8 @@ class VoteBook:
                 return []
             rows = connection.execute(
                 "SELECT threshold, SUM(outcome = 'dynamo'), SUM(outcome = 'tie'), SUM(outcome = 'base'),"
-                " AVG(speed_up), AVG(tokens_per_forward) FROM votes WHERE ? IS NULL OR model = ?"
+                " AVG(speed_up), AVG(tokens_per_forward) FROM votes"
+                " WHERE (? IS NULL OR model = ?) AND NOT COALESCE(json_extract(options, '$.exact'), 0)"
                 " GROUP BY threshold ORDER BY threshold",
                 (model, model),
             )
