@@ -30,6 +30,7 @@ _HEADER = """
 </header>
 """
 
+
 def build_demo(
     contenders: Contenders, analyses: Analyses | None = None, offer: Offer | None = None
 ) -> gr.Blocks:
@@ -47,7 +48,8 @@ def build_demo(
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(host, offer, recorded)
             with gr.Tab("Explore", id="explore"):
-                explore_tab(analyses.report, analyses.sweep, compare.settings["threshold"], tabs, book)
+                threshold = compare.settings["threshold"]
+                explore_tab(analyses.report, analyses.sweep, threshold, tabs, book, contenders.name)
             with gr.Tab("About", id="about"):
                 gr.HTML(_about(contenders.description))
         Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
