@@ -71,7 +71,8 @@ class PassLine:
 
     texts: one piece per token; a token that only opens a character, and a special token, has the piece "";
     best: the largest value of the last joint tried, before thresholds, None where none was built; drafted,
-    rejected: exact mode's proposals for the next pass, and the texts of those that this pass refused.
+    rejected: exact mode's proposals for the next pass, and the texts of those that this pass refused; exact:
+    whether the pass ran in that mode.
     """
 
     index: int
@@ -86,6 +87,7 @@ class PassLine:
     best: float | None = None
     drafted: tuple[int, ...] = ()
     rejected: tuple[str, ...] = ()
+    exact: bool = False
 
     @classmethod
     def of(
@@ -104,6 +106,7 @@ class PassLine:
             best=record.joint.best if record.joint is not None else None,
             drafted=record.drafted,
             rejected=tuple(rejected),
+            exact=record.exact,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +131,8 @@ class PassLine:
             fields["drafted"] = list(self.drafted)
         if self.rejected:
             fields["rejected"] = list(self.rejected)
+        if self.exact:
+            fields["exact"] = True
         if self.prefill:
             fields["prefill"] = True
         return fields
@@ -156,6 +161,7 @@ class PassLine:
             best=float(fields["best"]) if "best" in fields else None,
             drafted=tuple(int(token) for token in fields.get("drafted", ())),
             rejected=tuple(str(text) for text in fields.get("rejected", ())),
+            exact=bool(fields.get("exact", False)),
         )
 
 

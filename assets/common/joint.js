@@ -59,13 +59,9 @@ function applyThreshold(joint, line, threshold) {
   return { grid, bar, kept: above.length, outside, exact: line.floor <= bar };
 }
 
-/**
- * Whether a pass verified drafts (exact mode) instead of drawing a chunk: lines do not say so, but what follows does.
- * A joint that was not given up was otherwise drawn from.
- */
-function isExact(pass, joint) {
-  const drawnElsewhere = joint && !pass.backoffs?.length && joint.picked.length === 0;
-  return pass.drafted !== undefined || pass.rejected !== undefined || Boolean(drawnElsewhere);
+/** Whether a pass verified drafts (exact mode) instead of drawing a chunk. */
+function isExact(pass) {
+  return pass.exact === true;
 }
 
 /** Exact mode's third stage: the grid's row of the token that was drawn, from which drafts are drawn, as shares. */
@@ -81,7 +77,7 @@ function rowGiven(joint, masked) {
  * best: its largest value before thresholds, or after the penalty where that was the reason. None in exact mode.
  */
 function triesOf(pass, joint) {
-  if (isExact(pass, joint)) return [];
+  if (isExact(pass)) return [];
   const tries = (pass.backoffs ?? []).map(([order, reason, best]) => ({ order, best, reason }));
   const emitted = pass.order ?? pass.ids.length;
   if (emitted > 1) {

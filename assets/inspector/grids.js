@@ -133,9 +133,10 @@ function cellInWords(at, { pass, joint, unpacked }, threshold) {
   const column = at % SIZE;
   const row = (at - column) / SIZE;
   const [rows, columns] = joint.text;
+  if (!unpacked) return ""; // chosen, but not drawn yet
   if (row >= rows.length || column >= columns.length) return "";
   const index = row * columns.length + column;
-  const exact = isExact(pass, joint);
+  const exact = isExact(pass);
   const left = (exact ? rowGiven(joint, unpacked.masked) : applyThreshold(unpacked, joint, threshold).grid)[index];
   const masked = unpacked.masked[index];
   const steps = [

@@ -147,7 +147,7 @@ function draw() {
   drawStages();
   if (joint) {
     drawVerdict();
-    part("tries").hidden = isExact(pass, joint);
+    part("tries").hidden = isExact(pass);
     drawLadder(part("ladder"), pass, joint, threshold());
   }
   drawThird(part("third"), pass, joint);
@@ -186,7 +186,7 @@ function drawHead() {
 /** What stage 3 is computed at. In exact mode nothing depends on it, so there is nothing to ask. */
 function threshold() {
   const { pass, joint } = shown;
-  return slider === null || isExact(pass, joint) ? joint.threshold : slider;
+  return slider === null || isExact(pass) ? joint.threshold : slider;
 }
 
 function drawStages() {
@@ -200,7 +200,7 @@ function drawStages() {
   }
   const after = applyThreshold(unpacked, joint, threshold());
   const picked = pickedCell(joint);
-  const third = isExact(pass, joint) ? rowGiven(joint, unpacked.masked) : after.grid;
+  const third = isExact(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
   const values = [unpacked.product, unpacked.masked, third];
   const results = stageResults(pass, joint, unpacked, after);
   const captions = stageCaptions(pass, joint, threshold());

@@ -36,7 +36,7 @@ function drawThird(root, pass, joint) {
   root.hidden = third.length === 0;
   if (root.hidden) return;
   say(root.querySelector("h3"), thirdTitle(pass, joint));
-  const picked = joint.picked.length > 2 && !isExact(pass, joint) ? pass.text[2] : null;
+  const picked = joint.picked.length > 2 && !isExact(pass) ? pass.text[2] : null;
   drawItems(root.querySelector("ol"), third, itemOf("code", "i", "span"), (item, [text, share]) => {
     const [label, , value] = item.children;
     item.classList.toggle("picked", text === picked);

@@ -6,7 +6,7 @@ function stageCaptions(pass, joint, threshold) {
   return [
     "every head's own guess, multiplied",
     `never seen together: removed; the rest reweighted${joint.order > 2 ? ", summed over the third token" : ""}`,
-    isExact(pass, joint) ? "exact mode: drafts are drawn from the row of the token drawn" : stay,
+    isExact(pass) ? "exact mode: drafts are drawn from the row of the token drawn" : stay,
   ];
 }
 
@@ -16,7 +16,7 @@ function stageResults(pass, joint, unpacked, after) {
   return [
     likeliestInWords(joint, unpacked.product),
     kept + likeliestInWords(joint, unpacked.masked),
-    isExact(pass, joint) ? `${plural(pass.drafted?.length ?? 0, "token")} drafted` : leftInWords(joint, after),
+    isExact(pass) ? `${plural(pass.drafted?.length ?? 0, "token")} drafted` : leftInWords(joint, after),
   ];
 }
 
@@ -47,12 +47,12 @@ function thirdTitle(pass, joint) {
 }
 
 function namedByPass(pass, joint, head) {
-  return isExact(pass, joint) ? " …" : pass.text[head];
+  return isExact(pass) ? " …" : pass.text[head];
 }
 
 /** How many tokens the pass came to and why: [phrase, reason]. */
 function verdictInWords(pass, joint) {
-  if (isExact(pass, joint)) return exactInWords(pass);
+  if (isExact(pass)) return exactInWords(pass);
   const tries = triesOf(pass, joint);
   const order = pass.order ?? pass.ids.length;
   if (order === 1) return ["This pass backed off to 1 token.", refusalInWords(tries, joint.threshold)];

@@ -102,7 +102,8 @@ function arrivalInWords(lanes, ends, moment) {
 }
 
 function decodedAgainInWords({ dynamo }) {
-  return `DynaMo re-decoded at threshold ${dynamo.header.options.threshold}; base lane unchanged.`;
+  const { exact, threshold } = dynamo.header.options;
+  return `DynaMo re-decoded ${exact ? "in exact mode" : `at threshold ${threshold}`}; base lane unchanged.`;
 }
 
 /** What pace is on screen, and what it really took: both lanes' totals, or so far while they run. */

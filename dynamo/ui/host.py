@@ -65,9 +65,7 @@ class Host:
             raise ValueError(NO_ANSWER)
         settings = replace(settings, seed=chat.last_seed)
         lanes = self._lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        how = "in exact mode" if settings.options.exact else f"at threshold {settings.options.threshold:g}"
-        told = f"DynaMo decoded again {how}; the base lane stays."
-        yield from self._run(self._race(lanes, still={"base": chat.wire("base")}, finished=told))
+        yield from self._run(self._race(lanes, still={"base": chat.wire("base")}))
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, Lane]:
         """A first turn run to its end unseen: for duels and programs."""
@@ -124,7 +122,8 @@ class Host:
             raise ValueError(NO_ANSWER)
         before, prompt = chat.without_last(), chat.last_prompt
         base_speed = _speed(chat.base[-1].trace.passes)
-        wire = ""
+        wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
+        yield wire
         for threshold in STRIP_THRESHOLDS:
             options = replace(settings.options, threshold=threshold)
             at = replace(settings, options=options, seed=chat.last_seed)

@@ -82,13 +82,11 @@ class Race:
         label: Callable[[int], str],
         store: RunStore,
         still: Mapping[str, str] | None = None,
-        finished: str = "",
     ):
         self.lanes = dict(lanes)
         self._still = still or {}
         self._label = label
         self._store = store
-        self._finished = finished
         self._inspector = ""
         self._telling = ("", (0, False, 0))
 
@@ -117,13 +115,13 @@ class Race:
         finally:
             self._stop(running, "cancelled")
         self._inspector = self._telling[0] or self._inspector
-        yield self.view(self._finished or self._usual_end())
+        yield self.view(self._finished())
 
     def view(self, status: str) -> RaceView:
         wires = {**self._still, **{name: lane.wire for name, lane in self.lanes.items()}}
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), self._inspector, status)
 
-    def _usual_end(self) -> str:
+    def _finished(self) -> str:
         exact = any(lane.header.options.get("exact") for lane in self.lanes.values())
         return FINISHED_EXACT if exact else FINISHED
 
