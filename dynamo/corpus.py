@@ -50,10 +50,11 @@ class TokenFile:
             return np.zeros(0, self.dtype)
         return np.memmap(self.ids, dtype=self.dtype, mode="r", shape=(self.tokens,))
 
-    def read_documents(self) -> Iterator[np.ndarray]:
-        """Its documents' ids, in order."""
-        ids, stop = self.read_ids(), 0
-        for length in np.load(self.lengths).tolist():
+    def read_documents(self, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
+        """The ids of its documents first .. last, in order."""
+        ids, lengths = self.read_ids(), np.load(self.lengths)
+        stop = int(lengths[:first].sum())
+        for length in lengths[first:last].tolist():
             start, stop = stop, stop + length
             yield ids[start:stop]
 
