@@ -61,7 +61,8 @@ def explore_tab(
     """Builds the tab inside a `gr.Tab("Explore")`.
 
     report: the sweep to begin with; run_sweep: what may measure one here (`dynamo.ui.sweep_run`); threshold,
-    tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart, on `model`.
+    tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart, those
+    on `model`.
     """
     kept = gr.State(report)
     parts = _Parts.build(report, book, model)
