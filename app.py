@@ -1,7 +1,8 @@
 """The page: `python app.py`, then open the address that it prints.
 
-DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project);
-DYNAMO_VOTES names the folder of the blind votes ("" for none). Both may be set in spaces_config.yaml.
+DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project, which also
+stands in, and the page says so, where the named one cannot be had); DYNAMO_QUANTIZE may be 8bit or 4bit;
+DYNAMO_VOTES names the folder of the blind votes ("" for none). All may be set in spaces_config.yaml.
 """
 
 import os
@@ -9,12 +10,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import dynamo
 from dynamo.commands.prompts import read_prompts
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
-from dynamo.loading import EMBEDDED
+from dynamo.loading import EMBEDDED, load_or_embedded
 from dynamo.spaces import read_config
 from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options
 
@@ -26,7 +26,7 @@ SWEEP = HERE / "assets" / "sweep.json"
 def main() -> None:
     try:
         config = read_config(HERE / "spaces_config.yaml", os.environ)
-        pair = dynamo.load(config.model)
+        pair, notice = load_or_embedded(config.model, quantize=config.quantize)
         shipped = pair.name == EMBEDDED
         report = SweepReport.read(SWEEP).to_json() if shipped else None
     except (ValueError, OSError) as error:
@@ -40,6 +40,7 @@ def main() -> None:
         report=report,
     )
     offer = Offer(
+        notice=notice,
         recording=RECORDING if shipped else None,
         votes=config.votes,
         strip=not config.zero_gpu,

@@ -44,6 +44,8 @@ def build_demo(
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
+        if offer.notice:
+            gr.HTML(f'<p class="dm-notice" role="status">{html.escape(offer.notice)}</p>')
         with gr.Tabs(selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(host, offer, recorded)
