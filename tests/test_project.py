@@ -62,7 +62,7 @@ def test_a_model_that_cannot_be_had_is_named_on_the_page_and_the_embedded_pair_s
     app.main()
     ((demo, options),) = served
     page = json.dumps(demo.get_config_file(), default=str)
-    assert "expected 'embedded'" in page and "Shown instead: the small pair" in page
+    assert "Shown instead: the small pair that comes with the project" in page
     assert "rel=" not in options["head"] and "recording" in page
 
 

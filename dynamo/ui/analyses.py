@@ -36,9 +36,11 @@ class Analyses:
 
 @dataclass(frozen=True)
 class Offer:
-    """What this host offers. notice: a sentence on top of the page, "" for none; recording: a trace that plays on a first visit; votes: folder of the blind
-    votes, None for no voting; strip: whether one click may decode a prompt seven times; queue_size: visitors
-    that may wait.
+    """What this host offers.
+
+    notice: a sentence on top of the page, "" for none; recording: a trace that plays on a first visit; votes:
+    folder of the blind votes, None for no voting; strip: whether one click may decode a prompt seven times;
+    queue_size: visitors that may wait.
     """
 
     notice: str = ""

@@ -51,7 +51,8 @@ class Wiring:
         self._views = [tab.base, tab.dynamo, tab.inspector, tab.bar]
 
     def connect(self) -> None:
-        runs = [self._connect_send(), self._connect_retry(), *self._connect_dial()]
+        sent = self._connect_send()
+        runs = [sent, self._connect_retry(), *self._connect_dial()]
         for run in runs:
             self._after_a_run(run)
         if self._tab.strip is not None:
@@ -60,7 +61,7 @@ class Wiring:
         self._connect_chat_buttons()
         self._connect_charts()
         if self._tab.votes is not None:
-            self._connect_votes()
+            self._connect_votes(sent)
 
     def _connect_send(self) -> Any:
         tab = self._tab
@@ -158,9 +159,14 @@ class Wiring:
         tab.charts.expand(self._handlers.timeline_chart, self._chat, tab.timeline_chart, **QUIET)
         tab.inspector.enlarge(self._handlers.heatmap, None, [tab.heatmap, tab.charts], **QUIET)
 
-    def _connect_votes(self) -> None:
+    def _connect_votes(self, sent: Any) -> None:
+        """The row is there while a duel waits for its vote."""
         tab = self._tab
-        tab.duel.change(lambda duel: gr.update(visible=duel is not None), tab.duel, tab.votes, **QUIET)
+        show = {"fn": lambda duel: gr.update(visible=duel is not None), "inputs": tab.duel, **QUIET}
+        sent.then(outputs=tab.votes, **show)
+        tab.new_chat.click(lambda: gr.update(visible=False), None, tab.votes, **QUIET)
         for choice, button in tab.vote_buttons.items():
             chosen = gr.State(choice)
-            button.click(self._handlers.vote, [tab.duel, chosen], [*self._views, tab.duel], **QUIET)
+            button.click(self._handlers.vote, [tab.duel, chosen], [*self._views, tab.duel], **QUIET).then(
+                outputs=tab.votes, **show
+            )
