@@ -20,6 +20,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dynamo
 from browser.conftest import CHROMIUM, QUIET
@@ -70,18 +71,29 @@ CLICK = """(index) => new Promise((resolve) => {
 })"""
 
 
-class Replay:
-    """Plays recorded passes again, each after its share of wall time."""
+class Pace:
+    """Both lanes share it: the n-th pass of the race is due n / 30 seconds after the first."""
 
-    def __init__(self, records: list[StepRecord], count: int):
+    def __init__(self):
+        self._due = 0.0
+
+    def wait(self) -> None:
+        self._due = max(self._due, time.perf_counter() - 0.1) + 1 / PASSES_PER_SECOND
+        time.sleep(max(0.0, self._due - time.perf_counter()))
+
+
+class Replay:
+    """Plays recorded passes again; `seconds` share ten seconds among them, so that the lanes take turns."""
+
+    def __init__(self, records: list[StepRecord], count: int, pace: Pace):
         self._records = records
         self._count = count
+        self._pace = pace
 
     def stream(self, *_: object, **__: object) -> Iterator[StepRecord]:
-        seconds = SECONDS / self._count
         for number, record in enumerate(islice(cycle(self._records), self._count)):
-            time.sleep(1 / PASSES_PER_SECOND)
-            yield replace(record, seconds=seconds, prefill=number == 0)
+            self._pace.wait()
+            yield replace(record, seconds=SECONDS / self._count, prefill=number == 0)
 
 
 def replayed_contenders() -> tuple[Contenders, dict]:
@@ -97,8 +109,9 @@ def replayed_contenders() -> tuple[Contenders, dict]:
             if step.tokens[-1] not in real.end_tokens
         ]
 
-    base = Replay(record(real.opponents["loop"]), BASE_PASSES)
-    fast = Replay(record(real.dynamo), DYNAMO_PASSES)
+    pace = Pace()
+    base = Replay(record(real.opponents["loop"]), BASE_PASSES, pace)
+    fast = Replay(record(real.dynamo), DYNAMO_PASSES, pace)
     return replace(real, opponents={"loop": base}, dynamo=fast), describe(pair.base)
 
 
