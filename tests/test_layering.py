@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "ndjson"},
-    {"sampler", "exact", "lane", "packed", "decoder", "data", "loading"},
+    {"sampler", "exact", "lane", "packed", "cache", "decoder", "data", "loading"},
     {"engine", "training"},
     {"evaluation", "embedded", "ui"},
     {"commands"},
@@ -25,7 +25,8 @@ SIBLINGS = {
     "trace": {"joint"},
     "exact": {"sampler"},
     "lane": {"exact", "sampler"},
-    "decoder": {"packed"},
+    "packed": {"cache"},
+    "decoder": {"cache", "packed"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
     "__main__": set(),
