@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
 
-.PHONY: demo test lint models clean
+.PHONY: demo test lint bench bench-page models clean
 
 demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
@@ -18,6 +18,12 @@ test: $(VENV)/ready-for-tests lint  ## lint, then all tests
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: $(VENV)/ready  ## speed of every lane on this machine; --context and --top-k for more: python -m dynamo bench --help
+	$(BIN)/python -m dynamo bench
+
+bench-page: $(VENV)/ready-for-tests  ## how fast the page draws, in a real Chromium; needs a quiet machine
+	$(BIN)/python tests/browser/bench_page.py
 
 models: $(VENV)/ready  ## train the embedded pair; DATA is the folder of the dialogues (see docs/embedded.md)
 	$(BIN)/python -m dynamo embedded --data $(DATA)

@@ -14,9 +14,18 @@ VERBS = {
     "generate": "write one reply and show its chunks",
     "compare": "base and DynaMo on the same prompt, side by side",
     "train": "train token heads (or a base model) by the modified causal-LM objective",
+    "finetune": "finetune on instructions, with the loss on the replies",
     "count": "count a co-occurrence table",
+    "complete": "write the texts of the sentence-completion and Vicuna benchmarks",
+    "judge": "have a judge model rate or compare the texts of `complete`",
     "perplexity": "perplexity of every head on held-out text",
+    "audit": "what the base model thinks of a text, token by token",
+    "sweep": "speed, passes and quality over back-off thresholds, with intervals",
+    "bench": "speed against transformers' generate, and where the time goes",
     "embedded": "make the embedded pair from the dialogues",
+    "push": "upload a checkpoint with its model card to the hub",
+    "space": "show, check or deploy the Hugging Face Space",
+    "recipe": "the whole path of a Pythia chat pair, from base to Space",
 }
 
 

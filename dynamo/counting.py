@@ -6,8 +6,8 @@ they grow. What comes out are the levels of a trie (`dynamo.tuples`), one per or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -30,22 +30,39 @@ def count_tuples(
 
     As `CooccurrenceTable.count` describes it.
     """
-    base = _largest_vocab(order)
+    base = largest_vocab(order)
     if vocab_size is not None and vocab_size > base:
         raise ValueError(_too_large(f"a vocabulary of {vocab_size}", order))
     unigrams = np.zeros(vocab_size or 0, np.int64)
     runs = [_SortedCounts() for _ in range(2, order + 1)]
     with tqdm(desc="counting", unit=" tokens", unit_scale=True, disable=not progress) as bar:
-        for tokens, room in _chunks(blocks, order, chunk_tokens):
-            _check_ids(tokens, vocab_size, order)
+        for tokens, room in chunks(blocks, order, chunk_tokens):
+            check_ids(tokens, vocab_size, order)
             singles = np.bincount(tokens[room > 0], minlength=len(unigrams))
             singles[: len(unigrams)] += unigrams
-            unigrams, keys = singles, tokens
-            for m, run in enumerate(runs, start=2):
-                keys = keys[:-1] * base + tokens[m - 1 :]
-                run.add(keys[room[: len(keys)] >= m])
+            unigrams = singles
+            for run, keys in zip(runs, tuple_keys(tokens, room, order, base), strict=True):
+                run.add(keys)
             bar.update(np.count_nonzero(room))
-    return unigrams, _levels(runs, min_count, len(unigrams), base)
+    return unigrams, levels_of(runs, min_count, len(unigrams), base)
+
+
+def tuple_keys(tokens: np.ndarray, room: np.ndarray, order: int, base: int) -> Iterator[np.ndarray]:
+    """The packed tuples of orders 2 .. `order` that begin in a chunk (`chunks`), unsorted."""
+    keys = tokens
+    for m in range(2, order + 1):
+        keys = keys[:-1] * base + tokens[m - 1 :]
+        yield keys[room[: len(keys)] >= m]
+
+
+class Counts(Protocol):
+    """total: tuples counted, dropped ones included."""
+
+    total: int
+
+    def merged(self) -> tuple[np.ndarray, np.ndarray]:
+        """Packed tuples, sorted and each once, and their counts."""
+        ...
 
 
 class _SortedCounts:
@@ -60,7 +77,7 @@ class _SortedCounts:
 
     def add(self, keys: np.ndarray) -> None:
         self.total += len(keys)
-        self.runs.append(_sum_equal(np.sort(keys), np.ones(len(keys), np.int64)))
+        self.runs.append(sum_equal(np.sort(keys), np.ones(len(keys), np.int64)))
         while len(self.runs) > 1 and 2 * len(self.runs[-1][0]) > len(self.runs[-2][0]):
             self._merge_last_two()
 
@@ -73,17 +90,18 @@ class _SortedCounts:
     def _merge_last_two(self) -> None:
         keys, counts = map(np.concatenate, zip(self.runs.pop(), self.runs.pop(), strict=True))
         order = keys.argsort(kind="stable")  # linear: the two halves are sorted
-        self.runs.append(_sum_equal(keys[order], counts[order]))
+        self.runs.append(sum_equal(keys[order], counts[order]))
 
 
-def _sum_equal(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sum_equal(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted keys, each once, and the sums of their counts."""
     if len(keys) == 0:
         return keys, counts
     first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
     return keys[first], np.add.reduceat(counts, first)
 
 
-def _chunks(blocks: Iterable[Any], order: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def chunks(blocks: Iterable[Any], order: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Tokens, and at each the room (how long a tuple may begin there); `size` to twice `size` at a time.
 
     A block longer than `size` is cut. Each piece is followed by the `order - 1` tokens that its last tuples
@@ -115,7 +133,8 @@ def _token_ids(block: Any) -> np.ndarray:
     return ids
 
 
-def _levels(runs: list[_SortedCounts], min_count: int, vocab_size: int, base: int) -> list[Level]:
+def levels_of(runs: Sequence[Counts], min_count: int, vocab_size: int, base: int) -> list[Level]:
+    """The levels of orders 2, 3 .. from the counts of their packed tuples."""
     levels, parents = [], np.arange(vocab_size)
     for run in runs:
         keys, counts = run.merged()
@@ -132,13 +151,13 @@ def _levels(runs: list[_SortedCounts], min_count: int, vocab_size: int, base: in
     return levels
 
 
-def _largest_vocab(order: int) -> int:
+def largest_vocab(order: int) -> int:
     """The largest base whose numbers of `order` digits fit a key."""
     root = round(2 ** (KEY_BITS / order))
     return min(root - (root**order > 2**KEY_BITS), MAX_VOCAB)
 
 
-def _check_ids(tokens: np.ndarray, vocab_size: int | None, order: int) -> None:
+def check_ids(tokens: np.ndarray, vocab_size: int | None, order: int) -> None:
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0:
         raise ValueError(f"token ids must not be negative, got {low}: leave padding and masked labels out")
@@ -146,12 +165,12 @@ def _check_ids(tokens: np.ndarray, vocab_size: int | None, order: int) -> None:
         raise ValueError(
             f"token ids must be below vocab_size {vocab_size}, got {high}: is it this tokenizer's?"
         )
-    if high >= _largest_vocab(order):
+    if high >= largest_vocab(order):
         raise ValueError(_too_large(f"token id {high}", order))
 
 
 def _too_large(what: str, order: int) -> str:
     return (
         f"{what} is too large for order {order}: a tuple is packed into {KEY_BITS} bits, so ids must be "
-        f"below {_largest_vocab(order)}: count a lower order"
+        f"below {largest_vocab(order)}: count a lower order"
     )

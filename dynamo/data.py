@@ -1,9 +1,8 @@
-"""Dialogues and instructions as token documents, and documents as training blocks.
+"""Files of dialogues and texts, row by row, and their rows as token documents.
 
-A document is the ids of one conversation, built by the chat template. Training reads fixed blocks cut from
-the documents of an epoch, laid end to end in an order that is a function of (seed, epoch) alone, each
-followed by the end-of-text token: so a killed run resumes at the very token it stopped at, without any
-sampler state.
+A document is the ids of one conversation, built by the chat template, or of one plain text. Whatever is wrong
+with a row is said with its file and line. What training makes of documents is told in `dynamo.blocks`, what
+finetuning makes of them in `dynamo.instructions`.
 
 `python -m dynamo.data` prepares the public Schema-Guided Dialogue files and trains the embedded tokenizer on
 them.
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamo import text
+from dynamo.losses import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -34,11 +34,10 @@ SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
 # -- reading ----------------------------------------------------------------------------------------------
 
 
-def read_rows(path: str | Path) -> Iterator[Turns | str]:
-    """Rows of a JSONL file (also .gz): conversations (`turns` or `messages`, turns of `role` and `text` or
-    `content`) and plain documents (`text`).
+def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Lines of a text file (also .gz) that are not blank, each with its place: "FILE, line N".
 
-    Raises ValueError naming file and line of a row that is neither, OSError if the file is not there.
+    Raises ValueError naming the place where the file is damaged, OSError if it is not there.
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
@@ -47,9 +46,26 @@ def read_rows(path: str | Path) -> Iterator[Turns | str]:
         with opener(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _row(line, f"{path}, line {number}")
+                    yield line, f"{path}, line {number}"
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, after line {number}: the file is damaged ({error})") from None
+
+
+def parse_line(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+
+
+def read_rows(path: str | Path) -> Iterator[Turns | str]:
+    """Rows of a JSONL file (also .gz): conversations (`turns` or `messages`, turns of `role` and `text` or
+    `content`) and plain documents (`text`).
+
+    Raises ValueError naming file and line of a row that is neither, OSError if the file is not there.
+    """
+    for line, where in read_lines(path):
+        yield _row(parse_line(line, where), where)
 
 
 def read_conversations(path: str | Path) -> Iterator[Turns]:
@@ -62,16 +78,17 @@ def read_conversations(path: str | Path) -> Iterator[Turns]:
         yield row
 
 
-def _row(line: str, where: str) -> Turns | str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+def _row(row: Any, where: str) -> Turns | str:
     if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"]:
         return row["text"]
     turns = row.get("turns", row.get("messages")) if isinstance(row, dict) else None
     if not isinstance(turns, list) or not turns:
         raise ValueError(f"{where}: expected an object with a list 'turns' or 'messages', or a string 'text'")
+    return as_turns(turns, where)
+
+
+def as_turns(turns: list[Any], where: str) -> Turns:
+    """Turns of `role` and `text` or `content`, checked, as the template wants them."""
     conversation = []
     for turn in turns:
         content = turn.get("text", turn.get("content")) if isinstance(turn, dict) else None
@@ -85,10 +102,15 @@ def _row(line: str, where: str) -> Turns | str:
 
 def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
     """Every row of a file as its token ids (int32): conversations with their markers and end-of-turn tokens,
-    plain documents as they are."""
+    plain documents as they are. All of it is held in memory; `dynamo.corpus` is for what does not fit."""
     rows = list(read_rows(path))
     if not rows:
         raise ValueError(f"{path}: holds no conversation and no text")
+    return encode_rows(rows, tokenizer)
+
+
+def encode_rows(rows: Sequence[Turns | str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    """Rows as token ids (int32), in their order."""
     texts = iter(text.encode_plain(tokenizer, [row for row in rows if isinstance(row, str)]))
     turns = [row for row in rows if not isinstance(row, str)]
     chats = iter(text.encode_many(tokenizer, turns) if turns else ())
@@ -96,58 +118,25 @@ def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list
     return [np.asarray(document, dtype=np.int32) for document in ids]
 
 
+def padded(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and labels of different lengths as two arrays (rows, longest), int64; padding is no target.
+
+    Padding stands after a row, where no token of a causal model sees it, so no mask is needed.
+    """
+    longest = max(len(ids) for ids, _ in rows)
+    ids = np.zeros((len(rows), longest), np.int64)
+    labels = np.full((len(rows), longest), IGNORED_LABEL, np.int64)
+    for row, (own_ids, own_labels) in enumerate(rows):
+        ids[row, : len(own_ids)] = own_ids
+        labels[row, : len(own_labels)] = own_labels
+    return ids, labels
+
+
 def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """UTF-8 bytes behind each id of a byte-level tokenizer, (vocab,); special tokens have none."""
     special = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return np.array([0 if i in special else len(token) for i, token in enumerate(tokens)])
-
-
-# -- blocks -----------------------------------------------------------------------------------------------
-
-
-class TokenBlocks:
-    """An endless, seekable sequence of blocks (block_size,) of documents, reshuffled every epoch."""
-
-    def __init__(self, documents: Sequence[np.ndarray], separator: int, block_size: int = 512, seed: int = 0):
-        self._documents = documents
-        if block_size < 2:
-            raise ValueError(f"block_size: expected 2 or more tokens, got {block_size}")
-        self._separator = separator
-        self._seed = seed
-        self.block_size = block_size
-        self.tokens_per_epoch = sum(len(document) + 1 for document in documents)
-        self.blocks_per_epoch = self.tokens_per_epoch // block_size
-        if self.blocks_per_epoch == 0:
-            raise ValueError(
-                f"block_size: {block_size} is longer than all {self.tokens_per_epoch} tokens of the data; "
-                "use a smaller block_size or more data"
-            )
-        self._epoch: tuple[int, np.ndarray] | None = None
-
-    def fingerprint(self) -> str:
-        """Short name of the sequence: another block size, seed or document gives another."""
-        crc = zlib.crc32(repr((self.block_size, self._seed, self._separator)).encode())
-        for document in self._documents:
-            crc = zlib.crc32(np.asarray(document, dtype=np.int64).tobytes(), crc)
-        return f"{crc:08x}"
-
-    def batch(self, start: int, count: int) -> np.ndarray:
-        """Blocks start .. start + count of the sequence: (count, block_size) int64."""
-        return np.stack([self._block(index) for index in range(start, start + count)])
-
-    def _block(self, index: int) -> np.ndarray:
-        epoch, position = divmod(index, self.blocks_per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self._shuffled(epoch))
-        return self._epoch[1][position]
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._documents))
-        separator = np.array([self._separator])
-        stream = np.concatenate([part for i in order for part in (self._documents[i], separator)])
-        size = self.blocks_per_epoch * self.block_size
-        return stream[:size].astype(np.int64).reshape(-1, self.block_size)
 
 
 # -- preparation of the embedded model's data -----------------------------------------------------------

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import copy
 import json
-import shlex
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dynamo.loading import TABLE_FILE
+from dynamo.stages import Stage, run_stages
 
 PROMPTS_FILE = Path(__file__).resolve().parents[1] / "assets" / "prompts.json"
 SHAPE = "8x256x4"
@@ -25,15 +23,6 @@ VOCAB_SIZE = 4096
 START_STEPS, JOINT_STEPS = 1400, 1000
 SCHEDULE = ["--batch-size", "8", "--block-size", "512", "--base-lr", "2e-3", "--head-lr", "2e-3",
             "--weight-decay", "0.1", "--mixed-precision", "bf16", "--checkpoint-every", "100"]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command of `python -m dynamo` and the file or folder that says it is done."""
-
-    name: str
-    arguments: list[str]
-    result: Path
 
 
 def stages(data: Path, work: Path) -> list[Stage]:
@@ -70,14 +59,7 @@ def make(data: Path, work: Path, output: Path, main: Callable[[list[str]], int])
                 f"with: python -m dynamo.data prepare dstc8-schema-guided-dialogue {data}"
             )
     _tokenizer(data, work)
-    for stage in stages(data, work):
-        if stage.result.exists():
-            continue
-        print(f"$ python -m dynamo {shlex.join(stage.arguments)}", file=sys.stderr)
-        if main(stage.arguments) != 0:
-            raise ValueError(
-                f"stage {stage.name} failed; what it wrote is in {work}, run again to go on from there"
-            )
+    run_stages(stages(data, work), main)
     return export(data, work, output)
 
 
@@ -101,9 +83,7 @@ def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
     table = output / "dynamo" / TABLE_FILE
     table.write_bytes((work / TABLE_FILE).read_bytes())
     report = measure(str(output), data / "dialogues_dev.jsonl.gz")
-    report["commands"] = [
-        f"python -m dynamo {shlex.join(s.arguments)}" for s in stages(Path("DATA"), Path("runs"))
-    ]
+    report["commands"] = [stage.command() for stage in stages(Path("DATA"), Path("runs"))]
     (output / "report.json").write_text(
         json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )

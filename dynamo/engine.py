@@ -217,24 +217,3 @@ def end_of_text_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> frozenset[
     if declared is None:
         return frozenset()
     return frozenset(declared if isinstance(declared, (list, tuple)) else [declared])
-
-
-def race(lanes: dict[str, Iterator[StepRecord]]) -> Iterator[tuple[str, StepRecord]]:
-    """Step several streams in one thread, always the one that has used the least model time of its own.
-
-    Each lane moves at its true relative pace on any machine, and none slows another's clock. Closing the race
-    closes the streams.
-    """
-    seconds = dict.fromkeys(lanes, 0.0)
-    try:
-        while seconds:
-            lane = min(seconds, key=seconds.__getitem__)
-            step = next(lanes[lane], None)
-            if step is None:
-                del seconds[lane]
-                continue
-            seconds[lane] += step.seconds
-            yield lane, step
-    finally:
-        for stream in lanes.values():
-            stream.close()

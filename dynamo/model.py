@@ -28,9 +28,10 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXPreTrainedModel
 
+from dynamo.losses import IGNORED_LABEL, summed_nats
+
 MAX_TOKEN_HEADS = 5
 _KIND_FIELDS = ("model_type", "architectures", "transformers_version")  # what a config is of, not its shape
-IGNORED_LABEL = -100
 
 
 @strict
@@ -224,9 +225,14 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
             if head.output_embedding is not None:
                 head.output_embedding.load_state_dict(self.get_output_embeddings().state_dict())
 
-    def to_pythia(self) -> GPTNeoXForCausalLM:
-        """The first head as a stock `GPTNeoXForCausalLM`: a copy, with the same logits bit for bit."""
-        base = copy.deepcopy(self.backbone)
+    def to_pythia(self, shared: bool = False) -> GPTNeoXForCausalLM:
+        """The first head as a stock `GPTNeoXForCausalLM`, with the same logits bit for bit.
+
+        A copy; `shared` makes it a view on this model's own weights, for running beside it.
+        """
+        # Layers that hold weights, not the weights: quantised layers keep more beside them.
+        holders = [each for each in self.backbone.modules() if each._parameters] if shared else []
+        base = copy.deepcopy(self.backbone, {id(each): each for each in holders})
         base.config = base.gpt_neox.config = self.config.to_neox()
         for layer in base.gpt_neox.layers:
             layer.attention.config = base.config
@@ -247,13 +253,15 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         return_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        target_counts: Tensor | None = None,
         **kwargs: Any,
     ) -> DynamoOutput:
         """All heads over a whole sequence: input_ids (batch, seq), labels (batch, seq) with -100 left out.
 
         Head n at position t is scored on the label at t + n (method: the modified causal-LM objective). With
-        labels in training logits are left out unless `return_logits=True`. With a cache, or with
-        `logits_to_keep` as `generate` asks for it, only head 1 runs.
+        labels in training logits are left out unless `return_logits=True`. target_counts (heads,) divides
+        each head's nats instead of the number of its own valid targets, where this is a part of a batch. With
+        a cache, or with `logits_to_keep` as `generate` asks for it, only head 1 runs.
         """
         if use_cache or past_key_values is not None or not _is_zero(logits_to_keep):
             if labels is not None:
@@ -273,12 +281,14 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         logits = [self.head_logits(n, state) for n, state in enumerate(states)] if return_logits else None
         losses = None
         if labels is not None:
-            losses = torch.stack(
+            nats = torch.stack(
                 [
-                    self.head_loss(n, state, labels, None if logits is None else logits[n])
+                    self.head_nats(n, state, labels, None if logits is None else logits[n])
                     for n, state in enumerate(states)
                 ]
             )
+            counts = count_targets(labels, len(states)) if target_counts is None else target_counts
+            losses = nats / counts.clamp(min=1)
         return DynamoOutput(
             loss=None if losses is None else losses.sum(),
             head_losses=None if losses is None else losses.detach(),
@@ -345,28 +355,32 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
 
     def head_logits(self, head: int, hidden_states: Tensor) -> Tensor:
         """Logits (.., vocab) of head `head` (0 is the first) from its normed hidden states (.., hidden)."""
-        shared = self.get_output_embeddings()
         if head == 0:
-            return shared(hidden_states)
+            return self.get_output_embeddings()(hidden_states)
         own = self.token_heads[head - 1].output_embedding
-        if own is not None:
-            return own(hidden_states)
-        return F.linear(hidden_states, scale_gradient(shared.weight, self.config.head_gradient_scale))
+        return F.linear(hidden_states, self._output_weight(head)) if own is None else own(hidden_states)
 
-    def head_loss(
+    def _output_weight(self, head: int) -> Tensor:
+        own = self.token_heads[head - 1].output_embedding if head > 0 else None
+        if own is not None:
+            return own.weight
+        shared = self.get_output_embeddings().weight
+        return shared if head == 0 else scale_gradient(shared, self.config.head_gradient_scale)
+
+    def head_nats(
         self, head: int, hidden_states: Tensor, labels: Tensor, logits: Tensor | None = None
     ) -> Tensor:
-        """Mean nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid."""
+        """Summed nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid.
+
+        Without `logits` these are made a piece at a time (`dynamo.losses`).
+        """
         distance = head + 1
         targets = labels[:, distance:].reshape(-1)
         if logits is None:
-            logits = self.head_logits(head, hidden_states[:, :-distance])
-        else:
-            logits = logits[:, :-distance]
-        total = F.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(), targets, ignore_index=IGNORED_LABEL, reduction="sum"
-        )
-        return total / (targets != IGNORED_LABEL).sum().clamp(min=1)
+            states = hidden_states[:, :-distance].flatten(0, 1)
+            return summed_nats(states, self._output_weight(head), targets)
+        logits = logits[:, :-distance].reshape(-1, logits.shape[-1]).float()
+        return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
 
     # -- training -----------------------------------------------------------------------------------------
 
@@ -385,6 +399,11 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         return parameter_groups(
             {"base": (self.backbone, base_lr), "heads": (self.token_heads, head_lr)}, weight_decay, whole=self
         )
+
+
+def count_targets(labels: Tensor, heads: int) -> Tensor:
+    """How many valid targets heads 1 .. `heads` have in labels (batch, seq): (heads,)."""
+    return torch.stack([(labels[:, distance:] != IGNORED_LABEL).sum() for distance in range(1, heads + 1)])
 
 
 def _is_zero(logits_to_keep: int | Tensor) -> bool:

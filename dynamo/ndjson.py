@@ -2,45 +2,42 @@
 
 Four kinds of line, told apart by their first key: "format" (header), "pass", "joint", "end". Pass lines are
 what a pane draws from, and a pane holds all of them in one growing string, so they stay under about 150
-bytes. A joint is several times that; it has a line of its own, and a reader may skip it.
+bytes. A joint is several times that; it has a line of its own (`dynamo.jointline`), and a reader may skip it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
-import numpy as np
-
-from dynamo.trace import BackOff, Joint, StepRecord, largest_of_product
+from dynamo.jointline import JointLine, short
+from dynamo.trace import BackOff, StepRecord
 
 TRACE_FORMAT = 1
-GRID_SIZE = 10
-RECORDED_CHUNKS = 32
-SMALLEST_RECORDED_CHUNK = 1e-3
 END_REASONS = ("eos", "length", "stop", "cancelled", "error")
-
-_LOG_RANGE = 16.0  # e^-16 is about 1e-7: two codes differ by 0.024 %, and anything smaller is drawn as zero
-_LARGEST_CODE = 65535
 
 
 @dataclass(frozen=True)
 class Header:
-    """First line of a run: who generated, from what. `lane` is "base" or "dynamo"; `run` names the run."""
+    """First line of a run: who generated, from what.
+
+    run: names the run; lane: "base" or "dynamo", or "blind" where a visitor is not to know; prompt: the
+    user's last message; engine: how the lane decodes ("loop", "generate", "threshold-1", "dynamo"), "" for
+    its lane's usual way; recorded: where and when, in words, if this is not a live run.
+    """
 
     run: str
     lane: str
     model: str
     prompt: str
     options: dict[str, Any] = field(default_factory=dict)
+    engine: str = ""
+    recorded: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        fields = {
             "format": TRACE_FORMAT,
             "run": self.run,
             "lane": self.lane,
@@ -48,6 +45,8 @@ class Header:
             "options": self.options,
             "prompt": self.prompt,
         }
+        rare = {"engine": self.engine, "recorded": self.recorded}
+        return fields | {name: value for name, value in rare.items() if value}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Header:
@@ -61,6 +60,8 @@ class Header:
             model=str(fields["model"]),
             prompt=str(fields["prompt"]),
             options=dict(fields["options"]),
+            engine=str(fields.get("engine", "")),
+            recorded=str(fields.get("recorded", "")),
         )
 
 
@@ -68,7 +69,10 @@ class Header:
 class PassLine:
     """One forward pass without its joint: what `StepRecord` says, plus the text of each token.
 
-    texts: one piece per token; a token that only opens a character, and a special token, has the piece "".
+    texts: one piece per token; a token that only opens a character, and a special token, has the piece "";
+    best: the largest value of the last joint tried, before thresholds, None where none was built; drafted,
+    rejected: exact mode's proposals for the next pass, and the texts of those that this pass refused; exact:
+    whether the pass ran in that mode.
     """
 
     index: int
@@ -80,9 +84,15 @@ class PassLine:
     backoffs: tuple[BackOff, ...] = ()
     kept_mass: float | None = None
     prefill: bool = False
+    best: float | None = None
+    drafted: tuple[int, ...] = ()
+    rejected: tuple[str, ...] = ()
+    exact: bool = False
 
     @classmethod
-    def of(cls, index: int, record: StepRecord, texts: Iterable[str]) -> PassLine:
+    def of(
+        cls, index: int, record: StepRecord, texts: Iterable[str], rejected: Iterable[str] = ()
+    ) -> PassLine:
         return cls(
             index=index,
             tokens=record.tokens,
@@ -93,6 +103,10 @@ class PassLine:
             backoffs=record.backoffs,
             kept_mass=record.kept_mass,
             prefill=record.prefill,
+            best=record.joint.best if record.joint is not None else None,
+            drafted=record.drafted,
+            rejected=tuple(rejected),
+            exact=record.exact,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,17 +114,25 @@ class PassLine:
             "pass": self.index,
             "ids": list(self.tokens),
             "text": list(self.texts),
-            "p": [_short(p) for p in self.probabilities],
-            "ms": _short(self.milliseconds),
+            "p": [short(p) for p in self.probabilities],
+            "ms": short(self.milliseconds),
         }
         if self.order != len(self.tokens):
             fields["order"] = self.order
         if self.backoffs:
             fields["backoffs"] = [
-                [order, reason, _short(best), _short(bar)] for order, reason, best, bar in self.backoffs
+                [order, reason, short(best), short(bar)] for order, reason, best, bar in self.backoffs
             ]
         if self.kept_mass is not None:
-            fields["kept"] = _short(self.kept_mass)
+            fields["kept"] = short(self.kept_mass)
+        if self.best is not None:
+            fields["best"] = short(self.best)
+        if self.drafted:
+            fields["drafted"] = list(self.drafted)
+        if self.rejected:
+            fields["rejected"] = list(self.rejected)
+        if self.exact:
+            fields["exact"] = True
         if self.prefill:
             fields["prefill"] = True
         return fields
@@ -136,107 +158,10 @@ class PassLine:
             ),
             kept_mass=float(fields["kept"]) if "kept" in fields else None,
             prefill=bool(fields.get("prefill", False)),
-        )
-
-
-class Chunk(NamedTuple):
-    """One cell of a joint by the ranks of its tokens, and its normalised value before thresholds."""
-
-    ranks: tuple[int, ...]
-    value: float
-
-
-@dataclass(frozen=True, eq=False)
-class JointLine:
-    """What a reader needs to draw the joint of one pass, and to move its threshold without asking anyone.
-
-    texts, probabilities: the ten likeliest candidates of the first and of the second head; grid: their joint
-    values, later tokens summed out; chunks: the largest cells whole, so that thresholds can be applied to
-    what they are defined on; floor: no cell that is missing from `chunks` is larger; third: the likeliest
-    third tokens given the sampled pair (or the best pair), empty at order 2; picked: ranks of the sampled
-    tokens, empty where the joint was given up; threshold: the run's eps_b, so that a cell of this joint has
-    to be above eps_b ** (order - 1).
-    """
-
-    index: int
-    order: int
-    threshold: float
-    texts: tuple[tuple[str, ...], tuple[str, ...]]
-    probabilities: tuple[tuple[float, ...], tuple[float, ...]]
-    grid: np.ndarray
-    chunks: tuple[Chunk, ...] = ()
-    floor: float = 0.0
-    third: tuple[tuple[str, float], ...] = ()
-    picked: tuple[int, ...] = ()
-
-    @classmethod
-    def of(
-        cls, index: int, record: StepRecord, threshold: float, label: Callable[[int], str]
-    ) -> JointLine | None:
-        """The drawable part of a record's joint, None where the pass built none. `label` names a token id."""
-        joint = record.joint
-        if joint is None:
-            return None
-        grid = joint.grid(GRID_SIZE)
-        picked = _picked_ranks(joint, record)
-        pair = picked[:2] if len(picked) >= 2 else np.unravel_index(int(grid.argmax()), grid.shape)
-        chunks, floor = _recorded_chunks(joint)
-        shown = joint.candidates[:2, :GRID_SIZE].tolist()
-        return cls(
-            index=index,
-            order=joint.order,
-            threshold=threshold,
-            texts=tuple(tuple(label(token) for token in head) for head in shown),
-            probabilities=tuple(tuple(head) for head in joint.probabilities[:2, :GRID_SIZE].tolist()),
-            grid=grid,
-            chunks=chunks,
-            floor=floor,
-            third=tuple((label(token), share) for token, share in joint.third(int(pair[0]), int(pair[1]))),
-            picked=picked,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        cells = np.array([[*ranks, 0] for ranks, _ in self.chunks], dtype="<u2").reshape(-1, self.order + 1)
-        cells[:, -1] = _to_codes(np.array([value for _, value in self.chunks]))
-        return {
-            "joint": self.index,
-            "order": self.order,
-            "threshold": self.threshold,
-            "text": [list(head) for head in self.texts],
-            "p": [[_short(p) for p in head] for head in self.probabilities],
-            "grid": _to_base64(_to_codes(self.grid)),
-            "cells": _to_base64(cells),
-            "floor": _short(self.floor),
-            "third": [[text, _short(share)] for text, share in self.third],
-            "picked": list(self.picked),
-        }
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> JointLine:
-        order = int(fields["order"])
-        rows, columns = (tuple(str(text) for text in head) for head in fields["text"])
-        grid = _from_codes(_from_base64(fields["grid"], "grid"))
-        if grid.size != len(rows) * len(columns):
-            raise ValueError(f'"grid" holds {grid.size} values, expected {len(rows)} x {len(columns)}')
-        cells = _from_base64(fields["cells"], "cells")
-        if cells.size % (order + 1):
-            raise ValueError(f'"cells" holds {cells.size} numbers, expected groups of {order + 1}')
-        cells = cells.reshape(-1, order + 1)
-        values = _from_codes(cells[:, -1])
-        return cls(
-            index=int(fields["joint"]),
-            order=order,
-            threshold=float(fields["threshold"]),
-            texts=(rows, columns),
-            probabilities=tuple(tuple(float(p) for p in head) for head in fields["p"]),
-            grid=grid.reshape(len(rows), len(columns)),
-            chunks=tuple(
-                Chunk(tuple(ranks), float(value))
-                for ranks, value in zip(cells[:, :-1].tolist(), values, strict=True)
-            ),
-            floor=float(fields["floor"]),
-            third=tuple((str(text), float(share)) for text, share in fields["third"]),
-            picked=tuple(int(rank) for rank in fields["picked"]),
+            best=float(fields["best"]) if "best" in fields else None,
+            drafted=tuple(int(token) for token in fields.get("drafted", ())),
+            rejected=tuple(str(text) for text in fields.get("rejected", ())),
+            exact=bool(fields.get("exact", False)),
         )
 
 
@@ -308,92 +233,56 @@ def write_trace(file: TextIO, lines: Iterable[Line]) -> None:
 
 def read_trace(file: Iterable[str]) -> Trace:
     """Reads one run from lines of NDJSON. Raises ValueError that names the line and what is wrong with it."""
-    header: Header | None = None
-    passes: list[PassLine] = []
-    joints: dict[int, JointLine] = {}
-    end: End | None = None
+    runs = read_runs(file)
+    if len(runs) != 1:
+        raise ValueError(f"the file holds {len(runs)} runs, expected one")
+    return runs[0]
+
+
+def read_runs(file: Iterable[str]) -> list[Trace]:
+    """Reads runs that follow each other, each with its header line. Raises as `read_trace` does."""
+    runs: list[_Run] = []
     for number, text in enumerate(file, start=1):
         if not text.strip():
             continue
         try:
             line = decode_line(text)
-            _check_place(line, header, len(passes), end)
+            if isinstance(line, Header):
+                runs.append(_Run(line))
+            elif not runs:
+                raise ValueError("expected a header line first")
+            else:
+                runs[-1].add(line)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-        match line:
-            case Header():
-                header = line
-            case PassLine():
-                passes.append(line)
-            case JointLine():
-                joints[line.index] = line
-            case End():
-                end = line
-    if header is None:
+    if not runs:
         raise ValueError("line 1: the trace is empty, expected a header line")
-    return Trace(header, tuple(passes), joints, end)
+    return [run.trace() for run in runs]
 
 
-def _check_place(line: Line, header: Header | None, passes: int, end: End | None) -> None:
-    if header is None and not isinstance(line, Header):
-        raise ValueError("expected a header line first")
-    if header is not None and isinstance(line, Header):
-        raise ValueError("a second header: one file holds one run")
-    if end is not None:
-        raise ValueError("a line after the end line")
-    if isinstance(line, PassLine) and line.index != passes:
-        raise ValueError(f"pass {line.index}, expected pass {passes}")
-    if isinstance(line, JointLine) and not 0 <= line.index < passes:
-        raise ValueError(f"the joint of pass {line.index}, which has not come yet")
+class _Run:
+    """A run while it is read: refuses lines out of place."""
 
+    def __init__(self, header: Header):
+        self._header = header
+        self._passes: list[PassLine] = []
+        self._joints: dict[int, JointLine] = {}
+        self._end: End | None = None
 
-def _picked_ranks(joint: Joint, record: StepRecord) -> tuple[int, ...]:
-    """Where the tokens drawn from it stand among the candidates; empty where another order was sampled."""
-    return tuple(
-        int(np.flatnonzero(head == token)[0])
-        for head, token in zip(joint.candidates, record.drawn, strict=False)
-        if (head == token).any()
-    )
+    def add(self, line: PassLine | JointLine | End) -> None:
+        if self._end is not None:
+            raise ValueError("a line after the end line")
+        match line:
+            case PassLine():
+                if line.index != len(self._passes):
+                    raise ValueError(f"pass {line.index}, expected pass {len(self._passes)}")
+                self._passes.append(line)
+            case JointLine():
+                if not 0 <= line.index < len(self._passes):
+                    raise ValueError(f"the joint of pass {line.index}, which has not come yet")
+                self._joints[line.index] = line
+            case End():
+                self._end = line
 
-
-def _recorded_chunks(joint: Joint) -> tuple[tuple[Chunk, ...], float]:
-    """The largest cells by rank, and a bound on all others. (`Joint.top` gives the same by token ids.)"""
-    ranks, values = joint.ranks, joint.values
-    if ranks is None:
-        ranks, values = largest_of_product(joint.probabilities, RECORDED_CHUNKS + 1)
-    best = np.argsort(-values, kind="stable")
-    count = min(RECORDED_CHUNKS, int((values > SMALLEST_RECORDED_CHUNK).sum()))
-    floor = float(values[best[count]]) if count < len(best) else 0.0
-    return tuple(Chunk(tuple(ranks[i].tolist()), float(values[i])) for i in best[:count]), floor
-
-
-def _short(number: float) -> float | int:
-    """Four significant digits; a whole number loses its point, as JavaScript would write it."""
-    rounded = float(f"{number:.4g}")
-    return int(rounded) if rounded.is_integer() else rounded
-
-
-def _to_codes(values: np.ndarray) -> np.ndarray:
-    """Probabilities as 16-bit codes, logarithmic from e^-16 (code 0) to 1 (code 65535)."""
-    logs = np.log(np.maximum(values, math.exp(-_LOG_RANGE)))
-    codes = np.rint(_LARGEST_CODE * (1 + logs / _LOG_RANGE))
-    return codes.clip(0, _LARGEST_CODE).astype("<u2")
-
-
-def _from_codes(codes: np.ndarray) -> np.ndarray:
-    values = np.exp(_LOG_RANGE * (codes.astype(np.float64) / _LARGEST_CODE - 1))
-    return np.where(codes == 0, 0.0, values)
-
-
-def _to_base64(codes: np.ndarray) -> str:
-    return base64.b64encode(codes.tobytes()).decode("ascii")
-
-
-def _from_base64(text: str, name: str) -> np.ndarray:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f'"{name}" is not base64 ({error})') from None
-    if len(raw) % 2:
-        raise ValueError(f'"{name}" is cut off in the middle of a number')
-    return np.frombuffer(raw, dtype="<u2")
+    def trace(self) -> Trace:
+        return Trace(self._header, tuple(self._passes), self._joints, self._end)

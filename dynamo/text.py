@@ -179,6 +179,29 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
     return symbols.encode()
 
 
+class TokenLabels:
+    """Token ids to labels that stand alone: a token that is only a part of a character shows its bytes.
+
+    Labels are kept, because a heatmap asks for the same few candidates again and again.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        self._labels: dict[int, str] = {}
+
+    def __call__(self, token: int) -> str:
+        label = self._labels.get(token)
+        if label is None:
+            label = self._labels[token] = self._label(token)
+        return label
+
+    def _label(self, token: int) -> str:
+        text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if "\ufffd" not in text:
+            return text
+        return token_bytes(self._tokenizer, token).hex(" ").upper() or text
+
+
 def _byte_symbols() -> list[str]:
     """The printable character by which byte-level BPE writes each of the 256 bytes (GPT-2's table)."""
     printable = {

@@ -73,6 +73,10 @@ class Joint:
         joint._cells = cells
         return joint
 
+    def __reduce__(self) -> tuple:
+        """Pickled as what it holds: a worker process sends it to the page's."""
+        return Joint, (self.candidates, self.probabilities, self.ranks, self.values)
+
     @cached_property
     def _made(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         return self._cells()
@@ -88,6 +92,13 @@ class Joint:
     @property
     def order(self) -> int:
         return len(self.candidates)
+
+    @property
+    def best(self) -> float:
+        """The largest joint value, 0 where the mask left none."""
+        if self.ranks is None:
+            return float(self.probabilities[:, 0].prod())
+        return float(self.values.max()) if len(self.values) else 0.0
 
     def grid(self, size: int) -> np.ndarray:
         """Joint value of the first two tokens, later ones summed out: (size, size), a row per first token."""

@@ -1,115 +1,57 @@
 """Training by the modified causal-LM objective (paper, section 3.2), with accelerate.
 
 The model computes its own losses; this module owns the loop around it: batches that are a function of the
-step number, AdamW with the base's and the heads' learning rates, warm-up and cosine decay to zero, validation
-losses per head, and checkpoints from which a killed run goes on to the very weights of an uninterrupted one.
-Finetuning is this loop on other data; plain causal-LM training is this loop on a model with one head.
+step number, shared out over processes and forward passes, AdamW with the base's and the heads' learning
+rates, validation losses per head, and checkpoints from which a killed run goes on to the very weights of an
+uninterrupted one. Losses and gradients are those of the whole batch, however it is divided. Finetuning is
+this loop on other rows; plain causal-LM training is this loop on a model with one head.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
+import resource
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
-from dynamo.data import TokenBlocks
-from dynamo.model import IGNORED_LABEL, DynamoForCausalLM
-from dynamo.options import option
+from dynamo.folders import old_folder, replace_folder
+from dynamo.heldout import document_losses
+from dynamo.model import DynamoForCausalLM, count_targets
+from dynamo.recipes import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Options of one training run: the paper's values, or ours (marked) where it names none."""
-
-    steps: int = option(75_782, "optimiser steps")
-    batch_size: int = option(64, "blocks per step, over all processes")
-    base_lr: float = option(1e-5, "LR_B: learning rate of the base model")
-    head_lr: float = option(1e-3, "LR_M: learning rate of the extra heads")
-    warmup: float = option(0.01, "share of the steps with rising learning rate")
-    final_lr: float = option(0.0, "learning rate at the end of the cosine, as a share; 1 keeps it constant")
-    weight_decay: float = option(
-        0.0, "AdamW's, not on norms, biases and embeddings (ours: the paper names none)"
-    )
-    clip: float = option(1.0, "largest gradient norm, 0 for none (ours: the paper names none)")
-    heads_only: bool = option(False, "train the extra heads only (the paper's variant H)")
-    seed: int = option(0, "seed of data order, new layers and dropout")
-    evaluate_every: int = option(5_000, "steps between validations, 0 for none before the end")
-    checkpoint_every: int = option(500, "steps between checkpoints, 0 for none")
-    mixed_precision: str = option("no", "no or bf16")
-    compile: bool = option(False, "torch.compile the model (needs a compiler)")
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("base_lr", "head_lr", "weight_decay", "clip", "evaluate_every", "checkpoint_every"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("warmup", "final_lr"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision: expected no or bf16, got {self.mixed_precision!r}")
-
-
+T = TypeVar("T")
 ADAMW_BETAS = (0.9, 0.95)
 ADAMW_EPS = 1e-8
 
 
-def learning_rate_scale(step: int, options: TrainingOptions) -> float:
-    """Share of the full learning rate at `step` (0-based): linear warm-up, then a cosine to `final_lr`."""
-    rising = max(1, round(options.steps * options.warmup))
-    if step < rising:
-        return (step + 1) / rising
-    cosine = 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, options.steps - rising)))
-    return options.final_lr + (1.0 - options.final_lr) * cosine
+class Rows(Protocol):
+    """An endless sequence of training rows, each a function of its number (`TokenBlocks`)."""
+
+    def fingerprint(self) -> str: ...
+
+    def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows start .. start + count: ids and labels (count, length) int64, -100 where nothing is scored."""
+        ...
 
 
-@torch.no_grad()
-def document_losses(
-    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = 512, batch_size: int = 16
-) -> tuple[Tensor, Tensor]:
-    """Sum of nats and number of targets, (heads,) each, over documents read alone from their start.
-
-    Documents are cut at `cut` tokens. Sorted by length and padded; padding is no target. The model's mode is
-    kept.
-    """
-    training = model.training
-    model.eval()
-    nats = torch.zeros(model.config.num_token_heads, dtype=torch.float64)
-    targets = torch.zeros(model.config.num_token_heads, dtype=torch.int64)
-    for ids, labels in _padded_batches(documents, cut, batch_size):
-        output = model(ids.to(model.device), labels=labels.to(model.device), return_logits=False)
-        counts = torch.stack([(labels[:, n:] != IGNORED_LABEL).sum() for n in range(1, len(nats) + 1)])
-        nats += output.head_losses.double().cpu() * counts
-        targets += counts
-    model.train(training)
-    return nats, targets
-
-
-def _padded_batches(
-    documents: Sequence[np.ndarray], cut: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    by_length = sorted((document[:cut] for document in documents), key=len)
-    for start in range(0, len(by_length), batch_size):
-        rows = by_length[start : start + batch_size]
-        labels = torch.full((len(rows), max(map(len, rows))), IGNORED_LABEL)
-        for row, document in zip(labels, rows, strict=True):
-            row[: len(document)] = torch.from_numpy(document.astype(np.int64))
-        yield labels.clamp(min=0), labels
+def on_main_first(make: Callable[[], T]) -> T:
+    """What `make` returns in every process; on each machine the first one runs it before the others."""
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    with PartialState(cpu=cpu).local_main_process_first():
+        return make()
 
 
 class Trainer:
@@ -121,24 +63,28 @@ class Trainer:
     def __init__(
         self,
         model: DynamoForCausalLM,
-        blocks: TokenBlocks,
+        rows: Rows,
         options: TrainingOptions,
         output: str | Path,
         validation: Sequence[np.ndarray] = (),
         validation_cut: int = 512,
+        validation_labels: Sequence[np.ndarray] | None = None,
     ):
         set_seed(options.seed)
         self.options = options
         self.output = Path(output)
         self.output.mkdir(parents=True, exist_ok=True)
-        self._blocks = blocks
-        self._validation, self._cut = validation, validation_cut
+        self._rows = rows
+        self._validation, self._cut, self._validation_labels = validation, validation_cut, validation_labels
         self._accelerator = Accelerator(mixed_precision=options.mixed_precision)
-        if options.batch_size % self._accelerator.num_processes:
+        world = self._accelerator.num_processes
+        if options.batch_size % (world * options.accumulation):
             raise ValueError(
-                f"batch_size: {options.batch_size} blocks do not divide by "
-                f"{self._accelerator.num_processes} processes; use a multiple"
+                f"batch_size: {options.batch_size} rows do not divide by {world} processes x accumulation "
+                f"{options.accumulation}; use a multiple of {world * options.accumulation}"
             )
+        if options.activation_checkpointing:
+            model.activation_checkpointing_enable()
         if options.heads_only:
             model.freeze_base()
         groups = model.parameter_groups(options.base_lr, options.head_lr, options.weight_decay)
@@ -147,7 +93,7 @@ class Trainer:
             optimizer, lambda step: learning_rate_scale(step, options)
         )
         # What a checkpoint must have in common with the run that goes on from it, besides the options.
-        self._subject = {"blocks": blocks.fingerprint(), "model": _shape(model)}
+        self._subject = {"blocks": rows.fingerprint(), "model": _shape(model)}
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._scheduler = scheduler
         self._accelerator.register_for_checkpointing(scheduler)
@@ -167,9 +113,12 @@ class Trainer:
         return self._accelerator.is_main_process
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> DynamoForCausalLM:
-        """Train to the last step; the model, in evaluation mode. `stop` is asked after every step."""
+        """Train to the last step; the model, in evaluation mode. `stop` is asked after every step.
+
+        Where processes share out the weights the whole model is the main process's; others get their share.
+        """
         self._model.train()
-        started, first = time.perf_counter(), self.step
+        started, self._tokens = time.perf_counter(), 0
         progress = tqdm(
             total=self.options.steps,
             initial=self.step,
@@ -182,10 +131,16 @@ class Trainer:
             progress.update()
             if self.step % 10 == 0 or self.step == self.options.steps:
                 seconds = time.perf_counter() - started
-                tokens = (self.step - first) * self.options.batch_size * self._blocks.block_size
-                row = {"step": self.step, "losses": losses.tolist(), "tokens_per_second": tokens / seconds}
                 progress.set_postfix_str(" ".join(f"{loss:.3f}" for loss in losses.tolist()))
-                self._log(row | {"lr": [group["lr"] for group in self._optimizer.param_groups]})
+                self._log(
+                    {
+                        "step": self.step,
+                        "losses": losses.tolist(),
+                        "tokens_per_second": self._tokens / seconds,
+                        "peak_mb": peak_megabytes(self._accelerator.device),
+                        "lr": [group["lr"] for group in self._optimizer.param_groups],
+                    }
+                )
             if self._due(self.options.evaluate_every) and self.step < self.options.steps:
                 self._log({"step": self.step, "validation": self.validate()})
             if self._due(self.options.checkpoint_every) and self.step < self.options.steps:
@@ -198,6 +153,8 @@ class Trainer:
         model = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False).eval()
         if self.step == self.options.steps:
             self._log({"step": self.step, "validation": self.validate()})
+        if self._accelerator.distributed_type == DistributedType.FSDP:
+            return gathered(model, self._accelerator.get_state_dict(self._model))
         return model
 
     def discard_checkpoint(self) -> None:
@@ -210,24 +167,44 @@ class Trainer:
         """Mean nats per target of each head on the validation documents; [] without any."""
         if not len(self._validation):
             return []
-        nats, targets = document_losses(self.model, self._validation, self._cut)
+        nats, targets = document_losses(
+            self.model, self._validation, self._cut, labels=self._validation_labels
+        )
         self.last_validation = (nats / targets.clamp(min=1)).tolist()
         return self.last_validation
 
     def _train_step(self) -> Tensor:
-        world, rank = self._accelerator.num_processes, self._accelerator.process_index
-        share = self.options.batch_size // world
-        start = self.step * self.options.batch_size + rank * share
-        ids = torch.from_numpy(self._blocks.batch(start, share)).to(self._accelerator.device)
-        output = self._forward(ids, labels=ids)
-        self._accelerator.backward(output.loss)
+        """One optimiser step; each head's mean nats over the whole batch."""
+        parts = [self._part(number) for number in range(self.options.accumulation)]
+        heads = self.model.config.num_token_heads
+        # Parts may hold different numbers of targets: all divide by the whole batch's.
+        counts = torch.stack([count_targets(labels, heads) for _, labels in parts]).sum(0)
+        counts = self._accelerator.reduce(counts, reduction="sum")
+        losses = torch.zeros(heads, device=self._accelerator.device)
+        for number, (ids, labels) in enumerate(parts):
+            waiting = number + 1 < len(parts)
+            with self._accelerator.no_sync(self._model) if waiting else nullcontext():
+                output = self._forward(ids, labels=labels, target_counts=counts)
+                # Processes' gradients are averaged, and this is a sum.
+                self._accelerator.backward(output.loss * self._accelerator.num_processes)
+            losses += output.head_losses
+            self._tokens += ids.numel() * self._accelerator.num_processes
         if self.options.clip:
             self._accelerator.clip_grad_norm_(self._model.parameters(), self.options.clip)
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad()
         self.step += 1
-        return self._accelerator.reduce(output.head_losses, reduction="mean")
+        return self._accelerator.reduce(losses, reduction="sum")
+
+    def _part(self, number: int) -> tuple[Tensor, Tensor]:
+        """Ids and labels of this process's forward pass `number` in this step."""
+        options, accelerator = self.options, self._accelerator
+        size = options.batch_size // (accelerator.num_processes * options.accumulation)
+        before = accelerator.process_index * options.accumulation + number
+        rows = self._rows.batch(self.step * options.batch_size + before * size, size)
+        ids, labels = (torch.from_numpy(each).to(accelerator.device) for each in rows)
+        return ids, labels
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -271,7 +248,7 @@ class Trainer:
         changed = {
             name: (then.get(name), value)
             for name, value in now.items()
-            if then.get(name) != value and name not in ("checkpoint_every", "evaluate_every")
+            if then.get(name) != value and name not in FREE_OPTIONS
         }
         if changed:
             listed = ", ".join(f"{name}: {was} then, {now} now" for name, (was, now) in changed.items())
@@ -283,6 +260,23 @@ class Trainer:
         self.step = run["step"]
 
 
+def gathered(model: DynamoForCausalLM, state: dict[str, Tensor]) -> DynamoForCausalLM:
+    """A model on the CPU from the whole weights that a sharded one was gathered to; itself without any."""
+    if not state:
+        return model
+    whole = DynamoForCausalLM(model.config)
+    whole.load_state_dict(state)
+    whole.generation_config = model.generation_config
+    return whole.eval()
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory that this process held: of the GPU if it has one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
 def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
     """What must agree for a checkpoint's weights to fit a model and its objective to be the same."""
     config = model.config
@@ -290,20 +284,6 @@ def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
     heads = ("num_token_heads", "head_layers", "head_source", "own_output_embedding", "own_final_norm")
     names = (*base, *heads, "head_gradient_scale")
     return {name: getattr(config, name) for name in names}
-
-
-def old_folder(path: Path) -> Path:
-    return path.with_name(path.name + ".old")
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in another's place; at every moment one complete folder exists."""
-    old = old_folder(target)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_model(

@@ -8,8 +8,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import huggingface_hub
 import pytest
 import torch
+from hub import Hub, serving
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamo.data import train_tokenizer
@@ -71,3 +73,19 @@ def base():
 @pytest.fixture(scope="session")
 def dynamo_model():
     return tiny_dynamo()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine that one may write to, and an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setenv("HF_TOKEN", "token")
+    with serving(Hub(token="token")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def api(hub):
+    return huggingface_hub.HfApi(endpoint=hub.url)

@@ -160,9 +160,12 @@ def scripted_contenders(
     return Contenders(
         name="scripted",
         description="Scripted stand-in: no model runs, the text and the timings are made up.",
-        base=ScriptedEngine(vocabulary, 1, seconds=seconds, sleep=sleep, repeat=repeat),
+        opponents={
+            "loop": ScriptedEngine(vocabulary, 1, seconds=seconds, sleep=sleep, repeat=repeat),
+            "generate": ScriptedEngine(vocabulary, 1, seconds=2 * seconds, sleep=sleep, repeat=repeat),
+        },
         dynamo=ScriptedEngine(vocabulary, 3, seconds=seconds, sleep=sleep, repeat=repeat),
-        encode=lambda prompt: [0],
+        encode=lambda messages, room: [0] * len(messages),
         decoder=vocabulary.decoder,
         label=vocabulary.label,
         end_tokens=frozenset([vocabulary.end]),

@@ -6,6 +6,7 @@ import pytest
 from conftest import DIALOGUES
 
 from dynamo import data, text
+from dynamo.blocks import TokenBlocks
 
 
 def write_lines(path, lines):
@@ -51,10 +52,10 @@ def test_truncated_archive_is_named(tmp_path):
 
 def test_blocks_of_another_kind_have_another_fingerprint():
     documents = [np.arange(n) for n in range(5, 40)]
-    blocks = data.TokenBlocks(documents, 0, 32, seed=7)
-    assert blocks.fingerprint() == data.TokenBlocks(documents, 0, 32, seed=7).fingerprint()
+    blocks = TokenBlocks(documents, 0, 32, seed=7)
+    assert blocks.fingerprint() == TokenBlocks(documents, 0, 32, seed=7).fingerprint()
     others = (documents[1:], 0, 32, 7), (documents, 1, 32, 7), (documents, 0, 16, 7), (documents, 0, 32, 8)
-    assert len({blocks.fingerprint(), *(data.TokenBlocks(*other).fingerprint() for other in others)}) == 5
+    assert len({blocks.fingerprint(), *(TokenBlocks(*other).fingerprint() for other in others)}) == 5
 
 
 def test_plain_documents_stand_among_conversations_in_their_order(tmp_path, tokenizer):
@@ -70,10 +71,11 @@ def test_plain_documents_stand_among_conversations_in_their_order(tmp_path, toke
 
 def test_blocks_hold_every_document_once_an_epoch_in_a_new_order():
     documents = [np.full(n, n, dtype=np.int32) for n in range(1, 20)]
-    blocks = data.TokenBlocks(documents, separator=0, block_size=16, seed=3)
+    blocks = TokenBlocks(documents, separator=0, block_size=16, seed=3)
     assert blocks.tokens_per_epoch == sum(n + 1 for n in range(1, 20))
-    first = blocks.batch(0, blocks.blocks_per_epoch)
-    second = blocks.batch(blocks.blocks_per_epoch, blocks.blocks_per_epoch)
+    first, labels = blocks.batch(0, blocks.blocks_per_epoch)
+    second, _ = blocks.batch(blocks.blocks_per_epoch, blocks.blocks_per_epoch)
+    assert np.array_equal(first, labels)
     assert first.shape == (blocks.blocks_per_epoch, 16) and not np.array_equal(first, second)
     stream = first.ravel()
     lengths = np.diff(np.flatnonzero(np.concatenate([[0], stream, [0]]) == 0)) - 1
@@ -85,16 +87,16 @@ def test_blocks_hold_every_document_once_an_epoch_in_a_new_order():
 
 def test_batches_are_a_function_of_their_position_alone():
     documents = [np.arange(n) for n in range(5, 40)]
-    one, other = (data.TokenBlocks(documents, 0, 32, seed=7) for _ in range(2))
-    far = one.batch(50, 3)
+    one, other = (TokenBlocks(documents, 0, 32, seed=7) for _ in range(2))
+    far = one.batch(50, 3)[0]
     one.batch(0, 2)
-    assert np.array_equal(one.batch(50, 3), far) and np.array_equal(other.batch(50, 3), far)
-    assert not np.array_equal(data.TokenBlocks(documents, 0, 32, seed=8).batch(50, 3), far)
+    assert np.array_equal(one.batch(50, 3)[0], far) and np.array_equal(other.batch(50, 3)[0], far)
+    assert not np.array_equal(TokenBlocks(documents, 0, 32, seed=8).batch(50, 3)[0], far)
 
 
 def test_block_longer_than_the_data_is_refused():
     with pytest.raises(ValueError, match="block_size: 512 is longer than all 4 tokens"):
-        data.TokenBlocks([np.arange(3)], 0, 512)
+        TokenBlocks([np.arange(3)], 0, 512)
 
 
 def test_text_bytes_per_token_add_up_to_the_text(tokenizer):

@@ -10,11 +10,10 @@ from oracle import choose as oracle_choose
 
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.decoder import Decoder
-from dynamo.engine import Engine, race
+from dynamo.engine import Engine
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import SamplingOptions
 from dynamo.text import IncrementalDecoder
-from dynamo.trace import StepRecord
 
 PROMPT = [5, 100, 42, 17, 250]
 RNG = np.random.default_rng(0)
@@ -212,38 +211,6 @@ def test_stop_string_before_an_end_of_text_in_the_same_chunk_wins(tokenizer):
     engine = Engine(model, tokenizer=tokenizer)
     cut = tokens_of(engine.stream(PROMPT, options, 90, stop=[words[0]]))
     assert cut[-1] == chunk[0] and len(cut) == len(before) + 1
-
-
-class ScriptedStream:
-    """Records of given durations; knows when it was closed."""
-
-    def __init__(self, seconds):
-        self.steps = iter([StepRecord(tokens=(1,), order=1, seconds=s) for s in seconds])
-        self.closed = False
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return next(self.steps)
-
-    def close(self):
-        self.closed = True
-
-
-def test_race_steps_the_lane_with_less_model_time_and_runs_both_to_the_end():
-    lanes = {"slow": ScriptedStream([3.0, 3.0]), "fast": ScriptedStream([1.0, 1.0, 1.0, 1.0, 1.0])}
-    order = [lane for lane, _ in race(lanes)]
-    assert order == ["slow", "fast", "fast", "fast", "slow", "fast", "fast"]
-    assert all(lane.closed for lane in lanes.values())
-
-
-def test_closing_a_race_closes_its_streams():
-    lanes = {"one": ScriptedStream([1.0] * 9), "other": ScriptedStream([1.0] * 9)}
-    running = race(lanes)
-    next(running)
-    running.close()
-    assert all(lane.closed for lane in lanes.values())
 
 
 def test_length_cuts_inside_a_chunk():

@@ -11,32 +11,44 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
-    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text", "trace", "ndjson"},
-    {"sampler", "exact", "lane", "packed", "cache", "decoder", "data", "loading"},
-    {"engine", "training"},
-    {"evaluation", "embedded", "ui"},
+    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
+    | {"zerogpu"},
+    {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
+    | {"spaces", "blocks", "corpus", "external", "instructions", "heldout"},
+    {"engine", "stock", "training", "charts", "cards"},
+    {"evaluation", "embedded", "pathway", "ui"},
     {"commands"},
     {"__init__", "__main__"},
 ]
 SIBLINGS = {
+    "model": {"losses"},
+    "recipes": {"options"},
+    "corpus": {"data"},
+    "external": {"corpus"},
+    "instructions": {"data"},
+    "heldout": {"data"},
     "counting": {"tuples"},
     "cooccurrence": {"counting", "tuples"},
-    "ndjson": {"trace"},
+    "ndjson": {"trace", "jointline"},
+    "jointline": {"trace"},
     "trace": {"joint"},
     "exact": {"sampler"},
     "lane": {"exact", "sampler"},
     "packed": {"cache"},
     "decoder": {"cache", "packed"},
+    "loading": {"packed"},  # what packed copies take in memory
+    "stock": {"engine"},
     "embedded": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
     "__main__": set(),
 }
 HOMES = {
     "gradio": {"ui"},
-    "plotly": set(),
+    "plotly": {"charts"},
     "accelerate": {"training"},
     "datasets": set(),
-    "bitsandbytes": set(),
+    "bitsandbytes": {"loading"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,9 +9,11 @@ from fakes import ScriptedEngine, Vocabulary, scripted_contenders
 
 from dynamo.ndjson import Header, read_trace
 from dynamo.sampler import SamplingOptions
+from dynamo.text import TokenLabels
 from dynamo.trace import StepRecord
-from dynamo.ui.contenders import TokenLabels
-from dynamo.ui.presenter import FINISHED, RACING, Lane, Race, RunStore
+from dynamo.ui.chat import Chat
+from dynamo.ui.presenter import FINISHED, RACING, Lane, Race
+from dynamo.ui.store import RunStore
 
 OPTIONS = SamplingOptions()
 END = 9
@@ -63,18 +65,27 @@ class Steps:
         self.closed = True
 
 
-def lane(steps, kind="base") -> Lane:
-    return Lane(Header("run", kind, "m", "hi"), steps, Words(), frozenset([END]))
+def lane(steps, kind="base", before="") -> Lane:
+    header = Header(f"run {kind}", kind, "m", "hi", {"threshold": 0.5})
+    return Lane(header, steps, Words(), frozenset([END]), before)
+
+
+def run_out(running: Lane) -> Lane:
+    for record in running.steps:
+        running.take(record)
+    running.end()
+    return running
 
 
 def race(base, dynamo, store=None) -> Race:
-    return Race(lane(base), lane(dynamo, "dynamo"), threshold=0.5, label=str, store=store or RunStore())
+    lanes = {"base": lane(base), "dynamo": lane(dynamo, "dynamo")}
+    return Race(lanes, label=str, store=store or RunStore())
 
 
 def scripted_race(store=None, **fake) -> Race:
     contenders = scripted_contenders(**fake)
-    base, dynamo = contenders.lanes("hello", OPTIONS, max_new_tokens=96, seed=3)
-    return Race(base, dynamo, threshold=0.5, label=contenders.label, store=store or RunStore())
+    lanes = contenders.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=3)
+    return Race(lanes, label=contenders.label, store=store or RunStore())
 
 
 def trace(wire: str):
@@ -85,9 +96,7 @@ def trace(wire: str):
 
 
 def test_a_lane_writes_a_trace_that_reads_back():
-    running = lane(Steps([0.02, 0.01], [(1, 2), (3, END)]))
-    while running.advance():
-        pass
+    running = run_out(lane(Steps([0.02, 0.01], [(1, 2), (3, END)])))
     written = trace(running.wire)
     assert written.text == "é 3"
     assert [step.texts for step in written.passes] == [("", "é"), (" 3", "")]
@@ -98,16 +107,12 @@ def test_a_lane_writes_a_trace_that_reads_back():
 
 @pytest.mark.parametrize(("last", "reason"), [(END, "eos"), (4, "length")])
 def test_the_end_line_says_why(last, reason):
-    running = lane(Steps([0.01], [(3, last)]))
-    while running.advance():
-        pass
+    running = run_out(lane(Steps([0.01], [(3, last)])))
     assert trace(running.wire).end.reason == reason
 
 
 def test_half_a_character_at_the_end_is_not_lost():
-    running = lane(Steps([0.01], [(3, 1)]))
-    while running.advance():
-        pass
+    running = run_out(lane(Steps([0.01], [(3, 1)])))
     assert trace(running.wire).text == " 3�"
 
 
@@ -135,8 +140,9 @@ def test_the_lane_with_less_model_time_moves_next():
 def test_neither_lane_is_ever_more_than_one_pass_ahead_while_both_run():
     contest = race(Steps([0.05, 0.02, 0.07] * 9), Steps([0.03, 0.01] * 20))
     for _ in contest.views(flush_seconds=0):
-        if not (contest.base.ended or contest.dynamo.ended):
-            assert abs(contest.base.seconds - contest.dynamo.seconds) <= 0.07 + 1e-9
+        base, dynamo = contest.lanes["base"], contest.lanes["dynamo"]
+        if base.end_line is None and dynamo.end_line is None:
+            assert abs(base.seconds - dynamo.seconds) <= 0.07 + 1e-9
 
 
 def test_a_finished_lane_does_not_hold_the_other_up():
@@ -178,12 +184,14 @@ def test_the_first_view_comes_before_any_pass():
 
 def test_closing_the_race_closes_both_engines():
     contenders = scripted_contenders()
-    base, dynamo = contenders.lanes("hello", OPTIONS, max_new_tokens=96, seed=0)
-    views = Race(base, dynamo, threshold=0.5, label=str, store=RunStore()).views(flush_seconds=0)
+    store = RunStore()
+    lanes = contenders.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=0)
+    views = Race(lanes, label=str, store=store).views(flush_seconds=0)
     for _ in range(6):
         next(views)
     views.close()
-    assert contenders.base.closed == contenders.dynamo.closed == 1
+    assert contenders.opponents["loop"].closed == contenders.dynamo.closed == 1
+    assert trace(store.get_trace(lanes["dynamo"].header.run)).end.reason == "cancelled"
 
 
 def test_an_error_reaches_both_panes_and_then_the_caller():
@@ -207,11 +215,11 @@ def test_every_dynamo_pass_can_be_looked_up_after_the_race():
     *_, last = scripted_race(store).views()
     dynamo = trace(last.dynamo)
     for step in dynamo.passes:
-        value = json.loads(store.get(dynamo.header.run, step.index))
+        value = json.loads(store.get_pass(dynamo.header.run, step.index))
         assert value["run"] == dynamo.header.run
         assert value["pass"]["ids"] == list(step.tokens)
-    assert store.get(dynamo.header.run, len(dynamo.passes)) is None
-    assert store.get("another run", 0) is None
+    assert store.get_pass(dynamo.header.run, len(dynamo.passes)) is None
+    assert store.get_pass("another run", 0) is None
 
 
 def test_the_inspector_rests_on_a_pass_of_three_tokens():
@@ -225,17 +233,47 @@ def test_a_pass_without_a_joint_is_shown_too():
     assert json.loads(last.inspector)["joint"] is None
 
 
-def test_the_store_forgets_the_oldest_run_first():
+def test_a_stored_run_reads_back_as_a_trace_with_its_joints():
+    store = RunStore()
+    *_, last = scripted_race(store).views()
+    shown = trace(last.dynamo)
+    stored = trace(store.get_trace(shown.header.run))
+    assert (stored.header, stored.passes, stored.end) == (shown.header, shown.passes, shown.end)
+    assert stored.joints.keys() == {step.index for step in shown.passes if step.best is not None}
+    assert store.get_joint(shown.header.run, min(stored.joints)).grid.shape[0] > 10
+
+
+def test_the_store_forgets_the_oldest_run_first_but_keeps_recordings():
     store = RunStore(capacity=2)
+    *_, last = scripted_race().views()
+    store.add(trace(last.dynamo), keep=True)
     for run in ("a", "b", "c"):
-        store.put(run, 0, run)
-    assert [store.get(run, 0) for run in ("a", "b", "c")] == [None, "b", "c"]
+        store.start(Header(run, "base", "m", "hi"))
+    assert [store.get_trace(run) is None for run in ("a", "b", "c")] == [True, False, False]
+    assert store.get_pass(trace(last.dynamo).header.run, 0)
+
+
+def test_a_pass_of_a_run_that_was_dropped_is_still_shown():
+    store = RunStore(capacity=1)
+    running = lane(Steps([0.1, 0.1]))
+    store.start(Header("other", "base", "m", "hi"))
+    line = running.take(next(running.steps))
+    assert json.loads(store.put("gone", line, None))["pass"]["ids"] == [5]
+
+
+def test_a_lane_at_rest_stays_as_it_was():
+    lanes = {"dynamo": lane(Steps([0.1] * 3), "dynamo", before="earlier\n")}
+    for view in Race(lanes, label=str, store=RunStore(), still={"base": "rests"}).views(flush_seconds=0):
+        assert view.base == "rests"
+        assert view.dynamo.startswith("earlier\n")
 
 
 def test_two_runs_never_share_an_id():
     contenders = scripted_contenders()
-    runs = {contenders.lanes("hi", OPTIONS, 8, 0)[0].header.run for _ in range(20)}
-    assert len(runs) == 20
+    runs = {
+        each.header.run for _ in range(20) for each in contenders.lanes(Chat(), "hi", OPTIONS, 8, 0).values()
+    }
+    assert len(runs) == 40
     assert all(len(run) == 32 for run in runs)
 
 

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynamo.jointline import Chunk, JointLine
 from dynamo.ndjson import (
-    Chunk,
     End,
     Header,
-    JointLine,
     PassLine,
     decode_line,
     encode_line,
@@ -181,7 +180,7 @@ JOINT = JointLine.of(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
         ),
         ([*lines(HEADER, PASS), changed(JOINT, cells="AAA=")], 'line 3: "cells" holds 1 numbers'),
         ([*lines(HEADER), '{"end":"bored"}\n'], "line 2: \"end\" must be one of eos, length, .* got 'bored'"),
-        (lines(HEADER, HEADER), "line 2: a second header: one file holds one run"),
+        (lines(HEADER, HEADER), "the file holds 2 runs, expected one"),
         (lines(HEADER, End("eos"), PASS), "line 3: a line after the end line"),
     ],
 )

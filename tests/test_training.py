@@ -12,8 +12,11 @@ from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_dynamo
 
 from dynamo import text
-from dynamo.data import TokenBlocks
-from dynamo.training import Trainer, TrainingOptions, document_losses, learning_rate_scale, replace_folder
+from dynamo.blocks import TokenBlocks
+from dynamo.folders import replace_folder
+from dynamo.heldout import document_losses
+from dynamo.recipes import TrainingOptions, learning_rate_scale
+from dynamo.training import Trainer
 
 OPTIONS = TrainingOptions(
     steps=12, batch_size=2, base_lr=1e-3, head_lr=1e-2, warmup=0.25, weight_decay=0.1, checkpoint_every=3

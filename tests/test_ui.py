@@ -1,3 +1,5 @@
+"""The page without a browser: what handlers stream, what the page is made of, what programs may call."""
+
 from __future__ import annotations
 
 import json
@@ -7,16 +9,23 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_contenders
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.ndjson import read_trace
+from dynamo.ndjson import read_runs, read_trace
 from dynamo.sampler import SamplingOptions
-from dynamo.ui import Contenders, build_demo, launch_options, layout
-from dynamo.ui.components import ASSETS, joint_inspector, race_bar, script, served, token_pane
-from dynamo.ui.presenter import RunStore
+from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options, layout
+from dynamo.ui.compare import compare_tab
+from dynamo.ui.components import ASSETS, SCRIPTS, script, served_passes, served_trace
+from dynamo.ui.handlers import Handlers, in_one_sentence
+from dynamo.ui.host import Host
+from dynamo.ui.settings import exact_switch, settings_panel, threshold_dial
+from dynamo.ui.votes import VoteBook
 
 SETTINGS = {
     "threshold": 0.5,
+    "exact": False,
     "mask_strength": 1,
     "temperature": 0.7,
     "top_k": 50.0,
@@ -25,12 +34,20 @@ SETTINGS = {
     "max_new_tokens": 96.0,
     "seed": 0,
     "adaptive": True,
+    "blur": True,
 }
 
 
-def run_race(contenders=None, prompt="hello", **changes):
-    settings = {**SETTINGS, **changes}
-    return list(layout._race(contenders or scripted_contenders(), RunStore(), prompt, settings))
+def handlers(contenders=None, votes=None) -> Handlers:
+    host = Host(contenders or scripted_contenders())
+    return Handlers(host, list(SETTINGS), VoteBook(votes) if votes else None)
+
+
+def send(
+    wired: Handlers, prompt="hello", chat=("", ""), replacing=False, blind=False, opponent="loop", **changes
+):
+    values = {**SETTINGS, **changes}.values()
+    return list(wired.send(prompt, replacing, blind, opponent, *chat, *values))
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +55,51 @@ def config():
     return build_demo(scripted_contenders()).get_config_file()
 
 
-def settings_on_page(config) -> dict[str, dict]:
-    return {part["props"].get("label"): part["props"] for part in config["components"]}
+# ---- the handlers
 
 
-# ---- the race handler
-
-
-def test_the_handler_streams_both_traces_and_the_last_pass():
-    base, dynamo, inspector, status = run_race()[-1]
+def test_a_turn_streams_both_traces_and_the_last_pass():
+    base, dynamo, inspector, status, duel = send(handlers())[-1]
     assert read_trace(base.splitlines()).end.reason == "eos"
     assert read_trace(dynamo.splitlines()).text == read_trace(base.splitlines()).text
     assert json.loads(inspector)["run"] == read_trace(dynamo.splitlines()).header.run
-    assert "lossy" in status
+    assert "lossy" in status and duel is None
+
+
+def test_an_edited_message_replaces_the_last_turn_and_a_retry_asks_it_again():
+    wired = handlers()
+    first = send(wired)[-1][:2]
+    edited = send(wired, "goodbye", first, replacing=True)[-1][:2]
+    assert [run.header.prompt for run in read_runs(edited[1].splitlines())] == ["goodbye"]
+    *_, retried = wired.retry("loop", *edited, *{**SETTINGS, "seed": 1}.values())
+    header = read_trace(retried[1].splitlines()).header
+    assert (header.prompt, header.options["seed"]) == ("goodbye", 1)
+    assert wired.edit(*edited)[:2] == ("goodbye", True)
 
 
 def test_whole_numbers_may_come_as_floats():
-    header = read_trace(run_race(max_new_tokens=8.0)[-1][0].splitlines()).header
+    header = read_trace(send(handlers(), max_new_tokens=8.0)[-1][0].splitlines()).header
     assert header.options["top_k"] == 50 and isinstance(header.options["top_k"], int)
     assert header.options["max_new_tokens"] == 8
 
 
+def test_exact_mode_runs_and_says_what_it_keeps(tokenizer, base, dynamo_model):
+    pair = SimpleNamespace(
+        name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None
+    )
+    _, dynamo, _, status, _ = send(handlers(Contenders.from_pair(pair)), exact=True, max_new_tokens=24)[-1]
+    assert "same distribution as this model's first head" in status
+    passes = read_trace(dynamo.splitlines()).passes
+    assert any(line.drafted for line in passes) and any(line.rejected for line in passes)
+
+
 def test_an_empty_seed_is_seed_zero():
-    assert run_race(seed=None)[-1][1].count("\n") == run_race(seed=0)[-1][1].count("\n")
+    assert send(handlers(), seed=None)[-1][1].count("\n") == send(handlers(), seed=0)[-1][1].count("\n")
 
 
 def test_a_bad_option_becomes_one_sentence():
     with pytest.raises(gr.Error, match="threshold: expected 0 to 1, got 7"):
-        run_race(threshold=7)
+        send(handlers(), threshold=7)
 
 
 def test_an_error_cannot_bring_markup_to_the_page():
@@ -74,10 +108,9 @@ def test_an_error_cannot_bring_markup_to_the_page():
             raise ValueError("input_ids: <img src=x onerror=alert(1)> is too long")
 
     contenders = scripted_contenders()
-    vocabulary = Vocabulary("x")
-    refusing = type(contenders)(**{**vars(contenders), "dynamo": Refusing(vocabulary, 3)})
+    refusing = type(contenders)(**{**vars(contenders), "dynamo": Refusing(Vocabulary("x"), 3)})
     with pytest.raises(gr.Error) as caught:
-        run_race(refusing)
+        send(handlers(refusing))
     assert "&lt;img" in caught.value.message and "<" not in caught.value.message
 
 
@@ -86,15 +119,32 @@ def test_a_failing_model_is_reported_without_its_internals(caplog):
     failing = ScriptedEngine(Vocabulary("one two three four"), 3, fail_at=1)
     contenders = type(contenders)(**{**vars(contenders), "dynamo": failing})
     with pytest.raises(gr.Error, match=r"The model failed \(RuntimeError\)"):
-        run_race(contenders)
+        send(handlers(contenders))
     assert "the scripted engine fails here" in caplog.text
 
 
+def test_a_handler_that_was_closed_closes_its_run():
+    closed = []
+
+    @in_one_sentence
+    def handler():
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    running = handler()
+    next(running)
+    running.close()
+    assert closed == [True]
+
+
 def test_an_empty_prompt_is_a_remark_at_its_box_and_no_error():
-    answers = layout._validate("  \n", *SETTINGS.values())
+    answers = handlers().validate("  \n", *SETTINGS.values())
     assert [answer["is_valid"] for answer in answers] == [False] + [True] * len(SETTINGS)
     assert answers[0]["message"] == "Type a message first, or pick an example below."
-    assert all(answer["is_valid"] for answer in layout._validate("hi", *SETTINGS.values()))
+    assert all(answer["is_valid"] for answer in handlers().validate("hi", *SETTINGS.values()))
 
 
 def test_real_models_race_to_the_same_end(tokenizer, base, dynamo_model):
@@ -102,8 +152,8 @@ def test_real_models_race_to_the_same_end(tokenizer, base, dynamo_model):
     pair = SimpleNamespace(
         name="tiny", description="tiny", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=table
     )
-    contenders = Contenders.from_pair(pair)
-    base_wire, dynamo_wire, inspector, _ = run_race(contenders, threshold=0.0, max_new_tokens=24)[-1]
+    wired = handlers(Contenders.from_pair(pair))
+    base_wire, dynamo_wire, inspector, *_ = send(wired, threshold=0.0, max_new_tokens=24)[-1]
     for wire in (base_wire, dynamo_wire):
         trace = read_trace(wire.splitlines())
         tokens = [token for step in trace.passes for token in step.tokens]
@@ -114,15 +164,52 @@ def test_real_models_race_to_the_same_end(tokenizer, base, dynamo_model):
     assert json.loads(inspector)["joint"]["text"]
 
 
+@pytest.mark.parametrize("opponent", ["loop", "generate", "threshold-1"])
+def test_every_opponent_of_a_real_pair_answers_a_second_turn(tokenizer, base, dynamo_model, opponent):
+    pair = SimpleNamespace(
+        name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None
+    )
+    wired = handlers(Contenders.from_pair(pair))
+    first = send(wired, opponent=opponent, max_new_tokens=8)[-1]
+    second = send(wired, "and then?", first[:2], opponent=opponent, max_new_tokens=8)[-1]
+    runs = read_runs(second[0].splitlines())
+    assert [run.header.engine for run in runs] == [opponent] * 2
+    assert all(len(line.tokens) == 1 for run in runs for line in run.passes)
+
+
+# ---- votes
+
+
+def test_a_vote_is_kept_and_then_the_sides_are_told(tmp_path):
+    wired = handlers(votes=tmp_path)
+    views = send(wired, blind=True)
+    assert all(len(read_runs(wire.splitlines())[0].passes) == 1 for wire in views[-1][:2])
+    duel = views[-1][-1]
+    base, dynamo, _, told, left = wired.vote(duel, "left")
+    assert read_trace(base.splitlines()).header.lane == "base"
+    assert read_trace(dynamo.splitlines()).header.lane == "dynamo"
+    assert f"DynaMo was on the {'left' if duel.left == 'dynamo' else 'right'}" in told and left is None
+    (row,) = VoteBook(tmp_path).summary()
+    assert row.votes == 1 and (row.wins, row.losses) == ((1, 0) if duel.left == "dynamo" else (0, 1))
+
+
+def test_without_a_folder_there_is_no_voting():
+    with gr.Blocks():
+        tab = compare_tab(Host(scripted_contenders()), Offer(), None)
+    assert isinstance(tab.blind, gr.State) and tab.votes is None
+    assert read_trace(send(handlers(), blind=True)[-1][0].splitlines()).header.lane == "base"
+
+
 # ---- what the page is made of
 
 
 def test_every_setting_starts_at_the_options_default():
     with gr.Blocks():
-        controls = layout._settings()
+        controls = {"threshold": threshold_dial(), "exact": exact_switch(), **settings_panel(3)}
     default = SamplingOptions()
-    for name in controls.keys() - {"max_new_tokens", "seed"}:
+    for name in controls.keys() - {"max_new_tokens", "seed", "blur"}:
         assert controls[name].value == getattr(default, name), name
+    assert controls["blur"].value is (default.blur == 3)
     assert controls.keys() == SETTINGS.keys()
 
 
@@ -133,15 +220,30 @@ def test_every_control_explains_itself(config):
                 assert 10 < len(part["props"]["info"]) < 60, part["props"]["label"]
 
 
-def test_no_handler_is_a_public_endpoint(config):
-    assert {dependency["api_visibility"] for dependency in config["dependencies"]} == {"private"}
+def test_only_the_three_functions_are_public(config):
+    public = [each["api_name"] for each in config["dependencies"] if each["api_visibility"] == "public"]
+    assert sorted(public) == ["compare", "generate", "threshold_sweep"]
 
 
-def test_races_run_one_at_a_time(config):
-    demo = build_demo(scripted_contenders())
-    streaming = [fn for fn in demo.fns.values() if fn.concurrency_id == "model"]
-    assert [fn.concurrency_limit for fn in streaming] == [1]
-    assert demo._queue.max_size == 20
+def test_whatever_runs_the_model_has_one_place_in_the_queue():
+    demo = build_demo(scripted_contenders(), Analyses(audit=lambda *_: None), Offer(queue_size=7))
+    limits = [fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id == "model"]
+    assert len(limits) >= 8 and set(limits) <= {1, "default"}
+    assert demo._queue.max_size == 7
+
+
+def test_a_recording_is_on_the_page_before_anything_was_asked(tmp_path):
+    host = Host(scripted_contenders())
+    run = json.loads(send(handlers())[-1][1].splitlines()[0])["run"]
+    path = tmp_path / "recording.ndjson"
+    wired = handlers()
+    wires = send(wired)[-1][:2]
+    path.write_text("".join(wires), encoding="utf-8")
+    first = host.load(path, keep=True)
+    with gr.Blocks():
+        tab = compare_tab(host, Offer(recording=path), first)
+    assert read_trace(tab.dynamo.value.splitlines()).header.recorded
+    assert run not in tab.dynamo.value
 
 
 def test_examples_start_with_the_restaurant_and_cover_the_domains():
@@ -165,36 +267,103 @@ def test_nothing_is_fetched_from_elsewhere_and_no_prompt_is_kept():
 # ---- model text never becomes markup
 
 
-def test_templates_hold_no_placeholder():
-    with gr.Blocks():
-        parts = [
-            token_pane(kind="dynamo", title="DynaMo", subtitle="s", empty="e", elem_id="pane"),
-            race_bar("ready", elem_id="race"),
-            joint_inspector(RunStore().get, elem_id="inspector"),
-        ]
-    for part in parts:
-        assert not re.search(r"\$\{|\{\{|@children", part.html_template)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_templates_hold_no_placeholder(name):
+    template = (ASSETS / name / f"{name}.html").read_text(encoding="utf-8")
+    assert not re.search(r"\$\{|\{\{|@children", template)
 
 
-@pytest.mark.parametrize("name", ["joint.js", "pane.js", "race.js", "inspector.js"])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_write_text_only(name):
     risky = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function"
     assert not re.search(risky, script(name))
 
 
+def test_no_file_of_the_page_is_longer_than_300_lines():
+    files = [*ASSETS.glob("*/*.js"), *ASSETS.glob("*/*.css"), *ASSETS.glob("*/*.html")]
+    files += (ASSETS.parent / "dynamo" / "ui").glob("*.py")
+    assert {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 300} == {}
+
+
 def test_hostile_text_passes_through_unchanged():
-    base, dynamo, *_ = run_race(scripted_contenders(HOSTILE), prompt="${alert(1)}")[-1]
+    base, dynamo, *_ = send(handlers(scripted_contenders(HOSTILE)), prompt="${alert(1)}")[-1]
     assert read_trace(base.splitlines()).text.replace(" ", "") == HOSTILE.replace(" ", "")
     assert read_trace(dynamo.splitlines()).header.prompt == "${alert(1)}"
 
 
-# ---- looking up an older pass: anyone may send anything
+# ---- looking up a pass or a run: anyone may send anything
 
 
-def test_a_pass_is_served_by_run_and_index():
-    store = RunStore()
-    store.put("run", 3, "value")
-    get_pass = served(store.get)
-    assert get_pass(["run", 3]) == "value"
-    for key in (["run", 4], ["run", "3"], ["other", 3], ["run"], [["run"], 3], "run", {"run": 3}, None):
-        assert get_pass(key) is None
+def test_passes_are_served_by_run_and_index():
+    get_passes = served_passes(lambda run, index: f"{run} {index}" if (run, index) == ("run", 3) else None)
+    assert get_passes(["run", [3, 4, True, "3"]]) == ["run 3", None, None, None]
+    wrong = (["run", 3], ["run"], [["run"], [3]], "run", {"run": [3]}, None, ["run", list(range(513))])
+    assert all(get_passes(key) == [] for key in wrong)
+
+
+def test_a_trace_is_served_by_its_run():
+    get_trace = served_trace({"run": "lines"}.get)
+    assert [get_trace(run) for run in ("run", "other", None, ["run"], 3)] == ["lines", None, None, None, None]
+
+
+# ---- programs
+
+
+@pytest.fixture(scope="module")
+def client():
+    demo = build_demo(scripted_contenders(seconds=0.01, sleep=True))
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def test_a_program_streams_an_answer(client):
+    job = client.submit("hello", api_name="/generate")
+    last = job.result()
+    assert len(job.outputs()) > 3
+    assert last["tokens"] == 45 and last["end"] == "eos" and last["tokens_per_forward"] > 1
+    assert read_trace(last["trace"].splitlines()).text == last["text"]
+    growing = [len(output["trace"]) for output in job.outputs()]
+    assert growing == sorted(growing)
+
+
+def test_a_program_may_cancel(client):
+    job = client.submit("hello", max_new_tokens=256, api_name="/generate")
+    while len(job.outputs()) < 2:
+        pass
+    job.cancel()
+    assert client.predict("hello", lane="base", max_new_tokens=1, api_name="/generate")["tokens"] == 1
+
+
+def test_a_program_compares_both_lanes(client):
+    result = client.predict("hello", api_name="/compare")
+    assert result["base"]["text"] == result["dynamo"]["text"]
+    assert result["wall_clock_ratio"] > 1.1
+    assert result["base"]["tokens_per_forward"] == 1
+
+
+def test_a_program_sweeps_thresholds(client):
+    rows = client.predict("hello", thresholds=[0, 1.0], api_name="/threshold_sweep")
+    assert [row["threshold"] for row in rows] == [0, 1]
+    assert rows[0]["passes"] < rows[1]["passes"] == 45
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"prompt": " "}, "prompt: it is empty"),
+        ({"prompt": "hi", "threshold": 2}, "threshold: expected 0 to 1, got 2"),
+        ({"prompt": "hi", "max_new_tokens": 10**6}, "max_new_tokens: expected 1 to 256"),
+        ({"prompt": "hi", "lane": "third"}, "lane"),
+    ],
+)
+def test_a_programs_mistake_comes_back_in_a_sentence(client, arguments, sentence):
+    with pytest.raises((AppError, ValueError), match=sentence):
+        client.predict(**arguments, api_name="/generate")
+
+
+def test_parameters_are_documented_for_programs_and_tools(client):
+    described = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(described) == {"/generate", "/compare", "/threshold_sweep"}
+    names = [parameter["parameter_name"] for parameter in described["/generate"]["parameters"]]
+    assert names[:3] == ["prompt", "lane", "threshold"] and "seed" in names

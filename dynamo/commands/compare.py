@@ -8,10 +8,15 @@ method is lossy: its text may differ from the base model's, and the audit says b
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from dynamo.commands.generate import Reply, add_generation_arguments
+from dynamo.commands.generate import Reply, add_generation_arguments, add_quantize_argument
 from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
 
@@ -21,16 +26,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
+    parser.add_argument("--trace", help="file for both runs, pass by pass (NDJSON); the page can replay it")
+    add_quantize_argument(parser)
     add_generation_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading, text
-    from dynamo.engine import Engine, race
+    from dynamo.engine import Engine
     from dynamo.evaluation.audit import audit
+    from dynamo.race import race
 
     options = from_arguments(SamplingOptions, arguments)
-    pair = loading.load(arguments.model, device=arguments.device)
+    pair = loading.load(arguments.model, device=arguments.device, quantize=arguments.quantize)
     prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
         "base": Engine(pair.base, None, pair.tokenizer),
@@ -41,8 +49,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         lane: engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
         for lane, engine in engines.items()
     }
+    recordings = {lane: _Recording(lane, pair, arguments, options) for lane in lanes}
     for lane, step in race(lanes):
-        replies[lane].add(step)
+        if step is not None:
+            replies[lane].add(step)
+            recordings[lane].add(step)
+    if arguments.trace:
+        _write(arguments.trace, recordings.values())
     result: dict[str, Any] = {"model": arguments.model, "table": pair.table is not None}
     for lane, reply in replies.items():
         ids = [token for step in reply.steps for token in step.tokens]
@@ -65,3 +78,51 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         file=sys.stderr,
     )
     return {**result, "wall_clock_ratio": ratio}
+
+
+class _Recording:
+    """One lane's run as lines of a trace, joints included."""
+
+    def __init__(self, lane: str, pair: Any, arguments: argparse.Namespace, options: SamplingOptions):
+        from dynamo.engine import end_of_text_ids
+        from dynamo.evaluation.machine import describe
+        from dynamo.ndjson import Header
+        from dynamo.recorder import Recorder
+        from dynamo.text import IncrementalDecoder, TokenLabels
+
+        machine = describe(pair.base)
+        settings = {**asdict(options), "max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
+        header = Header(
+            uuid4().hex,
+            lane,
+            pair.name,
+            arguments.prompt,
+            settings,
+            engine="dynamo" if lane == "dynamo" else "loop",
+            recorded=f"{machine['device']}, {machine['threads']} threads, {machine['date']}",
+        )
+        ends = end_of_text_ids(pair.dynamo)
+        self._label = TokenLabels(pair.tokenizer)
+        self._recorder = Recorder(header, IncrementalDecoder(pair.tokenizer), ends, self._label)
+        self._threshold = options.threshold
+        self._lines: list[Any] = [header]
+
+    def add(self, step: Any) -> None:
+        from dynamo.jointline import JointLine
+
+        line = self._recorder.take(step)
+        joint = JointLine.of(line.index, step, self._threshold, self._label)
+        self._lines += [line] if joint is None else [line, joint]
+
+    def lines(self) -> list[Any]:
+        return [*self._lines, self._recorder.end()]
+
+
+def _write(path: str, recordings: Iterable[_Recording]) -> None:
+    from dynamo.ndjson import write_trace
+
+    temporary = Path(f"{path}.part")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for recording in recordings:
+            write_trace(file, recording.lines())
+    os.replace(temporary, path)

@@ -18,7 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
+    add_quantize_argument(parser)
     add_generation_arguments(parser)
+
+
+def add_quantize_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quantize", choices=("8bit", "4bit"), help="load the model in 8 or 4 bits")
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +41,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.engine import Engine
 
     options = from_arguments(SamplingOptions, arguments)
-    model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
+    model, tokenizer, table = loading.load_model(
+        arguments.model, device=arguments.device, quantize=arguments.quantize
+    )
     engine = Engine(model, table, tokenizer)
     reply = Reply(tokenizer)
     prompt = text.encode_prompt(tokenizer, arguments.prompt)

@@ -1,7 +1,8 @@
 """Train token heads on a GPT-NeoX model, or go on training one, by the modified causal-LM objective.
 
 With --heads 1 this is plain causal-LM training and the result is a stock GPT-NeoX checkpoint. A run whose
-output folder holds a checkpoint goes on from it; the result is OUTPUT/model.
+output folder holds a checkpoint goes on from it; the result is OUTPUT/model. Runs unchanged on many processes
+under torchrun or accelerate launch.
 """
 
 from __future__ import annotations
@@ -12,16 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.options import add_arguments, from_arguments
-from dynamo.training import TrainingOptions
+from dynamo.recipes import RECIPES, TrainingOptions
+
+BLOCK_SIZE = 512
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="model to start from: folder or hub id, GPT-NeoX or DynaMo")
     source.add_argument("--new", metavar="LAYERSxHIDDENxHEADS", help="a new GPT-NeoX, such as 8x256x4")
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="base, block size and options of one of the paper's seven models, or ours for its heads alone "
+        "(-quick); flags that are given go first",
+    )
     parser.add_argument("--tokenizer", help="folder of the tokenizer, for --new")
-    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
-    parser.add_argument("--validation", help="the same, held out")
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        help="conversations or texts: JSONL files (also .gz), folders of them, hub data sets of them",
+    )
+    parser.add_argument("--validation", help="JSONL file (also .gz), held out")
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
     heads = parser.add_argument_group(
         "token heads", "of a model that has none yet; a DynaMo model keeps its own"
@@ -31,18 +45,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     heads.add_argument("--head-init", choices=("random", "copy"), help="default: random")
     heads.add_argument("--head-source", choices=("penultimate", "last"), help="default: penultimate")
     heads.add_argument("--own-output-embedding", action="store_true", default=None, help="one per extra head")
-    parser.add_argument("--block-size", type=int, default=512, help="tokens per block (default: 512)")
+    parser.add_argument(
+        "--block-size", type=int, help=f"tokens per block (default: {BLOCK_SIZE}, or the recipe's)"
+    )
     parser.add_argument(
         "--max-length", type=int, default=1024, help="positions of a --new model (default: 1024)"
     )
-    add_arguments(parser, TrainingOptions)
+    parser.add_argument("--tokens", type=Path, help="folder of the tokenised data (default: OUTPUT/tokens)")
+    parser.add_argument("--workers", type=int, default=1, help="data files tokenised at once (default: 1)")
+    add_arguments(parser, TrainingOptions, absent=True)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import data
-    from dynamo.training import Trainer, save_model
+    from dynamo.blocks import TokenBlocks
+    from dynamo.corpus import DiskCorpus, data_files, tokenise
+    from dynamo.training import Trainer, on_main_first, save_model
 
-    options = from_arguments(TrainingOptions, arguments)
+    recipe = RECIPES.get(arguments.recipe)
+    options = from_arguments(TrainingOptions, arguments, **(recipe.options if recipe else {}))
+    _complete(arguments, recipe)
     target = arguments.output / "model"
     if target.exists():
         raise ValueError(f"output: {target} holds a finished model already; name another folder")
@@ -53,9 +75,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"block_size: expected {config.num_token_heads + 1} (a target for every head) to "
             f"{config.max_position_embeddings} (the model's positions), got {arguments.block_size}"
         )
-    _stop_at_end_of_turn(model, tokenizer)
-    documents = data.read_documents(arguments.data, tokenizer)
-    blocks = data.TokenBlocks(documents, _separator(tokenizer), arguments.block_size, options.seed)
+    stop_at_end_of_turn(model, tokenizer)
+    files = on_main_first(
+        lambda: tokenise(data_files(arguments.data), tokenizer, arguments.tokens, arguments.workers)
+    )
+    blocks = TokenBlocks(DiskCorpus(files), _separator(tokenizer), arguments.block_size, options.seed)
     validation = data.read_documents(arguments.validation, tokenizer) if arguments.validation else []
     trainer = Trainer(model, blocks, options, arguments.output, validation, arguments.block_size)
     trained = trainer.run()
@@ -63,6 +87,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         save_model(trained.to_pythia() if config.num_token_heads == 1 else trained, tokenizer, target)
         trainer.discard_checkpoint()
     return {"output": str(target), "steps": trainer.step, "validation_nats": trainer.last_validation}
+
+
+def _complete(arguments: argparse.Namespace, recipe: Any) -> None:
+    """Fill in what flags leave to the recipe or to other flags."""
+    if recipe and not arguments.new:
+        arguments.model = arguments.model or recipe.base
+    if not (arguments.model or arguments.new):
+        raise ValueError("model: name one to start from with --model, --new or --recipe")
+    if arguments.block_size is None:
+        arguments.block_size = recipe.block_size if recipe else BLOCK_SIZE
+    arguments.tokens = arguments.tokens or arguments.output / "tokens"
 
 
 def _starting_model(arguments: argparse.Namespace, seed: int) -> tuple[Any, Any]:
@@ -107,7 +142,7 @@ def _separator(tokenizer: Any) -> int:
     return separator
 
 
-def _stop_at_end_of_turn(model: Any, tokenizer: Any) -> None:
+def stop_at_end_of_turn(model: Any, tokenizer: Any) -> None:
     """A model that learns the chat template must also stop where a turn ends."""
     from dynamo import text
     from dynamo.engine import end_of_text_ids

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynamo.heldout import document_losses
 from dynamo.model import DynamoForCausalLM
-from dynamo.training import document_losses
 
 
 @dataclass(frozen=True)

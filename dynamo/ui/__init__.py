@@ -3,7 +3,8 @@
 Nothing else in the project imports this package, and only this package and `app.py` import gradio.
 """
 
+from dynamo.ui.analyses import Analyses, Offer
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.layout import build_demo, launch_options
 
-__all__ = ["Contenders", "build_demo", "launch_options"]
+__all__ = ["Analyses", "Contenders", "Offer", "build_demo", "launch_options"]

@@ -6,21 +6,25 @@ touches models and tokenizers. Tests race scripted ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from dynamo.ndjson import Header
+from dynamo.recorder import Decoder
 from dynamo.sampler import SamplingOptions
-from dynamo.text import IncrementalDecoder, encode_prompt, token_bytes
+from dynamo.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
 from dynamo.trace import StepRecord
-from dynamo.ui.presenter import Decoder, Lane
+from dynamo.ui.chat import LANES, Chat, Message
+from dynamo.ui.presenter import Lane
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dynamo.loading import Pair
+
+OWN_LOOP, GENERATE, THRESHOLD_1 = "loop", "generate", "threshold-1"
 
 
 class StepEngine(Protocol):
@@ -37,80 +41,110 @@ class StepEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Contenders:
-    """Two engines that share a tokenizer.
+class AtThresholdOne:
+    """DynaMo held to one token a pass: same weights, same loop, all heads computed."""
 
-    encode: a user's message to the input ids that both engines take; decoder: a fresh decoder for one run;
-    label: one token id to something that can be read alone; end_tokens: ids that end a text.
+    engine: StepEngine
+
+    def stream(
+        self, input_ids: Any, options: SamplingOptions, *arguments: Any, **keywords: Any
+    ) -> Iterator[StepRecord]:
+        return self.engine.stream(input_ids, replace(options, threshold=1.0), *arguments, **keywords)
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """Two engines that share a tokenizer, and who else may run in the base lane.
+
+    opponents: engines for the base lane by name, the usual one first; encode: messages (`role`, `content`)
+    and the most ids that they may take to input ids, the oldest turns left out where they do not fit;
+    decoder: a fresh decoder for one run; label: one token id to something that can be read alone;
+    end_tokens: ids that end a text.
     """
 
     name: str
     description: str
-    base: StepEngine
+    opponents: Mapping[str, StepEngine]
     dynamo: StepEngine
-    encode: Callable[[str], Any]
+    encode: Callable[[list[Message], int], list[int]]
     decoder: Callable[[], Decoder]
     label: Callable[[int], str]
     end_tokens: frozenset[int]
+    max_length: int = 1024
+    heads: int = 3
 
     @classmethod
     def from_pair(cls, pair: Pair) -> Contenders:
-        import torch
-
         from dynamo.engine import Engine
-
-        def encode(prompt: str) -> torch.Tensor:
-            return torch.tensor([encode_prompt(pair.tokenizer, prompt)])
+        from dynamo.stock import GenerateEngine
 
         dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
         return cls(
             name=pair.name,
             description=pair.description,
-            base=Engine(pair.base, tokenizer=pair.tokenizer),
+            opponents={
+                OWN_LOOP: Engine(pair.base, tokenizer=pair.tokenizer),
+                GENERATE: GenerateEngine(pair.base, pair.tokenizer),
+                THRESHOLD_1: AtThresholdOne(dynamo),
+            },
             dynamo=dynamo,
-            encode=encode,
+            encode=lambda messages, room: encode_messages(pair.tokenizer, messages, room),
             decoder=lambda: IncrementalDecoder(pair.tokenizer),
             label=TokenLabels(pair.tokenizer),
             end_tokens=frozenset(dynamo.end_ids),
+            max_length=dynamo.max_length,
+            heads=dynamo.heads,
         )
 
     def lanes(
-        self, prompt: str, options: SamplingOptions, max_new_tokens: int, seed: int
-    ) -> tuple[Lane, Lane]:
-        """The base lane and the DynaMo lane of one new run. Raises what the engines raise on bad input."""
-        run = uuid4().hex
-        input_ids = self.encode(prompt)
-        settings = {**asdict(options), "max_new_tokens": max_new_tokens, "seed": seed}
+        self,
+        chat: Chat,
+        prompt: str,
+        options: SamplingOptions,
+        max_new_tokens: int,
+        seed: int,
+        opponent: str = OWN_LOOP,
+        only: Sequence[str] = LANES,
+    ) -> dict[str, Lane]:
+        """The lanes of one new run, each after its own history.
 
-        def lane(kind: str, engine: StepEngine) -> Lane:
-            return Lane(
-                Header(run, kind, self.name, prompt, settings),
-                engine.stream(input_ids, options, max_new_tokens=max_new_tokens, seed=seed),
+        Raises what the engines raise on bad input, and ValueError on an empty prompt or unknown opponent.
+        """
+        if not prompt.strip():
+            raise ValueError("prompt: it is empty; write at least one word")
+        if opponent not in self.opponents:
+            raise ValueError(f"opponent: expected one of {', '.join(self.opponents)}, got {opponent!r}")
+        engines = {"base": (opponent, self.opponents[opponent]), "dynamo": ("dynamo", self.dynamo)}
+        settings = {**asdict(options), "max_new_tokens": max_new_tokens, "seed": seed}
+        # Half of the model's positions at least are the chat's.
+        room = max(self.max_length // 2, self.max_length - max_new_tokens)
+        lanes = {}
+        for kind in only:
+            name, engine = engines[kind]
+            messages = [*chat.messages(kind), {"role": "user", "content": prompt}]
+            ids = self.encode(messages, room)
+            lanes[kind] = Lane(
+                Header(uuid4().hex, kind, self.name, prompt, settings, engine=name),
+                engine.stream(ids, options, max_new_tokens=max_new_tokens, seed=seed),
                 self.decoder(),
                 self.end_tokens,
+                before=chat.wire(kind),
+                prompt_ids=tuple(ids),
+                label=self.label,
             )
+        return lanes
 
-        return lane("base", self.base), lane("dynamo", self.dynamo)
 
+def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int) -> list[int]:
+    """Ids of a chat to be answered; the oldest turns are left out while it takes more than `room` ids.
 
-class TokenLabels:
-    """Token ids to labels that stand alone: a token that is only a part of a character shows its bytes.
-
-    Labels are kept, because a heatmap asks for the same few candidates again and again.
+    A tokenizer without the chat template has its messages joined and completed as plain text.
     """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._tokenizer = tokenizer
-        self._labels: dict[int, str] = {}
-
-    def __call__(self, token: int) -> str:
-        label = self._labels.get(token)
-        if label is None:
-            label = self._labels[token] = self._label(token)
-        return label
-
-    def _label(self, token: int) -> str:
-        text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if "\ufffd" not in text:
-            return text
-        return token_bytes(self._tokenizer, token).hex(" ").upper() or text
+    while True:
+        if has_chat_template(tokenizer):
+            ids = encode_chat(tokenizer, messages)
+        else:
+            ids = encode_plain(tokenizer, ["".join(message["content"] for message in messages)])[0]
+        if len(ids) <= room or len(messages) < 3:
+            return ids
+        messages = messages[2:]

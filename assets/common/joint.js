@@ -1,0 +1,160 @@
+// What a trace means, as pure functions: no DOM, no state. The page's components are built on these,
+// and the tests run them against the Python that wrote the trace (dynamo/trace.py).
+
+const LOG_RANGE = 16;
+const LARGEST_CODE = 65535;
+
+/** base64 of little-endian 16-bit codes -> Uint16Array. */
+function codesFromBase64(text) {
+  const bytes = atob(text);
+  const codes = new Uint16Array(bytes.length / 2);
+  for (let i = 0; i < codes.length; i++) {
+    codes[i] = bytes.charCodeAt(2 * i) | (bytes.charCodeAt(2 * i + 1) << 8);
+  }
+  return codes;
+}
+
+/** Logarithmic code -> probability; code 0 is zero. */
+function probabilityFromCode(code) {
+  return code === 0 ? 0 : Math.exp(LOG_RANGE * (code / LARGEST_CODE - 1));
+}
+
+/** A "joint" line -> its grids and its largest chunks as plain numbers. Rows are first tokens, columns second. */
+function unpackJoint(line) {
+  const [rows, columns] = line.p;
+  const product = rows.flatMap((row) => columns.map((column) => row * column));
+  const masked = Array.from(codesFromBase64(line.grid), probabilityFromCode);
+  const cells = codesFromBase64(line.cells);
+  const chunks = [];
+  for (let start = 0; start < cells.length; start += line.order + 1) {
+    const ranks = Array.from(cells.subarray(start, start + line.order));
+    chunks.push({ ranks, value: probabilityFromCode(cells[start + line.order]) });
+  }
+  return { product, masked, chunks };
+}
+
+/** What a chunk of `order` tokens has to exceed. */
+function barOf(threshold, order) {
+  return threshold ** (order - 1);
+}
+
+/**
+ * Stage 3 at any threshold. Thresholds are defined on whole chunks, so a cell of the grid keeps the chunks that
+ * start with its pair and are above the bar themselves, as a share of everything kept.
+ *
+ * kept: chunks above the bar; outside: those of them beyond the rows and columns shown; exact: false where the bar
+ * is so low that chunks may be above it which the trace did not record.
+ */
+function applyThreshold(joint, line, threshold) {
+  const width = line.p[1].length;
+  const bar = barOf(threshold, line.order);
+  const above = joint.chunks.filter((chunk) => chunk.value > bar);
+  const total = above.reduce((sum, chunk) => sum + chunk.value, 0);
+  const grid = new Array(joint.masked.length).fill(0);
+  let outside = 0;
+  for (const { ranks, value } of above) {
+    if (ranks[0] < line.p[0].length && ranks[1] < width) grid[ranks[0] * width + ranks[1]] += value / total;
+    else outside += 1;
+  }
+  return { grid, bar, kept: above.length, outside, exact: line.floor <= bar };
+}
+
+/** Whether a pass verified drafts (exact mode) instead of drawing a chunk. */
+function isExact(pass) {
+  return pass.exact === true;
+}
+
+/** Exact mode's third stage: the grid's row of the token that was drawn, from which drafts are drawn, as shares. */
+function rowGiven(joint, masked) {
+  const width = joint.p[1].length;
+  const from = (joint.picked[0] ?? joint.p[0].length) * width;
+  const total = masked.slice(from, from + width).reduce((sum, value) => sum + value, 0);
+  return masked.map((value, at) => (at >= from && at < from + width && total > 0 ? value / total : 0));
+}
+
+/**
+ * The joints that a pass looked at, highest order first: {order, best, reason}. The one it emitted has no reason;
+ * best: its largest value before thresholds, or after the penalty where that was the reason. None in exact mode.
+ */
+function triesOf(pass, joint) {
+  if (isExact(pass)) return [];
+  const tries = (pass.backoffs ?? []).map(([order, reason, best]) => ({ order, best, reason }));
+  const emitted = pass.order ?? pass.ids.length;
+  if (emitted > 1) {
+    const largest = joint ? Math.max(0, ...unpackJoint(joint).chunks.map((chunk) => chunk.value)) : 0;
+    tries.push({ order: emitted, best: pass.best ?? largest, reason: "" });
+  }
+  return tries;
+}
+
+/** Whether a recorded try would have gone through at a threshold, by its joint values alone. */
+function clears({ order, best, reason }, threshold) {
+  return reason !== "mask" && reason !== "kept_mass" && best > barOf(threshold, order);
+}
+
+/**
+ * How many tokens a pass would have emitted at another threshold, after the same text. certain: false where it
+ * would have tried an order that the recorded pass had no need to try; `order` is then the most it can be.
+ */
+function decisionAt(tries, threshold) {
+  const through = tries.find((attempt) => clears(attempt, threshold));
+  if (through) return { order: through.order, certain: true };
+  const order = Math.max(1, Math.min(...tries.map((attempt) => attempt.order)) - 1);
+  return { order, certain: order === 1 };
+}
+
+/** 0.0912 -> "9.1 %", keeping two digits that mean something. */
+function percent(value) {
+  const hundred = 100 * value;
+  if (hundred === 0) return "0 %";
+  if (hundred < 0.001) return "< 0.001 %";
+  const digits = hundred >= 99.95 ? 0 : hundred >= 1 ? 1 : Math.min(3, 1 - Math.floor(Math.log10(hundred)));
+  return `${Number(hundred.toFixed(digits))} %`;
+}
+
+/** "25 % = 0.5²": the bar, and where it comes from. */
+function barInWords(threshold, order) {
+  const powers = { 3: "²", 4: "³", 5: "⁴" };
+  const bar = percent(barOf(threshold, order));
+  return order === 2 ? `${bar} = ε` : `${bar} = ${Number(threshold.toFixed(4))}${powers[order]}`;
+}
+
+/** One entry of a pass line's "backoffs" in words. */
+function backOffInWords([order, reason, best, bar]) {
+  const threshold = bar ** (1 / (order - 1));
+  const sentences = {
+    threshold: `best joint ${percent(best)} is not above ${barInWords(threshold, order)}`,
+    penalty: `after the repetition penalty no chunk is above ${barInWords(threshold, order)}`,
+    mask: `none of the candidate ${order === 2 ? "pairs" : "chunks"} occurs in the training text`,
+    kept_mass: "too little of the product survived the mask",
+  };
+  return `Backed off from ${order}: ${sentences[reason] ?? reason}`;
+}
+
+/** Spaces and line breaks made visible, for tokens that stand alone. */
+function visible(text) {
+  return text.replace(/ /g, "·").replace(/\r?\n/g, "⏎").replace(/\t/g, "⇥");
+}
+
+/**
+ * The clocks of a lane over its first `count` passes. tokensPerSecond leaves the prompt's pass out on both sides;
+ * firstToken is that pass, in milliseconds.
+ */
+function laneClocks(passes, count = passes.length) {
+  const clocks = { passes: count, tokens: 0, milliseconds: 0, firstToken: 0, tokensPerPass: 0, tokensPerSecond: 0 };
+  let decoded = 0;
+  for (const step of passes.slice(0, count)) {
+    clocks.tokens += step.ids.length;
+    clocks.milliseconds += step.ms;
+    if (step.prefill) clocks.firstToken += step.ms;
+    else decoded += step.ids.length;
+  }
+  const decoding = clocks.milliseconds - clocks.firstToken;
+  if (count > 0) clocks.tokensPerPass = clocks.tokens / count;
+  if (decoding > 0) clocks.tokensPerSecond = (1000 * decoded) / decoding;
+  return clocks;
+}
+
+function plural(count, word) {
+  return `${count} ${word}${count === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
+}

@@ -1,0 +1,292 @@
+// JointInspector: what one pass decided on, in three stages.
+//
+// props.value is the newest pass as JSON: {run, pass, joint}, the last two being lines of the trace. Updates may be
+// dropped; passes.js keeps what came by and asks the server for the rest. Two stages are as recorded, the third is
+// computed here, so that the threshold slider answers at once. While the player holds the panes back, values are
+// only kept, and the pass shown is the one that the panes ask for.
+//
+// trigger("enlarge", {run, index}) is a Gradio event of this component: `inspector.enlarge(listener)` in Python.
+
+const root = element.querySelector(".dm-inspector");
+const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
+const part = (name) => root.querySelector(`.dm-${name}`);
+
+const FRAME = 33; // milliseconds from one draw to the next, at least
+const SHARE_OF_TIME = 1 / 4; // of the browser's time that drawing may take
+const QUIET_FRAME = 500;
+const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
+
+const LESSON = [
+  "Each head of the model guesses a token for its own place. Multiplied, every pair gets a value.",
+  "Heads do not know of each other, so nonsense scores too. Pairs never seen together in training go.",
+  "What is above the threshold ε is drawn from and emitted whole. Nothing left: back off to fewer tokens.",
+];
+const AT_REST =
+  "Every pass of DynaMo is taken apart here while it happens; a click on a chunk of its text comes back to the pass " +
+  "it came from. The three pictures below only show the idea.";
+const READ_ME = "Point at a cell to read it in all three stages.";
+const SINGLE = "This pass built no joint distribution: single tokens were asked for, or the text ended.";
+const NOT_RECORDED = "The joint distribution of this pass was not recorded.";
+const LOST = "This pass is no longer stored. Generate again to look inside it.";
+
+const grids = ["product", "mask", "threshold"].map((name, i) => buildGrid(part(`stage-${name}`), i));
+const cache = new PassCache((wanted) => server.get_passes(wanted));
+
+let current = null; // the run that the panes are about
+let newest = null; // the latest value
+let shown = null;
+let following = true;
+let running = false;
+let held = false; // the player shows less than has arrived
+let mode = "";
+let played = null; // the latest pass that the panes asked for
+let slider = null; // the threshold slider, once it was moved while this run was shown
+let wanted = 0; // of several requests under way, only the last may draw
+let nextDraw = 0;
+let timer = 0;
+
+// ---- which pass
+
+function onValue() {
+  if (typeof props.value !== "string" || props.value === "") return;
+  newest = JSON.parse(props.value);
+  cache.put(newest);
+  startRun(newest.run);
+  if (following && !held) show(newest);
+}
+
+function startRun(run) {
+  if (run === current) return;
+  current = run;
+  following = true;
+  slider = null;
+  played = null;
+  wanted += 1;
+}
+
+function onShow({ run, index, pinned }) {
+  if (pinned) following = false;
+  else {
+    played = { run, index };
+    if (mode === "step") following = true; // whoever steps wants to see the step
+    if (!following) return;
+  }
+  lookUp(run, index, pinned);
+}
+
+async function lookUp(run, index, atOnce) {
+  const request = ++wanted;
+  const value = await cache.find(run, index);
+  if (request !== wanted) return;
+  if (value) show(value, atOnce);
+  else say(part("readout"), LOST);
+}
+
+function show(value, atOnce = false) {
+  if (value.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
+  shown = value;
+  schedule(atOnce);
+}
+
+/** Draws now or as soon as drawing does not take more than its share of the time. */
+function schedule(atOnce = false) {
+  if (document.visibilityState === "hidden") draw(); // no animation frame comes there
+  else if (atOnce || !timer) {
+    clearTimeout(timer);
+    const wait = atOnce ? 0 : nextDraw - performance.now();
+    timer = setTimeout(() => requestAnimationFrame(drawInTime), Math.max(0, wait));
+  }
+}
+
+function drawInTime() {
+  timer = 0;
+  const start = performance.now();
+  draw();
+  const frame = reducedMotion.matches ? QUIET_FRAME : FRAME;
+  nextDraw = start + frame;
+  // A task posted from a frame runs after that frame was laid out and painted, which costs more than the script.
+  setTimeout(() => (nextDraw = start + Math.max(frame, (performance.now() - start) / SHARE_OF_TIME)));
+}
+
+function clear() {
+  current = newest = shown = slider = played = null;
+  following = true;
+  wanted += 1;
+  draw();
+}
+
+function step(offset) {
+  if (!shown) return;
+  const index = shown.pass.pass + offset;
+  if (index < 0 || index >= cache.of(shown.run).total) return;
+  bus.dispatchEvent(new CustomEvent("show", { detail: { run: shown.run, index, pinned: true } }));
+}
+
+function follow() {
+  following = true;
+  wanted += 1;
+  if (held && played) lookUp(played.run, played.index, true);
+  else if (newest) show(newest, true);
+  drawHead();
+}
+
+// ---- drawing
+
+function draw() {
+  root.dataset.state = !shown ? "empty" : shown.joint ? "joint" : "single";
+  drawHead();
+  if (!shown) {
+    drawAtRest();
+    return;
+  }
+  const { pass, joint } = shown;
+  if (joint) shown.unpacked = shown.unpacked ?? unpackJoint(joint);
+  drawEmitted(part("emitted"), pass);
+  const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
+  say(part("lead"), joint ? "" : tried ? NOT_RECORDED : SINGLE);
+  drawStages();
+  if (joint) {
+    drawVerdict();
+    part("tries").hidden = isExact(pass);
+    drawLadder(part("ladder"), pass, joint, threshold());
+  }
+  drawThird(part("third"), pass, joint);
+  drawDrafts(part("drafts"), pass);
+  bus.dispatchEvent(new CustomEvent("shown", { detail: { run: shown.run, index: pass.pass } }));
+}
+
+function drawAtRest() {
+  part("emitted").hidden = part("drafts").hidden = true;
+  say(part("title"), "Inside a forward pass");
+  say(part("subtitle"), "");
+  say(part("lead"), AT_REST);
+  grids.forEach((grid, i) => {
+    clearGrid(grid);
+    say(grid.caption, LESSON[i]);
+    say(grid.result, "");
+  });
+}
+
+function drawHead() {
+  const total = shown ? cache.of(shown.run).total : 0;
+  if (shown) {
+    const { pass, run } = shown;
+    const earlier = run !== current && current ? " · an earlier answer" : "";
+    say(part("title"), `Pass ${pass.pass + 1} of ${total}`);
+    say(part("subtitle"), `emitted ${plural(pass.ids.length, "token")}${earlier}`);
+  }
+  part("previous").disabled = !shown || shown.pass.pass === 0;
+  part("next").disabled = !shown || shown.pass.pass + 1 >= total;
+  part("enlarge").disabled = !shown?.joint;
+  part("live").hidden = !shown || !(running || held);
+  part("live").setAttribute("aria-pressed", String(following));
+  say(part("live"), following ? "Following" : "Follow again");
+}
+
+/** What stage 3 is computed at. In exact mode nothing depends on it, so there is nothing to ask. */
+function threshold() {
+  const { pass, joint } = shown;
+  return slider === null || isExact(pass) ? joint.threshold : slider;
+}
+
+function drawStages() {
+  const { pass, joint, unpacked } = shown;
+  if (!joint) {
+    for (const grid of grids) {
+      clearGrid(grid);
+      say(grid.result, "");
+    }
+    return;
+  }
+  const after = applyThreshold(unpacked, joint, threshold());
+  const picked = pickedCell(joint);
+  const third = isExact(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
+  const values = [unpacked.product, unpacked.masked, third];
+  const results = stageResults(pass, joint, unpacked, after);
+  const captions = stageCaptions(pass, joint, threshold());
+  grids.forEach((grid, i) => {
+    drawGrid(grid, joint, values[i], picked);
+    say(grid.caption, captions[i]);
+    say(grid.result, results[i]);
+  });
+}
+
+/** What the pass did; while the slider is away from the run's threshold, what it would have done there. */
+function drawVerdict() {
+  const { pass, joint } = shown;
+  const asking = Math.abs(threshold() - joint.threshold) > 1e-9;
+  const [phrase, reason] = asking ? whatIfInWords(pass, joint, slider) : verdictInWords(pass, joint);
+  root.classList.toggle("dm-asking", asking);
+  say(part("verdict").children[0], phrase);
+  say(part("verdict").children[1], asking ? `${reason} This answer ran at ${joint.threshold}.` : reason);
+}
+
+// ---- reading cells
+
+function readCell(cell, politely) {
+  if (!cell || !shown?.joint) return;
+  const at = Number(cell.dataset.at);
+  const words = cellInWords(at, shown, threshold());
+  if (!words) return;
+  part("readout").setAttribute("aria-live", politely ? "polite" : "off");
+  say(part("readout"), words);
+  root.querySelectorAll(".dm-cell.read").forEach((other) => other.classList.remove("read"));
+  for (const grid of grids) grid.cells[at].classList.add("read");
+}
+
+root.addEventListener("mouseover", (event) => readCell(event.target.closest(".dm-cell"), false));
+root.addEventListener("click", (event) => readCell(event.target.closest(".dm-cell"), false));
+root.addEventListener("focusin", (event) => readCell(event.target.closest(".dm-cell"), true));
+root.addEventListener("keydown", (event) => moveInGrid(event, grids));
+
+part("previous").addEventListener("click", () => step(-1));
+part("next").addEventListener("click", () => step(1));
+part("live").addEventListener("click", () => {
+  if (!following) follow();
+  else {
+    following = false;
+    drawHead();
+  }
+});
+part("enlarge").addEventListener("click", () => trigger("enlarge", { run: shown.run, index: shown.pass.pass }));
+
+// ---- the other parts of the page
+
+function onLane({ kind, run, header, state, end, passes }) {
+  if (kind !== "dynamo") return;
+  running = state === "running";
+  if (state === "empty" || header?.lane === "blind") {
+    if (current) clear();
+    return;
+  }
+  startRun(run);
+  const known = cache.of(run);
+  known.total = Math.max(known.total, passes.length);
+  const over = end !== null || state === "done";
+  if (over && !known.completed) {
+    known.completed = true;
+    cache.complete(run);
+  }
+  drawHead();
+}
+
+function onPlayhead({ milliseconds }) {
+  const before = held;
+  held = milliseconds !== null;
+  if (held && !before) following = true;
+  if (before && !held && following && newest) show(newest);
+  if (held !== before) drawHead();
+}
+
+bus.addEventListener("show", (event) => onShow(event.detail));
+bus.addEventListener("lane", (event) => onLane(event.detail));
+bus.addEventListener("playhead", (event) => onPlayhead(event.detail));
+bus.addEventListener("player", (event) => (mode = event.detail.mode));
+bus.addEventListener("threshold", (event) => {
+  slider = event.detail;
+  if (shown?.joint) schedule(true);
+});
+say(part("readout"), READ_ME);
+draw();
+watch("value", onValue);
+onValue();

@@ -1,0 +1,142 @@
+// What one pass did, and what it would have done at another threshold, in words: pure functions, no DOM.
+
+/** What is done in each stage. */
+function stageCaptions(pass, joint, threshold) {
+  const stay = `only ${joint.order === 2 ? "pairs" : "whole chunks"} above ${barInWords(threshold, joint.order)} stay`;
+  return [
+    "every head's own guess, multiplied",
+    `never seen together: removed; the rest reweighted${joint.order > 2 ? ", summed over the third token" : ""}`,
+    isExact(pass) ? "exact mode: drafts are drawn from the row of the token drawn" : stay,
+  ];
+}
+
+/** The three grids' own results, one line each; `after` is `applyThreshold`'s. */
+function stageResults(pass, joint, unpacked, after) {
+  const kept = pass.kept === undefined ? "" : `${percent(pass.kept)} of the product is kept; `;
+  return [
+    likeliestInWords(joint, unpacked.product),
+    kept + likeliestInWords(joint, unpacked.masked),
+    isExact(pass) ? `${plural(pass.drafted?.length ?? 0, "token")} drafted` : leftInWords(joint, after),
+  ];
+}
+
+function likeliestInWords(joint, grid) {
+  const [rows, columns] = joint.text;
+  const at = grid.indexOf(Math.max(...grid));
+  if (!(grid[at] > 0)) return "no pair of the candidates shown is left";
+  const pair = rows[Math.floor(at / columns.length)] + columns[at % columns.length];
+  return `likeliest pair: “${pair.trim()}” ${percent(grid[at])}`;
+}
+
+function leftInWords(joint, after) {
+  if (after.kept === 0) return `no ${chunkWord(joint.order)} is left: back off`;
+  const count = `${after.exact ? "" : "at least "}${plural(after.kept, chunkWord(joint.order))}`;
+  const beyond = after.outside ? `, ${after.outside} beyond the candidates shown` : "";
+  return `${count} left to draw from${beyond}`;
+}
+
+function chunkWord(order) {
+  return order === 2 ? "pair" : "chunk";
+}
+
+/** What the third token's candidates are given: the pair that was drawn, by whichever name is known. */
+function thirdTitle(pass, joint) {
+  if (joint.picked.length < 2) return "Third token, given the best pair";
+  const pair = joint.picked.slice(0, 2).map((rank, head) => joint.text[head][rank] ?? namedByPass(pass, joint, head));
+  return `Third token, given “${visible(pair.join(""))}”`;
+}
+
+function namedByPass(pass, joint, head) {
+  return isExact(pass) ? " …" : pass.text[head];
+}
+
+/** How many tokens the pass came to and why: [phrase, reason]. */
+function verdictInWords(pass, joint) {
+  if (isExact(pass)) return exactInWords(pass);
+  const tries = triesOf(pass, joint);
+  const order = pass.order ?? pass.ids.length;
+  if (order === 1) return ["This pass backed off to 1 token.", refusalInWords(tries, joint.threshold)];
+  const cut = order > pass.ids.length ? " The text ends inside it." : "";
+  const count = plural(pass.ids.length, "token");
+  const phrase = tries.length > 1 ? `backed off from ${tries[0].order} tokens and emitted ${count}` : `emitted ${count}`;
+  return [`This pass ${phrase}.`, passageInWords(tries, order, joint.threshold) + cut];
+}
+
+/** Exact mode: what became of the drafts of the pass before, and what this one drafts. */
+function exactInWords(pass) {
+  const kept = pass.ids.length - 1;
+  const verified = kept + (pass.rejected?.length ?? 0);
+  const phrase = verified
+    ? `This pass verified ${plural(verified, "draft")}, kept ${kept} and drew 1 token itself.`
+    : "This pass had no drafts to verify and drew 1 token itself.";
+  const drafts = pass.drafted?.length ?? 0;
+  return [phrase, drafts ? `It drafts ${plural(drafts, "token")} for the next pass to verify.` : "It drafts nothing."];
+}
+
+/** What the pass would have come to at the slider's threshold, after the same text: [phrase, reason]. */
+function whatIfInWords(pass, joint, threshold) {
+  const tries = triesOf(pass, joint);
+  const emitted = pass.order ?? pass.ids.length;
+  const { order, certain } = decisionAt(tries, threshold);
+  const phrases = [
+    [!certain, `have backed off from ${emitted} tokens`],
+    [order < emitted, `have backed off to ${plural(order, "token")}`],
+    [order > emitted, `have emitted ${plural(order, "token")} instead of ${emitted}`],
+    [order === 1, "still have backed off to 1 token"],
+    [true, `still have emitted ${plural(order, "token")}`],
+  ];
+  const [, phrase] = phrases.find(([holds]) => holds);
+  const through = certain && order > 1;
+  const reason = through ? passageInWords(tries, order, threshold) : refusalInWords(tries, threshold);
+  return [`At threshold ${Number(threshold.toFixed(4))} this pass would ${phrase}.`, reason];
+}
+
+function refusalInWords(tries, threshold) {
+  const { order, best, reason } = tries[tries.length - 1];
+  if (reason === "mask") return `None of the candidate ${chunkWord(order)}s occurs in the training text.`;
+  if (reason === "kept_mass") return "Too little of the product survived the mask.";
+  const after = reason === "penalty" ? " after the repetition penalty" : "";
+  return `Its best ${chunkWord(order)} has ${percent(best)}${after}, not above ${barInWords(threshold, order)}.`;
+}
+
+function passageInWords(tries, order, threshold) {
+  const { best } = tries.find((attempt) => attempt.order === order);
+  return `Its best ${chunkWord(order)} has ${percent(best)}, above ${barInWords(threshold, order)}.`;
+}
+
+/**
+ * One line for every number of tokens the pass could emit: {order, best, bar, reason, verdict}. best is null where
+ * no joint of that order was looked at; bar is null for a single token, which needs none.
+ */
+function ladderOf(pass, joint, threshold) {
+  const tries = triesOf(pass, joint);
+  if (tries.length === 0) return [];
+  const decision = decisionAt(tries, threshold);
+  const lines = [];
+  for (let order = tries[0].order; order >= 1; order--) {
+    const attempt = tries.find((candidate) => candidate.order === order);
+    lines.push({
+      order,
+      best: attempt?.best ?? null,
+      bar: order > 1 ? barOf(threshold, order) : null,
+      reason: attempt?.reason ?? "",
+      verdict: rungVerdict(order, attempt, decision),
+    });
+  }
+  return lines;
+}
+
+function rungVerdict(order, attempt, decision) {
+  if (order === decision.order) return decision.certain ? "emitted" : "tried next";
+  if (order < decision.order) return decision.certain ? "not needed" : "";
+  return attempt ? "backed off" : "not tried";
+}
+
+/** What a line of the ladder says of its values. */
+function rungInWords({ order, best, bar, reason, verdict }) {
+  if (order === 1) return verdict === "emitted" ? "always possible" : "";
+  if (best === null) return `bar ${percent(bar)}`;
+  if (reason === "mask") return "never seen in training";
+  if (reason === "kept_mass") return "too little survived the mask";
+  return `best ${percent(best)}, bar ${percent(bar)}`;
+}

@@ -1,0 +1,299 @@
+// TokenPane: one lane of the chat.
+//
+// props.value is the lane's chat so far (NDJSON, see transcript.js). It only grows, so an update reads and draws
+// what is new; any other value is another chat and is drawn afresh. The last run is the current one: the strip, the
+// clocks and the playhead are about it, while the chunks of every turn can be looked at. On window.dynamoBus:
+//   lane      this pane's run and how much of it is shown, at most once a frame   (pane -> all)
+//   playhead  {milliseconds}: show what was done by then, null: all that arrived   (player -> panes)
+//   show      look at this pass of this run                                        (pane -> inspector)
+//   shown     the inspector shows this pass                                        (inspector -> pane)
+//   widest    the number of passes that a strip's width stands for                 (race -> panes)
+//   stop      the visitor stopped the run                                          (Stop button -> panes)
+
+const root = element.querySelector(".dm-pane");
+const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
+const side = root.dataset.side;
+const part = (name) => root.querySelector(`.dm-${name}`);
+const parts = {
+  title: part("pane-title"),
+  engine: part("pane-engine"),
+  badge: part("badge"),
+  text: part("text"),
+  strip: part("strip"),
+  footer: part("footer"),
+  announce: part("announce"),
+  buttons: [...root.querySelectorAll("[data-action]")],
+};
+const tip = createTip(root, part("tip"));
+
+const EMPTY = {
+  base: "The base model's answer appears here, one token per forward pass.",
+  dynamo: "DynaMo's answer appears here, one chunk of tokens per forward pass.",
+};
+const STICKY_PIXELS = 24; // nearer to the end than this, the text keeps its end in sight
+const CROWD = 150; // passes; bars of more than these leave no room for gaps
+
+let chat = newChat();
+let turns = []; // what the DOM shows of chat.turns, see drawTurn()
+let bars = []; // of the current turn
+let count = 0; // passes of the current turn that are shown
+let playhead = null;
+let lookedAt = null; // {run, index} in the inspector
+let marked = [];
+let announced = ""; // the run whose end was told
+let cursor = null; // the chunk that Tab reaches
+let sticking = true;
+let frame = 0;
+
+const current = () => chat.turns.at(-1);
+const inspectable = () => side === "dynamo" && !isBlind(current());
+
+// ---- drawing what is new
+
+function update() {
+  cancelAnimationFrame(frame);
+  frame = 0;
+  const read = readChat(chat, typeof props.value === "string" ? props.value : "");
+  if (read !== chat) clear();
+  chat = read;
+  for (let i = Math.max(0, turns.length - 1); i < chat.turns.length; i++) extend(i);
+  extendStrip();
+  movePlayhead();
+  mark();
+  keepEndInSight();
+  publish();
+}
+
+function clear() {
+  [turns, bars, marked, count, cursor] = [[], [], [], 0, null];
+  parts.text.replaceChildren();
+  parts.strip.replaceChildren();
+  parts.announce.textContent = "";
+  tip.hide();
+}
+
+function extend(i) {
+  const turn = chat.turns[i];
+  if (i === turns.length) begin(turn);
+  const drawn = turns[i];
+  const role = inspectable() ? "button" : "listitem";
+  const draw = isBlind(turn) ? drawPlain : (step) => drawPass(step, role);
+  const pieces = turn.passes.slice(drawn.pieces.length).map(draw);
+  if (playhead !== null) for (const piece of pieces) piece.hidden = true;
+  else count += pieces.length;
+  drawn.rest.before(...pieces);
+  if (!drawn.pieces.length && pieces[0]?.firstElementChild) openAnswer(drawn, pieces[0].firstElementChild);
+  drawn.pieces.push(...pieces);
+  drawn.rest.textContent = turn.end?.text ?? "";
+  drawn.tally.textContent = turn.end ? tallyOf(turn) : "";
+}
+
+/** The turn before becomes history, whole; clocks and strip start over. */
+function begin(turn) {
+  if (turns.length) {
+    const settled = turns.at(-1);
+    for (const piece of settled.pieces) piece.hidden = false;
+    settled.rest.hidden = settled.tally.hidden = false;
+  }
+  turns.push(drawTurn(turn, turns.length));
+  parts.text.append(turns.at(-1).root);
+  parts.strip.replaceChildren();
+  parts.announce.textContent = "";
+  [bars, count, sticking] = [[], 0, true];
+}
+
+/** The answer's first chunk: only now is there a list to speak of, and something for Tab to reach. */
+function openAnswer(drawn, chunk) {
+  drawn.answer.setAttribute("role", inspectable() ? "group" : "list");
+  drawn.answer.setAttribute("aria-label", "Answer, pass by pass");
+  if (!parts.text.contains(document.activeElement)) moveCursor(chunk);
+}
+
+function extendStrip() {
+  const turn = current();
+  if (!turn || isBlind(turn)) return;
+  const fresh = turn.passes.slice(bars.length).map(drawBar);
+  if (playhead !== null) for (const bar of fresh) bar.hidden = true;
+  bars.push(...fresh);
+  parts.strip.append(...fresh);
+}
+
+function keepEndInSight() {
+  if (sticking) parts.text.scrollTop = parts.text.scrollHeight;
+}
+
+// ---- the playhead: the same DOM, its later chunks hidden
+
+function movePlayhead() {
+  const turn = current();
+  if (!turn) return false;
+  const drawn = turns.at(-1);
+  const [before, now] = [count, passesDone(turn, playhead)];
+  for (let i = Math.min(before, now); i < Math.max(before, now); i++) {
+    drawn.pieces[i].hidden = i >= now;
+    if (bars[i]) bars[i].hidden = i >= now;
+  }
+  count = now;
+  drawn.rest.hidden = drawn.tally.hidden = now < turn.passes.length;
+  if (now > before && playhead !== null && inspectable()) request(turn, now - 1, false);
+  return now !== before;
+}
+
+function onPlayhead(event) {
+  playhead = event.detail.milliseconds;
+  if (!movePlayhead()) return;
+  keepEndInSight();
+  schedule();
+}
+
+// ---- what the rest of the page and the reader are told
+
+function publish() {
+  const turn = current();
+  const state = stateOf(turn);
+  root.dataset.state = state;
+  parts.text.dataset.empty = EMPTY[side];
+  parts.text.setAttribute("aria-busy", String(state === "running"));
+  drawHead(turn, state);
+  parts.footer.replaceChildren(...factsOf(turn, count).map((fact) => make("span", "", fact)));
+  if (state === "done") sayFarewell(turn);
+  const detail = {
+    kind: side,
+    run: turn?.header.run ?? null,
+    header: turn?.header ?? null,
+    state,
+    end: turn?.end?.end ?? null,
+    passes: turn?.passes ?? [],
+    count,
+    turns: chat.turns.length,
+  };
+  bus.dispatchEvent(new CustomEvent("lane", { detail }));
+}
+
+function drawHead(turn, state) {
+  const [title, engine] = titlesOf(side, turn?.header);
+  if (parts.title.textContent !== title) parts.title.textContent = title;
+  if (parts.engine.textContent !== engine) parts.engine.textContent = engine;
+  root.setAttribute("aria-label", title);
+  parts.text.setAttribute("aria-label", `${title}: chat`);
+  parts.badge.hidden = !turn?.header.recorded;
+  parts.badge.title = turn?.header.recorded ?? "";
+  for (const button of parts.buttons) {
+    button.disabled = state !== "done" || !turn.passes.length;
+    button.hidden = button.dataset.action === "trace" && isBlind(turn);
+  }
+}
+
+/** Once per run, at its end; a recording ended long ago. */
+function sayFarewell(turn) {
+  if (turn.header.run === announced || turn.header.recorded) return;
+  announced = turn.header.run;
+  parts.announce.textContent = farewellOf(parts.title.textContent, turn);
+}
+
+// ---- choosing a pass
+
+/** The pass that an event is about: its turn, its place, and what to point at. */
+function passAt(event) {
+  const target = event.target.closest?.(".dm-chunk, .dm-bar");
+  if (!target || !root.contains(target)) return null;
+  const number = target.closest(".dm-turn")?.dataset.turn ?? chat.turns.length - 1;
+  return { turn: chat.turns[number], index: Number(target.dataset.index), target };
+}
+
+function request(turn, index, pinned) {
+  bus.dispatchEvent(new CustomEvent("show", { detail: { run: turn.header.run, index, pinned } }));
+}
+
+/** Outlines the pass that the inspector shows, once it is drawn here. */
+function mark() {
+  const i = lookedAt ? chat.turns.findLastIndex((turn) => turn.header.run === lookedAt.run) : -1;
+  const bar = i === chat.turns.length - 1 ? bars[lookedAt?.index] : null;
+  const now = [turns[i]?.pieces[lookedAt?.index]?.firstElementChild, bar].filter(Boolean);
+  for (const old of marked) if (!now.includes(old)) old.classList.remove("selected");
+  for (const one of now) one.classList.add("selected");
+  marked = now;
+}
+
+function showTip({ turn, index, target }, pointer = null) {
+  const hint = inspectable() ? "Click to look at this pass below" : "";
+  tip.show(target, drawTip(turn, turn.passes[index], hint), pointer);
+}
+
+// ---- keyboard: one stop for Tab, arrows from chunk to chunk across the turns
+
+function moveCursor(chunk) {
+  if (cursor) cursor.tabIndex = -1;
+  cursor = chunk;
+  cursor.tabIndex = 0;
+}
+
+function onKey(event) {
+  const pass = passAt(event);
+  if (!pass || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (["ArrowRight", "ArrowLeft", "Home", "End"].includes(event.key)) neighbourOf(pass.target, event.key, parts.text)?.focus();
+  else if (inspectable() && (event.key === "Enter" || event.key === " ")) request(pass.turn, pass.index, true);
+  else return;
+  event.preventDefault();
+}
+
+root.addEventListener("keydown", onKey);
+root.addEventListener("mouseover", (event) => {
+  const pass = passAt(event);
+  if (pass) showTip(pass, { x: event.clientX, y: event.clientY });
+  else if (event.target.closest(".dm-tip")) tip.keep();
+  else tip.hideSoon();
+});
+root.addEventListener("mouseleave", tip.hideSoon);
+root.addEventListener("focusin", (event) => {
+  const pass = passAt(event);
+  if (!pass) return;
+  moveCursor(pass.target);
+  showTip(pass);
+});
+root.addEventListener("focusout", tip.hideSoon);
+root.addEventListener("click", (event) => {
+  const pass = passAt(event);
+  if (!pass || !inspectable()) return;
+  request(pass.turn, pass.index, true);
+  if (event.pointerType === "mouse") tip.hide(); // it has said its part, and may cover the next chunk
+});
+parts.text.addEventListener("scroll", () => {
+  const { scrollHeight, scrollTop, clientHeight } = parts.text;
+  if (clientHeight) sticking = scrollHeight - scrollTop - clientHeight < STICKY_PIXELS;
+  tip.follow(parts.text);
+});
+new ResizeObserver(keepEndInSight).observe(parts.text);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") tip.hide();
+});
+
+// ---- the other parts of the page
+
+bus.addEventListener("playhead", onPlayhead);
+bus.addEventListener("widest", (event) => {
+  root.style.setProperty("--passes", event.detail);
+  parts.strip.classList.toggle("crowded", event.detail > CROWD);
+});
+bus.addEventListener("stop", () => {
+  // Gradio cancels the run on the server, which can then send no end line.
+  if (stateOf(current()) !== "running") return;
+  current().end = { end: "cancelled" };
+  schedule();
+});
+bus.addEventListener("shown", (event) => {
+  lookedAt = event.detail;
+  mark();
+});
+
+// A hidden tab gets no animation frames, but its values still arrive.
+function schedule() {
+  if (document.visibilityState === "hidden") update();
+  else if (!frame) frame = requestAnimationFrame(update);
+}
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "hidden" && frame) update();
+});
+connectSaving(parts.buttons, current, parts.announce, server);
+watch("value", schedule);
+schedule();

@@ -1,0 +1,66 @@
+// What a visitor takes away from a pane: the answer on the clipboard or in a file, the trace in a file.
+
+const LABEL_MILLISECONDS = 1600;
+
+const SAVINGS = {
+  copy: async (turn) => ((await copyText(textOf(turn))) ? "Copied" : "Not allowed"),
+  text: async (turn) => saveFile(fileName(turn.header, "txt"), textOf(turn) + "\n", "text/plain"),
+  trace: async (turn, server) =>
+    saveFile(fileName(turn.header, "ndjson"), await wholeTrace(turn, server), "application/x-ndjson"),
+};
+
+/** Each button does its saving of the current turn, and says for a moment that it did. */
+function connectSaving(buttons, currentTurn, announce, server) {
+  for (const button of buttons) {
+    const label = button.querySelector("span");
+    const usual = label.textContent;
+    button.addEventListener("click", async () => {
+      const told = (await SAVINGS[button.dataset.action](currentTurn(), server)) ?? "Saved";
+      button.style.minWidth = `${button.offsetWidth}px`; // a shorter word moves nothing
+      label.textContent = announce.textContent = told;
+      setTimeout(() => (label.textContent = usual), LABEL_MILLISECONDS);
+    });
+  }
+}
+
+/** Whether the text is on the clipboard now. Without a secure origin only the old command is there. */
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copyByCommand(text);
+  }
+}
+
+function copyByCommand(text) {
+  const focused = document.activeElement;
+  const box = document.createElement("textarea");
+  box.value = text;
+  box.style.cssText = "position:fixed;top:0;opacity:0";
+  document.body.append(box);
+  box.select();
+  const copied = document.execCommand("copy");
+  box.remove();
+  focused?.focus({ preventScroll: true });
+  return copied;
+}
+
+function saveFile(name, text, type) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** The whole trace as the server has it, joints included; where it has forgotten the run, the pane's own lines. */
+async function wholeTrace(turn, server) {
+  let known = null;
+  try {
+    known = await server.get_trace(turn.header.run);
+  } catch {
+    // A server that is gone has forgotten the run too.
+  }
+  return known ?? traceOf(turn);
+}

@@ -1,0 +1,125 @@
+// What the race bar says, from the lanes' clocks: no DOM. Both clocks are made together or not at all.
+
+// The base lane by its engine: what it is called, and what where there is little room.
+const OPPONENTS = {
+  loop: ["our one-token loop", "base"],
+  generate: ["transformers generate", "generate"],
+  "threshold-1": ["DynaMo at threshold 1", "threshold 1"],
+};
+
+function opponentOf(header) {
+  const engine = header?.engine ?? "";
+  return OPPONENTS[Object.hasOwn(OPPONENTS, engine) ? engine : "loop"];
+}
+
+function nameOf({ kind, header }) {
+  return kind === "dynamo" ? "DynaMo" : opponentOf(header)[1];
+}
+
+function isBlind(lane) {
+  return lane?.header?.lane === "blind";
+}
+
+/** Whether both lanes answer the same message; a lane decoded again has a run of its own. */
+function areComparable({ base, dynamo }) {
+  return Boolean(base?.header && dynamo?.header) && base.header.prompt === dynamo.header.prompt;
+}
+
+/** The same message and seed at other settings: only DynaMo was decoded again. */
+function wasDecodedAgain(lanes) {
+  const options = ({ header }) => JSON.stringify(Object.entries(header.options ?? {}).sort());
+  return areComparable(lanes) && options(lanes.base) !== options(lanes.dynamo);
+}
+
+/** How many passes were done by a moment of model time; null: all of them. `ends` as in player.js. */
+function doneBy(ends, moment) {
+  if (moment === null) return ends.length;
+  const next = ends.findIndex((end) => end > moment);
+  return next < 0 ? ends.length : next;
+}
+
+/** The clocks of both lanes over what is shown of them, null until both have decoded something. */
+function clocksOf(lanes, counts) {
+  if (!areComparable(lanes) || isBlind(lanes.base) || isBlind(lanes.dynamo)) return null;
+  const base = laneClocks(lanes.base.passes, counts.base);
+  const dynamo = laneClocks(lanes.dynamo.passes, counts.dynamo);
+  if (!base.tokensPerSecond || !dynamo.tokensPerSecond) return null;
+  return {
+    base,
+    dynamo,
+    speedUp: dynamo.tokensPerSecond / base.tokensPerSecond,
+    gain: dynamo.tokensPerPass / base.tokensPerPass,
+  };
+}
+
+// ---- in words
+
+/** 0.107 s: what a stopwatch would say. */
+function stopwatch(milliseconds) {
+  if (milliseconds < 10) return `${Number(milliseconds.toPrecision(2))} ms`;
+  if (milliseconds < 99.5) return `${milliseconds.toFixed(0)} ms`;
+  return `${(milliseconds / 1000).toFixed(milliseconds < 9995 ? 2 : 1)} s`;
+}
+
+/** What stands on the clocks' faces; `clocks` may be null. */
+function facesOf(clocks, lanes) {
+  const speedName = `the speed of ${opponentOf(lanes.base?.header)[0]}`;
+  const none = { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
+  if (!clocks) return none;
+  const { base, dynamo } = clocks;
+  return {
+    passes: dynamo.tokensPerPass.toFixed(2),
+    passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
+    speed: `${clocks.speedUp.toFixed(2)}×`,
+    speedName,
+    speedNote: `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens/s of model time`,
+    first: stopwatch(dynamo.firstToken),
+    firstNote: `against ${stopwatch(base.firstToken)}`,
+  };
+}
+
+/** The question that opens the time split: where the passes saved went. */
+function gapInWords({ gain, speedUp }) {
+  return speedUp < 0.97 * gain ? `why not ${gain.toFixed(2)}×?` : "where does the time go?";
+}
+
+/** What the passes saved, so far or in all: one token a pass needs as many passes as tokens. */
+function tallyInWords(passes, count, settled) {
+  const { tokens } = laneClocks(passes, count);
+  if (!tokens) return "";
+  const which = settled ? `The same ${plural(tokens, "token")}` : `${plural(tokens, "token")} so far,`;
+  return `${which} one by one: ${plural(tokens, "pass")}. DynaMo: ${count}.`;
+}
+
+/** Which passes were done just then: "DynaMo's pass 4: 3 tokens." */
+function arrivalInWords(lanes, ends, moment) {
+  const done = lanes.flatMap((lane, i) => {
+    const step = lane.passes[ends[i].indexOf(moment)];
+    const whose = lane.kind === "dynamo" ? "DynaMo's" : "the left lane's";
+    return step ? [`${whose} pass ${step.pass + 1}, ${plural(step.ids.length, "token")}`] : [];
+  });
+  return done.length ? `After ${done.join(" and ")}.` : "Press Next pass.";
+}
+
+function decodedAgainInWords({ dynamo }) {
+  const { exact, threshold } = dynamo.header.options;
+  return `DynaMo re-decoded ${exact ? "in exact mode" : `at threshold ${threshold}`}; base lane unchanged.`;
+}
+
+/** What pace is on screen, and what it really took: both lanes' totals, or so far while they run. */
+function paceInWords(player, race, lanes) {
+  if (player.phase === "empty" || player.phase === "waiting") return "";
+  if (player.phase === "following") return "Live, as it arrives.";
+  const took = race.done ? totalsInWords(race, lanes) : `${stopwatch(player.playhead ?? 0)} so far`;
+  const truth = `It really took ${took}.`;
+  if (player.phase === "settled") return truth;
+  if (player.mode === "step") return `${arrivalInWords(lanes, race.ends, player.playhead)} ${truth}`;
+  const slower = `Shown ${player.slowdown}× slower so that you can follow. `;
+  const pace = player.slowdown > 1 ? slower : "Shown at model speed. ";
+  return (player.phase === "paused" ? "Paused. " : "") + pace + truth;
+}
+
+function totalsInWords(race, lanes) {
+  const took = (lane, i) => `${stopwatch(race.ends[i].at(-1) ?? 0)} (${nameOf(lane)})`;
+  return lanes.map(took).join(" and ");
+}

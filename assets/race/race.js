@@ -1,0 +1,185 @@
+// RaceBar: both clocks of the race, always together, and the player that decides which moment of it is on screen.
+//
+// props.value is one sentence of status. All else is read off the "lane" events of the two panes. The clocks are those
+// of what is shown: while the player plays, up to its playhead. What is computed is in player.js (when), clocks.js
+// (words) and split.js (where the time goes); this file owns the DOM, the frames and the bus.
+
+const root = element.querySelector(".dm-race");
+const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
+const part = (name) => root.querySelector(`.dm-${name}`);
+const parts = Object.fromEntries(
+  ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "why", "split", "clock-row"]
+    .concat(["hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
+    .concat(["remark", "status"])
+    .map((name) => [name, part(name)]),
+);
+const laps = { base: part("lap-base").children, dynamo: part("lap-dynamo").children };
+
+const NARROWEST_SCALE = 16; // passes: a strip of three bars should not fill its pane
+const SHORTEST_LAP = 24; // tokens that a lap has room for, while nobody knows how long it gets
+const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
+
+const lanes = { base: null, dynamo: null };
+let race = raceOf([]);
+let player = newPlayer(reducedMotion.matches);
+let runs = ""; // of the race on screen
+let before = null; // the race that was on screen before it: {base, comparable, done, blind}
+let sent = { playhead: null, widest: 0, player: "" };
+let frame = 0;
+
+const present = () => Object.values(lanes).filter((lane) => lane?.run && lane.state !== "empty");
+const blind = () => present().some(isBlind);
+const shown = () => (blind() ? [] : present());
+
+// ---- what comes in
+
+function onLane({ detail }) {
+  lanes[detail.kind] = detail;
+  race = raceOf(shown());
+  const now = performance.now();
+  const key = present().map((lane) => lane.run).join(" ");
+  player = key === runs ? arrive(player, race, now) : begin(player, race, kindOfRace(), now);
+  if (key !== runs) runs = key;
+  before = { base: lanes.base?.run, comparable: areComparable(lanes), done: race.done, blind: blind() };
+  show();
+}
+
+/** Before `before` is overwritten: what sort of race the new runs make, see begin(). */
+function kindOfRace() {
+  if (before?.blind && race.done) return "aside"; // the vote is in, and the answers are read
+  if (present().some((lane) => lane.header.recorded)) return "recording";
+  const sameBase = before?.base && before.base === lanes.base?.run && before.comparable && before.done;
+  return wasDecodedAgain(lanes) || sameBase ? "aside" : "live";
+}
+
+function act(next) {
+  player = next;
+  show();
+}
+
+function onFrame(now) {
+  frame = 0;
+  act(tick(player, race, now));
+}
+
+// ---- what goes out
+
+function show() {
+  tell("playhead", player.playhead, { milliseconds: player.playhead });
+  const passes = Math.max(NARROWEST_SCALE, ...present().map((lane) => lane.passes.length));
+  tell("widest", passes, passes);
+  const { mode, slowdown } = player;
+  const told = { playing: player.phase === "playing", mode, slowdown };
+  tell("player", JSON.stringify(told), told);
+  if (told.playing && !frame) frame = requestAnimationFrame(onFrame);
+  draw();
+}
+
+/** Dispatches once per change: what listens may well answer with a "lane" event. */
+function tell(name, value, detail) {
+  if (sent[name] === value) return;
+  sent[name] = value;
+  bus.dispatchEvent(new CustomEvent(name, { detail }));
+}
+
+// ---- drawing
+
+function put(name, text) {
+  if (parts[name].textContent !== text) parts[name].textContent = text;
+}
+
+function draw() {
+  root.dataset.phase = player.phase;
+  for (const name of ["clock-row", "player"]) parts[name].hidden = blind();
+  parts["hidden-note"].hidden = !blind();
+  const counts = shownCounts();
+  drawClocks(counts);
+  drawPlayer();
+  drawLaps(counts);
+  drawLines(counts);
+}
+
+/** Passes of each lane that are on screen. */
+function shownCounts() {
+  return Object.fromEntries(shown().map((lane, i) => [lane.kind, doneBy(race.ends[i], player.playhead)]));
+}
+
+function drawClocks(counts) {
+  const clocks = clocksOf(lanes, counts);
+  root.dataset.measured = String(Boolean(clocks));
+  const faces = facesOf(clocks, lanes);
+  put("passes", faces.passes);
+  put("passes-note", faces.passesNote);
+  put("speed", faces.speed);
+  put("speed-name", faces.speedName);
+  put("speed-note", faces.speedNote);
+  put("first", faces.first);
+  put("first-note", faces.firstNote);
+  drawWhy();
+}
+
+function drawPlayer() {
+  const { phase, mode } = player;
+  const stepping = mode === "step";
+  for (const radio of parts.modes.querySelectorAll("input")) radio.checked = radio.value === mode;
+  const labels = { settled: "Play again", paused: stepping ? "Start again" : "Play" };
+  put("toggle", labels[phase] ?? (phase === "empty" ? "Play" : "Pause"));
+  parts.toggle.disabled = phase === "empty";
+  parts.skip.disabled = player.playhead === null;
+  parts["step-on"].hidden = parts["step-back"].hidden = !stepping;
+  parts["step-on"].disabled = parts["step-back"].disabled = phase === "empty";
+}
+
+/** How far each lane is, in tokens: who has gone further by the same moment of model time. */
+function drawLaps(counts) {
+  const clocks = shown().map((lane) => laneClocks(lane.passes, counts[lane.kind]));
+  const arrived = Math.max(0, ...shown().map((lane) => laneClocks(lane.passes).tokens));
+  const scale = race.done ? arrived : Math.max(arrived, SHORTEST_LAP);
+  for (const [i, lane] of shown().entries()) {
+    const [name, track, text] = laps[lane.kind];
+    name.textContent = nameOf(lane);
+    track.firstChild.style.width = scale ? `${(100 * clocks[i].tokens) / scale}%` : "0";
+    const elapsed = Math.min(player.playhead ?? Infinity, race.ends[i].at(-1) ?? 0);
+    text.textContent = `${plural(clocks[i].tokens, "token")} in ${stopwatch(elapsed)}`;
+  }
+  parts.laps.style.visibility = arrived ? "" : "hidden";
+}
+
+function drawLines(counts = shownCounts()) {
+  const { base, dynamo } = lanes;
+  put("pace", paceInWords(player, race, shown()));
+  put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
+  const recorded = (dynamo ?? base)?.header?.recorded;
+  const told = [recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : ""];
+  if (shown().length && wasDecodedAgain(lanes)) told.push(decodedAgainInWords(lanes));
+  put("remark", told.filter(Boolean).join(" "));
+  put("status", typeof props.value === "string" ? props.value : "");
+}
+
+// ---- the visitor
+
+const drawWhy = connectWhy(
+  parts.why,
+  parts.split,
+  async () => (server.get_split ? server.get_split() : null),
+  () => ({ clocks: clocksOf(lanes, shownCounts()), engine: lanes.base?.header?.engine, busy: !race.done }),
+);
+
+parts.modes.addEventListener("change", (event) => act(chooseMode(player, race, event.target.value, performance.now())));
+parts.toggle.addEventListener("click", () => act(toggle(player, race, performance.now())));
+parts.skip.addEventListener("click", () => {
+  parts.toggle.focus(); // a disabled button would drop the focus
+  act(settle(player, race));
+});
+parts["step-on"].addEventListener("click", () => act(stepBy(player, race, 1)));
+parts["step-back"].addEventListener("click", () => act(stepBy(player, race, -1)));
+parts.player.addEventListener("keydown", (event) => {
+  const direction = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!direction || !event.target.matches(".dm-step-on, .dm-step-back")) return;
+  event.preventDefault();
+  act(stepBy(player, race, direction));
+});
+reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
+bus.addEventListener("lane", onLane);
+watch("value", () => drawLines());
+show();

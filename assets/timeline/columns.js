@@ -1,0 +1,57 @@
+// The back-off timeline's columns, as pure functions: what each pass of a run draws and says.
+//
+// A column is about the last order that its pass tried: that joint's largest value, before thresholds, against what
+// it had to exceed. Values are drawn by their square root, so that the thresholds of small eps_b can be told apart.
+
+const SCALE = [1, 0.5, 0.25, 0.1, 0.01, 0];
+
+function heightOf(value) {
+  return Math.sqrt(Math.max(0, Math.min(1, value)));
+}
+
+function emittedOrder(step) {
+  return step.order ?? step.ids.length;
+}
+
+/** {tokens, givenUp, order, best, bar}; order, best and bar are null where the pass built no joint. */
+function columnOf(step, threshold) {
+  const last = triesOf(step).at(-1);
+  const column = { tokens: step.ids.length, givenUp: step.backoffs?.length ?? 0, order: null, best: null, bar: null };
+  return last ? { ...column, order: last.order, best: last.best, bar: barOf(threshold, last.order) } : column;
+}
+
+/** How many passes would emit fewer or more tokens at another threshold, as far as their own joints tell. */
+function whatIf(passes, threshold) {
+  const changes = passes.map((step) => decisionAt(triesOf(step), threshold).order - emittedOrder(step));
+  const joined = changes.filter((_, i) => triesOf(passes[i]).length > 0);
+  return {
+    changes: changes.map((change, i) => (triesOf(passes[i]).length ? Math.sign(change) : 0)),
+    fewer: joined.filter((change) => change < 0).length,
+    more: joined.filter((change) => change > 0).length,
+  };
+}
+
+// ---- in words
+
+function countInWords(passes) {
+  const givenUp = passes.reduce((sum, step) => sum + (step.backoffs?.length ?? 0), 0);
+  return `${plural(passes.length, "pass")}, ${plural(givenUp, "back-off")}`;
+}
+
+function passInWords(step, threshold) {
+  const { tokens, order, best } = columnOf(step, threshold);
+  const text = step.text.join("").trim();
+  const cut = emittedOrder(step) > tokens ? ` of ${emittedOrder(step)}, as the answer ended` : "";
+  const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${text}”` : ""}.`];
+  for (const backOff of step.backoffs ?? []) sentences.push(`${backOffInWords(backOff)}.`);
+  if (emittedOrder(step) > 1) sentences.push(`Best joint ${percent(best)} is above ${barInWords(threshold, order)}.`);
+  else if (order === null) sentences.push("No joint was built.");
+  return sentences.join(" ");
+}
+
+function whatIfInWords({ fewer, more }, count, threshold) {
+  const changes = [fewer ? `${fewer} would emit fewer tokens` : "", more ? `${more} would emit more` : ""];
+  const told = changes.filter(Boolean).join(" and ") || "none would change";
+  const at = `At threshold ${Number(threshold.toFixed(4))}`;
+  return `${at}: of these ${plural(count, "pass")}, ${told}, each after the same text.`;
+}

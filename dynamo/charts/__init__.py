@@ -1,0 +1,19 @@
+"""Plotly figures from traces, sweeps and votes, for the page and for reports.
+
+Pure functions: records or plain rows in, a `go.Figure` out. Nothing here measures, loads or knows the page;
+a figure says nothing that is not in its data, and the same numbers stand as a table beside it.
+"""
+
+from dynamo.charts.joints import joint_heatmap
+from dynamo.charts.passes import backoff_timeline
+from dynamo.charts.preferences import votes_chart
+from dynamo.charts.sweeps import calibration, sweep_shares, sweep_speed_quality
+
+__all__ = [
+    "backoff_timeline",
+    "calibration",
+    "joint_heatmap",
+    "sweep_shares",
+    "sweep_speed_quality",
+    "votes_chart",
+]

@@ -1,0 +1,138 @@
+"""What the base model thinks of a text, token by token: its probability, its rank, and whether the base would
+have sampled it at all.
+
+The text comes from traces (`compare --trace`, the page's download), from --reply, or is written by DynaMo
+now. Low nats are no praise by themselves: thresholds cut the tail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamo.commands.generate import add_generation_arguments
+from dynamo.options import from_arguments
+from dynamo.sampler import SamplingOptions
+
+NOTABLE = 12
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("traces", nargs="*", type=Path, metavar="TRACE", help="NDJSON files of runs")
+    parser.add_argument("--prompt", help="instead of traces: what the reply answers")
+    parser.add_argument("--reply", help="the text to look at (default: let DynaMo reply to --prompt)")
+    parser.add_argument(
+        "--model", default="embedded", help="a pair, or a stock GPT-NeoX to judge by (default: embedded)"
+    )
+    add_generation_arguments(parser)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A reply to look at: ids before it and its own."""
+
+    lane: str
+    prompt: str
+    prompt_ids: list[int]
+    ids: list[int]
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dynamo.evaluation.audit import audit
+
+    if bool(arguments.traces) == (arguments.prompt is not None):
+        raise ValueError("traces: give either trace files or --prompt")
+    if arguments.reply is not None and arguments.prompt is None:
+        raise ValueError("reply: it needs the --prompt that it answers")
+    options = from_arguments(SamplingOptions, arguments)
+    base, tokenizer, pair = _judge(arguments.model, arguments.device)
+    if arguments.traces:
+        texts = [text for path in arguments.traces for text in _from_trace(path, tokenizer)]
+    else:
+        texts = [_from_prompt(arguments, options, tokenizer, pair)]
+    results = []
+    for text in texts:
+        opinion = audit(base, text.prompt_ids, text.ids, options.top_k)
+        pieces = [tokenizer.decode([token]) for token in text.ids]
+        print(f"{text.lane}: {tokenizer.decode(text.ids, skip_special_tokens=True)}", file=sys.stderr)
+        _print(pieces, opinion)
+        results.append(
+            {"lane": text.lane, "prompt": text.prompt, "pieces": pieces, "ids": text.ids, **opinion.to_json()}
+        )
+    return {"model": arguments.model, "texts": results}
+
+
+def _judge(name: str, device: str | None) -> tuple[Any, Any, Any]:
+    """The base model that judges, its tokenizer, and the pair it belongs to, None for a stock model."""
+    from dynamo import loading
+    from dynamo.model import DynamoConfig
+
+    folder = loading.resolve(name)
+    if (folder / "dynamo").is_dir() or loading.model_type(folder) == DynamoConfig.model_type:
+        pair = loading.load(name, device=device)
+        return pair.base, pair.tokenizer, pair
+    base, tokenizer, _ = loading.load_model(name, device=device)
+    return base, tokenizer, None
+
+
+def _from_trace(path: Path, tokenizer: Any) -> list[Text]:
+    """Every run of a file; runs of one lane are the turns of one chat."""
+    from dynamo.ndjson import read_runs
+
+    try:
+        with path.open(encoding="utf-8") as lines:
+            runs = read_runs(lines)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    chats: dict[str, list[dict[str, str]]] = defaultdict(list)
+    texts = []
+    for each in runs:
+        header, turns = each.header, chats[each.header.lane]
+        turns.append({"role": "user", "content": header.prompt})
+        ids = [token for line in each.passes for token in line.tokens]
+        texts.append(Text(header.lane, header.prompt, _encode(tokenizer, turns), ids))
+        turns.append({"role": "assistant", "content": each.text})
+    return texts
+
+
+def _from_prompt(arguments: argparse.Namespace, options: SamplingOptions, tokenizer: Any, pair: Any) -> Text:
+    from dynamo.engine import Engine
+    from dynamo.text import encode_plain, encode_prompt
+
+    prompt_ids = encode_prompt(tokenizer, arguments.prompt)
+    if arguments.reply is not None:
+        return Text("reply", arguments.prompt, prompt_ids, encode_plain(tokenizer, [arguments.reply])[0])
+    if pair is None:
+        raise ValueError(f"reply: {arguments.model} has no token heads to write one; give --reply or a pair")
+    steps = Engine(pair.dynamo, pair.table, tokenizer).stream(
+        prompt_ids, options, arguments.max_new_tokens, arguments.seed, arguments.stop
+    )
+    ids = [token for step in steps for token in step.tokens]
+    return Text("dynamo", arguments.prompt, prompt_ids, ids)
+
+
+def _encode(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:
+    from dynamo.text import encode_chat, encode_prompt, has_chat_template
+
+    if has_chat_template(tokenizer):
+        return encode_chat(tokenizer, turns)
+    return encode_prompt(tokenizer, turns[-1]["content"])
+
+
+def _print(pieces: list[str], opinion: Any) -> None:
+    """What the text measures, and the tokens that the base would hardly have written, unlikeliest first."""
+    print(
+        f"  {len(pieces)} tokens, {opinion.nats_per_token:.2f} nats a token under the base, "
+        f"{100 * opinion.unlikely_share:.1f} % of them below 1 %, "
+        f"{100 * opinion.outside_share:.1f} % outside its top {opinion.top_k}, "
+        f"{100 * opinion.repetition:.1f} % of the 4-grams repeated",
+        file=sys.stderr,
+    )
+    notable = [i for i in range(len(pieces)) if opinion.unlikely[i] or opinion.outside[i]]
+    p = opinion.to_json()["p"]
+    for i in sorted(notable, key=lambda i: p[i])[:NOTABLE]:
+        print(f"  {100 * p[i]:9.4f} %  rank {opinion.ranks[i] + 1:<6} {pieces[i]!r}", file=sys.stderr)

@@ -1,0 +1,110 @@
+"""Write the texts of the sentence-completion benchmark (or of Vicuna questions) with base and DynaMo.
+
+A row a text, as JSON lines; a run that was stopped goes on with the texts that are missing. The defaults are
+the paper's ten prompts, ten seeds and 51 thresholds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dynamo.options import add_arguments, from_arguments
+from dynamo.sampler import SamplingOptions
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="embedded", help="embedded, a folder or a hub id")
+    parser.add_argument("--prompts", help="JSONL of 'prompt', or of Vicuna questions (default: the paper's)")
+    parser.add_argument("--output", required=True, type=Path, help="JSONL file of the texts")
+    parser.add_argument(
+        "--thresholds", help="numbers, or FROM:TO:STEP (default: 0:1:0.02; for questions 1 .75 .5 .25 0)",
+        nargs="+",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=10, help="texts of each prompt (default: 10)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seeds count from it (default: 0)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, help="most tokens of a text (default: 128)"
+    )
+    parser.add_argument(
+        "--part", default="0/1", help="PART/PARTS of the prompts, one file each (default: 0/1)"
+    )
+    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_arguments(parser, SamplingOptions, leave_out=("threshold",))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from dynamo import loading
+    from dynamo.evaluation import completion, machine
+    from dynamo.evaluation.journal import Journal
+
+    options = from_arguments(SamplingOptions, arguments)
+    prompts = completion.read_prompts(arguments.prompts) if arguments.prompts else completion.PAPER_PROMPTS
+    thresholds = _thresholds(arguments.thresholds, any(prompt.chat for prompt in prompts))
+    prompts = _part(prompts, arguments.part)
+    if arguments.seeds < 1 or arguments.first_seed < 0:
+        raise ValueError(
+            f"seeds: expected 1 or more from 0 or more, got {arguments.seeds} from {arguments.first_seed}"
+        )
+    pair = loading.load(arguments.model, device=arguments.device)
+    settings = {
+        "model": arguments.model,
+        "heads": pair.dynamo.config.num_token_heads,
+        "table": pair.table is not None,
+        "max_new_tokens": arguments.max_new_tokens,
+        **{name: value for name, value in asdict(options).items() if name != "threshold"},
+    }
+    journal = Journal(arguments.output, completion.KEY, settings)
+    there = len(journal.rows)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    rows = completion.complete(
+        pair, prompts, thresholds, seeds, options, arguments.max_new_tokens, journal.__contains__
+    )
+    total = len(prompts) * len(seeds) * (1 + len(thresholds))
+    with journal, tqdm(total=total, initial=min(there, total), unit="text", mininterval=2.0) as bar:
+        for row in rows:
+            journal.write(row)
+            bar.update()
+    written = len(journal.rows) - there
+    print(f"{written} texts written, {there} were there", file=sys.stderr)
+    return {
+        "output": str(arguments.output),
+        "written": written,
+        "there": there,
+        "thresholds": len(thresholds),
+        "machine": machine.describe(pair.base),
+    }
+
+
+def _thresholds(given: list[str] | None, chat: bool) -> list[float]:
+    from dynamo.evaluation.completion import VICUNA_THRESHOLDS
+
+    if given is None and chat:
+        return list(VICUNA_THRESHOLDS)
+    thresholds: list[float] = []
+    for each in given or ["0:1:0.02"]:
+        try:
+            numbers = [float(part) for part in each.split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 3 and numbers[2] > 0:
+            first, last, step = numbers
+            thresholds += [round(first + i * step, 10) for i in range(round((last - first) / step) + 1)]
+        elif len(numbers) == 1:
+            thresholds += numbers
+        else:
+            raise ValueError(f"thresholds: expected numbers or FROM:TO:STEP, got {each!r}")
+    return list(dict.fromkeys(thresholds))
+
+
+def _part(prompts: Any, part: str) -> list[Any]:
+    """Every PARTS-th prompt, from PART on: several machines share a benchmark out."""
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts) <= len(prompts)):
+        raise ValueError(f"part: expected PART/PARTS such as 0/4, of at most {len(prompts)}, got {part!r}")
+    return list(prompts[int(number) :: int(parts)])

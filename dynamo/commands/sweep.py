@@ -1,0 +1,127 @@
+"""Speed, passes and quality over back-off thresholds, with 95 % intervals over prompts.
+
+Every threshold replies to the same prompts with the same seeds, interleaved with the base model's own loop.
+With --data, also how often the joint's confidence is right on held-out text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dynamo.options import add_arguments, from_arguments
+from dynamo.sampler import SamplingOptions
+
+THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
+    )
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
+                        help="back-off thresholds, 0 to 1 (default: 0 to 1 in steps of 0.1)")  # fmt: skip
+    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 that come along)")
+    parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
+    parser.add_argument("--seeds", type=int, default=3, help="replies to each prompt (default: 3)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, help="most tokens of a reply (default: 128)"
+    )
+    parser.add_argument("--data", help="held-out JSONL (also .gz): adds the joint's calibration on it")
+    parser.add_argument("--positions", type=int, default=4000,
+                        help="positions of --data that are looked at (default: 4000)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="write the report here, as JSON")
+    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from dynamo import loading
+    from dynamo.commands.prompts import read_prompts
+    from dynamo.evaluation import machine
+    from dynamo.evaluation.sweep import sweep, sweep_replies
+    from dynamo.evaluation.sweep_report import SweepReport
+
+    options = from_arguments(SamplingOptions, arguments)
+    _check(arguments)
+    pair = loading.load(arguments.model, device=arguments.device)
+    prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
+    count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds)
+    with tqdm(total=count, unit="reply", leave=False, disable=None) as bar:
+        points = sweep(
+            pair, arguments.thresholds, prompts, options, arguments.seeds, arguments.max_new_tokens,
+            progress=bar.update,
+        )  # fmt: skip
+        base, *points = points
+    report = SweepReport(
+        model=arguments.model,
+        options={name: value for name, value in asdict(options).items() if name in vars(arguments)},
+        prompts=len(prompts),
+        seeds=arguments.seeds,
+        max_new_tokens=arguments.max_new_tokens,
+        machine=machine.describe(pair.dynamo),
+        base=base,
+        points=tuple(points),
+        calibration=_calibration(arguments, pair, options),
+    )
+    _print(report)
+    if arguments.output is not None:
+        report.write(arguments.output)
+    return report.to_json()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What would otherwise be found out minutes later."""
+    if arguments.positions < 1:
+        raise ValueError(f"positions: expected 1 or more, got {arguments.positions}")
+    if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
+        raise ValueError(f"output: the folder of {arguments.output} does not exist; make it first")
+    if arguments.data is not None and not Path(arguments.data).is_file():
+        raise ValueError(f"data: there is no file {arguments.data}")
+
+
+def _calibration(arguments: argparse.Namespace, pair: Any, options: SamplingOptions) -> tuple:
+    from dynamo import data
+    from dynamo.evaluation import calibration
+
+    heads = pair.dynamo.config.num_token_heads
+    orders = range(2, min(options.max_order, heads, pair.table.order if pair.table else heads) + 1)
+    if arguments.data is None or not orders:
+        return ()
+    documents = data.read_documents(arguments.data, pair.tokenizer)
+    return tuple(
+        calibration.measure(
+            pair.dynamo, pair.table, pair.base, documents, options, orders, arguments.positions
+        )
+    )
+
+
+def _print(report: Any) -> None:
+    orders = sorted({m for point in report.points for m in point.share_by_order})
+    print(
+        "threshold  tokens/pass          speed-up              "
+        f"{' / '.join(orders) + ' %':>16}  nats   <1 %  outside  repeated  distinct-2",
+        file=sys.stderr,
+    )
+    for point in (report.base, *report.points):
+        shares = " / ".join(f"{100 * point.share_by_order.get(m, 0):.0f}" for m in orders)
+        per_pass, speed = point.tokens_per_forward, point.speed_up
+        nats, below, outside, repeated, distinct = (each.value for each in point.quality.values())
+        print(
+            f"{'base' if point.threshold is None else point.threshold:>9}  "
+            f"{per_pass.value:.2f} ({per_pass.low:.2f}-{per_pass.high:.2f})  "
+            f"{speed.value:5.2f}x ({speed.low:.2f}-{speed.high:.2f})  {shares:>20}  {nats:4.2f}  "
+            f"{100 * below:5.1f}  {100 * outside:7.1f}  {100 * repeated:8.1f}  {distinct:10.3f}",
+            file=sys.stderr,
+        )
+    for curve in report.calibration:
+        print(
+            f"calibration, order {curve.order}, {curve.event}: error {curve.expected_calibration_error:.3f} "
+            f"at {curve.count} positions",
+            file=sys.stderr,
+        )

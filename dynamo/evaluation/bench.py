@@ -1,0 +1,161 @@
+"""Lanes against each other, on one machine, in one run.
+
+Every prompt is answered by every lane before the next prompt comes, in an order that rotates, after one reply
+each to warm up; this is repeated and pooled. Only decoding counts: model time after the pass that reads the
+prompt, tokens over seconds, with natural stops. All lanes run in one thread, one after the other: none has to
+share the machine with a rival. Two clocks stay apart: tokens per forward pass, and seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dynamo.engine import Engine
+from dynamo.evaluation.intervals import Estimate, bootstrap, ratio
+from dynamo.evaluation.runs import Run
+from dynamo.loading import Pair
+from dynamo.sampler import SamplingOptions
+from dynamo.stock import GenerateEngine
+
+LOOKUP_TOKENS = 10
+Lane = Callable[[Sequence[int], int], Run]  # a prompt's ids and a seed to a reply
+
+
+@dataclass(frozen=True, eq=False)
+class Times:
+    """One lane's decoding: tokens, passes and seconds after the first pass, and the first pass's seconds.
+
+    Each is of shape (runs, prompts).
+    """
+
+    tokens: NDArray[np.float64]
+    passes: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    prefill: NDArray[np.float64]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return float(ratio(self.tokens.sum(), self.seconds.sum()))
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Over the passes that are timed, so without the one that reads the prompt."""
+        return float(ratio(self.tokens.sum(), self.passes.sum()))
+
+    @property
+    def passes_per_second(self) -> float:
+        return float(ratio(self.passes.sum(), self.seconds.sum()))
+
+    @property
+    def runs(self) -> NDArray[np.float64]:
+        """Tokens per second of every run alone: (runs,)."""
+        return ratio(self.tokens.sum(axis=1), self.seconds.sum(axis=1))
+
+    def over(self, rival: Times) -> Estimate:
+        """How many times as many tokens per second, with a 95 % interval over prompts."""
+        sums = [each.sum(axis=0) for each in (self.tokens, self.seconds, rival.tokens, rival.seconds)]
+        return bootstrap(
+            np.stack(sums, axis=1), lambda s: ratio(ratio(s[:, 0], s[:, 1]), ratio(s[:, 2], s[:, 3]))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tokens_per_second": self.tokens_per_second,
+            "runs": self.runs.tolist(),
+            "spread": float(self.runs.std(ddof=1) if len(self.runs) > 1 else 0.0),
+            "tokens_per_forward": self.tokens_per_forward,
+            "ms_per_pass": 1000 * float(ratio(self.seconds.sum(), self.passes.sum())),
+            "prefill_ms": 1000 * float(self.prefill.mean()),
+            "tokens": int(self.tokens.sum()),
+            "passes": int(self.passes.sum()),
+        }
+
+
+def lanes(
+    pair: Pair, options: SamplingOptions, max_new_tokens: int, only: Sequence[str] = ()
+) -> tuple[dict[str, Lane], dict[str, dict[str, Any]]]:
+    """The lanes by name, all or `only` some, and the flags that `transformers` runs with.
+
+    generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; own: our
+    one-token loop on the base model; dynamo: at `options`; exact: DynaMo's exact mode.
+    """
+    stock = {
+        "generate": GenerateEngine(pair.base, pair.tokenizer),
+        "prompt_lookup": GenerateEngine(pair.base, pair.tokenizer, prompt_lookup_num_tokens=LOOKUP_TOKENS),
+    }
+    base, dynamo = Engine(pair.base, None, pair.tokenizer), Engine(pair.dynamo, pair.table, pair.tokenizer)
+    exact = replace(options, exact=True)
+    every: dict[str, Lane] = {
+        **{
+            name: lambda prompt, seed, engine=engine: Run.of(
+                engine.complete(prompt, options, max_new_tokens, seed)
+            )
+            for name, engine in stock.items()
+        },
+        "own": lambda prompt, seed: Run.of(base.stream(prompt, options, max_new_tokens, seed)),
+        "dynamo": lambda prompt, seed: Run.of(dynamo.stream(prompt, options, max_new_tokens, seed)),
+        "exact": lambda prompt, seed: Run.of(dynamo.stream(prompt, exact, max_new_tokens, seed)),
+    }
+    chosen = {name: lane for name, lane in every.items() if not only or name in only}
+    return chosen, {name: engine.flags for name, engine in stock.items() if name in chosen}
+
+
+def interleave(
+    lanes: Mapping[str, Lane],
+    prompts: Sequence[Sequence[int]],
+    runs: int = 3,
+    progress: Callable[[], None] | None = None,
+) -> dict[str, Times]:
+    """Every lane's times over `runs` replies to every prompt, after one reply each to warm up.
+
+    progress is called after every reply that counts. Raises ValueError without prompts or runs.
+    """
+    if not prompts:
+        raise ValueError("prompts: expected one or more, got none")
+    if runs < 1:
+        raise ValueError(f"runs: expected 1 or more, got {runs}")
+    for lane in lanes.values():
+        lane(prompts[0], 0)
+    names = list(lanes)
+    sums = {name: np.zeros((4, runs, len(prompts))) for name in names}
+    for turn in range(runs):
+        for number, prompt in enumerate(prompts):
+            first = (turn + number) % len(names)
+            for name in names[first:] + names[:first]:
+                run = lanes[name](prompt, turn * len(prompts) + number)
+                sums[name][:, turn, number] = (
+                    run.decode_tokens, run.decode_passes, run.decode_seconds, run.prefill_seconds,
+                )  # fmt: skip
+                if progress is not None:
+                    progress()
+    return {name: Times(*sums[name]) for name in names}
+
+
+PAIRS = (("own", "generate"), ("dynamo", "own"), ("dynamo", "generate"), ("exact", "own"))
+
+
+def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:
+    """Tokens per second of one lane over another's, as far as both ran."""
+    return {
+        f"{one}_over_{other}": times[one].over(times[other])
+        for one, other in PAIRS
+        if one in times and other in times
+    }
+
+
+def conversion(times: Mapping[str, Times]) -> float:
+    """How much of DynaMo's tokens per forward pass arrives as wall-clock speed-up over the own loop."""
+    return times["dynamo"].over(times["own"]).value / times["dynamo"].tokens_per_forward
+
+
+def bytes_per_pass(model: torch.nn.Module) -> int:
+    """Weights that a pass has to read: all but the token embedding, of which it reads a few rows."""
+    token_embedding = model.get_input_embeddings().weight
+    weights = [weight for weight in model.parameters() if weight is not token_embedding]
+    return sum(weight.numel() * weight.element_size() for weight in weights)

@@ -1,0 +1,230 @@
+"""Is the joint's confidence honest? (The paper's open question; method, section 4.)
+
+At positions of held-out text the joint of order m is built as the sampler builds it, before its thresholds.
+Its largest cell has a value, the confidence that the back-off test looks at. Two events are counted against
+it: the cell's tokens are the next m tokens of the text, and they are what the base model would write greedily
+from there. A calibrated joint is right as often as it is confident, in the first sense; the second says how
+much of its confidence is the base's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GPTNeoXForCausalLM
+
+from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.evaluation.intervals import wilson
+from dynamo.model import DynamoForCausalLM
+from dynamo.sampler import Context, SamplingOptions, choose, top_candidates
+from dynamo.trace import Cell
+
+BINS = 10
+EVENTS = {"text": "equals the next tokens of held-out text", "base": "equals the base model's greedy text"}
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Positions whose confidence lies in (low, high]: how many, their mean confidence, how many were right,
+    and the 95 % interval of their share (Wilson; positions are taken as independent)."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    right: int
+    interval: tuple[float, float]
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / max(1, self.count)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """One curve: order m, event ("text" or "base"), its bins, and positions where the mask left no cell."""
+
+    order: int
+    event: str
+    bins: tuple[Bin, ...]
+    without_joint: int
+
+    @property
+    def count(self) -> int:
+        return sum(each.count for each in self.bins)
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean distance of confidence and accuracy over the bins, weighted by their positions."""
+        gaps = sum(each.count * abs(each.confidence - each.accuracy) for each in self.bins)
+        return gaps / max(1, self.count)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "order": self.order,
+            "event": self.event,
+            "meaning": EVENTS[self.event],
+            "positions": self.count,
+            "without_joint": self.without_joint,
+            "expected_calibration_error": self.expected_calibration_error,
+            "bins": [
+                {**asdict(each), "interval": list(each.interval), "accuracy": each.accuracy}
+                for each in self.bins
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Reliability:
+        names = ("low", "high", "count", "confidence", "right")
+        bins = tuple(Bin(*(b[name] for name in names), tuple(b["interval"])) for b in fields["bins"])
+        return cls(int(fields["order"]), str(fields["event"]), bins, int(fields["without_joint"]))
+
+
+def measure(
+    model: DynamoForCausalLM,
+    table: CooccurrenceTable | None,
+    base: GPTNeoXForCausalLM,
+    documents: Sequence[NDArray[np.integer]],
+    options: SamplingOptions | None = None,
+    orders: Sequence[int] = (2, 3),
+    positions: int = 4000,
+    per_document: int = 20,
+    cut: int = 512,
+    seed: int = 0,
+) -> list[Reliability]:
+    """Both curves of every order, at `per_document` random positions of randomly chosen documents.
+
+    documents: ids, cut at `cut` tokens; positions: how many in all, fewer where the documents are used up.
+    Of `options` temperature, top-k and mask strength count. Raises ValueError if an order is not the model's
+    or no document is long enough.
+    """
+    options = options or SamplingOptions()
+    heads, longest = model.config.num_token_heads, max(orders)
+    if not 2 <= min(orders) <= longest <= heads:
+        raise ValueError(f"orders: expected 2 to {heads} (the model's heads), got {tuple(orders)}")
+    cut = min(cut, base.config.max_position_embeddings, model.config.max_position_embeddings)
+    long_enough = [document[:cut] for document in documents if len(document[:cut]) > longest]
+    if not long_enough:
+        raise ValueError(f"documents: none has more than {longest} tokens")
+    random = np.random.default_rng(seed)
+    found: dict[int, list[tuple[float, bool, bool]]] = {order: [] for order in orders}
+    missing = dict.fromkeys(orders, 0)
+    taken = 0
+    for index in random.permutation(len(long_enough)):
+        document = long_enough[index].astype(np.int64)
+        # Position t has read document[: t + 1]; the longest chunk after it must exist.
+        places = random.permutation(len(document) - longest)[: min(per_document, positions - taken)]
+        taken += len(places)
+        cells = _top_cells(model, table, document, np.sort(places), options, orders)
+        chunks = [(place, cell.tokens) for place, _, cell in cells if cell is not None]
+        agrees = iter(base_agrees(base, document, chunks))
+        for place, order, cell in cells:
+            if cell is None:
+                missing[order] += 1
+                continue
+            follows = tuple(document[place + 1 : place + 1 + order].tolist()) == cell.tokens
+            found[order].append((cell.value, follows, next(agrees)))
+        if taken == positions:
+            break
+    return [
+        Reliability(order, event, _bins(found[order], column), missing[order])
+        for order in orders
+        for column, event in enumerate(EVENTS, start=1)
+    ]
+
+
+@torch.inference_mode()
+def _top_cells(
+    model: DynamoForCausalLM,
+    table: CooccurrenceTable | None,
+    document: NDArray[np.int64],
+    places: NDArray[np.int64],
+    options: SamplingOptions,
+    orders: Sequence[int],
+) -> list[tuple[int, int, Cell | None]]:
+    """(place, order, the joint's largest cell); None where the mask left no cell."""
+    states = model.head_states(torch.from_numpy(document)[None].to(model.device))
+    logits = torch.stack([model.head_logits(n, state[0, places]) for n, state in enumerate(states)], dim=1)
+    logits = logits.float().cpu().numpy()  # (places, heads, vocab)
+    context = Context(logits.shape[-1])
+    found = []
+    for order in orders:
+        # Nothing is refused but for the mask, and the cell drawn does not matter.
+        tried = replace(
+            options,
+            max_order=order,
+            threshold=0.0,
+            adaptive=False,
+            repetition_penalty=1.0,
+            min_kept_mass=0.0,
+            exact=False,
+        )
+        for place, rows in zip(places.tolist(), logits, strict=True):
+            joint = choose(top_candidates(rows[:order], tried), context, table, tried, 0.0).joint
+            best = joint.top(1) if joint is not None and joint.order == order else ()
+            found.append((place, order, best[0] if best else None))
+    return found
+
+
+@torch.inference_mode()
+def base_agrees(
+    base: GPTNeoXForCausalLM,
+    document: NDArray[np.int64],
+    chunks: Sequence[tuple[int, tuple[int, ...]]],
+) -> list[bool]:
+    """Whether the base, having read document[: place + 1], would write each chunk greedily: (place, tokens).
+
+    One pass for all chunks: they stand behind the document, and each of their tokens sees the document up to
+    its place and its own chunk's earlier tokens, nothing else.
+    """
+    if not chunks:
+        return []
+    ids, position, owner, rows = document.tolist(), list(range(len(document))), [-1] * len(document), []
+    for number, (place, tokens) in enumerate(chunks):
+        drafted = tokens[:-1]  # the last one is compared and never read
+        rows += [place, *range(len(ids), len(ids) + len(drafted))]
+        ids += drafted
+        position += range(place + 1, place + 1 + len(drafted))
+        owner += [number] * len(drafted)
+    logits = base(
+        torch.tensor([ids], device=base.device),
+        attention_mask=_tree_mask(position, owner, chunks, base.dtype).to(base.device),
+        position_ids=torch.tensor([position], device=base.device),
+        use_cache=False,
+        logits_to_keep=torch.tensor(rows, device=base.device),
+    ).logits[0]
+    expected = torch.tensor([token for _, tokens in chunks for token in tokens])
+    same = (logits.argmax(dim=-1).cpu() == expected).split([len(tokens) for _, tokens in chunks])
+    return [bool(each.all()) for each in same]
+
+
+def _tree_mask(
+    position: list[int], owner: list[int], chunks: Sequence[tuple[int, tuple[int, ...]]], dtype: torch.dtype
+) -> torch.Tensor:
+    """Which id sees which, additive, (1, 1, ids, ids); owner: -1 (the document) or a chunk's number."""
+    at, whose = torch.tensor(position), torch.tensor(owner)
+    # A chunk's id sees the document up to its place, an id of the document up to itself.
+    reach = torch.where(whose < 0, at, torch.tensor([*(place for place, _ in chunks), 0])[whose])
+    of_document = (whose < 0) & (at <= reach[:, None])
+    of_own_chunk = (whose >= 0) & (whose == whose[:, None]) & (at <= at[:, None])
+    return torch.where(of_document | of_own_chunk, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
+
+
+def _bins(found: list[tuple[float, bool, bool]], column: int) -> tuple[Bin, ...]:
+    confidence = np.array([row[0] for row in found])
+    right = np.array([row[column] for row in found], dtype=bool)
+    edges = np.linspace(0.0, 1.0, BINS + 1)
+    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, BINS - 1)
+    bins = []
+    for number in range(BINS):
+        here = index == number
+        count, hits = int(here.sum()), int(right[here].sum())
+        mean = float(confidence[here].mean()) if count else 0.0
+        low, high = float(edges[number]), float(edges[number + 1])
+        bins.append(Bin(low, high, count, mean, hits, wilson(hits, count)))
+    return tuple(bins)

@@ -1,0 +1,136 @@
+"""Texts for the sentence-completion and Vicuna benchmarks (paper, section 4): prompts x seeds x thresholds.
+
+Every prompt and seed is written by the base's own loop and by DynaMo at each threshold, one right after the
+other, so that speed-ups come from the same minutes of the same machine. A text and its clock are one row; who
+judges the texts is told in `dynamo.evaluation.judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dynamo import text
+from dynamo.data import parse_line, read_lines
+from dynamo.engine import Engine
+from dynamo.evaluation.runs import Run
+from dynamo.loading import Pair
+from dynamo.sampler import SamplingOptions
+
+KEY = ("prompt_id", "seed", "threshold")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """kind: the sentence type, or the question's category; chat: whether it is a message to be answered."""
+
+    id: str
+    kind: str
+    text: str
+    chat: bool = False
+
+
+# All ten are the paper's.
+PAPER_PROMPTS = tuple(
+    Prompt(f"paper-{number}", kind, each)
+    for number, (kind, each) in enumerate(
+        (
+            ("simple declarative", "I am a student at the"),
+            ("simple declarative", "This is going to be a very"),
+            ("compound declarative", "He wanted to play, but"),
+            ("W/H interrogative", "How can we"),
+            ("W/H interrogative", "What will"),
+            ("Y/N interrogative", "Will you"),
+            ("affirmative imperative", "Please explain"),
+            ("negative imperative", "Do not"),
+            ("exclamatory", "Wow! I can't believe that"),
+            ("exclamatory", "This is amazing! We"),
+        ),
+        start=1,
+    )
+)
+# The Vicuna benchmark's thresholds; the sentence-completion benchmark's are 0, 0.02 .. 1.
+VICUNA_THRESHOLDS = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Prompts of a JSONL file: `prompt` to be completed, or a Vicuna question (`question_id`, `turns`).
+
+    A question has one turn. Raises ValueError naming file and line of anything else and of an id given twice.
+    """
+    prompts: dict[str, Prompt] = {}
+    for line, where in read_lines(path):
+        prompt = _prompt(parse_line(line, where), where)
+        if prompt.id in prompts:
+            raise ValueError(f"{where}: the id {prompt.id} is given twice")
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise ValueError(f"prompts: {path} holds none")
+    return list(prompts.values())
+
+
+def _prompt(row: Any, where: str) -> Prompt:
+    if isinstance(row, dict) and isinstance(row.get("prompt"), str) and row["prompt"].strip():
+        number = where.rsplit(" ", 1)[-1]
+        return Prompt(str(row.get("id", f"line-{number}")), str(row.get("kind", "")), row["prompt"])
+    turns = row.get("turns") if isinstance(row, dict) else None
+    one = isinstance(turns, list) and len(turns) == 1 and isinstance(turns[0], str)
+    if not one or not turns[0].strip():
+        raise ValueError(f"{where}: expected 'prompt', or 'question_id' and 'turns' of one question")
+    if "question_id" not in row:
+        raise ValueError(f"{where}: the question has no 'question_id'")
+    return Prompt(f"question-{row['question_id']}", str(row.get("category", "")), turns[0], chat=True)
+
+
+def encode(prompt: Prompt, tokenizer: Any) -> list[int]:
+    """Its ids; a question needs a tokenizer with the chat template (ValueError)."""
+    if prompt.chat:
+        return text.encode_chat(tokenizer, [{"role": "user", "content": prompt.text}])
+    return text.encode_plain(tokenizer, [prompt.text])[0]
+
+
+def complete(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    thresholds: Sequence[float],
+    seeds: Sequence[int],
+    options: SamplingOptions,
+    max_new_tokens: int,
+    finished: Callable[[tuple[str, int, float | None]], bool],
+) -> Iterator[dict[str, Any]]:
+    """One row for every text that is not finished; threshold None is the base's own loop.
+
+    `finished` is asked with (prompt id, seed, threshold). Raises ValueError for thresholds out of range.
+    """
+    lanes = {None: options} | {each: replace(options, threshold=each) for each in thresholds}
+    base = Engine(pair.base, None, pair.tokenizer)
+    dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
+    encoded = [encode(prompt, pair.tokenizer) for prompt in prompts]
+    for engine in (base, dynamo):  # a reply each to warm up
+        Run.of(engine.stream(encoded[0], options, min(max_new_tokens, 16)))
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        for seed in seeds:
+            for threshold, own in lanes.items():
+                if not finished((prompt.id, seed, threshold)):
+                    engine = base if threshold is None else dynamo
+                    run = Run.of(engine.stream(ids, own, max_new_tokens, seed))
+                    yield _row(prompt, seed, threshold, run, pair.tokenizer)
+
+
+def _row(prompt: Prompt, seed: int, threshold: float | None, run: Run, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt.id,
+        "seed": seed,
+        "threshold": threshold,
+        "kind": prompt.kind,
+        "chat": prompt.chat,
+        "prompt": prompt.text,
+        "text": tokenizer.decode(run.tokens, skip_special_tokens=True),
+        "tokens": len(run.tokens),
+        "passes": run.passes,
+        "decode_tokens": run.decode_tokens,
+        "decode_seconds": run.decode_seconds,
+        "prefill_seconds": run.prefill_seconds,
+    }

@@ -1,0 +1,96 @@
+"""What a pass costs: against the length of the context, and against the number of candidates.
+
+And the machine's limit to hold it against: how fast memory can be read, measured as a pass reads it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from dynamo.engine import Engine
+from dynamo.evaluation.runs import Run
+from dynamo.evaluation.split import split
+from dynamo.loading import Pair
+from dynamo.sampler import SamplingOptions
+from dynamo.stock import GenerateEngine
+
+BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache
+CURVE_TOKENS = 24
+
+
+def context_cost(
+    pair: Pair, lengths: Sequence[int], options: SamplingOptions, runs: int = 3
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a pass by context length and lane; texts do not end early, and mean nothing.
+
+    Raises ValueError for a length that leaves no room for the tokens that are timed.
+    """
+    most = pair.base.config.max_position_embeddings - CURVE_TOKENS
+    wrong = next((length for length in lengths if not 1 <= length <= most), None)
+    if wrong is not None:
+        raise ValueError(
+            f"context: expected 1 to {most} tokens (the model's positions less {CURVE_TOKENS}), got {wrong}"
+        )
+    base, dynamo = Engine(pair.base, None, pair.tokenizer), Engine(pair.dynamo, pair.table, pair.tokenizer)
+    generate = GenerateEngine(pair.base, pair.tokenizer)
+    for engine in (base, dynamo, generate):
+        engine.end_ids = frozenset({pair.base.config.vocab_size})  # an id that is never drawn
+    random = torch.Generator().manual_seed(0)
+    costs = {}
+    for length in lengths:
+        spent: dict[str, list[Run]] = {"generate": [], "own": [], "dynamo": []}
+        for seed in range(runs + 1):
+            prompt = torch.randint(pair.base.config.vocab_size, (length,), generator=random)
+            arguments = (prompt, options, CURVE_TOKENS, seed)
+            spent["generate"].append(Run.of(generate.complete(*arguments)))
+            spent["own"].append(Run.of(base.stream(*arguments)))
+            spent["dynamo"].append(Run.of(dynamo.stream(*arguments)))
+        # The first reply of each is to warm up.
+        costs[str(length)] = {
+            lane: 1000 * sum(run.decode_seconds for run in of[1:]) / sum(run.decode_passes for run in of[1:])
+            for lane, of in spent.items()
+        }
+    return costs
+
+
+def top_k_cost(
+    pair: Pair, prompts: Sequence[Sequence[int]], counts: Sequence[int], options: SamplingOptions
+) -> dict[str, dict[str, float]]:
+    """DynaMo's time split by number of candidates k: its parts and its pass, milliseconds (profiled runs)."""
+    costs = {}
+    for count in counts:
+        lane = split(pair, prompts, replace(options, top_k=count)).lanes["dynamo"]
+        costs[str(count)] = {**lane.parts, "pass": lane.pass_ms, "sampler_share": lane.sampler_share}
+    return costs
+
+
+def bandwidth(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Bytes per second at which a matrix far larger than the caches is read by a matrix-vector product."""
+    columns = 4096
+    rows = BANDWIDTH_BYTES[device.type] // (columns * dtype.itemsize)
+    matrix, vector = (
+        torch.ones(shape, dtype=dtype, device=device) for shape in ((rows, columns), (columns,))
+    )
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        synchronise()
+        started = time.perf_counter()
+        torch.mv(matrix, vector)
+        synchronise()
+        best = min(best, time.perf_counter() - started)
+    return matrix.numel() * dtype.itemsize / best
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's most since the process began, on CPU the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

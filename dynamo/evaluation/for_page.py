@@ -1,0 +1,56 @@
+"""The evaluations that the page offers, bound to one pair and to prompts, as plain values.
+
+`app.py` hands these to the page, which knows nothing of this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from dynamo.evaluation.machine import describe
+from dynamo.evaluation.split import split
+from dynamo.evaluation.sweep import Point, sweep, sweep_replies
+from dynamo.evaluation.sweep_report import SweepReport
+from dynamo.loading import Pair
+from dynamo.sampler import SamplingOptions
+
+THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+PROFILED_PROMPTS = 6
+MAX_NEW_TOKENS = 96
+
+
+def time_split(pair: Pair, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Where a pass's time goes in both lanes, profiled on a few prompts (ids): see `split`."""
+    return split(pair, prompts[:PROFILED_PROMPTS]).to_json()
+
+
+def sweep_reports(
+    pair: Pair, prompts: Sequence[Sequence[int]], count: int, progress: Callable[[int, int], None]
+) -> Iterator[dict[str, Any]]:
+    """A sweep over the first `count` prompts (ids), one reply each: the report so far, after the base and
+    after each threshold. `progress` is told (done, total) after every reply, and may raise to cancel.
+    """
+    prompts = prompts[:count]
+    options = SamplingOptions()
+    done, total = 0, sweep_replies(len(THRESHOLDS), len(prompts), 1)
+
+    def told() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    points: list[Point] = []
+    for point in sweep(pair, THRESHOLDS, prompts, options, 1, MAX_NEW_TOKENS, told):
+        points.append(point)
+        yield SweepReport(
+            model=pair.name,
+            options={name: value for name, value in asdict(options).items() if name != "threshold"},
+            prompts=len(prompts),
+            seeds=1,
+            max_new_tokens=MAX_NEW_TOKENS,
+            machine=describe(pair.dynamo),
+            base=points[0],
+            points=tuple(points[1:]),
+        ).to_json()

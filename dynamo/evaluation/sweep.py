@@ -1,0 +1,226 @@
+"""The quality dial, measured: speed, passes and quality over back-off thresholds, each with its interval.
+
+Lanes are interleaved reply by reply, so a machine that slows down slows both; speed-up is the wall-clock
+ratio of decoding (model time after the first pass) to the one-token loop on the base model, pooled over all
+replies. Quality is the base model's opinion and the texts' own diversity, never one number alone: thresholds
+cut the tail, so low nats may mean a dull text. Nothing here draws or writes files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dynamo.engine import Engine
+from dynamo.evaluation.audit import TOP_K, audit
+from dynamo.evaluation.diversity import distinct, repeated
+from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.evaluation.runs import Run
+from dynamo.loading import Pair
+from dynamo.sampler import SamplingOptions
+
+QUALITY = {
+    "nats_per_token": "mean nats of the replies' tokens under the base model",
+    "share_below_1_percent": "share of tokens that the base gives less than 1 %",
+    f"share_outside_top_{TOP_K}": f"share of tokens outside the base's {TOP_K} likeliest",
+    "repetition": "share of 4-grams that stood in the same reply before (seq-rep-4)",
+    "distinct_2": "different bigrams of the replies to one prompt, over all of them",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One threshold (None: the base model's own loop), with 95 % intervals over prompts.
+
+    tokens_per_forward: over all passes, the prompt's included; speed_up: decode tokens per second over the
+    base loop's, timed in between; share_by_order: of passes by tokens decided on; backoff_rate: share of
+    passes that gave up at least one order (at threshold 1 none is tried); reasons: "order:reason" to how
+    often; quality: by the names of `QUALITY`.
+    """
+
+    threshold: float | None
+    replies: int
+    tokens: int
+    passes: int
+    tokens_per_forward: Estimate
+    speed_up: Estimate
+    tokens_per_second: float
+    share_by_order: dict[str, float]
+    backoff_rate: float
+    reasons: dict[str, int]
+    quality: dict[str, Estimate]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "tokens_per_forward": self.tokens_per_forward.to_json(),
+            "speed_up": self.speed_up.to_json(),
+            "quality": {name: each.to_json() for name, each in self.quality.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Point:
+        """Raises KeyError, TypeError or ValueError for anything that `to_json` does not write."""
+        threshold = fields["threshold"]
+        return cls(
+            threshold=None if threshold is None else float(threshold),
+            replies=int(fields["replies"]),
+            tokens=int(fields["tokens"]),
+            passes=int(fields["passes"]),
+            tokens_per_forward=Estimate.from_json(fields["tokens_per_forward"]),
+            speed_up=Estimate.from_json(fields["speed_up"]),
+            tokens_per_second=float(fields["tokens_per_second"]),
+            share_by_order={str(m): float(share) for m, share in fields["share_by_order"].items()},
+            backoff_rate=float(fields["backoff_rate"]),
+            reasons={str(reason): int(count) for reason, count in fields["reasons"].items()},
+            quality={name: Estimate.from_json(fields["quality"][name]) for name in QUALITY},
+        )
+
+
+def sweep(
+    pair: Pair,
+    thresholds: Sequence[float],
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions | None = None,
+    seeds: int = 3,
+    max_new_tokens: int = 128,
+    progress: Callable[[], None] | None = None,
+) -> Iterator[Point]:
+    """The base loop's point first, then one per threshold; `seeds` replies to every prompt (ids) each.
+
+    progress is called after every reply of any lane, `sweep_replies` times in all. Close the iterator to
+    cancel, or raise from `progress`. Raises ValueError, before anything runs, on thresholds out of range,
+    without prompts, and in exact mode.
+    """
+    options = options or SamplingOptions()
+    each = [replace(options, threshold=threshold) for threshold in thresholds]
+    if options.exact:
+        raise ValueError("exact: a sweep moves the back-off threshold, which exact mode does not have")
+    if not prompts:
+        raise ValueError("prompts: expected one or more, got none")
+    if seeds < 1:
+        raise ValueError(f"seeds: expected 1 or more, got {seeds}")
+    return _points(pair, each, prompts, options, seeds, max_new_tokens, progress or (lambda: None))
+
+
+def sweep_replies(thresholds: int, prompts: int, seeds: int) -> int:
+    """How many replies a sweep runs: the base's own, then the base's and DynaMo's at every threshold."""
+    return prompts * seeds * (1 + 2 * thresholds)
+
+
+def _points(
+    pair: Pair,
+    each: list[SamplingOptions],
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    seeds: int,
+    max_new_tokens: int,
+    progress: Callable[[], None],
+) -> Iterator[Point]:
+    base = Engine(pair.base, None, pair.tokenizer)
+    dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
+
+    def reply(engine: Engine, options: SamplingOptions, prompt: Sequence[int], seed: int) -> Run:
+        run = Run.of(engine.stream(prompt, options, max_new_tokens, seed))
+        progress()
+        return run
+
+    for engine in (base, dynamo):  # a reply each to warm up
+        Run.of(engine.stream(prompts[0], options, max_new_tokens))
+    pool = _Pool(pair, prompts)
+    for number, prompt in enumerate(prompts):
+        runs = [reply(base, options, prompt, seed) for seed in range(seeds)]
+        pool.add(number, runs, runs)
+    yield pool.point(None)
+    for own in each:
+        pool = _Pool(pair, prompts)
+        for number, prompt in enumerate(prompts):
+            runs: dict[Engine, list[Run]] = {base: [], dynamo: []}
+            for seed in range(seeds):
+                # Who goes second finds warm caches; they take turns.
+                for engine in (base, dynamo) if seed % 2 == 0 else (dynamo, base):
+                    runs[engine].append(reply(engine, own, prompt, seed))
+            pool.add(number, runs[dynamo], runs[base])
+        yield pool.point(own.threshold)
+
+
+COLUMNS = ("tokens", "passes", "decode_tokens", "decode_seconds", "base_tokens", "base_seconds", "nats",
+           "below", "outside", "repeated", "grams", "distinct", "bigrams")  # fmt: skip
+
+
+@dataclass
+class _Pool:
+    """What each prompt's replies add to each column, and counts over all of them."""
+
+    pair: Pair
+    prompts: Sequence[Sequence[int]]
+    sums: dict[str, np.ndarray] = field(init=False)
+    orders: Counter = field(default_factory=Counter)
+    reasons: Counter = field(default_factory=Counter)
+    backed_off: int = 0
+    replies: int = 0
+
+    def __post_init__(self):
+        self.sums = {name: np.zeros(len(self.prompts)) for name in COLUMNS}
+
+    def add(self, number: int, runs: Sequence[Run], base_runs: Sequence[Run]) -> None:
+        """A lane's replies to one prompt, and the base's that were timed between them."""
+        self.replies += len(runs)
+        for run in runs:
+            opinion = audit(self.pair.base, self.prompts[number], run.tokens)
+            again, grams = repeated(run.tokens)
+            self._count(
+                number,
+                tokens=len(run.tokens),
+                passes=run.passes,
+                decode_tokens=run.decode_tokens,
+                decode_seconds=run.decode_seconds,
+                nats=-sum(opinion.log_probabilities),
+                below=sum(opinion.unlikely),
+                outside=sum(opinion.outside),
+                repeated=again,
+                grams=grams,
+            )
+            self.orders.update(run.orders)
+            self.reasons.update(run.reasons)
+            self.backed_off += run.backed_off
+        for run in base_runs:
+            self._count(number, base_tokens=run.decode_tokens, base_seconds=run.decode_seconds)
+        different, bigrams = distinct([run.tokens for run in runs])
+        self._count(number, distinct=different, bigrams=bigrams)
+
+    def _count(self, number: int, **amounts: float) -> None:
+        for name, amount in amounts.items():
+            self.sums[name][number] += amount
+
+    def point(self, threshold: float | None) -> Point:
+        sums = self.sums
+        passes = int(sums["passes"].sum())
+        speeds = ("decode_tokens", "decode_seconds", "base_tokens", "base_seconds")
+        shares = (("nats", "tokens"), ("below", "tokens"), ("outside", "tokens"), ("repeated", "grams"),
+                  ("distinct", "bigrams"))  # fmt: skip
+        return Point(
+            threshold=threshold,
+            replies=self.replies,
+            tokens=int(sums["tokens"].sum()),
+            passes=passes,
+            tokens_per_forward=bootstrap_ratio(sums["tokens"], sums["passes"]),
+            speed_up=bootstrap(np.stack([sums[name] for name in speeds], axis=1), _speed_up),
+            tokens_per_second=float(sums["decode_tokens"].sum() / max(sums["decode_seconds"].sum(), 1e-12)),
+            share_by_order={str(m): self.orders[m] / passes for m in sorted(self.orders)},
+            backoff_rate=self.backed_off / passes,
+            reasons=dict(sorted(self.reasons.items())),
+            quality={
+                name: bootstrap_ratio(sums[over], sums[under])
+                for name, (over, under) in zip(QUALITY, shares, strict=True)
+            },
+        )
+
+
+def _speed_up(pooled: np.ndarray) -> np.ndarray:
+    tokens, seconds, base_tokens, base_seconds = pooled.T
+    return ratio(ratio(tokens, seconds), ratio(base_tokens, base_seconds))

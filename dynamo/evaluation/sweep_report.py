@@ -1,0 +1,102 @@
+"""A sweep on disk: what the page draws its curves from, and what a reader needs to believe them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamo.evaluation.calibration import EVENTS, Reliability
+from dynamo.evaluation.files import write_json
+from dynamo.evaluation.sweep import QUALITY, Point
+
+FORMAT, VERSION = "dynamo-sweep", 1
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """model: its name; options: sampling options but the threshold; prompts: how many; seeds: replies to
+    each; machine: what it ran on (`dynamo.evaluation.machine`); base: the base loop's own figures; points:
+    by threshold; calibration: curves on held-out text, empty where there was none.
+    """
+
+    model: str
+    options: dict[str, Any]
+    prompts: int
+    seeds: int
+    max_new_tokens: int
+    machine: dict[str, Any]
+    base: Point
+    points: tuple[Point, ...]
+    calibration: tuple[Reliability, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "options": self.options,
+            "prompts": self.prompts,
+            "seeds": self.seeds,
+            "max_new_tokens": self.max_new_tokens,
+            "machine": self.machine,
+            "quality": QUALITY,
+            "base": self.base.to_json(),
+            "points": [point.to_json() for point in self.points],
+            "calibration": [curve.to_json() for curve in self.calibration],
+        }
+
+    @classmethod
+    def from_json(cls, fields: Any) -> SweepReport:
+        """Raises ValueError naming what is wrong."""
+        found = (fields.get("format"), fields.get("version")) if isinstance(fields, dict) else ("", "")
+        if found != (FORMAT, VERSION):
+            raise ValueError(f"expected {FORMAT} version {VERSION}, got {found[0]!r} version {found[1]!r}")
+        try:
+            report = cls(
+                model=str(fields["model"]),
+                options=dict(fields["options"]),
+                prompts=int(fields["prompts"]),
+                seeds=int(fields["seeds"]),
+                max_new_tokens=int(fields["max_new_tokens"]),
+                machine=dict(fields["machine"]),
+                base=Point.from_json(fields["base"]),
+                points=tuple(Point.from_json(point) for point in fields["points"]),
+                calibration=tuple(Reliability.from_json(curve) for curve in fields["calibration"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"the field {error} is missing") from None
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"a field has the wrong type ({error})") from None
+        report.validate()
+        return report
+
+    def validate(self) -> None:
+        """Raise ValueError unless the numbers can be what they claim to be."""
+        thresholds = [point.threshold for point in self.points]
+        if self.base.threshold is not None or any(t is None or not 0 <= t <= 1 for t in thresholds):
+            raise ValueError(f"thresholds: expected the base's null, then 0 to 1, got {thresholds}")
+        for point in (self.base, *self.points):
+            if point.passes < 1 or not point.passes <= point.tokens:
+                raise ValueError(f"threshold {point.threshold}: {point.tokens} tokens, {point.passes} passes")
+            if abs(sum(point.share_by_order.values()) - 1) > 1e-6:
+                raise ValueError(f"threshold {point.threshold}: shares by order do not add up to 1")
+        unknown = {curve.event for curve in self.calibration} - set(EVENTS)
+        if unknown:
+            raise ValueError(f"calibration: expected the events {', '.join(EVENTS)}, got {unknown}")
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Whoever reads meanwhile sees the old file or the new, never a part."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> SweepReport:
+        """Raises ValueError naming the file for one that is no sweep report, OSError if it is not there."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is no sweep report ({error}); make it with: python -m dynamo sweep"
+            ) from None

@@ -1,0 +1,148 @@
+"""From a name to a folder on this machine: "embedded", a path, or a Hugging Face id.
+
+The hub's cache is asked first and, where it lacks the model, the hub one quick question: a download that
+finds no hub retries for a minute, file by file. A hub that did not answer is not asked again for five
+minutes. Every way in which this can fail has its own sentence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from tqdm import tqdm
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
+HUB_PROBE_SECONDS = 3.0
+HUB_AWAY_SECONDS = 300.0
+
+Progress = Callable[[int, int], None]
+
+# Hubs by address that did not answer: when that was, and what they failed with.
+_away: dict[str, tuple[float, str]] = {}
+
+
+def resolve(name: str, progress: Progress | None = None) -> Path:
+    """The local folder of a name; a hub id's comes from the cache or, failing that, from the hub.
+
+    progress: called with the bytes fetched so far and in all; without one the terminal shows bars. Raises
+    ValueError for a name that can be nothing and for weights in a format that is not read, OSError for an id
+    that cannot be fetched.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED_FOLDER
+    if name.startswith(EMBEDDED + "/"):
+        return EMBEDDED_FOLDER / name.removeprefix(EMBEDDED + "/")
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(
+            f"model: expected '{EMBEDDED}', a model folder or a hub id such as EleutherAI/pythia-70m, "
+            f"got {name!r}"
+        )
+    cached = _cached(name)
+    return cached if cached is not None else _download(name, progress)
+
+
+def model_folders(folder: Path) -> dict[str, Path]:
+    """The models in a folder: "base" and "dynamo" of a pair, else the folder itself under "model"."""
+    parts = {part: folder / part for part in ("base", "dynamo")}
+    return parts if all(path.is_dir() for path in parts.values()) else {"model": folder}
+
+
+def check_format(name: str, files: list[str]) -> None:
+    """Refuse a model whose weights are there, but not as safetensors."""
+    if any(file.endswith(".safetensors") for file in files):
+        return
+    pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
+    if pickled:
+        raise ValueError(
+            f"model: {name} has its weights as {pickled[0]} only; safetensors alone are read here, because "
+            "pickled files can run code. If you trust their author, convert them once with transformers: "
+            f"GPTNeoXForCausalLM.from_pretrained({name!r}, use_safetensors=False).save_pretrained(FOLDER), "
+            f"then AutoTokenizer.from_pretrained({name!r}).save_pretrained(FOLDER), and load FOLDER"
+        )
+
+
+def _cached(name: str) -> Path | None:
+    """The cache's copy of a model, if it is whole: other programs may have fetched a part of it only."""
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
+    except LocalEntryNotFoundError:
+        return None
+    needed = ("config.json", "tokenizer.json", "*.safetensors")
+    models = model_folders(folder).values()
+    return folder if all(any(model.glob(file)) for model in models for file in needed) else None
+
+
+def _download(name: str, progress: Progress | None) -> Path:
+    api = HfApi()
+    when, failure = _away.get(api.endpoint, (float("-inf"), ""))
+    if time.monotonic() - when < HUB_AWAY_SECONDS:
+        raise _unreachable(name, failure)
+    bars = {} if progress is None else {"tqdm_class": _reporting(progress)}
+    try:
+        info = api.model_info(name, timeout=HUB_PROBE_SECONDS)
+        check_format(name, [file.rfilename for file in info.siblings or []])
+        return Path(api.snapshot_download(name, allow_patterns=HUB_FILES, **bars))
+    except GatedRepoError:
+        raise OSError(
+            f"model: {name} is gated; accept its terms on its page on the hub and set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise OSError(
+            f"model: the hub has no model {name} (or it is private and HF_TOKEN is not set)"
+        ) from None
+    except OfflineModeIsEnabled:
+        raise _unreachable(name, "HF_HUB_OFFLINE is set") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise _unreachable(name, f"it answered {status}") from error
+    except ValueError:
+        raise
+    except Exception as error:
+        # The HTTP library's own errors share no base class with OSError.
+        failure = type(_root(error)).__name__
+        _away[api.endpoint] = (time.monotonic(), failure)
+        raise _unreachable(name, failure) from error
+
+
+def _unreachable(name: str, failure: str) -> OSError:
+    return OSError(
+        f"model: {name} is not in the cache and cannot be fetched from the hub ({failure}); "
+        f"go online, or use '{EMBEDDED}' or a local folder"
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reporting(progress: Progress) -> type[tqdm]:
+    """A progress bar that tells `progress` instead of a terminal."""
+    most = {"done": 0, "total": 0}
+
+    class Bar(tqdm):
+        def display(self, *_: Any, **__: Any) -> None:
+            # One bar counts files; of those that count bytes, one sees the network and one the disk.
+            if self.unit == "B" and self.total:
+                most["done"] = max(most["done"], int(self.n))
+                most["total"] = max(most["total"], int(self.total), most["done"])
+                progress(most["done"], most["total"])
+
+    return Bar

@@ -1,0 +1,229 @@
+"""From a name to a pair that can race: base model, DynaMo model, tokenizer, co-occurrence table.
+
+A name is "embedded" (the pair in `assets/models`), a local folder, or a Hugging Face id. A pair folder holds
+`base/` and `dynamo/`; a lone DynaMo checkpoint races against its own first head, whose weights it then
+shares. The table lies beside the DynaMo weights as `cooccurrence.safetensors`. What does not fit into memory
+is refused before anything is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GPTNeoXForCausalLM, PretrainedConfig
+
+from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.loading.names import EMBEDDED, Progress, check_format, resolve
+from dynamo.loading.quantised import loading_options
+from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
+from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
+from dynamo.text import fingerprint, has_chat_template
+
+TABLE_FILE = "cooccurrence.safetensors"
+
+EMBEDDED_DESCRIPTION = (
+    "A small dialogue model trained by this project on the Schema-Guided Dialogue corpus. "
+    "It has Pythia's architecture but is not a Pythia checkpoint, and it only knows that corpus's domains: "
+    "restaurants, hotels, flights, films, music, weather, banking, calendars, rides and events. Asked about "
+    "anything else it answers as if it were one of these. It invents names, times and prices, and books "
+    "nothing."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What a race needs. `base`: a stock GPT-NeoX; `table`: None (no mask) where there is none."""
+
+    name: str
+    description: str
+    base: GPTNeoXForCausalLM
+    dynamo: DynamoForCausalLM
+    tokenizer: Any
+    table: CooccurrenceTable | None
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """float32 on CPU, bfloat16 on GPUs that have it natively, else float16."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def load(
+    name: str = EMBEDDED,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    quantize: str | None = None,
+    progress: Progress | None = None,
+) -> Pair:
+    """A pair by name, in evaluation mode.
+
+    quantize: "8bit" or "4bit" for both models' linear layers, heads included; progress: told the bytes of a
+    download, done and in all. Raises ValueError for what is no DynaMo pair or checkpoint, whose parts do not
+    fit each other, or that this machine cannot hold; OSError if it cannot be found or fetched.
+    """
+    device = checked_device(device)
+    dtype = dtype or default_dtype(device)
+    folder = resolve(name, progress)
+    pair = (folder / "dynamo").is_dir() and (folder / "base").is_dir()
+    dynamo_folder = folder / "dynamo" if pair else folder
+    if model_type(dynamo_folder) != DynamoConfig.model_type:
+        raise ValueError(
+            f"model: {name} has no token heads (model_type {model_type(dynamo_folder)!r}); "
+            f"train them with: python -m dynamo train --model {name}"
+        )
+    fitting = _Fitting(name, [folder / "base", dynamo_folder] if pair else [folder], device, dtype, quantize)
+    dynamo = fitting.load(load_dynamo, dynamo_folder)
+    base = fitting.load(load_neox, folder / "base") if pair else dynamo.to_pythia(shared=True).eval()
+    tokenizer = _tokenizer_of(dynamo_folder, dynamo)
+    if base.config.vocab_size != dynamo.config.vocab_size:
+        raise ValueError(
+            f"model: {name}: its base has a vocabulary of {base.config.vocab_size} and its DynaMo model of "
+            f"{dynamo.config.vocab_size}; they do not belong together"
+        )
+    return Pair(
+        name=name,
+        description=_description(name, tokenizer),
+        base=base,
+        dynamo=dynamo,
+        tokenizer=tokenizer,
+        table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
+    )
+
+
+def _description(name: str, tokenizer: Any) -> str:
+    if name == EMBEDDED:
+        return EMBEDDED_DESCRIPTION
+    untuned = "" if has_chat_template(tokenizer) else " It completes text; it was not finetuned to chat."
+    return f"DynaMo checkpoint {name}.{untuned}"
+
+
+def load_or_embedded(name: str = EMBEDDED, **options: Any) -> tuple[Pair, str]:
+    """`load`, or the embedded pair where that fails; and "" or a sentence for the page that says why.
+
+    What is wrong with the embedded pair itself is raised.
+    """
+    try:
+        return load(name, **options), ""
+    except (ValueError, OSError) as error:
+        if name == EMBEDDED and options.get("quantize") is None:
+            raise
+        reason = str(error)
+    options.pop("quantize", None)
+    return load(EMBEDDED, **options), f"{reason}. Shown instead: the small pair that comes with the project."
+
+
+def load_model(
+    name: str,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    quantize: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[GPTNeoXForCausalLM | DynamoForCausalLM, Any, CooccurrenceTable | None]:
+    """One model of either kind, its tokenizer and its table (None for a stock model), in evaluation mode.
+
+    "embedded" and pair folders give their DynaMo model; NAME/base gives the base. Raises as `load` does.
+    """
+    device = checked_device(device)
+    dtype = dtype or default_dtype(device)
+    folder = resolve(name, progress)
+    if (folder / "dynamo").is_dir():
+        folder = folder / "dynamo"
+    heads = model_type(folder) == DynamoConfig.model_type
+    fitting = _Fitting(name, [folder], device, dtype, quantize)
+    model = fitting.load(load_dynamo if heads else load_neox, folder)
+    tokenizer = _tokenizer_of(folder, model)
+    return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer) if heads else None
+
+
+class _Fitting:
+    """How the models of one name are loaded, once it is sure that they can be."""
+
+    def __init__(
+        self, name: str, folders: list[Path], device: torch.device, dtype: torch.dtype, quantize: str | None
+    ):
+        self._name, self._device, self._dtype, self._quantize = name, device, dtype, quantize
+        for folder in folders:
+            check_format(name, [file.name for file in folder.iterdir()])
+        self._options = {folder: loading_options(quantize, folder, dtype, device) for folder in folders}
+        needed, free = stored_bytes(folders, dtype, quantize), available_memory(device)
+        if free is not None and needed > free:
+            raise ValueError(
+                f"model: {name} needs {gigabytes(needed)} for its weights {self._way()}, and "
+                f"{gigabytes(free)} are free on {device}; {self._remedy()}"
+            )
+
+    def load(self, loader: Any, folder: Path) -> Any:
+        options = self._options[folder]
+        try:
+            model = loader(str(folder), dtype=self._dtype, **options)
+            return (model if options else model.to(self._device)).eval()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        raise ValueError(
+            f"model: the memory of {self._device} does not hold {self._name} {self._way()}; {self._remedy()}"
+        )
+
+    def _way(self) -> str:
+        return f"in {self._quantize}" if self._quantize else f"as {str(self._dtype).removeprefix('torch.')}"
+
+    def _remedy(self) -> str:
+        smaller = {None: "load it in 8bit or 4bit, or ", "8bit": "load it in 4bit, or "}
+        return smaller.get(self._quantize, "") + "choose a smaller model"
+
+
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, None for the default. Raises ValueError for one that is not there."""
+    if device is None:
+        return default_device()
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected cpu or cuda, got {device!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: this machine (or this build of torch) has no CUDA; use cpu")
+    return chosen
+
+
+def _tokenizer_of(folder: Path, model: Any) -> Any:
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"model: {folder}: its tokenizer has {len(tokenizer)} ids and its model "
+            f"{model.config.vocab_size}; they do not belong together"
+        )
+    return tokenizer
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model, which must bring a fast one (`tokenizer.json`); a Path is taken as it is."""
+    folder = name if isinstance(name, Path) else resolve(name)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"tokenizer: {folder} holds no tokenizer.json; save the model's tokenizer there")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def load_table(folder: Path, vocab_size: int, tokenizer: Any) -> CooccurrenceTable | None:
+    """The table beside a DynaMo model's weights, checked against it; None where there is none."""
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        return None
+    table = CooccurrenceTable.load(path)
+    table.check(vocab_size=vocab_size, tokenizer=fingerprint(tokenizer))
+    return table
+
+
+def model_type(folder: Path) -> str:
+    """The architecture that a model folder declares."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model: {folder} is no model folder: it holds no config.json")
+    return PretrainedConfig.get_config_dict(folder)[0].get("model_type", "")

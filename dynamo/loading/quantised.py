@@ -1,0 +1,121 @@
+"""Linear layers in 8 or 4 bits, through bitsandbytes: a half to a fifth of the memory, on GPU and CPU.
+
+The layers of the stem and of every token head are quantised alike; embeddings, norms and the output
+embedding (also a head's own) are not. On CPU this saves memory and costs time. Nothing else of the project
+knows about it: the decoder runs the model's own modules.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PretrainedConfig
+
+QUANTISATIONS = ("8bit", "4bit")
+BITS = {"8bit": 8, "4bit": 4}
+# Given a list, transformers drops its own, so the output embedding must be in it. Matched as suffixes.
+KEPT = ["lm_head", "output_embedding"]
+# What the CUDA kernels ask for (bitsandbytes' documentation).
+LEAST_CAPABILITY = {"8bit": (7, 5), "4bit": (6, 0)}
+
+
+def loading_options(
+    quantize: str | None, folder: Path, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What `from_pretrained` is told: how to quantise and where to put the layers.
+
+    quantize None keeps the weights as they are saved; a folder saved quantised stays so. Raises ValueError
+    where the machine, the library or the folder does not allow it.
+    """
+    saved = _saved_as(folder)
+    if quantize is None and saved is None:
+        return {}
+    if quantize is not None and quantize not in QUANTISATIONS:
+        raise ValueError(f"quantize: expected {' or '.join(QUANTISATIONS)} or none, got {quantize!r}")
+    if None not in (saved, quantize) and saved != quantize:
+        raise ValueError(f"quantize: {folder} is saved in {saved} already; load it so, not as {quantize}")
+    _check_support(quantize or saved, device)
+    options = {"device_map": {"": device.index or 0 if device.type == "cuda" else device.type}}
+    if saved is None:
+        options["quantization_config"] = _config(quantize, dtype)
+    return options
+
+
+def _config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=KEPT,  # for 4 bits too, whatever its name says
+    )
+
+
+def _saved_as(folder: Path) -> str | None:
+    fields = PretrainedConfig.get_config_dict(folder)[0].get("quantization_config")
+    if not fields:
+        return None
+    found = [name for name, bits in BITS.items() if fields.get(f"load_in_{bits}bit")]
+    if not found:
+        raise ValueError(
+            f"model: {folder} is quantised by {fields.get('quant_method')!r}; "
+            "only bitsandbytes in 8 or 4 bits is read here"
+        )
+    return found[0]
+
+
+def _check_support(quantize: str, device: torch.device) -> None:
+    _silence()
+    try:
+        import bitsandbytes
+    except Exception as error:  # a missing CUDA library shows as OSError or RuntimeError
+        raise ValueError(
+            f"quantize: {quantize} needs bitsandbytes, which does not load here ({error}); "
+            "install it from requirements.txt, or load the model unquantised"
+        ) from None
+    if device.type not in bitsandbytes.supported_torch_devices:
+        raise ValueError(f"quantize: bitsandbytes does not support {device.type}; use cpu or cuda")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY[quantize]:
+        least = ".".join(map(str, LEAST_CAPABILITY[quantize]))
+        raise ValueError(
+            f"quantize: {quantize} needs a GPU of compute capability {least} or more, "
+            f"{torch.cuda.get_device_name(device)} has less; load the model unquantised"
+        )
+
+
+def _silence() -> None:
+    """The library's words about what is as it should be.
+
+    In 8 bits it says, per layer and pass, that it computes in float16 inside, which it always does. On some
+    processors its import looks for a faster kernel in a package that this project does not use.
+    """
+    for module in ("autograd._functions", "backends.cpu.ops"):
+        logging.getLogger(f"bitsandbytes.{module}").setLevel(logging.ERROR)
+
+
+def memory_of(*models: nn.Module) -> int:
+    """Bytes of all weights, buffers and quantisation constants; what models share counts once."""
+    storages = {}
+    for model in models:
+        for tensor in _tensors(model):
+            storage = tensor.untyped_storage()
+            storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        # bitsandbytes keeps scales beside the weight, and moves 8-bit ones to the layer at its first pass.
+        for holder in (*own, getattr(module, "state", None)):
+            state = getattr(holder, "quant_state", None)
+            for part in (holder, state, getattr(state, "state2", None)):
+                names = ("CB", "SCB", "absmax", "code", "offset")
+                found = (part, *(getattr(part, name, None) for name in names))
+                yield from (each for each in found if isinstance(each, Tensor))

@@ -1,0 +1,152 @@
+"""The Pythia suite's sizes, what a pair of each takes in memory, and what this machine has.
+
+Bytes are computed from shapes: weights of base and DynaMo model, the packed copies that small float32 models
+run on, and two lanes' key-value caches at full length. The runtime itself (libraries, activations) is a
+flat reserve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from dynamo.loading.quantised import BITS, KEPT
+from dynamo.packed import LARGEST_COPY
+
+POSITIONS = 2048
+# Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.
+RESERVE = 3 * 2**28
+# Layers, hidden units and rows of the vocabulary of EleutherAI/pythia-*; MLPs are four times as wide.
+PYTHIA = {
+    "14m": (6, 128, 50304),
+    "31m": (6, 256, 50304),
+    "70m": (6, 512, 50304),
+    "160m": (12, 768, 50304),
+    "410m": (24, 1024, 50304),
+    "1b": (16, 2048, 50304),
+    "1.4b": (24, 2048, 50304),
+    "2.8b": (32, 2560, 50304),
+    "6.9b": (32, 4096, 50432),
+    "12b": (36, 5120, 50688),
+}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """One row of a model picker. parameters: of the base; bytes: of base, DynaMo model and their working
+    memory together; fits: whether the machine has them; reason: why not, "" if it fits.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    fits: bool
+    reason: str
+
+
+def model_sizes(
+    dtype: torch.dtype, memory: int | None, quantize: str | None = None, heads: int = 3, packed: bool = False
+) -> list[ModelSize]:
+    """Every Pythia size as a pair with `heads` token heads, smallest first.
+
+    memory: bytes that may be taken (`available_memory`), None where unknown: then everything fits; packed:
+    whether small models will run on packed copies (float32 on CPU).
+    """
+    rows = []
+    for size in PYTHIA:
+        needed = pair_bytes(size, dtype, quantize, heads, packed)
+        fits = memory is None or needed <= memory
+        reason = "" if fits else f"needs about {gigabytes(needed)}, {gigabytes(memory)} are free"
+        rows.append(ModelSize(f"EleutherAI/pythia-{size}", parameters(size), needed, fits, reason))
+    return rows
+
+
+def parameters(size: str) -> int:
+    """Parameters of a Pythia model. Raises ValueError for a size that the suite does not have."""
+    if size not in PYTHIA:
+        raise ValueError(f"size: expected one of {', '.join(PYTHIA)}, got {size!r}")
+    layers, hidden, vocabulary = PYTHIA[size]
+    return layers * layer_parameters(hidden) + 2 * vocabulary * hidden + 2 * hidden
+
+
+def pair_bytes(
+    size: str, dtype: torch.dtype, quantize: str | None = None, heads: int = 3, packed: bool = False
+) -> int:
+    """Bytes that base and DynaMo model of one size take together while both run."""
+    total, (layers, hidden, _) = parameters(size), PYTHIA[size]
+    extra = heads - 1
+    matrices = 12 * hidden**2
+    weights = 0
+    for own in (layers, layers + extra):
+        kept = total - layers * matrices + (own - layers) * (layer_parameters(hidden) - matrices)
+        weights += kept * dtype.itemsize + round(own * matrices * _bytes_each(dtype, quantize))
+        copy = own * layer_parameters(hidden) * dtype.itemsize
+        weights += copy if packed and quantize is None and copy <= LARGEST_COPY else 0
+    caches = (2 * layers + extra) * POSITIONS * 2 * hidden * dtype.itemsize
+    return weights + caches + RESERVE
+
+
+def stored_bytes(folders: list[Path], dtype: torch.dtype, quantize: str | None) -> int:
+    """Bytes that the weights in these folders take once loaded, by the files' headers alone."""
+    total = 0
+    for file in (file for folder in folders for file in sorted(folder.glob("*.safetensors"))):
+        if file.name == "cooccurrence.safetensors":
+            continue
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    total += _stored(name, tensors.get_slice(name).get_shape(), dtype, quantize)
+        except SafetensorError:
+            continue  # a damaged file is named by the loader itself
+    return total
+
+
+def _stored(name: str, shape: list[int], dtype: torch.dtype, quantize: str | None) -> int:
+    count = torch.Size(shape).numel()
+    linear = len(shape) == 2 and not any(kept in name for kept in ("embed", *KEPT))
+    return round(count * (_bytes_each(dtype, quantize) if linear else dtype.itemsize))
+
+
+def _bytes_each(dtype: torch.dtype, quantize: str | None) -> float:
+    """Of a weight in a linear layer; 4 bits bring a float32 scale for every 64 weights."""
+    if quantize is None:
+        return dtype.itemsize
+    return BITS[quantize] / 8 + (4 / 64 if quantize == "4bit" else 0)
+
+
+def layer_parameters(hidden: int) -> int:
+    """Parameters of one decoder layer, which are those of one extra head."""
+    return 12 * hidden**2 + 13 * hidden
+
+
+def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Bytes free for a model on a device; None where the system does not say. `root` is the file system's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    kilobytes = _number(root / "proc/meminfo", "MemAvailable:")
+    if kilobytes is None:
+        return None
+    group = root / "sys/fs/cgroup"
+    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    if limit is None or used is None:
+        return kilobytes * 1024
+    # Files that were read count as used, but give way.
+    cached = sum(_number(group / "memory.stat", line) or 0 for line in ("inactive_file ", "active_file "))
+    return min(kilobytes * 1024, max(0, limit - used + cached))
+
+
+def _number(file: Path, line: str = "") -> int | None:
+    """The first number of a file, or of its line that begins so."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        rest = next(each.removeprefix(line) for each in lines if each.startswith(line))
+        return int(rest.split()[0])
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

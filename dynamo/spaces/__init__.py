@@ -1,0 +1,8 @@
+"""The Hugging Face Space: how the page runs there, its card, its files, its deployment."""
+
+from dynamo.spaces.app import AppConfig, read_config
+from dynamo.spaces.deployment import Deployment, deploy
+from dynamo.spaces.files import render_card, space_files
+from dynamo.spaces.project import SpaceProject
+
+__all__ = ["AppConfig", "Deployment", "SpaceProject", "deploy", "read_config", "render_card", "space_files"]

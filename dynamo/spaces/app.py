@@ -1,0 +1,87 @@
+"""What `spaces_config.yaml` and the environment say about how the page is to run.
+
+The file is the single source of the Hugging Face Space; on a machine of one's own the same file holds, and
+variables of the environment win over it. A deployed Space knows its profile by the variable DYNAMO_PROFILE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """model: what to load; votes: folder of the blind votes, None for no voting; queue_size: visitors that
+    may wait; zero_gpu: whether the machine is a ZeroGPU Space, where model time is a visitor's quota; models:
+    all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: what a run asks of that quota.
+    """
+
+    model: str
+    votes: Path | None
+    queue_size: int
+    zero_gpu: bool
+    models: tuple[str, ...] = ()
+    quantize: str | None = None
+    gpu_seconds: int = 30
+
+
+def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
+    """Reads the file and the variables DYNAMO_MODEL, DYNAMO_VOTES, DYNAMO_QUANTIZE, DYNAMO_PROFILE, SPACE_ID
+    and SPACES_ZERO_GPU.
+
+    A relative folder lies beside the file. Raises ValueError naming the key and what it may be.
+    """
+    config = read_yaml(path)
+    profile = profile_of(config, environment.get("DYNAMO_PROFILE", ""), path)
+    models = _of(list, {"models": config.get("models"), **profile}, "models", path)
+    app = _of(dict, config, "app", path)
+    queue_size = _of(int, app, "queue_size", path)
+    if not models or not all(isinstance(model, str) for model in models):
+        raise ValueError(f"{path.name}: models: expected a list of names, got {models!r}")
+    if queue_size < 1:
+        raise ValueError(f"{path.name}: queue_size: expected 1 or more, got {queue_size}")
+    on_space = "SPACE_ID" in environment
+    votes = _of(str, app, "votes_on_space" if on_space else "votes", path)
+    votes = environment.get("DYNAMO_VOTES", votes)
+    return AppConfig(
+        model=environment.get("DYNAMO_MODEL") or models[0],
+        votes=path.parent / votes if votes else None,
+        queue_size=queue_size,
+        zero_gpu=environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),
+        models=tuple(models),
+        quantize=environment.get("DYNAMO_QUANTIZE") or profile.get("quantize"),
+        gpu_seconds=profile.get("gpu_seconds", AppConfig.gpu_seconds),
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The file's keys and values. Raises ValueError for anything else."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name}: not YAML ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name}: expected keys and values, got {type(config).__name__}")
+    return config
+
+
+def profile_of(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """A profile's keys; none for "". Raises ValueError for a name that the file does not have."""
+    if not name:
+        return {}
+    profiles = _of(dict, config, "profiles", path)
+    if name not in profiles:
+        raise ValueError(f"{path.name}: profile: expected one of {', '.join(profiles)}, got {name!r}")
+    return _of(dict, profiles, name, path)
+
+
+def _of(kind: type, fields: dict[str, Any], key: str, path: Path) -> Any:
+    value = fields.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{path.name}: {key}: expected {kind.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,128 @@
+"""For programs: the same runs through `gradio_client`, REST and, as tools, MCP.
+
+An MCP tool is named after its function, so these have their public names. Every parameter is checked by
+`SamplingOptions`; a mistake comes back as one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import gradio as gr
+
+from dynamo.sampler import SamplingOptions
+from dynamo.ui.chat import Chat
+from dynamo.ui.contenders import OWN_LOOP
+from dynamo.ui.handlers import in_one_sentence
+from dynamo.ui.host import STRIP_THRESHOLDS, Host
+from dynamo.ui.presenter import Lane
+from dynamo.ui.settings import LONGEST_ANSWER, Settings
+
+MOST_THRESHOLDS = 21
+
+
+def add_api(host: Host) -> None:
+    """Adds the functions to the `gr.Blocks` that is being built."""
+    for function in functions(host):
+        gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
+
+
+def functions(host: Host) -> list[Any]:
+    """`generate`, `compare` and `threshold_sweep` for one host."""
+
+    @in_one_sentence
+    def generate(
+        prompt: str,
+        lane: Literal["dynamo", "base"] = "dynamo",
+        threshold: float = 0.5,
+        mask_strength: float = 1.0,
+        temperature: float = 0.7,
+        top_k: int = 50,
+        repetition_penalty: float = 1.1,
+        max_order: int = 3,
+        exact: bool = False,
+        max_new_tokens: int = LONGEST_ANSWER,
+        seed: int = 0,
+    ) -> Iterator[dict[str, Any]]:
+        """Answers one message, and streams what is there after every few forward passes.
+
+        Args:
+            prompt: the user's message.
+            lane: "dynamo" (several tokens per pass) or "base" (one token per pass).
+            threshold: back-off threshold, 0 (always all tokens) to 1 (always one).
+            mask_strength: exponent of the co-occurrence mask, 0 is no mask.
+            temperature: 0 or more; 0 takes the likeliest chunk.
+            top_k: candidates of each head, 1 or more.
+            repetition_penalty: divides the probability of repeated tokens, 1 is none.
+            max_order: most tokens of one pass.
+            exact: verify drafts, so that the text is distributed as the model's first head would have it.
+            max_new_tokens: longest answer in tokens.
+            seed: same seed, same text.
+        """
+        options = SamplingOptions(
+            threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
+            repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
+        )  # fmt: skip
+        settings = Settings(options, max_new_tokens, seed)
+        for run in host.follow(prompt, settings, lane):
+            yield summary(run)
+
+    @in_one_sentence
+    def compare(
+        prompt: str, threshold: float = 0.5, max_new_tokens: int = LONGEST_ANSWER, seed: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """The base model and DynaMo on the same message and seed: both texts, both clocks.
+
+        Args:
+            prompt: the user's message.
+            threshold: back-off threshold of DynaMo, 0 to 1.
+            max_new_tokens: longest answer in tokens.
+            seed: same seed, same text.
+        """
+        settings = Settings(SamplingOptions(threshold=threshold), max_new_tokens, seed)
+        lanes = host.lanes_run(prompt, settings, OWN_LOOP)
+        base, dynamo = (lanes[name].tokens_per_second for name in ("base", "dynamo"))
+        speed_up = round(dynamo / base, 3) if base and dynamo else None
+        yield {name: summary(lane) for name, lane in lanes.items()} | {"wall_clock_ratio": speed_up}
+
+    @in_one_sentence
+    def threshold_sweep(
+        prompt: str,
+        thresholds: list[float] = list(STRIP_THRESHOLDS),  # noqa: B006  (the schema shows the default)
+        max_new_tokens: int = LONGEST_ANSWER,
+        seed: int = 0,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """One message at several thresholds; streams the list as it grows.
+
+        Args:
+            prompt: the user's message.
+            thresholds: 1 to 21 back-off thresholds, each 0 to 1.
+            max_new_tokens: longest answer in tokens.
+            seed: same seed, same text.
+        """
+        if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
+            raise ValueError(f"thresholds: expected 1 to {MOST_THRESHOLDS} values, got {len(thresholds)}")
+        all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]
+        rows: list[dict[str, Any]] = []
+        for settings in all_settings:
+            lane = host.lane_run(Chat(), prompt, settings, "dynamo")
+            rows.append({"threshold": settings.options.threshold, **summary(lane)})
+            yield rows
+
+    return [generate, compare, threshold_sweep]
+
+
+def summary(lane: Lane) -> dict[str, Any]:
+    """One lane's run so far as a program wants it; `trace` is the NDJSON of the run."""
+    speed = lane.tokens_per_second
+    return {
+        "text": lane.text,
+        "tokens": len(lane.tokens),
+        "passes": lane.passes,
+        "tokens_per_forward": round(len(lane.tokens) / max(1, lane.passes), 4),
+        "tokens_per_second": round(speed, 2) if speed else None,
+        "seconds": round(lane.seconds, 5),
+        "end": lane.end_line.reason if lane.end_line else None,
+        "trace": lane.wire,
+    }

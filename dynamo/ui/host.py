@@ -1,0 +1,260 @@
+"""What the page does on a visitor's behalf: answer, decode again, judge, load, show.
+
+Handlers are plain methods, mostly generators of strings, and know no component. One run of the model goes on
+at a time, as two on one machine would falsify each other's clocks: Gradio's queue sees to that, and the lock
+here for the moment in which a cancelled run has not quite ended and for what the queue does not order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from dynamo.jointline import JointLine
+from dynamo.ndjson import PassLine, Trace, encode_line, read_runs
+from dynamo.sampler import SamplingOptions
+from dynamo.ui.analyses import Analyses, Opinion
+from dynamo.ui.chat import LANES, Chat
+from dynamo.ui.contenders import OWN_LOOP, Contenders
+from dynamo.ui.presenter import FLUSH_SECONDS, Lane, Race, RaceView
+from dynamo.ui.settings import Settings
+from dynamo.ui.store import RunStore
+
+LOCK_SECONDS = 30.0
+LONGEST_FILE = 5_000_000  # bytes of a trace file
+STRIP_THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+READY = "Press Generate: both models answer the same prompt, each at its own measured pace."
+NO_ANSWER = "There is no answer yet; press Generate first."
+LOADED = "Loaded trace. Press Generate to run your own; it starts a new chat."
+
+
+class Busy(RuntimeError):
+    """The model did not get free in time."""
+
+
+class Host:
+    """One pair, its store of runs, and what may be asked of them."""
+
+    def __init__(self, contenders: Contenders, analyses: Analyses | None = None):
+        self.contenders = contenders
+        self.analyses = analyses or Analyses()
+        self.store = RunStore()
+        self._model = threading.Lock()
+        self._split: str | None = None
+
+    # ---- runs
+
+    def answer(
+        self, chat: Chat, prompt: str, settings: Settings, opponent: str = OWN_LOOP
+    ) -> Iterator[RaceView]:
+        """One turn of both lanes."""
+        lanes = self._lanes(chat, prompt, settings, opponent=opponent)
+        yield from self._run(self._race(lanes))
+
+    def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
+        """The last turn's DynaMo lane at other settings, same prompt and seed; the base lane stays."""
+        if not chat:
+            raise ValueError(NO_ANSWER)
+        settings = replace(settings, seed=chat.last_seed)
+        lanes = self._lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
+        yield from self._run(self._race(lanes, still={"base": chat.wire("base")}))
+
+    def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, Lane]:
+        """A first turn run to its end unseen: for duels and programs."""
+        lanes = self._lanes(Chat(), prompt, settings, opponent=opponent)
+        for _ in self._run(self._race(lanes)):
+            pass
+        return lanes
+
+    def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> Lane:
+        """One lane of one turn, run to its end unseen."""
+        lane = self._lanes(chat, prompt, settings, only=(kind,))[kind]
+        for _ in self._passes(lane):
+            pass
+        return lane
+
+    def follow(self, prompt: str, settings: Settings, kind: str) -> Iterator[Lane]:
+        """One lane of a first turn while it runs: the lane again and again, at most every few hundredths."""
+        if kind not in LANES:
+            raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {kind!r}")
+        lane = self._lanes(Chat(), prompt, settings, only=(kind,))[kind]
+        flushed = time.perf_counter()
+        for _ in self._passes(lane):
+            if time.perf_counter() - flushed >= FLUSH_SECONDS:
+                yield lane
+                flushed = time.perf_counter()
+        yield lane
+
+    def _passes(self, lane: Lane) -> Iterator[PassLine]:
+        with self._alone(), closing(lane.steps) as steps:
+            for record in steps:
+                yield lane.take(record)
+        lane.end()
+
+    def _lanes(self, chat: Chat, prompt: str, settings: Settings, **more: Any) -> dict[str, Lane]:
+        return self.contenders.lanes(
+            chat, prompt.strip(), settings.options, settings.max_new_tokens, settings.seed, **more
+        )
+
+    def _race(self, lanes: dict[str, Lane], **more: Any) -> Race:
+        return Race(lanes, label=self.contenders.label, store=self.store, **more)
+
+    def _run(self, race: Race) -> Iterator[RaceView]:
+        with self._alone(), closing(race.views()) as views:
+            yield from views
+
+    def _alone(self) -> _Alone:
+        return _Alone(self._model)
+
+    # ---- the quality dial
+
+    def strip(self, chat: Chat, settings: Settings) -> Iterator[str]:
+        """The last prompt at seven thresholds, a line of NDJSON more with each."""
+        if not chat:
+            raise ValueError(NO_ANSWER)
+        before, prompt = chat.without_last(), chat.last_prompt
+        base_speed = _speed(chat.base[-1].trace.passes)
+        wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
+        yield wire
+        for threshold in STRIP_THRESHOLDS:
+            options = replace(settings.options, threshold=threshold)
+            at = replace(settings, options=options, seed=chat.last_seed)
+            lane = self._lanes(before, prompt, at, only=("dynamo",))["dynamo"]
+            passes = list(self._passes(lane))
+            wire += json.dumps(self._strip_row(threshold, lane, passes, base_speed)) + "\n"
+            yield wire
+        yield wire + '{"done":true}\n'
+
+    def _strip_row(
+        self, threshold: float, lane: Lane, passes: list[PassLine], base_speed: float | None
+    ) -> dict[str, Any]:
+        speed = lane.tokens_per_second
+        row = {
+            "threshold": threshold,
+            "text": [list(line.texts) for line in passes],
+            "passes": lane.passes,
+            "tokens": len(lane.tokens),
+            "ms": round(1000 * lane.seconds, 2),
+            "speed": round(speed / base_speed, 3) if speed and base_speed else None,
+        }
+        if self.analyses.audit is not None:
+            opinion = self.analyses.audit(lane.prompt_ids, lane.tokens)
+            row |= {"nats": opinion.nats_per_token, "below": opinion.unlikely_share}
+        return row
+
+    # ---- the drift audit
+
+    def audit(self, chat: Chat) -> str:
+        """What the base thinks of the last answers, JSON for the audit card; "" where there is none."""
+        if not chat or self.analyses.audit is None:
+            return ""
+        opinions = {lane: self._opinion(chat, lane) for lane in LANES}
+        trace = chat.dynamo[-1].trace
+        options = trace.header.options
+        top_k = int(options.get("top_k", SamplingOptions().top_k))
+        opinion = opinions["dynamo"]
+        texts = [text for line in trace.passes for text in line.texts]
+        tokens = [
+            {"text": text, "p": round(math.exp(log_p), 6), "rank": rank}
+            for text, log_p, rank in zip(texts, opinion.log_probabilities, opinion.ranks, strict=True)
+        ]
+        told = {lane: _figures(opinions[lane], top_k) for lane in LANES}
+        return json.dumps({"run": trace.header.run, "top_k": top_k, "tokens": tokens, **told})
+
+    def _opinion(self, chat: Chat, lane: str) -> Opinion:
+        trace = (chat.base if lane == "base" else chat.dynamo)[-1].trace
+        messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
+        reply = [token for line in trace.passes for token in line.tokens]
+        with self._alone():
+            ids = self.contenders.encode(messages, self.contenders.max_length - len(reply))
+            return self.analyses.audit(ids, reply)
+
+    # ---- looking closer
+
+    def split(self) -> str | None:
+        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered."""
+        if self._split is None and self.analyses.split is not None:
+            with self._alone():
+                if self._split is None:
+                    self._split = json.dumps(self.analyses.split())
+        return self._split
+
+    def find_joint(self, run: Any, index: Any) -> JointLine | None:
+        """A stored joint by what a browser sent; None for what is not known."""
+        return self.store.get_joint(run, index) if isinstance(run, str) and type(index) is int else None
+
+    # ---- recordings
+
+    def load(self, path: Path, status: str = LOADED, *, keep: bool = False) -> RaceView:
+        """A trace file for the panes: its last run of each lane, marked as a recording.
+
+        Raises ValueError naming file, line and fault.
+        """
+        if path.stat().st_size > LONGEST_FILE:
+            raise ValueError(f"trace: {path.name} is larger than {LONGEST_FILE:,} bytes")
+        try:
+            with path.open(encoding="utf-8", newline="\n") as file:
+                runs = read_runs(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"trace: {path.name}: {error}") from None
+        shown = {}
+        for trace in runs:
+            if trace.header.lane in LANES:
+                shown[trace.header.lane] = self._adopt(trace, keep)
+        if not shown:
+            raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
+        wires = {lane: _wire(trace) for lane, trace in shown.items()}
+        last = max((index for index in shown["dynamo"].joints), default=0) if "dynamo" in shown else None
+        inspector = "" if last is None else self.store.get_pass(shown["dynamo"].header.run, last) or ""
+        return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, status)
+
+    def _adopt(self, trace: Trace, keep: bool) -> Trace:
+        """Under an id of our own: nobody may overwrite a run, or guess one, by naming it in a file."""
+        told = trace.header.recorded or "loaded from a file"
+        trace = replace(trace, header=replace(trace.header, run=uuid4().hex, recorded=told))
+        self.store.add(trace, keep=keep)
+        return trace
+
+
+class _Alone:
+    """Holds the model. A plain lock, as a generator may be closed by another thread than ran it."""
+
+    def __init__(self, lock: threading.Lock):
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise Busy("The model is busy with another visitor's run; try again in a moment.")
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.release()
+
+
+def _speed(passes: Sequence[PassLine]) -> float | None:
+    """Tokens per second of model time after the prompt's pass."""
+    decoding = [line for line in passes if not line.prefill]
+    milliseconds = sum(line.milliseconds for line in decoding)
+    return 1000 * sum(len(line.tokens) for line in decoding) / milliseconds if milliseconds else None
+
+
+def _figures(opinion: Opinion, top_k: int) -> dict[str, float]:
+    return {
+        "tokens": len(opinion.ranks),
+        "nats": opinion.nats_per_token,
+        "below_1_percent": opinion.unlikely_share,
+        "outside_top_k": sum(rank >= top_k for rank in opinion.ranks) / max(1, len(opinion.ranks)),
+        "repetition": opinion.repetition,
+    }
+
+
+def _wire(trace: Trace) -> str:
+    lines = [trace.header, *trace.passes, *([trace.end] if trace.end else [])]
+    return "".join(encode_line(line) + "\n" for line in lines)

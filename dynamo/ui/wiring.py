@@ -1,0 +1,172 @@
+"""The Compare tab: which event calls what.
+
+What runs the model shares one place in the queue (`concurrency_id="model"`), so that no two clocks disturb
+each other; other visitors wait and see their place. Stop tells the panes first and then cancels: what Gradio
+still delivers of a cancelled run does not undo it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dynamo.ui.compare import CompareTab
+from dynamo.ui.handlers import Handlers
+from dynamo.ui.host import READY
+from dynamo.ui.settings import PRESETS, preset_of
+
+STOPPED = "Stopped. What was generated so far stays on screen."
+
+_ENABLE_IF_PROMPT = "(prompt) => ({ __type__: 'update', interactive: Boolean(prompt?.trim()) })"
+_ENABLE = "() => ({ __type__: 'update', interactive: true })"
+_DISABLE = "() => ({ __type__: 'update', interactive: false })"
+_TO_BUS = "(value) => window.dynamoBus?.dispatchEvent(new CustomEvent('{name}', {{ detail: value }}))"
+# The box is emptied when its message was answered, unless something else was typed meanwhile.
+_EMPTY_IF_ANSWERED = """(prompt, wire) => {
+  const header = (wire || "").split("\\n").filter((line) => line.startsWith('{"format"')).pop();
+  return header && JSON.parse(header).prompt === prompt.trim() ? "" : prompt;
+}"""
+
+RUN = {
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+    "trigger_mode": "once",
+    "show_progress": "minimal",
+    "scroll_to_output": False,
+    "api_visibility": "private",
+}
+QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+IN_BROWSER = {"api_visibility": "private"}
+
+
+class Wiring:
+    """Connects a tab's components with the handlers, once."""
+
+    def __init__(self, tab: CompareTab, handlers: Handlers):
+        self._tab = tab
+        self._handlers = handlers
+        self._settings = list(tab.settings.values())
+        self._chat = [tab.base, tab.dynamo]
+        self._views = [tab.base, tab.dynamo, tab.inspector, tab.bar]
+
+    def connect(self) -> None:
+        sent = self._connect_send()
+        runs = [sent, self._connect_retry(), *self._connect_dial()]
+        for run in runs:
+            self._after_a_run(run)
+        if self._tab.strip is not None:
+            runs.append(self._connect_strip())
+        self._connect_stop(runs)
+        self._connect_chat_buttons()
+        self._connect_charts()
+        if self._tab.votes is not None:
+            self._connect_votes(sent)
+
+    def _connect_send(self) -> Any:
+        tab = self._tab
+        start = [tab.generate.click, tab.prompt.submit]
+        gr.on(start, None, tab.prompt, tab.stop, js=_ENABLE_IF_PROMPT, **IN_BROWSER)
+        running = gr.on(
+            start,
+            self._handlers.send,
+            [tab.prompt, tab.replacing, tab.blind, tab.opponent, *self._chat, *self._settings],
+            [*self._views, tab.duel],
+            validator=self._handlers.validate,
+            show_progress_on=tab.bar,
+            **RUN,
+        )
+        running.success(None, [tab.prompt, tab.dynamo], tab.prompt, js=_EMPTY_IF_ANSWERED, **IN_BROWSER)
+        return running
+
+    def _connect_retry(self) -> Any:
+        tab = self._tab
+        seed = tab.settings["seed"]
+        tab.retry.click(None, None, tab.stop, js=_ENABLE, **IN_BROWSER)
+        return tab.retry.click(lambda now: int(now or 0) + 1, seed, seed, **QUIET).then(
+            self._handlers.retry,
+            [tab.opponent, *self._chat, *self._settings],
+            self._views,
+            show_progress_on=tab.bar,
+            **RUN,
+        )
+
+    def _connect_dial(self) -> list[Any]:
+        """The threshold shows what it would do while it moves, and decodes again when it is let go."""
+        tab = self._tab
+        threshold = tab.settings["threshold"]
+        threshold.change(None, threshold, None, js=_TO_BUS.format(name="threshold"), **IN_BROWSER)
+        again = {
+            "fn": self._handlers.decode_again,
+            "inputs": [*self._chat, *self._settings],
+            "outputs": self._views,
+            "show_progress_on": tab.bar,
+            **RUN,
+        }
+        knobs = [tab.settings[name] for name in ("mask_strength", "adaptive", "blur")]
+        picked = tab.preset.input(
+            lambda name, *now: PRESETS.get(name, now), [tab.preset, *knobs], knobs, **QUIET
+        )
+        for knob in knobs:
+            knob.input(preset_of, knobs, tab.preset, **QUIET)
+        switched = tab.settings["exact"].input(**again)
+        return [threshold.release(**again), switched, picked.then(**again)]
+
+    def _after_a_run(self, event: Any) -> None:
+        tab = self._tab
+        event.then(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
+        event.then(lambda: False, None, tab.replacing, **QUIET)
+        if tab.audit is not None:
+            audit = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
+            event.then(self._handlers.audit, self._chat, tab.audit, **audit, **IN_BROWSER)
+
+    def _connect_strip(self) -> Any:
+        tab = self._tab
+        tab.strip.use(self._handlers.chosen_threshold, None, tab.settings["threshold"], **QUIET)
+        tab.strip_start.click(None, None, tab.stop, js=_ENABLE, **IN_BROWSER)
+        running = tab.strip_start.click(
+            self._handlers.strip,
+            [*self._chat, *self._settings],
+            tab.strip,
+            show_progress_on=tab.strip,
+            **RUN,
+        )
+        running.then(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
+        return running
+
+    def _connect_stop(self, runs: list[Any]) -> None:
+        tab = self._tab
+        tab.stop.click(None, js=_TO_BUS.format(name="stop"), cancels=runs, **IN_BROWSER).then(
+            lambda: (STOPPED, gr.update(interactive=False)), None, [tab.bar, tab.stop], **QUIET
+        )
+
+    def _connect_chat_buttons(self) -> None:
+        tab = self._tab
+        cards = [card for card in (tab.audit, tab.strip) if card is not None]
+        tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET)
+        tab.new_chat.click(
+            lambda: ("", "", "", READY, False, None, *("" for _ in cards)),
+            None,
+            [*self._views, tab.replacing, tab.duel, *cards],
+            **QUIET,
+        )
+        tab.load.upload(self._handlers.load, tab.load, self._views, **IN_BROWSER)
+        for card in cards:
+            tab.load.upload(lambda: "", None, card, **QUIET)
+
+    def _connect_charts(self) -> None:
+        tab = self._tab
+        tab.charts.expand(self._handlers.timeline_chart, self._chat, tab.timeline_chart, **QUIET)
+        tab.inspector.enlarge(self._handlers.heatmap, None, [tab.heatmap, tab.charts], **QUIET)
+
+    def _connect_votes(self, sent: Any) -> None:
+        """The row is there while a duel waits for its vote."""
+        tab = self._tab
+        show = {"fn": lambda duel: gr.update(visible=duel is not None), "inputs": tab.duel, **QUIET}
+        sent.then(outputs=tab.votes, **show)
+        tab.new_chat.click(lambda: gr.update(visible=False), None, tab.votes, **QUIET)
+        for choice, button in tab.vote_buttons.items():
+            chosen = gr.State(choice)
+            button.click(self._handlers.vote, [tab.duel, chosen], [*self._views, tab.duel], **QUIET).then(
+                outputs=tab.votes, **show
+            )

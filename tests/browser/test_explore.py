@@ -1,0 +1,177 @@
+"""The Explore and About tabs in a real browser, on a made-up sweep; figures by the Plotly that Gradio has."""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fakes import HOSTILE
+from sweep_rows import growing, report
+from test_charts import every_figure
+
+from dynamo.ui.components import ASSETS, style
+from dynamo.ui.explore import explore_tab
+from dynamo.ui.theme import theme
+from dynamo.ui.votes import VoteBook
+
+WIDE, PHONE = 1280, 375
+
+
+def endless(prompts, progress):
+    """Two thresholds, and then replies that come to no end."""
+    for number, sweep in enumerate(growing(prompts, progress)):
+        if number == 3:
+            for reply in range(1200):
+                time.sleep(0.05)
+                progress(reply % 7, 7)
+        yield sweep
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    book = VoteBook(tmp_path_factory.mktemp("votes"))
+    book.add(model="m", options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo")
+    about = (ASSETS / "about" / "about.html").read_text(encoding="utf-8")
+    with gr.Blocks(title="Explore") as demo:
+        gr.HTML("<h1>Explore</h1>")
+        with gr.Tabs(selected="compare") as tabs:
+            with gr.Tab("Compare", id="compare"):
+                threshold = gr.Slider(0, 1, 0.5, label="Threshold", elem_id="threshold")
+            with gr.Tab("Explore", id="explore"):
+                explore_tab(report(), endless, threshold, tabs, book)
+            with gr.Tab("About", id="about"):
+                gr.HTML(about.replace("{description}", html.escape("A pair.")))
+            with gr.Tab("X", id="hostile"):
+                for figure in every_figure(HOSTILE):
+                    gr.Plot(figure, show_label=False)
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, footer_links=[], run_history=False,
+        theme=theme(), head=f"<style>{style()}</style>",
+    )  # fmt: skip
+    yield url
+    demo.close()
+
+
+@pytest.fixture
+def open_tab(open_page, url):
+    def open_tab(name="Explore", look="light", width=WIDE, figures=4):
+        page = open_page(f"{url}?__theme={look}", viewport={"width": width, "height": 900})
+        page.set_default_timeout(30_000)  # drawing is slow without a graphics card
+        page.get_by_role("tab", name=name, exact=True).click()
+        if figures:
+            page.locator(".js-plotly-plot .main-svg .plot, .js-plotly-plot .main-svg .cartesianlayer").nth(
+                figures - 1
+            ).wait_for()
+        return page
+
+    return open_tab
+
+
+def slider(page) -> str:
+    return page.locator("#threshold input[type=number]").input_value()
+
+
+def pick(page, elem_id: str, option: str) -> None:
+    page.click(f"#{elem_id} input")
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_a_threshold_of_the_sweep_is_carried_to_compare_and_marked_on_return(open_tab):
+    page = open_tab()
+    pick(page, "sweep-threshold", "0.7")
+    page.click("#sweep-use")
+    page.locator("[role=tab][aria-selected=true]", has_text="Compare").wait_for()
+    assert slider(page) == "0.7"
+    page.get_by_role("tab", name="Explore").click()
+    page.locator("#sweep-speed").get_by_text("nearest to Compare's 0.7").wait_for()
+
+
+def test_another_measure_is_another_axis_and_another_sentence(open_tab):
+    page = open_tab()
+    page.locator("#sweep-speed").get_by_text("nats per token under the base").wait_for()
+    page.get_by_label("Diversity").click()
+    page.locator("#sweep-speed").get_by_text("distinct bigrams").wait_for()
+    page.get_by_text("1 repeats nothing").wait_for()
+
+
+def test_the_numbers_can_be_taken_home(open_tab):
+    page = open_tab()
+    with page.expect_download() as download:
+        page.click("#sweep-csv")
+    assert download.value.suggested_filename == "dynamo-sweep.csv"
+    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("threshold,replies,tokens") and len(lines) == 7
+
+
+def test_a_run_grows_on_the_page_and_stops_when_cancelled(open_tab):
+    page = open_tab()
+    page.get_by_text("shipped").first.wait_for()
+    page.click("#sweep-run")
+    page.get_by_text("measured here").first.wait_for()
+    page.locator("#sweep-shares").get_by_text("0.3").wait_for()
+    page.locator("#sweep-status").get_by_text("Replies - ").wait_for()
+    page.click("#sweep-cancel")
+    page.get_by_text("Stopped. What was measured so far is shown.").wait_for()
+    page.wait_for_selector("#sweep-cancel[disabled]")
+    assert "0.5" not in page.locator("#sweep-shares .xaxislayer-above").first.text_content()
+    assert page.locator(".toast-body, #sweep-status .error:visible").count() == 0
+
+
+@pytest.mark.parametrize(("look", "width"), [("light", PHONE), ("dark", WIDE)])
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(open_tab, look, width):
+    page = open_tab(look=look, width=width)
+    page.add_style_tag(content="* { transition: none !important; }")
+    for tab in ("Explore", "About"):
+        page.get_by_role("tab", name=tab).click()
+        page.locator("[role=tab][aria-selected=true]", has_text=tab).wait_for()
+        found = Axe().run(page, context={"include": [["[role=tabpanel]"]]}).response["violations"]
+        assert [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_figures_fill_the_page_and_a_phone(open_tab):
+    for width in (WIDE, PHONE):
+        page = open_tab(width=width)
+        box = page.locator("#calibration .js-plotly-plot").bounding_box()
+        assert box["width"] > 0.8 * min(width, 1200) and box["x"] + box["width"] <= width
+
+
+def test_text_of_figures_is_readable_in_the_dark_but_for_the_tooltip(open_tab):
+    page = open_tab(look="dark")
+    colour = page.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill")
+    assert colour == "rgb(242, 244, 247)"
+
+
+def test_a_finger_that_moves_on_a_figure_scrolls_the_page(open_tab):
+    page = open_tab(width=PHONE)
+    caught = page.locator(".js-plotly-plot .nsewdrag").evaluate_all(
+        "(areas) => areas.map((area) => getComputedStyle(area).touchAction)"
+    )
+    assert caught and "none" not in caught
+
+
+def test_plotly_of_the_page_knows_every_attribute(open_tab):
+    page = open_tab()
+    wrong = """({ data, layout: { legend, ...layout } }) => {
+      // It stumbles over any legend, and calls unused what only some charts draw.
+      const known = Object.keys(Plotly.PlotSchema.get().layout.layoutAttributes.legend);
+      const unused = ["unused", "invisible"];
+      const issues = (Plotly.validate(data, layout) ?? []).filter(({ code }) => !unused.includes(code));
+      return [...issues.map(({ msg }) => msg), ...Object.keys(legend).filter((key) => !known.includes(key))];
+    }"""
+    for figure in every_figure():
+        assert page.evaluate(wrong, json.loads(figure.to_json())) == []
+    assert page.evaluate(wrong, {"data": [], "layout": {"legend": {"a_new_key": 1}, "another": 1}}) != []
+
+
+def test_hostile_text_is_shown_as_text(open_tab):
+    page = open_tab("X", figures=7)
+    shown = " ".join(page.locator(".js-plotly-plot:visible text").all_text_contents())
+    assert HOSTILE in shown and "<img" in shown
+    assert page.locator(".js-plotly-plot img").count() == 0
+    assert page.evaluate("window.pwned") is None

@@ -1,0 +1,259 @@
+"""The inspector by itself: which pass it shows, what it says of it, and what it answers to the slider."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fakes import HOSTILE
+
+from browser.cards import (
+    NASTY_RUN,
+    NEXT_RUN,
+    RUN,
+    WORDS,
+    dispatch,
+    fill,
+    four_runs,
+    give,
+    joint,
+    lane,
+    launch_cards,
+    note_shown,
+    show,
+    verdict,
+)
+from dynamo.trace import StepRecord
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return four_runs()
+
+
+@pytest.fixture(scope="module")
+def url(runs):
+    page, url = launch_cards(runs[0])
+    yield url
+    page.close()
+
+
+@pytest.fixture
+def open_inspector(open_page, url):
+    def open_inspector(theme: str = "light", **options):
+        page = open_page(f"{url}?__theme={theme}", **{"reduced_motion": "no-preference", **options})
+        note_shown(page)
+        return page
+
+    return open_inspector
+
+
+@pytest.fixture
+def page(open_inspector, runs):
+    """The inspector after a run of three passes: it shows the last."""
+    page = open_inspector()
+    values, passes = runs[1][RUN]
+    give(page, "inspector", values[2])
+    page.get_by_text("Pass 3 of 3").wait_for()
+    dispatch(page, "lane", lane(RUN, passes))
+    return page
+
+
+def grid(page, stage: str) -> list[bool]:
+    """Which of the hundred cells of a stage are left."""
+    return page.locator(f".dm-stage-{stage} .dm-cell:not(.dm-sketch *)").evaluate_all(
+        "(cells) => cells.map((cell) => !cell.classList.contains('gone'))"
+    )
+
+
+# ---- what it says of a pass
+
+
+def test_at_rest_it_teaches_the_three_stages_without_made_up_numbers(open_inspector):
+    page = open_inspector()
+    assert page.inner_text(".dm-title") == "Inside a forward pass"
+    assert page.locator(".dm-sketch:visible").count() == 3
+    assert page.locator(".dm-inspector table:visible, .dm-inspector button:visible").count() == 0
+    captions = page.locator(".dm-stage figcaption").all_inner_texts()
+    assert [caption.split("\n")[0] for caption in captions] == ["Product", "Mask", "Threshold"]
+    assert not re.search(r"\d", page.inner_text(".dm-inspector"))
+
+
+def test_three_stages_are_drawn_with_the_chunk_that_was_drawn(page):
+    show(page, RUN, 0)
+    assert verdict(page) == "This pass emitted 3 tokens."
+    assert page.inner_text(".dm-verdict span") == "Its best chunk has 60 %, above 25 % = 0.5²."
+    assert page.locator(".dm-emitted .dm-token").all_inner_texts() == ["·What", "·time", "·would"]
+    kept = [[at for at, left in enumerate(grid(page, stage)) if left] for stage in ("mask", "threshold")]
+    assert kept == [[0, 1, 21], [0, 1]]
+    assert sum(grid(page, "product")) == 9
+    assert (
+        page.locator("td.dm-cell.picked").evaluate_all("(cells) => cells.map((c) => c.dataset.at)")
+        == ["0"] * 3
+    )
+    assert page.locator(".dm-stage-result").all_inner_texts() == [
+        "likeliest pair: “What time” 36 %",
+        "20.7 % of the product is kept; likeliest pair: “What time” 60 %",
+        "2 chunks left to draw from",
+    ]
+    assert page.locator(".dm-third li").all_inner_texts() == ["·would\n100 %"]
+
+
+def test_the_ladder_says_which_orders_were_given_up_and_why(page):
+    show(page, RUN, 2)
+    assert verdict(page) == "This pass backed off to 1 token."
+    rungs = [rung.split("\n") for rung in page.locator(".dm-ladder li").all_inner_texts()]
+    assert rungs == [
+        ["3 tokens", "best 20 %, bar 25 %", "backed off"],
+        ["2 tokens", "best 40 %, bar 50 %", "backed off"],
+        ["1 token", "always possible", "emitted"],
+    ]
+    show(page, RUN, 1)
+    assert verdict(page) == "This pass backed off from 3 tokens and emitted 2 tokens."
+
+
+def test_a_cell_is_read_in_all_three_stages(page):
+    show(page, RUN, 0)
+    page.locator(".dm-stage-product td.dm-cell").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text(".dm-readout") == (
+        "·What + ·would → product 18 % → after the mask 30 % → 33.3 % of what is left"
+    )
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text(".dm-readout") == "·At + ·would → product 9 % → removed by the mask"
+    assert page.locator(".dm-cell.read").count() == 3
+
+
+def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(page, runs):
+    drafts = joint({(0, 0, 0): 0.5, (0, 1, 0): 0.1, (0, 1, 2): 0.2, (2, 1, 1): 0.2})
+    values, _ = fill(
+        runs[0],
+        "5" * 32,
+        [
+            StepRecord((0,), 1, 0.02, prefill=True, drafted=(11, 22), joint=drafts, exact=True),
+            StepRecord((11, 1), 2, 0.01, rejected=(22,), joint=drafts, exact=True),
+        ],
+        words=[WORDS[0], WORDS[1], [" do", " so", " <b>at"]],
+    )
+    give(page, "inspector", values[0])
+    page.get_by_text("It drafts 2 tokens for the next pass to verify.").wait_for()
+    assert verdict(page) == "This pass had no drafts to verify and drew 1 token itself."
+    assert [at for at, left in enumerate(grid(page, "threshold")) if left] == [0, 1]
+    assert page.locator("td.dm-cell.picked").first.get_attribute("data-at") == "1"
+    assert page.locator(".dm-stage-result").last.inner_text() == "2 tokens drafted"
+    assert page.locator(".dm-third h3").inner_text() == "Third token, given “·What·would”"
+    dispatch(page, "threshold", 0.9)  # exact mode's drafts do not depend on it
+    assert verdict(page).startswith("This pass had no drafts")
+    assert page.locator(".dm-drafts, .dm-tries").filter(visible=True).count() == 0
+
+    give(page, "inspector", values[1])
+    page.get_by_text("It drafts nothing.").wait_for()
+    assert verdict(page) == "This pass verified 2 drafts, kept 1 and drew 1 token itself."
+    assert page.locator(".dm-drafts s").all_inner_texts() == ["·<b>at"]
+    assert not any(grid(page, "threshold"))
+
+
+def test_hostile_text_is_text_in_grids_notes_and_titles(page, runs):
+    values, passes = runs[1][NASTY_RUN]
+    give(page, "inspector", values[0])
+    dispatch(page, "lane", lane(NASTY_RUN, passes))
+    show(page, NASTY_RUN, 0)
+    assert HOSTILE.replace(" ", "·") in page.locator(".dm-stage-mask tbody th").first.text_content()
+    assert HOSTILE in page.locator(".dm-stage-mask .dm-stage-result").text_content()
+    assert page.locator(".dm-inspector img, .dm-inspector b b").count() == 0
+    assert page.evaluate("window.pwned") is None
+
+
+def test_a_single_token_run_has_no_stages(page, runs):
+    alone = StepRecord((1,), 1, 0.01, probabilities=(0.3,))
+    values, _ = fill(runs[0], "6" * 32, [alone], threshold=1.0)
+    give(page, "inspector", values[0])
+    page.get_by_text("This pass built no joint distribution: single tokens were asked for").wait_for()
+    assert page.locator(".dm-stages, .dm-verdict").filter(visible=True).count() == 0
+
+
+# ---- the threshold slider
+
+
+def test_the_slider_asks_what_if_and_its_return_ends_it(page):
+    show(page, RUN, 0)
+    before = page.locator(".dm-inspector").bounding_box()
+    dispatch(page, "threshold", 0.8)
+    assert verdict(page) == "At threshold 0.8 this pass would have backed off from 3 tokens."
+    assert "not above 64 % = 0.8²" in page.inner_text(".dm-verdict span")
+    assert not any(grid(page, "threshold"))
+    assert page.locator(".dm-stage-result").last.inner_text() == "no chunk is left: back off"
+    assert page.locator(".dm-inspector").bounding_box() == before, "nothing may move under the slider"
+    dispatch(page, "threshold", 0.3)
+    assert verdict(page) == "At threshold 0.3 this pass would still have emitted 3 tokens."
+    assert sum(grid(page, "threshold")) == 3
+    dispatch(page, "threshold", 0.5)
+    assert verdict(page) == "This pass emitted 3 tokens."
+    assert page.locator(".dm-asking").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "threshold", "words"),
+    [
+        (1, 0.4, "At threshold 0.4 this pass would have emitted 3 tokens instead of 2."),
+        (1, 0.75, "At threshold 0.75 this pass would have backed off to 1 token."),
+        (2, 0.9, "At threshold 0.9 this pass would still have backed off to 1 token."),
+        (2, 0.46, "At threshold 0.46 this pass would still have backed off to 1 token."),
+        (2, 0.39, "At threshold 0.39 this pass would have emitted 3 tokens instead of 1."),
+    ],
+)
+def test_what_if_counts_the_orders_that_were_given_up(page, index, threshold, words):
+    show(page, RUN, index)
+    dispatch(page, "threshold", threshold)
+    assert verdict(page) == words
+
+
+def test_what_if_is_asked_of_one_run_only(page, runs):
+    show(page, RUN, 0)
+    dispatch(page, "threshold", 0.8)
+    assert page.locator(".dm-asking").count() or verdict(page)
+    show(page, NEXT_RUN, 0)
+    assert verdict(page) == "This pass backed off to 1 token."
+
+
+def test_the_slider_leaves_the_first_two_stages_alone(page):
+    show(page, RUN, 0)
+    page.evaluate(
+        """() => { window.touched = []; new MutationObserver((all) => touched.push(...all.map((one) =>
+        one.target.closest?.('.dm-stage')?.className))).observe(document.querySelector('.dm-stages'),
+        { subtree: true, attributes: true }) }"""
+    )
+    dispatch(page, "threshold", 0.8)
+    verdict(page)
+    assert set(page.evaluate("touched")) == {"dm-stage dm-stage-threshold"}
+    assert len(page.evaluate("touched")) == 2  # both cells that were left
+
+
+# ---- for everyone
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_to_complain_about(open_inspector, runs, theme):
+    page = open_inspector(theme)
+    here = {"include": [[".dm-inspector"]]}
+    assert Axe().run(page, context=here).response["violations"] == []
+    values, passes = runs[1][RUN]
+    give(page, "inspector", values[0])
+    page.get_by_text("Pass 1 of 1").wait_for()
+    dispatch(page, "lane", lane(RUN, passes, "running"))
+    show(page, RUN, 0)
+    dispatch(page, "threshold", 0.8)
+    verdict(page)
+    assert Axe().run(page, context=here).response["violations"] == []
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(open_inspector, runs):
+    page = open_inspector(viewport={"width": 375, "height": 800})
+    give(page, "inspector", runs[1][RUN][0][0])
+    page.get_by_text("Pass 1 of 1").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    small = page.locator(".dm-inspector button:visible").evaluate_all(
+        "(all) => all.filter((one) => Math.min(one.offsetHeight, one.offsetWidth) < 24).length"
+    )
+    assert small == 0

@@ -1,0 +1,189 @@
+"""Which pass the inspector shows: newest, played, pinned, of an earlier answer; what it has to ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from browser.cards import (
+    LONG_RUN,
+    NEXT_RUN,
+    RUN,
+    dispatch,
+    four_runs,
+    give,
+    lane,
+    launch_cards,
+    note_shown,
+    show,
+)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return four_runs()
+
+
+@pytest.fixture(scope="module")
+def url(runs):
+    page, url = launch_cards(runs[0])
+    yield url
+    page.close()
+
+
+@pytest.fixture
+def open_inspector(open_page, url):
+    def open_inspector(theme: str = "light", **options):
+        page = open_page(f"{url}?__theme={theme}", **{"reduced_motion": "no-preference", **options})
+        note_shown(page)
+        return page
+
+    return open_inspector
+
+
+@pytest.fixture
+def page(open_inspector, runs):
+    """The inspector after a run of three passes: it shows the last."""
+    page = open_inspector()
+    values, passes = runs[1][RUN]
+    give(page, "inspector", values[2])
+    page.get_by_text("Pass 3 of 3").wait_for()
+    dispatch(page, "lane", lane(RUN, passes))
+    return page
+
+
+# ---- which pass
+
+
+def test_all_missing_passes_come_in_one_call_when_the_run_is_over(open_inspector, runs):
+    page = open_inspector()
+    calls = []
+    page.on("request", lambda request: "component_server" in request.url and calls.append(request.url))
+    values, passes = runs[1][LONG_RUN]
+    give(page, "inspector", values[5])
+    page.get_by_text("Pass 6 of 6").wait_for()
+    for _ in range(3):  # a playhead makes the pane tell the same again and again
+        dispatch(page, "lane", lane(LONG_RUN, passes))
+    page.wait_for_timeout(300)
+    assert len(calls) == 1
+    for index in (0, 26, 13):
+        show(page, LONG_RUN, index, pinned=False)
+        assert page.inner_text(".dm-title") == f"Pass {index + 1} of 27"
+    assert len(calls) == 1
+
+
+def test_while_the_player_holds_back_values_are_kept_and_the_panes_lead(open_inspector, runs):
+    page = open_inspector()
+    values, passes = runs[1][LONG_RUN]
+    dispatch(page, "lane", lane(LONG_RUN, passes[:2], "running"))
+    dispatch(page, "playhead", {"milliseconds": 1.0})
+    give(page, "inspector", values[20])
+    page.wait_for_timeout(200)
+    assert page.evaluate("shown") == []
+    dispatch(page, "lane", lane(LONG_RUN, passes))
+    show(page, LONG_RUN, 0, pinned=False)
+    show(page, LONG_RUN, 1, pinned=False)
+    assert page.inner_text(".dm-live") == "Following"
+    dispatch(page, "playhead", {"milliseconds": None})
+    page.get_by_text("Pass 21 of 27").wait_for()  # all is shown, so is the newest value
+    assert page.is_hidden(".dm-live")
+
+
+def test_a_pinned_pass_stays_until_it_is_let_go(open_inspector, runs):
+    page = open_inspector()
+    values, passes = runs[1][RUN]
+    dispatch(page, "lane", lane(RUN, passes, "running"))
+    give(page, "inspector", values[0])
+    page.get_by_text("Pass 1 of").wait_for()
+    show(page, RUN, 0)
+    give(page, "inspector", values[1])
+    page.wait_for_timeout(200)
+    assert page.inner_text(".dm-title") == "Pass 1 of 3"
+    page.get_by_role("button", name="Follow again").click()
+    page.get_by_text("Pass 2 of 3").wait_for()
+    page.get_by_role("button", name="Next pass").click()
+    page.get_by_text("Pass 3 of 3").wait_for()
+    assert page.is_disabled(".dm-next")
+    assert page.inner_text(".dm-live") == "Follow again"
+
+
+def test_an_earlier_answers_pass_can_be_looked_at_and_says_so(page, runs):
+    values, passes = runs[1][NEXT_RUN]
+    give(page, "inspector", values[0])
+    dispatch(page, "lane", lane(NEXT_RUN, passes))
+    show(page, RUN, 1)
+    assert page.inner_text(".dm-subtitle") == "emitted 2 tokens · an earlier answer"
+    assert page.inner_text(".dm-title") == "Pass 2 of 3"
+
+
+def test_a_pass_that_nobody_has_is_told_and_the_rest_stays(page):
+    dispatch(page, "show", {"run": "7" * 32, "index": 3, "pinned": True})
+    page.get_by_text("This pass is no longer stored. Generate again to look inside it.").wait_for()
+    assert page.inner_text(".dm-title") == "Pass 3 of 3"
+
+
+def test_a_new_chat_brings_it_back_to_rest(page):
+    dispatch(page, "lane", lane(None, [], "empty"))
+    page.get_by_text("Inside a forward pass").wait_for()
+    assert page.locator(".dm-sketch:visible").count() == 3
+
+
+def test_enlarge_tells_python_run_and_pass(page):
+    show(page, RUN, 1)
+    page.get_by_role("button", name="Enlarge").click()
+    page.wait_for_function("document.querySelector('#told textarea, #told input').value")
+    assert page.input_value("#told textarea, #told input") == f'{{"run": "{RUN}", "index": 1}}'
+
+
+@pytest.mark.parametrize(("motion", "interval"), [("reduce", 500), ("no-preference", 33)])
+def test_it_draws_as_often_as_the_visitor_likes_motion(open_inspector, runs, motion, interval):
+    page = open_inspector(reduced_motion=motion)
+    values, passes = runs[1][LONG_RUN]
+    give(page, "inspector", values[0])
+    page.get_by_text("Pass 1 of 1").wait_for()
+    dispatch(page, "lane", lane(LONG_RUN, passes))
+    show(page, LONG_RUN, 1, pinned=False)
+    draws, elapsed = page.evaluate(
+        """async (run) => {
+          const start = performance.now();
+          shown.length = 0;
+          for (let i = 0; i < 100; i++) {
+            const detail = { run, index: i % 27, pinned: false };
+            dynamoBus.dispatchEvent(new CustomEvent("show", { detail }));
+            await new Promise((done) => setTimeout(done, 10));
+          }
+          return [shown.length, performance.now() - start];
+        }""",
+        LONG_RUN,
+    )
+    assert 1 <= draws <= 1 + elapsed / interval
+
+
+def test_the_cache_asks_once_in_pieces_and_forgets_the_oldest_run(arithmetic):
+    outcome = arithmetic(
+        """(async () => {
+          const calls = [];
+          const cache = new PassCache(async ([run, indices]) => {
+            calls.push([run, indices.length]);
+            if (calls.length === 3) throw new Error("the line is down");
+            const answer = (index) => JSON.stringify({ run, pass: { pass: index } });
+            return indices.map((index) => (index === 7 ? null : answer(index)));
+          });
+          cache.put({ run: "a", pass: { pass: 599 } });
+          const found = await Promise.all([cache.find("a", 3), cache.find("a", 4), cache.find("a", 7)]);
+          const again = await cache.find("a", 7);
+          const [lost, later] = [await cache.find("b", 0), await cache.find("b", 0)];
+          for (const run of "cdefghij") cache.of(run);
+          const numbers = found.map((value) => value?.pass.pass ?? null);
+          const kept = [...cache.runs.keys()].join("");
+          return { calls, found: numbers, again, lost, later: later.pass.pass, kept };
+        })()""",
+        files=("inspector/passes.js",),
+    )
+    assert outcome == {
+        "calls": [["a", 512], ["a", 87], ["b", 1], ["b", 1]],
+        "found": [3, 4, None],
+        "again": None,
+        "lost": None,
+        "later": 0,
+        "kept": "cdefghij",
+    }

@@ -1,0 +1,212 @@
+"""When a race's passes are on screen: the player's arithmetic, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from browser.races import lane, long_race, short_race
+
+PLAYER = ("race/clocks.js", "race/player.js")
+READABLE = {1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300}
+
+
+@pytest.fixture
+def play(arithmetic):
+    """Runs statements of JavaScript that know `race`, `player` and `log`; returns what they logged."""
+
+    def play(lanes, script, **known):
+        names = ", ".join(["lanes", *known])
+        body = f"let race = raceOf(lanes), player = newPlayer(); const log = []; {script}; return log;"
+        return arithmetic(f"(({names}) => {{ {body} }})(...args)", lanes, *known.values(), files=PLAYER)
+
+    return play
+
+
+@pytest.mark.parametrize("base_pass", [0.4, 2.0, 5.0, 16.0, 40.0])
+def test_a_short_race_is_slowed_until_a_base_pass_takes_a_tenth_of_a_second(play, base_pass):
+    lanes = [lane("base", [base_pass] * 20, prefill=base_pass), lane("dynamo", [base_pass] * 7, 3)]
+    script = "player = begin(player, race, 'live', 0); log.push(player.phase, player.slowdown)"
+    phase, slowdown = play(lanes, script)
+    assert phase == "playing"
+    assert slowdown in READABLE
+    assert 60 <= slowdown * base_pass <= 100
+
+
+def test_a_long_race_is_followed_live_from_its_first_decoded_pass(play):
+    lanes = [lane("base", [90.0], state="running"), lane("dynamo", [99.0], state="running")]
+    assert play(
+        lanes, "player = begin(player, race, 'live', 0); log.push(player.phase, player.playhead)"
+    ) == [
+        "following",
+        None,
+    ]
+
+
+def test_a_race_of_which_nothing_is_known_waits_and_shows_nothing(play):
+    lanes = [lane("base", [], state="running"), lane("dynamo", [], state="running")]
+    script = "player = begin(player, race, 'live', 0); log.push(player.phase, player.playhead)"
+    assert play(lanes, script) == ["waiting", 0]
+
+
+def test_a_live_race_that_turned_out_short_is_replayed_slowed_once(play):
+    hesitant = [
+        lane("base", [80.0], state="running", prefill=50.0),
+        lane("dynamo", [9.0], state="running"),
+    ]
+    script = """
+      player = begin(player, race, "live", 0); log.push(player.phase);
+      race = raceOf(whole);
+      player = arrive(player, race, 0); log.push(player.phase, player.slowdown);
+      for (let now = 0; player.phase === "playing"; now += 100) player = tick(player, race, now);
+      player = arrive(player, race, 0); log.push(player.phase);
+    """
+    assert play(hesitant, script, whole=short_race()) == ["following", "playing", 20, "settled"]
+
+
+@pytest.mark.parametrize("end", ["error", "cancelled"])
+def test_a_stopped_race_shows_all_that_came_at_once(play, end):
+    running = short_race(state="running")
+    script = """
+      player = begin(player, race, "live", 0); log.push(player.phase);
+      player = arrive(player, raceOf(stopped), 50); log.push(player.phase, player.playhead);
+    """
+    assert play(running, script, stopped=short_race(end=end)) == ["playing", "settled", None]
+
+
+def test_a_tenth_of_the_speed_takes_ten_times_the_models_time(play):
+    script = """
+      player = begin({ ...player, mode: "tenth" }, race, "live", 0);
+      let now = 0;
+      while (player.phase === "playing") player = tick(player, race, (now += 16));
+      log.push(now, race.total);
+    """
+    lanes = [lane("base", [5.0] * 30), lane("dynamo", [7.0] * 12, 3)]
+    took, total = play(lanes, script)
+    assert took == pytest.approx(10 * total, rel=0.02)
+
+
+def test_a_tab_that_was_hidden_for_a_minute_goes_on_where_it_was(play):
+    script = """
+      player = begin(player, race, "live", 0);
+      player = tick(player, race, 100); const seen = player.playhead;
+      player = tick(player, race, 60_000); log.push(player.phase, (player.playhead - seen) * player.slowdown);
+    """
+    phase, moved = play(short_race(), script)
+    assert phase == "playing" and 0 < moved <= 250
+
+
+def test_the_playhead_waits_for_the_slower_lane_to_arrive(play):
+    base, dynamo = short_race(state="running")
+    dynamo["passes"] = dynamo["passes"][:3]
+    script = """
+      player = begin(player, race, "live", 0);
+      for (let now = 0; now < 9000; now += 16) player = tick(player, race, now);
+      log.push(player.phase, player.playhead, race.arrived);
+    """
+    phase, playhead, arrived = play([base, dynamo], script)
+    assert phase == "playing"
+    assert playhead == arrived == pytest.approx(19.0 + 7.0 + 7.0)
+
+
+def test_every_step_shows_one_pass_more_and_back_takes_it_away(play):
+    script = """
+      const shown = () => race.ends.reduce((sum, ends) => sum + doneBy(ends, player.playhead), 0);
+      player = chooseMode(begin(player, race, "live", 0), race, "step", 0); player = toggle(player, race, 0);
+      log.push(shown());
+      while (player.phase === "paused") { player = stepBy(player, race, 1); log.push(shown()); }
+      player = stepBy(player, race, -1); log.push(shown());
+    """
+    lanes = [lane("base", [5.0] * 6), lane("dynamo", [7.3] * 3, 3, prefill=19.0)]
+    assert play(lanes, script) == [*range(12), 10]
+
+
+@pytest.mark.parametrize("mode", ["auto", "live", "tenth", "step"])
+@pytest.mark.parametrize("kind", ["live", "recording", "aside"])
+def test_with_little_motion_nothing_plays_until_play_is_pressed(play, mode, kind):
+    script = """
+      player = begin({ ...newPlayer(true), mode }, race, kind, 0); log.push(player.phase);
+      player = arrive(player, race, 0); player = chooseMode(player, race, "tenth", 0); log.push(player.phase);
+      player = toggle(player, race, 0); log.push(player.phase);
+    """
+    begun, chosen, pressed = play(short_race(), script, mode=mode, kind=kind)
+    assert "playing" not in (begun, chosen)
+    assert pressed == "playing"
+
+
+def test_a_recording_plays_by_itself_and_what_is_only_looked_at_does_not(play):
+    script = "for (const kind of ['recording', 'aside']) log.push(begin(player, race, kind, 0).phase)"
+    assert play(short_race(), script) == ["playing", "settled"]
+    assert play(long_race(), script) == ["playing", "settled"]
+
+
+def test_one_slow_prompt_does_not_hold_up_a_slowed_race(play):
+    lanes = [lane("base", [5.0] * 20, prefill=900.0), lane("dynamo", [7.0] * 9, 3, prefill=10.0)]
+    (seconds,) = play(lanes, "log.push((900 - 10) * slowdownFor(race) / 1000)")
+    assert seconds <= 3
+
+
+def test_no_order_of_events_shows_what_has_not_arrived(play):
+    script = """
+      const modes = ["auto", "live", "tenth", "step"];
+      let seed = 1, now = 0;
+      const dice = (sides) => (seed = (seed * 48271) % 2147483647) % sides;
+      const upTo = (n, m) => lanes.map((lane, i) => {
+        const passes = lane.passes.slice(0, [n, m][i]);
+        const all = passes.length === lane.passes.length;
+        return { ...lane, passes, state: all ? "done" : "running", end: all ? "eos" : null };
+      });
+      for (let round = 0; round < 60; round++) {
+        let counts = [1, 1];
+        race = raceOf(upTo(...counts));
+        player = begin(player, race, ["live", "recording", "aside"][dice(3)], now);
+        for (let i = 0; i < 120; i++) {
+          now += dice(400);
+          const what = dice(8);
+          if (what === 0) {
+            counts = counts.map((n) => n + dice(6));
+            race = raceOf(upTo(...counts)); player = arrive(player, race, now);
+          } else if (what === 1) player = chooseMode(player, race, modes[dice(4)], now);
+          else if (what === 2) player = toggle(player, race, now);
+          else if (what === 3) player = stepBy(player, race, dice(2) ? 1 : -1);
+          else player = tick(player, race, now);
+          const { phase, playhead } = player;
+          const fits = playhead === null ? ["settled", "following"] : ["playing", "paused", "waiting"];
+          const settled = playhead === null && race.done;
+          const arrived = playhead === null || (playhead >= 0 && playhead <= race.arrived);
+          if (!arrived || !fits.includes(phase) || settled !== (phase === "settled"))
+            log.push({ ...player, arrived: race.arrived });
+        }
+      }
+    """
+    assert play(short_race(), script) == []
+
+
+def test_clocks_compare_lanes_of_one_message_only_and_both_or_none(arithmetic):
+    base, dynamo = short_race()
+
+    def clocks(**lanes):
+        counts = "{ base: args[0].base.passes.length, dynamo: args[0].dynamo.passes.length }"
+        return arithmetic(f"clocksOf(args[0], {counts})", lanes, files=PLAYER)
+
+    measured = clocks(base=base, dynamo=dynamo)
+    assert measured["speedUp"] == pytest.approx((3 / 7) / (1 / 5))
+    assert measured["gain"] == pytest.approx(3)
+    other = {**dynamo, "header": {**dynamo["header"], "prompt": "another message"}}
+    assert clocks(base=base, dynamo=other) is None
+    assert clocks(base={**base, "passes": base["passes"][:1]}, dynamo=dynamo) is None
+    assert clocks(base={**base, "header": {**base["header"], "lane": "blind"}}, dynamo=dynamo) is None
+
+
+def test_only_a_lane_at_other_settings_counts_as_decoded_again(arithmetic):
+    base, dynamo = short_race()
+    again = {**dynamo, "header": {**dynamo["header"], "run": "new", "options": {"threshold": 0.3}}}
+    for lanes, expected in (((base, dynamo), False), ((base, again), True)):
+        pair = dict(zip(("base", "dynamo"), lanes, strict=True))
+        assert arithmetic("wasDecodedAgain(args[0])", pair, files=PLAYER) is expected
+    words = arithmetic("decodedAgainInWords(args[0])", {"dynamo": again}, files=PLAYER)
+    assert words == "DynaMo re-decoded at threshold 0.3; base lane unchanged."
+
+
+@pytest.mark.parametrize("engine", ["", "loop", "constructor", "<b>"])
+def test_an_unknown_engine_is_called_our_own_loop(arithmetic, engine):
+    assert arithmetic("opponentOf({ engine: args[0] })[0]", engine, files=PLAYER) == "our one-token loop"

@@ -1,0 +1,253 @@
+"""The race bar in a real browser, told of made-up lanes: what it says, plays and hides."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fakes import HOSTILE
+
+from browser.races import SPLIT, Splits, answered, lane, listen, long_race, send, serve_race, short_race, tell
+
+MOVING = {"reduced_motion": "no-preference"}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return Splits()
+
+
+@pytest.fixture(scope="module")
+def url(splits):
+    demo, url = serve_race(splits)
+    yield url
+    demo.close()
+
+
+@pytest.fixture
+def race(open_page, url):
+    """Opens the race bar and tells it of lanes."""
+
+    def race(*lanes, **options):
+        page = open_page(url, **options)
+        page.wait_for_selector(".dm-race")
+        page.wait_for_selector(".dm-timeline")
+        listen(page, "playhead", "player", "widest")
+        send(page, lanes)
+        return page
+
+    return race
+
+
+def heard(page, name):
+    return [detail for each, detail in page.evaluate("window.heard") if each == name]
+
+
+def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
+    base, dynamo = short_race()
+    page = race(base)
+    faces = [".dm-passes", ".dm-speed", ".dm-first"]
+    assert [page.inner_text(face) for face in faces] == ["–"] * 3
+    send(page, [dynamo])
+    assert [page.inner_text(face) for face in faces] == ["3.00", "2.14×", "19 ms"]
+    assert page.inner_text(".dm-passes-note") == "against 1.00"
+    assert page.inner_text(".dm-speed-note") == "429 against 200 tokens/s of model time"
+    assert page.inner_text(".dm-first-note") == "against 12 ms"
+    assert page.inner_text(".dm-tally") == "The same 39 tokens one by one: 39 passes. DynaMo: 13."
+    assert page.inner_text(".dm-pace") == "It really took 0.16 s (base) and 0.10 s (DynaMo)."
+    assert page.inner_text(".dm-status") == "Both answer."
+
+
+def test_the_wall_clock_says_against_whom(race):
+    page = race()
+    for engine, name in (
+        ("loop", "our one-token loop"),
+        ("generate", "transformers generate"),
+        ("threshold-1", "DynaMo at threshold 1"),
+    ):
+        send(page, short_race(engine=engine, run=engine))
+        assert page.inner_text(".dm-speed-name") == f"the speed of {name}"
+
+
+def test_a_short_race_is_shown_slowed_and_says_so_with_the_truth_beside(race):
+    page = race(*short_race(), **MOVING)
+    assert page.inner_text(".dm-pace").startswith("Shown 20× slower so that you can follow. ")
+    assert page.inner_text(".dm-pace").endswith("It really took 0.16 s (base) and 0.10 s (DynaMo).")
+    page.wait_for_selector(".dm-race[data-phase=settled]")
+    moments = [detail["milliseconds"] for detail in heard(page, "playhead")]
+    moments = moments[len(moments) - moments[::-1].index(0) :]  # since both lanes were there
+    assert moments[-1] is None and moments[:-1] == sorted(moments[:-1])
+    assert len(moments) > 20
+    slowed = [detail for detail in heard(page, "player") if detail["playing"]]
+    assert slowed == [{"playing": True, "mode": "auto", "slowdown": 20}]
+    assert page.inner_text(".dm-toggle") == "Play again"
+
+
+def test_the_clocks_are_those_of_what_is_shown(race):
+    page = race(*short_race())
+    page.locator(".dm-modes input[value=step]").check()
+    assert page.inner_text(".dm-pace").startswith("Press Next pass.")
+    page.locator(".dm-step-on").click()
+    assert page.inner_text(".dm-pace").startswith("After the left lane's pass 1, 1 token. It really took")
+    assert page.inner_text(".dm-speed") == "–"
+    page.locator(".dm-step-on").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    assert page.inner_text(".dm-lap-base") != page.inner_text(".dm-lap-dynamo")
+    assert page.inner_text(".dm-tally") == "6 tokens so far, one by one: 6 passes. DynaMo: 2."
+    assert page.inner_text(".dm-passes") == "3.00"
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text(".dm-tally") == "3 tokens so far, one by one: 3 passes. DynaMo: 1."
+
+
+def test_pause_play_and_skip_do_what_they_say(race):
+    page = race(*long_race(recorded="on a laptop, in spring"), **MOVING)
+    page.click(".dm-toggle")
+    assert page.inner_text(".dm-toggle") == "Play"
+    still = heard(page, "playhead")[-1]
+    page.wait_for_timeout(150)
+    assert heard(page, "playhead")[-1] == still
+    page.click(".dm-toggle")
+    page.wait_for_function("count => window.heard.length > count", arg=len(page.evaluate("window.heard")) + 3)
+    page.click(".dm-skip")
+    assert heard(page, "playhead")[-1] == {"milliseconds": None}
+    assert page.inner_text(".dm-toggle") == "Play again"
+    assert page.evaluate("document.activeElement.className").endswith("dm-toggle")
+
+
+def test_modes_are_a_radio_group_that_arrows_move_in(race):
+    page = race(*short_race())
+    page.locator(".dm-modes input[value=auto]").focus()
+    page.keyboard.press("ArrowRight")
+    assert heard(page, "player")[-1]["mode"] == "live"
+    page.keyboard.press("ArrowRight")
+    assert heard(page, "player")[-1] == {"playing": False, "mode": "tenth", "slowdown": 1}
+    assert page.get_by_role("radiogroup", name="Pace").get_by_role("radio").count() == 4
+
+
+def test_a_recording_is_labelled_and_plays_by_itself_unless_motion_is_unwelcome(race):
+    said = "Recording: a laptop, spring. Press Generate to run it live here."
+    moving = race(*short_race(recorded="a laptop, spring"), **MOVING)
+    assert moving.get_attribute(".dm-race", "data-phase") == "playing"
+    assert moving.inner_text(".dm-remark") == said
+    still = race(*short_race(recorded="a laptop, spring"))
+    assert still.get_attribute(".dm-race", "data-phase") == "settled"
+    assert still.inner_text(".dm-remark") == said
+    assert heard(still, "playhead") == []
+
+
+def test_a_lane_decoded_again_is_compared_and_noted_and_does_not_hide_the_base_lane(race):
+    base, dynamo = short_race()
+    page = race(base, dynamo, **MOVING)
+    page.wait_for_selector(".dm-race[data-phase=settled]")
+    again = lane("dynamo", [7.0] * 18, 2, state="running", run="another", options={"threshold": 0.8})
+    send(page, [again])
+    again = {**again, "state": "done", "end": "eos"}
+    send(page, [again])
+    assert page.get_attribute(".dm-race", "data-phase") == "settled"
+    assert page.inner_text(".dm-remark") == "DynaMo re-decoded at threshold 0.8; base lane unchanged."
+    assert page.inner_text(".dm-passes") == "2.00"
+    assert heard(page, "playhead")[-1] == {"milliseconds": None}
+
+
+def test_a_blind_duel_shows_no_clock_and_no_player_until_the_vote(race):
+    blind = short_race(lane="blind", options={})
+    page = race(*blind, **MOVING)
+    assert page.is_hidden(".dm-clocks") and page.is_hidden(".dm-player")
+    assert page.inner_text(".dm-hidden-note") == "Clocks and playback are hidden until you vote."
+    assert page.inner_text(".dm-pace") == "" and page.inner_text(".dm-tally") == ""
+    base, dynamo = short_race()
+    base["run"] = dynamo["run"] = "revealed"
+    send(page, [base, dynamo])
+    assert page.is_visible(".dm-clocks") and page.is_visible(".dm-player")
+    assert page.get_attribute(".dm-race", "data-phase") == "settled"
+
+
+def test_a_strip_has_room_for_the_longer_lane_of_both(race):
+    page = race(*short_race())
+    assert heard(page, "widest")[-1] == 31
+
+
+def test_the_time_split_is_asked_for_once_and_does_the_arithmetic(race, splits):
+    page = race(*short_race())
+    splits.asked = 0
+    assert page.inner_text(".dm-why") == "why not 3.00×?"
+    page.hover(".dm-why")
+    page.wait_for_selector(".dm-split-table")
+    said = page.inner_text(".dm-split-sum")
+    assert said == (
+        "DynaMo's pass takes 1.40 times the base's (5.60 against 4.00 ms): "
+        "3.00 tokens per pass / 1.40 = 2.14×. This race measured 2.14×."
+    )
+    rows = page.locator(".dm-split-table tr").all_inner_texts()
+    assert rows[1].split() == ["stem", "3.00", "3.00"]
+    assert rows[-1].split() == ["whole", "pass", "4.00", "5.60"]
+    widths = page.eval_on_selector_all(
+        ".dm-split-bar",
+        "bars => bars.map((bar) => [...bar.children].map((part) => parseFloat(part.style.width)))",
+    )
+    whole = SPLIT["dynamo"]["pass_ms"]
+    assert [sum(bar) for bar in widths] == pytest.approx([100 * 4.0 / whole, 100], abs=0.1)
+    assert "separate profiled run on this machine" in page.inner_text(".dm-split-note")
+    page.keyboard.press("Escape")
+    assert page.is_hidden(".dm-split")
+    page.locator(".dm-why").focus()
+    page.keyboard.press("Enter")
+    assert page.is_visible(".dm-split")
+    assert page.get_attribute(".dm-why", "aria-expanded") == "true"
+    page.mouse.move(0, 0)
+    page.keyboard.press("Escape")
+    assert page.is_hidden(".dm-split")
+    assert splits.asked == 1
+
+
+def test_a_server_without_a_time_split_says_so(race, splits, monkeypatch):
+    monkeypatch.setattr(splits, "answer", None)
+    page = race(*short_race())
+    page.click(".dm-why")
+    page.get_by_text("The time split is not available here.").wait_for()
+
+
+def test_the_models_are_not_profiled_while_they_race(race, splits):
+    base, dynamo = long_race(state="running")
+    page = race(base, dynamo)
+    splits.asked = 0
+    page.click(".dm-why")
+    page.get_by_text("The time split is taken when this answer is done.").wait_for()
+    assert splits.asked == 0
+    send(page, long_race())
+    page.wait_for_selector(".dm-split-table")
+    assert splits.asked == 1
+
+
+def test_what_models_and_files_say_is_shown_as_text(race):
+    page = race(*short_race(recorded=HOSTILE, prompt=HOSTILE, engine=HOSTILE))
+    assert HOSTILE in page.inner_text(".dm-remark")
+    assert page.locator(".dm-race img").count() == 0
+    assert page.evaluate("window.pwned") is None
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_to_complain_about(open_page, url, theme):
+    page = open_page(f"{url}?__theme={theme}")
+    page.wait_for_selector(".dm-timeline")
+    here = {"include": [["#race"], ["#timeline"]]}
+    assert Axe().run(page, context=here).response["violations"] == []
+    send(page, [short_race()[0], answered()])
+    page.locator(".dm-modes input[value=step]").check()
+    tell(page, "threshold", 0.9)
+    assert Axe().run(page, context=here).response["violations"] == []
+    page.click(".dm-skip")
+    page.click(".dm-why")
+    page.wait_for_selector(".dm-split-table")
+    assert Axe().run(page, context=here).response["violations"] == []
+
+
+def test_a_phone_scrolls_down_only(race):
+    page = race(
+        *short_race(recorded="a laptop with quite a long name, in spring"),
+        viewport={"width": 375, "height": 800},
+    )
+    page.click(".dm-why")
+    page.wait_for_selector(".dm-split-table")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375

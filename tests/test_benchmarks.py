@@ -1,0 +1,369 @@
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_base, tiny_dynamo
+from huggingface_hub import constants
+from judges import JudgeServer
+from test_loading import table_for
+
+from dynamo import loading
+from dynamo.__main__ import main
+from dynamo.evaluation import completion, judge
+from dynamo.evaluation.endpoint import Endpoint, NoAnswer
+from dynamo.training import save_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
+    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
+    table_for(tokenizer).save(folder / "pair" / "dynamo" / loading.TABLE_FILE)
+    return folder / "pair"
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]) if out else err
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+SHAPE = ["--thresholds", "1", "0", "--seeds", "2", "--max-new-tokens", "8", "--mask-strength", "0"]
+
+
+# -- writing texts ------------------------------------------------------------------------------------------
+
+
+def test_the_papers_ten_prompts_and_51_thresholds_are_the_default():
+    from dynamo.commands.complete import _thresholds
+
+    assert len(completion.PAPER_PROMPTS) == 10 == len({prompt.id for prompt in completion.PAPER_PROMPTS})
+    thresholds = _thresholds(None, chat=False)
+    assert len(thresholds) == 51 and thresholds[0] == 0.0 and thresholds[-1] == 1.0 and 0.58 in thresholds
+
+
+def test_every_prompt_seed_and_threshold_is_written_once_beside_the_base(pair, tmp_path, capsys):
+    output = tmp_path / "texts.jsonl"
+    code, result = run(capsys, "complete", "--model", pair, "--output", output, *SHAPE)
+    rows = lines(output)
+    assert code == 0 and result["written"] == len(rows) == 10 * 2 * 3
+    assert len({tuple(row[name] for name in completion.KEY) for row in rows}) == len(rows)
+    for row in rows:
+        if row["threshold"] in (None, 1.0):
+            assert row["passes"] == row["tokens"]
+        else:
+            assert row["tokens"] <= 8 and row["passes"] == -(-row["tokens"] // 3)
+    again, result = run(capsys, "complete", "--model", pair, "--output", output, *SHAPE)
+    assert again == 0 and result["written"] == 0 and lines(output) == rows
+
+
+KILLED = """
+import os, signal, sys
+from dynamo.evaluation import journal
+from dynamo.__main__ import main
+write, count = journal.Journal.write, 0
+def counted(self, row):
+    global count
+    write(self, row)
+    count += 1
+    if count == 7:
+        self._file.write('{"prompt_id": "paper-')
+        self._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+journal.Journal.write = counted
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, tmp_path, capsys):
+    """kill -9 in the middle of writing the eighth row."""
+    killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    arguments = ["complete", "--model", str(pair), *SHAPE, "--output"]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments, str(killed)],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed.read_text().endswith('{"prompt_id": "paper-')
+    assert run(capsys, *arguments, killed)[1]["written"] == 60 - 7
+    run(capsys, *arguments, whole)
+
+    def texts(path):
+        return {tuple(row[name] for name in completion.KEY): row["text"] for row in lines(path)}
+
+    assert texts(killed) == texts(whole)
+
+
+def test_other_settings_and_corrupt_rows_are_refused(pair, tmp_path, capsys):
+    output = tmp_path / "texts.jsonl"
+    row = {"prompt_id": "paper-1", "seed": 0, "threshold": None, "settings": {"top_k": 3}}
+    output.write_text(json.dumps(row) + "\n")
+    code, error = run(capsys, "complete", "--model", pair, "--output", output, *SHAPE)
+    assert code == 2 and "top_k: 3 then, 50 now" in error
+    output.write_text("{oops\n")
+    code, error = run(capsys, "complete", "--model", pair, "--output", output, *SHAPE)
+    assert code == 2 and "texts.jsonl, line 1: not JSON" in error
+
+
+def test_questions_are_asked_in_the_chat_template(pair, tmp_path, capsys, tokenizer):
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"question_id": n, "category": "generic", "turns": [f"Why {n}?"]} for n in (1, 2, 3)]
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    prompts = completion.read_prompts(questions)
+    expected = [*tokenizer("Why 1?", add_special_tokens=False)["input_ids"]]
+    assert completion.encode(prompts[0], tokenizer)[1:-2] == expected
+    assert tokenizer.decode(completion.encode(prompts[0], tokenizer)) == "<|user|>Why 1?<|end|><|assistant|>"
+    arguments = ["complete", "--model", pair, "--prompts", questions, "--seeds", 1, "--max-new-tokens", 2]
+    for part in ("0/2", "1/2"):
+        run(capsys, *arguments, "--part", part, "--output", tmp_path / part[0])
+    first, second = ({row["prompt_id"] for row in lines(tmp_path / part)} for part in "01")
+    assert first == {"question-1", "question-3"} and second == {"question-2"}
+    assert {row["threshold"] for row in lines(tmp_path / "0")} == {None, 1.0, 0.75, 0.5, 0.25, 0.0}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"turns": ["a", "b"], "question_id": 1}, "line 2: expected 'prompt', or 'question_id' and 'turns'"),
+        ({"turns": ["a"]}, "line 2: the question has no 'question_id'"),
+        ({"prompt": " "}, "line 2: expected 'prompt'"),
+        ({"prompt": "b", "id": "x"}, "line 2: the id x is given twice"),
+    ],
+)
+def test_a_bad_prompt_is_named(tmp_path, row, message):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"prompt": "a", "id": "x"}, row])))
+    with pytest.raises(ValueError, match=message):
+        completion.read_prompts(path)
+
+
+# -- asking the judge ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    servers = []
+
+    def serve(answer):
+        servers.append(JudgeServer(answer))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+def scripted(*replies):
+    remaining = iter(replies)
+    return lambda request: next(remaining)
+
+
+def endpoint(server, waits=None, **options):
+    return Endpoint(
+        server.url, "judge", "sk-secret", sleep=[].append if waits is None else waits.append, **options
+    )
+
+
+def test_a_busy_broken_and_babbling_endpoint_is_asked_again(serve):
+    waits = []
+    server = serve(
+        scripted((429, {"retry-after": "7"}), 500, b"not json", b'{"choices": []}', 503, "Fine. [[9]]")
+    )
+    answer = endpoint(server, waits).ask("?", 10, 0.0, 3)
+    assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("Fine. [[9]]", 100, 7)
+    assert answer.attempts == 6 == len(server.requests)
+    # The endpoint's own word first, then doubled each time, by chance up to half as long again.
+    assert waits[0] == 7.0 and all(2**n <= waits[n] <= 1.5 * 2**n for n in range(1, 5))
+    request = server.requests[-1]
+    assert request["model"] == "judge" and request["max_tokens"] == 10 and request["seed"] == 3
+    assert request["temperature"] == 0.0 and server.paths[0] == "/v1/chat/completions"
+
+
+def test_a_slow_answer_is_given_up_and_asked_for_again(serve):
+    server = serve(scripted(1.5, "[[4]]"))
+    answer = endpoint(server, timeout=0.4).ask("?", 10, 0.0, 0)
+    assert answer.text == "[[4]]" and answer.attempts == 2
+
+
+def test_an_endpoint_that_never_answers_is_told_so(serve):
+    with pytest.raises(NoAnswer, match="after 3 attempts, the last: status 500"):
+        endpoint(serve(lambda request: 500), attempts=3).ask("?", 10, 0.0, 0)
+    with pytest.raises(NoAnswer, match="malformed answer"):
+        endpoint(serve(lambda request: b'{"choices": [{"message": {"content": null}}]}'), attempts=1).ask(
+            "?", 10, 0.0, 0
+        )
+
+
+def test_a_refusal_is_not_asked_again_and_does_not_show_the_key(serve):
+    server = serve(lambda request: 401)
+    with pytest.raises(OSError, match="refused with status 401") as refused:
+        endpoint(server).ask("?", 10, 0.0, 0)
+    assert len(server.requests) == 1 and "sk-secret" not in str(refused.value)
+
+
+def test_the_hubs_token_is_never_sent_to_a_judge(serve, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_private")
+    server = serve(lambda request: "[[1]]")
+    Endpoint(server.url, "judge").ask("?", 10, 0.0, 0)
+    Endpoint(server.url, "judge", "sk-mine").ask("?", 10, 0.0, 0)
+    assert [headers["authorization"] for headers in server.headers] == ["Bearer none", "Bearer sk-mine"]
+    assert "hf_private" not in json.dumps(server.headers)
+
+
+def test_a_dead_endpoint_ends_the_run_and_keeps_what_was_judged(serve):
+    server = serve(scripted("[[3]]", *[500] * 50))
+    tasks = [judge.Task({"mode": "single", "n": n}, str(n)) for n in range(20)]
+    rows, failed = [], []
+    with pytest.raises(OSError, match="5 questions in a row had no answer"):
+        rows.extend(judge.judge(tasks, endpoint(server, attempts=1), 1, failed=lambda *t: failed.append(t)))
+    assert [row["rating"] for row in rows] == [3.0]
+    assert len(failed) == 5 and len(server.requests) == 6
+
+
+# -- judging texts ------------------------------------------------------------------------------------------
+
+
+def texts(prompts=4, seeds=3):
+    rows = []
+    for number, seed in itertools.product(range(prompts), range(seeds)):
+        for threshold, speed in ((None, 1.0), (1.0, 0.9), (0.5, 2.0)):
+            text = "good" if threshold == 1.0 else f"{'bad' if threshold else 'base'} {number} {seed}"
+            rows.append({
+                "prompt_id": f"p{number}", "seed": seed, "threshold": threshold, "chat": False,
+                "prompt": f"Prompt {number}", "text": text, "decode_tokens": 10,
+                "decode_seconds": 1.0 / speed, "settings": {"heads": 3},
+            })  # fmt: skip
+    return rows
+
+
+@pytest.fixture
+def completions(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts()))
+    return path
+
+
+def fair(request):
+    """Prefers "good" to the base's text and that to "bad", wherever they stand."""
+    question = request["messages"][0]["content"]
+    a, b = (question.split(f"<{x}>\n")[-1].split(f"\n</{x}>")[0] for x in "AB")
+    if "Rate" in question or "<A>" not in question:
+        return "[[8]]" if "\ngood\n" in question else "[[4]]"
+    better = [("bad", "base", "good").index(text.split()[0]) for text in (a, b)]
+    return f"Because. [[{'A' if better[0] > better[1] else 'B'}]]"
+
+
+def judged(capsys, server, completions, tmp_path, *more):
+    where = ["--completions", completions, "--output", tmp_path / "verdicts.jsonl"]
+    return run(capsys, "judge", *where, "--endpoint", server.url, "--judge-model", "judge", *more)
+
+
+def test_a_fair_judge_finds_the_better_text_in_either_place(
+    serve, completions, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("JUDGE_API_KEY", "sk-secret")
+    server = serve(fair)
+    code, result = judged(capsys, server, completions, tmp_path, "--price-in", 2, "--price-out", 10)
+    assert code == 0 and result["judged"] == 24 and result["missing"] == result["failed"] == 0
+    first, second = result["points"]
+    assert (first["wins"], first["losses"], second["wins"], second["losses"]) == (12, 0, 0, 12)
+    assert first["speed_up"]["value"] == pytest.approx(0.9)
+    assert second["speed_up"]["value"] == pytest.approx(2.0)
+    assert result["prompt_tokens"] == 2400 and result["cost"] == pytest.approx((2400 * 2 + 168 * 10) / 1e6)
+    rows = lines(tmp_path / "verdicts.jsonl")
+    assert {row["first"] for row in rows} == {"base", "dynamo"}
+    assert "sk-secret" not in (tmp_path / "verdicts.jsonl").read_text()
+    assert server.headers[0]["authorization"] == "Bearer sk-secret"
+    again, result = judged(capsys, server, completions, tmp_path)
+    assert again == 0 and result["judged"] == 24 and len(server.requests) == 24, "nothing is asked twice"
+
+
+def test_a_judge_that_always_says_a_is_no_judge_in_both_orders(serve, completions, tmp_path, capsys):
+    code, result = judged(capsys, serve(lambda _: "[[A]]"), completions, tmp_path, "--order", "both")
+    assert code == 0 and result["judged"] == 48
+    assert [(p["wins"], p["losses"], p["ties"]) for p in result["points"]] == [(0, 0, 12)] * 2
+    assert result["same_quality"] is None
+
+
+def test_answers_without_a_verdict_are_counted_and_not_guessed(serve, completions, tmp_path, capsys):
+    replies = ("[[A]] or rather [[B]]", "Both are fine.", "[[C]]")
+    server = serve(lambda request: random.Random(request["messages"][0]["content"]).choice(replies))
+    _, result = judged(capsys, server, completions, tmp_path)
+    rows = lines(tmp_path / "verdicts.jsonl")
+    ties = sum(row["answer"] == "[[C]]" for row in rows)
+    assert 0 < ties < 24 and sum(point["ties"] for point in result["points"]) == ties
+    assert sum(point["no_verdict"] for point in result["points"]) == 24 - ties
+    assert all(row["winner"] is None for row in rows if row["answer"] != "[[C]]")
+
+
+def test_single_ratings_by_threshold(serve, completions, tmp_path, capsys):
+    code, result = judged(capsys, serve(fair), completions, tmp_path, "--mode", "single")
+    assert code == 0 and result["judged"] == 36
+    means = {each["threshold"]: each["mean"]["value"] for each in result["ratings"]}
+    assert means == {None: 4.0, 1.0: 8.0, 0.5: 4.0}
+
+
+def test_the_same_text_twice_is_a_tie_without_a_question(serve, completions, tmp_path, capsys):
+    rows = texts()
+    for row in rows:
+        row["text"] = "same"
+    completions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = serve(fair)
+    _, result = judged(capsys, server, completions, tmp_path)
+    assert server.requests == [] and [point["ties"] for point in result["points"]] == [12, 12]
+
+
+def test_the_order_is_random_but_the_same_again():
+    rows = texts(prompts=40, seeds=1)
+    firsts = [task.row["first"] for task in judge.pairwise_tasks(rows, "random", seed=1)]
+    assert firsts == [task.row["first"] for task in judge.pairwise_tasks(rows, "random", seed=1)]
+    assert 20 < firsts.count("base") < 60
+    assert firsts != [task.row["first"] for task in judge.pairwise_tasks(rows, "random", seed=2)]
+    # What stands as A is the text of the lane that is first.
+    for task in judge.pairwise_tasks(rows, "both"):
+        own = next(
+            r["text"] for r in rows if all(r[n] == task.row[n] for n in ("prompt_id", "seed", "threshold"))
+        )
+        a = task.question.split("<A>\n")[1].split("\n</A>")[0]
+        assert (a == own) == (task.row["first"] == "dynamo")
+
+
+def test_unanswered_questions_are_asked_in_the_next_run(serve, completions, tmp_path, capsys):
+    bad = serve(lambda request: 500 if "bad" in request["messages"][0]["content"] else "[[C]]")
+    code, result = judged(capsys, bad, completions, tmp_path, "--attempts", 1, "--workers", 1)
+    assert code == 0 and result["failed"] == result["missing"] == 12
+    _, result = judged(capsys, serve(fair), completions, tmp_path)
+    assert result["judged"] == 24 and result["missing"] == 0
+
+
+def test_verdicts_are_summed_up_without_an_endpoint(serve, completions, tmp_path, capsys):
+    output = tmp_path / "verdicts.jsonl"
+    code, error = run(capsys, "judge", "--completions", completions, "--output", output)
+    assert code == 2 and "nothing is judged yet" in error
+    _, with_endpoint = judged(capsys, serve(fair), completions, tmp_path)
+    _, without = run(capsys, "judge", "--completions", completions, "--output", output)
+    assert without["points"] == with_endpoint["points"]
+
+
+def test_a_missing_base_text_or_judge_is_said(completions, tmp_path, capsys):
+    kept = [row for row in texts() if row["threshold"] is not None]
+    completions.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    code, error = run(capsys, "judge", "--completions", completions, "--output", tmp_path / "v.jsonl")
+    assert code == 2 and "the base has no text for prompt p0, seed 0" in error
+    completions.write_text("".join(json.dumps(row) + "\n" for row in texts()))
+    arguments = ["judge", "--completions", completions, "--output", tmp_path / "v.jsonl", "--endpoint", "h:1"]
+    assert "judge_model: name the judge" in run(capsys, *arguments)[1]
+    assert "endpoint: expected a URL" in run(capsys, *arguments, "--judge-model", "j")[1]

@@ -1,0 +1,346 @@
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from dynamo.ui import votes
+from dynamo.ui.votes import VOTES_FILE, Standing, VoteBook, wilson
+
+PROMPT = "my secret prompt"
+FORK = multiprocessing.get_context("fork")  # "spawn" would import torch and gradio again in each process
+
+
+def vote(outcome="dynamo", threshold=0.5, model="embedded", **fields):
+    options = fields.pop("options", {"threshold": threshold, "adaptive": True, "seed": 3, "opponent": "loop"})
+    fields = {"speed_up": 2.0, "tokens_per_forward": 2.4, **fields}
+    return {"model": model, "options": options, "outcome": outcome, **fields}
+
+
+# ---- what is counted
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_the_interval_is_scipys(wins, losses):
+    total = wins + losses
+    if total == 0:
+        assert wilson(0, 0) == (0.0, 1.0)
+        return
+    expected = binomtest(wins, total).proportion_ci(method="wilson")
+    assert wilson(wins, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("wins", [-1, 4])
+def test_an_impossible_count_has_no_interval(wins):
+    with pytest.raises(ValueError, match="expected 0 to 3"):
+        wilson(wins, 3)
+
+
+def test_votes_are_summed_by_threshold(tmp_path):
+    book = VoteBook(tmp_path)
+    for outcome, speed_up in [("dynamo", 2.0), ("dynamo", 3.0), ("base", 1.0), ("tie", 2.0)]:
+        book.add(**vote(outcome, 0.5, speed_up=speed_up))
+    book.add(**vote("tie", 0.9, speed_up=1.25, tokens_per_forward=1.5))
+    low, high = book.summary()
+    assert low == Standing(0.5, wins=2, ties=1, losses=1, speed_up=2.0, tokens_per_forward=2.4)
+    assert high == Standing(0.9, wins=0, ties=1, losses=0, speed_up=1.25, tokens_per_forward=1.5)
+    assert (low.votes, low.win_rate, low.share) == (4, 2.0, 2 / 3)
+    assert (high.votes, high.win_rate, high.share) == (1, None, None)
+    book.add(**vote("tie", 0.9, speed_up=None))
+    assert book.summary()[1].speed_up == 1.25, "a duel too short to time counts, without a speed"
+    interval = binomtest(2, 3).proportion_ci(method="wilson")
+    row = low.to_json()
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_the_models_are_kept_apart(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote("dynamo", model="one"))
+    book.add(**vote("base", model="two"))
+    (one,) = book.summary("one")
+    assert (one.wins, one.losses) == (1, 0)
+    assert book.summary("three") == []
+    assert book.summary()[0].votes == 2
+
+
+def test_duels_in_exact_mode_are_kept_and_not_summed_up(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote("dynamo", options={"threshold": 0.5, "exact": True}))
+    assert book.summary() == []
+    book.add(**vote("base", options={"threshold": 0.5, "exact": False}))
+    assert [standing.losses for standing in book.summary()] == [1]
+
+
+def test_a_duel_counts_once(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote("dynamo", id="duel"))
+    with pytest.raises(ValueError, match="voted on already"):
+        book.add(**vote("base", id="duel"))
+    assert book.summary()[0].votes == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"outcome": "left"}, "outcome: expected one of dynamo, base, tie, got 'left'"),
+        ({"speed_up": 0}, "speed_up: expected a positive number or none, got 0"),
+        ({"speed_up": float("nan")}, "speed_up"),
+        ({"tokens_per_forward": float("inf")}, "tokens_per_forward"),
+        ({"tokens_per_forward": "2"}, "tokens_per_forward"),
+        ({"tokens_per_forward": 0.5}, "tokens_per_forward: expected 1 or more, got 0.5"),
+        ({"threshold": 1.5}, "threshold must be within 0 and 1, got 1.5"),
+        ({"options": {}}, "threshold must be within 0 and 1, got None"),
+        ({"options": {"threshold": 0.5, "stop": PROMPT}}, "stop must be a number or a switch, got str"),
+        (
+            {"options": {"threshold": 0.5, "opponent": PROMPT}},
+            "opponent must be a number",
+        ),
+        ({"options": {"threshold": 0.5, "seed": float("nan")}}, "seed must be a number"),
+    ],
+)
+def test_a_bad_vote_is_refused_by_name(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        VoteBook(tmp_path).add(**vote(**fields))
+    assert PROMPT not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_holds_settings_speeds_and_an_outcome_and_nothing_else(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote("tie"))
+    with sqlite3.connect(book.path) as connection:
+        connection.row_factory = sqlite3.Row
+        (row,) = (dict(row) for row in connection.execute("SELECT * FROM votes"))
+    assert set(row) == {
+        *("id", "time", "model", "threshold", "options", "speed_up", "tokens_per_forward", "outcome"),
+    }
+    assert json.loads(row["options"]) == {"threshold": 0.5, "adaptive": True, "seed": 3, "opponent": "loop"}
+    assert row["time"].endswith("+00:00")
+
+
+# ---- where it is kept
+
+
+def test_nothing_is_made_before_the_first_vote(tmp_path):
+    book = VoteBook(tmp_path / "a" / "folder")
+    assert book.summary() == []
+    assert list(tmp_path.iterdir()) == []
+    book.add(**vote())
+    assert [path.name for path in book.path.parent.iterdir()] == [VOTES_FILE]
+
+
+def test_another_book_of_the_same_folder_has_the_same_votes(tmp_path):
+    VoteBook(tmp_path).add(**vote())
+    assert VoteBook(str(tmp_path)).summary()[0].wins == 1
+
+
+@pytest.mark.parametrize("name", ["a folder", "100%", "what?mode=memory", "a#b"])
+def test_any_folder_name_will_do(tmp_path, name):
+    book = VoteBook(tmp_path / name)
+    book.add(**vote())
+    assert (tmp_path / name / VOTES_FILE).stat().st_size > 0
+    assert len(book.summary()) == 1
+
+
+def test_threads_lose_no_vote(tmp_path):
+    book = VoteBook(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: book.add(**vote(votes.OUTCOMES[i % 3])), range(48)))
+    (standing,) = book.summary()
+    assert (standing.wins, standing.losses, standing.ties) == (16, 16, 16)
+
+
+def _add_many(folder, barrier, count):
+    barrier.wait()
+    for _ in range(count):
+        VoteBook(folder).add(**vote("base"))
+
+
+def test_two_processes_lose_no_vote_and_make_one_file(tmp_path):
+    barrier = FORK.Barrier(2)
+    workers = [FORK.Process(target=_add_many, args=(tmp_path, barrier, 20)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert VoteBook(tmp_path).summary()[0].losses == 40
+
+
+def _add_and_die(folder):
+    VoteBook(folder).add(**vote())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_vote_outlives_a_process_that_dies_right_after_it(tmp_path):
+    worker = FORK.Process(target=_add_and_die, args=(tmp_path,))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+    assert VoteBook(tmp_path).summary()[0].wins == 1
+
+
+def test_a_vote_is_synced_to_the_disk(tmp_path, monkeypatch):
+    seen = []
+
+    class Spying(sqlite3.Connection):
+        def close(self):
+            seen.append(self.execute("PRAGMA synchronous").fetchone()[0])
+            super().close()
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, factory=Spying, **k))
+    VoteBook(tmp_path).add(**vote())
+    assert seen == [3]  # EXTRA; FULL would be 2
+
+
+# ---- what goes wrong is one sentence
+
+
+def sentence(error) -> str:
+    text = str(error.value)
+    assert text.startswith("votes: ") and "\n" not in text
+    assert str(Path(tempfile.gettempdir())) not in text, "visitors learn no path"
+    return text
+
+
+def test_a_locked_file_is_given_up_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(votes, "LOCK_SECONDS", 0.1)
+    book = VoteBook(tmp_path)
+    book.add(**vote())
+    blocker = sqlite3.connect(book.path, isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(OSError, match=r"locked for 0\.1 seconds") as error:
+            book.add(**vote())
+        sentence(error)
+        with pytest.raises(OSError, match="locked"):
+            book.summary()
+    finally:
+        blocker.close()
+    book.add(**vote())
+    assert book.summary()[0].votes == 2
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "votes").write_text("not a folder")
+    with pytest.raises(OSError, match="folder cannot be made") as error:
+        VoteBook(tmp_path / "votes").add(**vote())
+    sentence(error)
+    assert (tmp_path / "votes").read_text() == "not a folder"
+
+
+def test_a_folder_where_the_file_should_be(tmp_path):
+    (tmp_path / VOTES_FILE).mkdir()
+    with pytest.raises(OSError, match="cannot be opened") as error:
+        VoteBook(tmp_path).add(**vote())
+    sentence(error)
+
+
+def foreign_text(path):
+    path.write_text("a shopping list, long enough to be no SQLite header at all" * 50)
+
+
+def foreign_database(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE shopping (item TEXT)")
+
+
+def foreign_application(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA application_id = 7")
+
+
+def newer_version(path):
+    VoteBook(path.parent).add(**vote())
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 9")
+
+
+def cut_off(path):
+    VoteBook(path.parent).add(**vote())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (foreign_text, "is no votes file, or damaged"),
+        (foreign_database, "belongs to another program"),
+        (foreign_application, "belongs to another program"),
+        (newer_version, "has version 9 and this program reads 1"),
+        (cut_off, "is no votes file, or damaged"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_named_and_left_alone(tmp_path, spoil, message):
+    spoil(tmp_path / VOTES_FILE)
+    before = (tmp_path / VOTES_FILE).read_bytes()
+    for attempt in (lambda: VoteBook(tmp_path).add(**vote()), VoteBook(tmp_path).summary):
+        with pytest.raises(ValueError, match=message) as error:
+            attempt()
+        sentence(error)
+    assert (tmp_path / VOTES_FILE).read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root drops its rights here")
+def test_a_read_only_folder_shows_votes_and_takes_none():
+    folder = Path(tempfile.mkdtemp())
+    try:
+        book = VoteBook(folder)
+        book.add(**vote())
+        book.path.chmod(0o444)
+        folder.chmod(0o555)
+        os.seteuid(65534)
+        try:
+            assert book.summary()[0].wins == 1
+            with pytest.raises(OSError, match="cannot be written to") as error:
+                book.add(**vote())
+            sentence(error)
+            with pytest.raises(OSError, match="folder cannot be made") as error:
+                VoteBook(folder / "deeper").add(**vote())
+            sentence(error)
+        finally:
+            os.seteuid(0)
+        assert book.summary()[0].votes == 1
+    finally:
+        shutil.rmtree(folder)
+
+
+def _fill_up(folder, told):
+    """Adds votes on a disk on which files may grow by three pages more."""
+    size = (folder / VOTES_FILE).stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3 * 4096, resource.RLIM_INFINITY))
+    kept = 0
+    try:
+        for _ in range(1000):
+            VoteBook(folder).add(**vote())
+            kept += 1
+    except OSError as error:
+        told.put((kept, type(error).__name__, str(error)))
+
+
+def test_a_disk_that_fills_up_keeps_every_acknowledged_vote(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote())
+    told = FORK.Queue()
+    worker = FORK.Process(target=_fill_up, args=(tmp_path, told))
+    worker.start()
+    kept, kind, text = told.get(timeout=60)
+    worker.join(60)
+    assert kept > 0 and kind == "OSError"
+    assert text.startswith("votes: ")
+    assert book.summary()[0].votes == 1 + kept
+    book.add(**vote())
+    assert book.summary()[0].votes == 2 + kept
