@@ -127,22 +127,28 @@ class CooccurrenceTable:
         heads: m integer arrays (k_i,), distinct within a head, 2 <= m <= order. Returns ranks (cells, m)
         intp, positions in the heads, row-major, each column contiguous; and ratios (cells,) float64.
         """
+        columns, ratios = self.cells(heads)
+        ranks = np.array(columns, dtype=np.intp)
+        by_rank = np.lexsort(ranks[::-1])
+        return ranks.take(by_rank, axis=1).T, ratios.take(by_rank)
+
+    def cells(self, heads: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """The same in the order in which they are found, which is cheaper: m columns of ranks, and ratios."""
         self._need_order(len(heads))
         heads = [np.asarray(head, dtype=np.int64) for head in heads]
-        if np.concatenate(heads).view(np.uint64).max(initial=0) >= self.vocab_size:
-            return self._candidates_of_known(heads)
-        row, rank, positions = (self._bitmap or self.levels[0]).extend(heads[0], heads[1])
-        ranks = [row, rank]
+        if any(head.view(np.uint64).max(initial=0) >= self.vocab_size for head in heads):
+            return self._cells_of_known(heads)
+        *columns, positions = (self._bitmap or self.levels[0]).extend(heads[0], heads[1])
         for level, head in zip(self.levels[1:], heads[2:], strict=False):
             row, rank, positions = level.extend(positions, head)
-            ranks = [*(earlier.take(row) for earlier in ranks), rank]
-        return np.array(ranks, dtype=np.intp).T, self._ratios[len(heads) - 2].take(positions)
+            columns = [*(earlier.take(row) for earlier in columns), rank]
+        return columns, self._ratios[len(heads) - 2].take(positions)
 
-    def _candidates_of_known(self, heads: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """`candidates` where the model's vocabulary is the larger one: padded, or not all of it seen."""
+    def _cells_of_known(self, heads: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """`cells` where the model's vocabulary is the larger one: padded, or not all of it seen."""
         known = [np.flatnonzero((head >= 0) & (head < self.vocab_size)) for head in heads]
-        ranks, ratios = self.candidates([head[kept] for head, kept in zip(heads, known, strict=True)])
-        return np.array([kept[rank] for kept, rank in zip(known, ranks.T, strict=True)]).T, ratios
+        columns, ratios = self.cells([head[kept] for head, kept in zip(heads, known, strict=True)])
+        return [kept[rank] for kept, rank in zip(known, columns, strict=True)], ratios
 
     def check(self, vocab_size: int | None = None, order: int | None = None, tokenizer: str = "") -> None:
         """Raise ValueError unless the table serves such a vocabulary, tuples of `order`, and that tokenizer.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import GPTNeoXForCausalLM
 
+from dynamo.cache import DecodeState, StatePool
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.decoder import Decoder
 from dynamo.lane import Lane
@@ -44,6 +45,7 @@ class Engine:
         tokenizer: Any = None,
     ):
         self._decoder = Decoder(model)
+        self._states = StatePool(lambda capacity: self._decoder.new_state(capacity), self.max_length)
         self._table = table
         self._tokenizer = tokenizer
         self.end_ids = end_of_text_ids(model)
@@ -76,13 +78,51 @@ class Engine:
         ValueError, before anything is yielded, on an empty or too long prompt, unknown ids or a bad option.
         """
         options = options or SamplingOptions()
+        return self._decode(self._lane(input_ids, options, max_new_tokens, seed, stop), self._run(options))
+
+    def stream_batch(
+        self,
+        prompts: Sequence[torch.Tensor | Sequence[int]],
+        options: SamplingOptions | None = None,
+        max_new_tokens: int = 128,
+        seeds: Sequence[int] | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[tuple[int, StepRecord]]:
+        """Decode several prompts in the same forward passes; yields (index of the prompt, record) pairs.
+
+        Each prompt's records are those of `stream` with its seed (0, 1, 2 .. by default) up to the rounding
+        of float sums, except for `seconds`: the share of its row in the pass, so that all records' seconds
+        add up to the run's. Rows go on by different numbers of tokens, and leave when their text has ended.
+        Prompts are read one by one, each yielding its prefill record; then every pass yields one record for
+        each row that is left. Raises as `stream` does, before anything is yielded.
+        """
+        options = options or SamplingOptions()
+        if not len(prompts):
+            raise ValueError("prompts: expected one or more, got none")
+        seeds = range(len(prompts)) if seeds is None else seeds
+        if len(seeds) != len(prompts):
+            raise ValueError(f"seeds: expected one for each of {len(prompts)} prompts, got {len(seeds)}")
+        lanes = [
+            self._lane(prompt, options, max_new_tokens, seed, stop)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return self._decode_batch(lanes, self._run(options))
+
+    def _lane(
+        self,
+        input_ids: torch.Tensor | Sequence[int],
+        options: SamplingOptions,
+        max_new_tokens: int,
+        seed: int,
+        stop: Sequence[str],
+    ) -> Lane:
         prompt = self._checked_prompt(input_ids)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {seed}")
         self._check_table(options)
-        lane = Lane(
+        return Lane(
             prompt,
             options,
             min(max_new_tokens, self.max_length - len(prompt)),
@@ -93,20 +133,52 @@ class Engine:
             self.end_ids,
             self._stop_strings(stop),
         )
-        # Heads above the highest order asked for are not run; those that threshold 1 would ignore are: their
-        # cost is the honest cost of that lane.
-        return self._decode(lane, min(options.max_order, self.heads))
+
+    def _run(self, options: SamplingOptions) -> int:
+        """How many heads to run: none above the highest order asked for. Those that threshold 1 would ignore
+        are run: their cost is the honest cost of that lane.
+        """
+        return min(options.max_order, self.heads)
 
     def _decode(self, lane: Lane, heads: int) -> Iterator[StepRecord]:
-        state = self._decoder.new_state(lane.prompt_length + lane.limit)
-        while lane.pending:
-            assert state.length == lane.cached, f"{state.length} positions cached, {lane.cached} expected"
+        with self._states.lease(lane.prompt_length + lane.limit) as state:
+            while lane.pending:
+                yield self._pass(lane, state, heads)
+
+    def _pass(self, lane: Lane, state: DecodeState, heads: int) -> StepRecord:
+        assert state.length == lane.cached, f"{state.length} positions cached, {lane.cached} expected"
+        started = time.perf_counter()
+        logits = self._decoder.forward(state, lane.pending, heads, lane.queries)
+        # Bringing the logits to the host is the step's one synchronisation.
+        record = lane.advance(logits.float().cpu().numpy(), lambda: time.perf_counter() - started)
+        state.rewind(lane.rejected)
+        return record
+
+    def _decode_batch(self, lanes: list[Lane], heads: int) -> Iterator[tuple[int, StepRecord]]:
+        capacity = max(lane.prompt_length + lane.limit for lane in lanes)
+        state = self._decoder.new_batch(len(lanes), capacity)
+        rows = list(enumerate(lanes))
+        for (index, lane), memory in zip(rows, state.lanes, strict=True):
+            yield index, self._pass(lane, memory, heads)
+        while True:
+            for place in reversed(range(len(rows))):
+                if not rows[place][1].pending:
+                    state.drop(place)
+                    rows[place] = rows[-1]
+                    rows.pop()
+            if not rows:
+                return
             started = time.perf_counter()
-            logits = self._decoder.forward(state, lane.pending, heads, lane.queries)
-            # Bringing the logits to the host is the step's one synchronisation.
-            record = lane.advance(logits.float().cpu().numpy())
-            state.rewind(lane.rejected)
-            yield replace(record, seconds=time.perf_counter() - started)
+            pending, queries = zip(*((lane.pending, lane.queries) for _, lane in rows), strict=True)
+            logits = self._decoder.forward_batch(state, pending, heads, queries).float().cpu().numpy()
+            records, end = [], 0
+            for (index, lane), memory, count in zip(rows, state.lanes, queries, strict=True):
+                end += count
+                records.append((index, lane.advance(logits[:, end - count : end], lambda: 0.0)))
+                memory.rewind(lane.rejected)
+            seconds = (time.perf_counter() - started) / len(rows)
+            for index, record in records:
+                yield index, replace(record, seconds=seconds)
 
     def _checked_prompt(self, input_ids: torch.Tensor | Sequence[int]) -> list[int]:
         ids = torch.as_tensor(input_ids)

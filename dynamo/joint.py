@@ -8,6 +8,9 @@ not stored. All values are float64. Nothing here knows tokens, tables or options
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,22 +18,34 @@ Ranks = NDArray[np.intp]
 Values = NDArray[np.float64]
 
 BINS = 256
+TINY_TEMPERATURE = 1e-100  # no float32 divided by more overflows float64
 SCATTER_COST = 8  # sending one value to one neighbour takes as long as blurring this many cells of a grid
 BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 
 def survivors_of_top_k(logits: Values, temperature: float) -> Values:
     """Softmax over the k survivors of each head: falling logits (heads, k) -> (heads, k)."""
-    with np.errstate(over="ignore"):  # at a tiny temperature all but the largest fall to zero, as they should
-        weights = np.exp((logits - logits[:, :1]) / temperature)
-    return weights / weights.sum(axis=1, keepdims=True)
+    falls = logits - logits[:, :1]
+    if temperature < TINY_TEMPERATURE:
+        with np.errstate(over="ignore"):  # all but the largest fall to zero, as they should
+            falls = falls / temperature
+    else:
+        falls /= temperature
+    weights = np.exp(falls, out=falls)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def product(f: Values, ranks: Ranks) -> Values:
     """f_1 (x) .. (x) f_m at the given cells: f (m, k), ranks (cells, m) -> (cells,)."""
-    values = f[0][ranks[:, 0]]
-    for head in range(1, len(f)):
-        values = values * f[head][ranks[:, head]]
+    return product_of_columns(f, ranks.T)
+
+
+def product_of_columns(f: Values, columns: Sequence[NDArray[np.integer]]) -> Values:
+    """The same with the cells' ranks in m columns (cells,)."""
+    values = f[0].take(columns[0])
+    for head, column in zip(f[1:], columns[1:], strict=True):
+        values *= head.take(column)
     return values
 
 
@@ -56,6 +71,15 @@ def ranks_within(k: int, m: int, most: float) -> Ranks:
     return ranks
 
 
+def in_rank_order(columns: Sequence[NDArray[np.integer]], values: Values, k: int) -> tuple[Ranks, Values]:
+    """Cells by rank, row-major: m columns of ranks below k and values (cells,) -> (cells, m) and (cells,)."""
+    ranks = np.array(columns, dtype=np.intp)
+    if len(values) < 2:
+        return ranks.T, values
+    by_rank = (k ** np.arange(len(ranks) - 1, -1, -1) @ ranks).argsort(kind="stable")
+    return ranks.take(by_rank, axis=1).T, values.take(by_rank)
+
+
 def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, float]:
     """Product times ratio ** strength, renormalised to sum 1 over the grid, and the mass the mask kept.
 
@@ -79,12 +103,18 @@ def blurred(ranks: Ranks, values: Values, k: int, width: int) -> tuple[NDArray[n
     kernel = BLUR[width]
     if SCATTER_COST * len(values) * width**m > k**m:
         return _blurred_grid(ranks, values, k, kernel)
-    offsets = np.indices((width,) * m).reshape(m, -1).T - width // 2  # (width^m, m)
-    weights = kernel[offsets + width // 2].prod(axis=1)
-    reached = np.clip(ranks[:, None, :] + offsets, 0, k - 1)  # (cells, width^m, m)
+    offsets, weights = _neighbours(m, width)
+    reached = (ranks[:, None, :] + offsets).clip(0, k - 1)  # (cells, width^m, m)
     flat = reached @ (k ** np.arange(m - 1, -1, -1))
     cells, position = np.unique(flat, return_inverse=True)
     return cells, np.bincount(position.ravel(), (values[:, None] * weights).ravel())
+
+
+@cache
+def _neighbours(m: int, width: int) -> tuple[Ranks, Values]:
+    """Where the kernel reaches from a cell, (width^m, m), and its weights there, (width^m,)."""
+    offsets = np.indices((width,) * m).reshape(m, -1).T - width // 2
+    return offsets, BLUR[width][offsets + width // 2].prod(axis=1)
 
 
 def _blurred_grid(ranks: Ranks, values: Values, k: int, kernel: Values) -> tuple[NDArray[np.intp], Values]:
@@ -106,19 +136,23 @@ def bins_of(values: Values, largest: float) -> NDArray[np.int64]:
 
 def otsu_bin(counts: NDArray[np.int64]) -> int:
     """The first bin whose split has the largest between-class variance (Otsu, 1979): counts (256,)."""
-    below = np.cumsum(counts)[:-1]
-    mass_below = np.cumsum(counts * np.arange(BINS))[:-1]
-    total, mass = int(counts.sum()), int((counts * np.arange(BINS)).sum())
+    bins = counts.nonzero()[0]  # the split after an empty bin is the one after the last full bin before it
+    if len(bins) == 1:
+        return 0
+    held = counts[bins]
+    below, mass_below = held.cumsum(), (held * bins).cumsum()
+    total, mass = int(below[-1]), int(mass_below[-1])
     # n0 n1 (mu0 - mu1)^2 = (n1 S0 - n0 S1)^2 / (n0 n1): integers up to the division.
-    difference = mass_below * total - below * mass
-    pairs = below * (total - below)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = np.where(pairs > 0, difference.astype(float) ** 2 / pairs, 0.0)
-    return _first_largest(difference, pairs, variance)
+    difference = (mass_below * total - below * mass)[:-1]
+    pairs = (below * (total - below))[:-1]
+    return int(bins[_first_largest(difference, pairs)])
 
 
-def _first_largest(difference: NDArray[np.int64], pairs: NDArray[np.int64], variance: Values) -> int:
-    """Ties are broken on exact integers: rounding must not choose between equal bins."""
+def _first_largest(difference: NDArray[np.int64], pairs: NDArray[np.int64]) -> int:
+    """Where difference^2 / pairs is largest. Ties are broken on exact integers: rounding must not choose
+    between equal bins.
+    """
+    variance = difference.astype(float) ** 2 / pairs
     close = np.flatnonzero(variance >= variance.max() * (1 - 1e-9))
     first = int(close[0])
     for bin_ in map(int, close[1:]):
@@ -162,7 +196,9 @@ def repetitions(tokens: NDArray[np.integer], seen: NDArray[np.bool_], special: N
 
 def draw(weights: Values, uniform: float) -> int:
     """Inverse CDF: the first cell whose cumulative weight is above uniform * total, uniform in [0, 1)."""
-    cumulative = np.cumsum(weights)
-    cell = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    if len(weights) == 1:
+        return 0
+    cumulative = weights.cumsum()
+    cell = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
     # Rounding may put the target on the total itself; the last cell with weight is meant then.
     return cell if cell < len(weights) else int(np.flatnonzero(weights)[-1])

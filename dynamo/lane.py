@@ -8,7 +8,7 @@ positions, hands them to `advance`, and takes back the last `rejected` positions
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,10 +59,10 @@ class Lane:
         """How many positions the lane's cache must hold before the next pass."""
         return self.prompt_length + self.emitted - (len(self.pending) - len(self._drafts))
 
-    def advance(self, logits: NDArray[np.floating]) -> StepRecord:
-        """Choose the next tokens from logits (heads, queries, vocab); `seconds` are left at 0."""
+    def advance(self, logits: NDArray[np.floating], seconds: Callable[[], float]) -> StepRecord:
+        """Choose the next tokens from logits (heads, queries, vocab); `seconds` is asked after that."""
         fields = self._verified(logits) if self._options.exact else self._chosen(logits[:, -1])
-        record = StepRecord(seconds=0.0, prefill=self.emitted == 0, **fields)
+        record = StepRecord(seconds=seconds(), prefill=self.emitted == 0, **fields)
         self.emitted += len(record.tokens)
         return record
 

@@ -1,25 +1,31 @@
-"""A GPT-NeoX layer as two matrix products, for small models that wait for their operators, not for memory.
+"""GPT-NeoX layers as few operators, for models on CPU that wait for operators and for memory.
 
-Both layer norms of a parallel-residual layer normalise the same hidden states, so their scales and shifts
-fold into the matrices behind them, and queries, keys, values and the MLP's first half become one product;
-attention output and the MLP's second half become another. The half-rotated queries and keys that rotary
-embedding needs are linear in the hidden states too: they are further rows of the first matrix. Layers that
-read the same hidden states (a model's last layer and its extra heads) run as one, side by side.
+The half-rotated queries and keys that rotary embedding needs are linear in the hidden states: they are
+further rows of the matrix that makes queries, keys and values. Attention output and the MLP's second half are
+one matrix. Layers that read the same hidden states (a model's last layer and its extra heads) run side by
+side.
 
-Same numbers as the layers' own modules up to float32 rounding, at the price of a second copy of the weights.
+Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
+numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
+into the sum, which stays float32: same numbers as the layers' own modules up to float32 rounding, at the
+price of a second copy of the weights, half or whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
+from dynamo.cache import Lanes, OneLane
+
 MOST_ROWS = 8  # from about here on F.linear is as fast
-LARGEST_COPY = 2**30  # bytes of packed weights; beyond it memory sets the pace and packing gains little
+LARGEST_COPY = 2**31  # bytes
+
+Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
 
 
 def can_pack(layers: Sequence[GPTNeoXLayer]) -> bool:
@@ -32,93 +38,101 @@ def can_pack(layers: Sequence[GPTNeoXLayer]) -> bool:
         and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
         and not any(hasattr(module, "_hf_hook") for module in modules)
         and all(type(layer.attention.query_key_value) is nn.Linear for layer in layers)
-        and sum(weight.numel() * weight.element_size() for weight in weights) <= LARGEST_COPY
+        and sum(2 * weight.numel() for weight in weights) <= LARGEST_COPY
     )
 
 
 class PackedLayers:
-    """`n` layers over the same hidden states, with caches in neighbouring slots.
+    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on."""
 
-    Rows of `weight_in` (n * rows, hidden), per layer: queries, keys, values, half-rotated queries and keys,
-    MLP.
-    """
-
-    def __init__(self, layers: Sequence[GPTNeoXLayer], heads: int, rotary_dim: int):
+    def __init__(self, layers: Sequence[GPTNeoXLayer], slot: int, heads: int, rotary_dim: int):
         first = layers[0]
+        self.slot = slot
         self.hidden = first.attention.dense.out_features
         self.heads, self.head_dim, self.rotary_dim = heads, self.hidden // heads, rotary_dim
-        self.inner = first.mlp.dense_h_to_4h.out_features
         self.eps = first.input_layernorm.eps
-        self.scaling, self.activation = first.attention.scaling, first.mlp.act
+        self.scaling = first.attention.scaling
+        self.activation = getattr(first.mlp.act, "act", first.mlp.act)
         with torch.inference_mode():
-            rows = [self._rows_in(layer) for layer in layers]
-            self.weight_in = torch.cat([weight for weight, _ in rows])
-            self.bias_in = torch.cat([bias for _, bias in rows])
-            self.weight_out = torch.stack(
-                [self._weight_out(layer) for layer in layers]
-            )  # (n, hidden, h + inner)
-            self.bias_out = torch.stack([self._bias_out(layer) for layer in layers])[:, None]
-        self.rows = len(self.weight_in) // len(layers)
+            norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in layers]
+            self.gain = _stacked([[norm.weight for norm in pair] for pair in norms])
+            self.shift = _stacked([[norm.bias for norm in pair] for pair in norms])
+            self.project = [self._projection(layer.attention.query_key_value) for layer in layers]
+            self.expand = [product(layer.mlp.dense_h_to_4h) for layer in layers]
+            self.contract = [self._contraction(layer) for layer in layers]
 
-    def _rows_in(self, layer: GPTNeoXLayer) -> tuple[Tensor, Tensor]:
-        attention, mlp = layer.attention.query_key_value, layer.mlp.dense_h_to_4h
-        weight, bias = _folded(attention, layer.input_layernorm)
-        shape = (self.heads, 3, self.head_dim)
-        weight = weight.view(*shape, self.hidden).transpose(0, 1)  # (3, heads, head_dim, hidden)
-        bias = bias.view(shape).transpose(0, 1)
-        half_weight, half_bias = (_half_rotated(part[:2, :, : self.rotary_dim]) for part in (weight, bias))
-        mlp_weight, mlp_bias = _folded(mlp, layer.post_attention_layernorm)
-        return (
-            torch.cat([weight.reshape(-1, self.hidden), half_weight.reshape(-1, self.hidden), mlp_weight]),
-            torch.cat([bias.reshape(-1), half_bias.reshape(-1), mlp_bias]),
-        )
+    def _projection(self, linear: nn.Linear) -> Product:
+        """Rows: queries, keys, values, half-rotated queries and keys."""
+        weight = linear.weight.view(self.heads, 3, self.head_dim, self.hidden).transpose(0, 1)
+        parts = [self._with_half_rotated(weight).reshape(-1, self.hidden)]
+        if linear.bias is not None:
+            bias = linear.bias.view(self.heads, 3, self.head_dim, 1).transpose(0, 1)
+            parts.append(self._with_half_rotated(bias).reshape(-1))
+        return few_rows_product(*parts)
 
-    def _weight_out(self, layer: GPTNeoXLayer) -> Tensor:
-        return torch.cat([layer.attention.dense.weight, layer.mlp.dense_4h_to_h.weight], dim=1)
+    def _with_half_rotated(self, part: Tensor) -> Tensor:
+        """(3, heads, head_dim, width) and below it rotary embedding's second term, (-x2, x1)."""
+        first, second = part[:2, :, : self.rotary_dim].chunk(2, dim=2)
+        rotated = torch.cat((-second, first), dim=2)
+        return torch.cat((part.flatten(0, 2), rotated.flatten(0, 2)))
 
-    def _bias_out(self, layer: GPTNeoXLayer) -> Tensor:
-        dense = layer.attention.dense.bias
-        return layer.mlp.dense_4h_to_h.bias + (0 if dense is None else dense)
+    def _contraction(self, layer: GPTNeoXLayer) -> Product:
+        dense, last = layer.attention.dense, layer.mlp.dense_4h_to_h
+        bias = last.bias if dense.bias is None else last.bias + dense.bias
+        return few_rows_product(torch.cat([dense.weight, last.weight], dim=1), bias)
 
     def forward(
-        self, hidden_states: Tensor, n: int, cache: Tensor, stop: int, cos: Tensor, sin: Tensor,
-        mask: Tensor | None, queries: int,
-    ) -> Tensor:  # fmt: skip
-        """The first `n` layers' outputs, (n, queries, hidden), after writing the new positions into `cache`.
+        self, hidden_states: Tensor, n: int, step: OneLane | Lanes, cos: Tensor, sin: Tensor, whole: bool
+    ) -> Tensor:
+        """The first `n` layers' outputs, (n, new, hidden) or, unless `whole`, (n, queries, hidden).
 
-        hidden_states (new, hidden); cache (n, capacity, 2, heads, head_dim), filled up to `stop` afterwards;
-        cos, sin (new, 1, 1, 1, rotary_dim); queries: of how many last positions.
+        hidden_states (new, hidden); cos, sin (new, 1, 1, rotary_dim).
         """
-        new, hidden = len(hidden_states), self.hidden
+        new, hidden = hidden_states.shape
         normed = F.layer_norm(hidden_states, (hidden,), None, None, self.eps)
-        rows = n * self.rows
-        projected = few_rows_linear(normed, self.weight_in[:rows], self.bias_in[:rows]).view(
-            new, n, self.rows
-        )
-        qkv = projected[..., : 3 * hidden].view(new, n, 3, self.heads, self.head_dim)
-        halves = projected[..., 3 * hidden : -self.inner].view(new, n, 2, self.heads, self.rotary_dim)
+        normed = torch.addcmul(self.shift[:n], self.gain[:n], normed)  # (n, 2, new, hidden)
+        projected = _side_by_side([self.project[i](normed[i, 0]) for i in range(n)])
+        qkv = projected[..., : 3 * hidden].view(n, new, 3, self.heads, self.head_dim)
+        halves = projected[..., 3 * hidden :].view(n, new, 2, self.heads, self.rotary_dim)
         qkv[:, :, :2, :, : self.rotary_dim].mul_(cos).addcmul_(halves, sin)
-        cache[:, stop - new : stop] = qkv[:, :, 1:].transpose(0, 1)
-        query, inner = qkv[-queries:, :, 0], projected[-queries:, :, -self.inner :]
-        hidden_states = hidden_states[-queries:]
-        attended = F.scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),
-            cache[:, :stop, 0].transpose(1, 2),
-            cache[:, :stop, 1].transpose(1, 2),
-            attn_mask=None if mask is None or queries == 1 else mask[-queries:],
-            scale=self.scaling,
-        )  # (n, heads, queries, head_dim)
-        mixed = torch.cat(
-            (attended.transpose(1, 2).flatten(2), self.activation(inner).transpose(0, 1)), dim=-1
-        )
-        if n == 1:
-            return few_rows_linear(mixed[0], self.weight_out[0], self.bias_out[0, 0]).add_(hidden_states)[
-                None
-            ]
-        columns = torch.baddbmm(
-            self.bias_out[:n].transpose(1, 2), self.weight_out[:n], mixed.transpose(1, 2)
-        )  # (n, hidden, queries)
-        return columns.transpose(1, 2) + hidden_states
+        attended = step.attend(qkv[:, :, 0], qkv[:, :, 1:], self.slot, self.scaling, whole)
+        inputs = normed[:, 1]
+        if not whole:
+            inputs, hidden_states = step.wanted(inputs), step.wanted(hidden_states)
+        outputs = []
+        for i in range(n):
+            inner = self.activation(self.expand[i](inputs[i]))
+            outputs.append(self.contract[i](torch.cat((attended[i], inner), dim=-1)))
+        return _side_by_side(outputs).add_(hidden_states)
+
+
+def _stacked(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row) for row in rows]).unsqueeze(2)  # (n, 2, 1, hidden)
+
+
+def _side_by_side(each: list[Tensor]) -> Tensor:
+    return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
+
+
+def product(linear: nn.Linear) -> Product:
+    """A linear layer as a function of the few rows of a chunk."""
+    return few_rows_product(linear.weight, linear.bias)
+
+
+def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """x @ weight.T + bias in float32, weight (out, in); it is kept in 16 bits where they hold it."""
+    if fits_half(weight):
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+        multiply = torch.ops.quantized.linear_dynamic_fp16.default
+        return lambda x: multiply(x, packed)
+    return lambda x: few_rows_linear(x, weight, bias)
+
+
+def fits_half(weight: Tensor) -> bool:
+    """Whether 16 bits hold every number of it exactly, and this machine has the kernel that reads them."""
+    return "fbgemm" in torch.backends.quantized.supported_engines and torch.equal(
+        weight.half().float(), weight
+    )
 
 
 def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -132,17 +146,5 @@ def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     if rows > MOST_ROWS:
         return F.linear(x, weight, bias)
     columns = (x if rows > 1 else x.repeat(2, 1)).t()
-    product = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
-    return product[:, :rows].t().contiguous()
-
-
-def _folded(linear: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """linear(norm(x)) as weight and bias on the normalised x before the norm's own scale and shift."""
-    bias = linear.weight @ norm.bias
-    return linear.weight * norm.weight, bias if linear.bias is None else linear.bias + bias
-
-
-def _half_rotated(part: Tensor) -> Tensor:
-    """Rotary embedding's second term, (-x2, x1), along dimension 2: (2, heads, rotary_dim, ..)."""
-    first, second = part.chunk(2, dim=2)
-    return torch.cat((-second, first), dim=2)
+    result = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
+    return result[:, :rows].t().contiguous()

@@ -11,10 +11,13 @@ here; randomness comes in as one uniform per step.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dynamo import joint
@@ -24,6 +27,8 @@ from dynamo.trace import BackOff, Joint
 
 MAX_ORDER = 5
 MAX_CELLS = 2**22
+HEADS = np.arange(MAX_ORDER)
+FEW = 8  # so many cells are worked through faster one by one
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,13 @@ class Context:
     def add(self, tokens: Any) -> None:
         self.seen[tokens] = True
 
+    def repeats(self, cell: Sequence[int]) -> int:
+        """How many tokens of a cell repeat (`joint.repetitions`, for one cell)."""
+        seen, special = self.seen.item, self.special.item
+        return sum(
+            (seen(token) or token in cell[:place]) and not special(token) for place, token in enumerate(cell)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Decision:
@@ -146,22 +158,24 @@ def top_candidates(logits: NDArray[np.floating], options: SamplingOptions) -> Ca
 
     Raises ValueError if a head's largest logit is not a finite number.
     """
-    heads, vocab = logits.shape
-    largest = logits.max(axis=1)  # NaN wins every comparison here
-    if not np.isfinite(largest).all():
+    k = min(options.top_k, logits.shape[1])
+    # One more than asked for: a tie with the first that is left out must be seen.
+    found = torch.topk(torch.from_numpy(logits), min(k + 1, logits.shape[1]))
+    best, ids = found.values.numpy(), found.indices.numpy()
+    largest = best[:, 0].tolist()  # NaN counts as the largest
+    if not all(map(math.isfinite, largest)):
         raise ValueError(
-            f"the model's logits are not finite (largest of each head: {largest.tolist()}); "
+            f"the model's logits are not finite (largest of each head: {largest}); "
             "load it in float32 or bfloat16"
         )
-    k = min(options.top_k, vocab)
-    ids = np.stack([_top_k(row, k) for row in logits])
-    best = logits[np.arange(heads)[:, None], ids].astype(np.float64)
-    return Candidates(ids, joint.survivors_of_top_k(best, options.temperature or 1.0))
+    if (best[:, 1:] == best[:, :-1]).any():
+        ids = np.stack([_top_k_of_ties(row, k) for row in logits])
+        best = np.take_along_axis(logits, ids, axis=1)
+    best = best[:, :k].astype(np.float64)
+    return Candidates(ids[:, :k], joint.survivors_of_top_k(best, options.temperature or 1.0))
 
 
-def _top_k(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    if k == len(row):
-        return np.argsort(-row, kind="stable")
+def _top_k_of_ties(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     kth = np.partition(row, len(row) - k)[len(row) - k]
     # Rising ids, so that the stable sort and the cut leave ties to the lower id.
     ids = np.flatnonzero(row >= kth)
@@ -207,14 +221,14 @@ def choose_joint(
     k = ids.shape[1]
     limit = options.threshold ** (order - 1)
     if table is not None and options.mask_strength > 0:
-        ranks, ratios = table.candidates(list(ids))
-        values, kept_mass = joint.masked(joint.product(f, ranks), ratios, options.mask_strength)
-        seen = Joint(ids, f, ranks, values)
+        columns, ratios = _seen_cells(table, ids)
+        values, kept_mass = joint.masked(joint.product_of_columns(f, columns), ratios, options.mask_strength)
+        seen = Joint.deferred(ids, f, lambda: joint.in_rank_order(columns, values, k))
     else:
         above = 0.0 if options.adaptive_first else limit
         require_few_cells(k, order, above)
-        ranks = joint.product_cells(f, above)
-        values, kept_mass = joint.product(f, ranks), 1.0
+        columns = joint.product_cells(f, above).T
+        values, kept_mass = joint.product_of_columns(f, columns), 1.0
         seen = Joint(ids, f)
 
     def refused(reason: str, best: float) -> _Attempt:
@@ -225,13 +239,24 @@ def choose_joint(
         return refused("mask", 0.0)
     if kept_mass < options.min_kept_mass:
         return refused("kept_mass", best)
-    ranks, values = _above_thresholds(ranks, values, k, limit, options)
-    if not len(values):
+    ranks, left = _above_thresholds(columns, values, k, limit, options)
+    if not len(left):
         return refused("threshold", best)
-    weights = penalised(values, ids[np.arange(order), ranks], context, options)
-    if not weights.max() > limit:
-        return refused("penalty", float(weights.max()))
+    weights = penalised(left, ids[HEADS[:order], ranks], context, options)
+    heaviest = float(weights.max())
+    if not heaviest > limit:
+        return refused("penalty", heaviest)
     return _Attempt(seen, kept_mass, None, ranks, weights)
+
+
+def _seen_cells(
+    table: CooccurrenceTable, ids: NDArray[np.integer]
+) -> tuple[Sequence[NDArray[np.integer]], NDArray[np.float64]]:
+    """Columns of ranks and ratios, in any order: a table may know a cheaper one than that of the ranks."""
+    if hasattr(table, "cells"):
+        return table.cells(ids)
+    ranks, ratios = table.candidates(list(ids))
+    return ranks.T, ratios
 
 
 def require_few_cells(k: int, order: int, above: float) -> None:
@@ -246,13 +271,19 @@ def require_few_cells(k: int, order: int, above: float) -> None:
 
 
 def _above_thresholds(
-    ranks: NDArray[np.intp], values: NDArray[np.float64], k: int, limit: float, options: SamplingOptions
+    columns: Sequence[NDArray[np.integer]],
+    values: NDArray[np.float64],
+    k: int,
+    limit: float,
+    options: SamplingOptions,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Surviving cells in rank order, ranks (cells, m), and their values (cells,)."""
     if options.adaptive and options.adaptive_first:
+        ranks, values = joint.in_rank_order(columns, values, k)
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
-        ranks, values = ranks[keep], values[keep]
-    keep = values > limit
-    ranks, values = ranks[keep], values[keep]
+        columns, values = ranks[keep].T, values[keep]
+    keep = (values > limit).nonzero()[0]
+    ranks, values = joint.in_rank_order([column.take(keep) for column in columns], values.take(keep), k)
     if options.adaptive and not options.adaptive_first:
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
         ranks, values = ranks[keep], values[keep]
@@ -263,10 +294,12 @@ def penalised(
     values: NDArray[np.float64], tokens: NDArray[np.integer], context: Context, options: SamplingOptions
 ) -> NDArray[np.float64]:
     """Values (cells,) divided by the penalty once for each repeating token of the cell, (cells, order)."""
-    if options.repetition_penalty == 1.0:
+    penalty = options.repetition_penalty
+    if penalty == 1.0:
         return values
-    count = joint.repetitions(tokens, context.seen, context.special)
-    return values / options.repetition_penalty**count
+    if len(values) <= FEW:
+        return values / [penalty ** context.repeats(cell) for cell in tokens.tolist()]
+    return values / penalty ** joint.repetitions(tokens, context.seen, context.special)
 
 
 def _drawn(
@@ -278,9 +311,8 @@ def _drawn(
     backoffs: list[BackOff],
     last: _Attempt | None,
 ) -> Decision:
-    order = ranks.shape[1]
-    heads = np.arange(order)
-    cell = ranks[int(np.argmax(weights)) if options.temperature == 0 else joint.draw(weights, uniform)]
+    heads = HEADS[: ranks.shape[1]]
+    cell = ranks[int(weights.argmax()) if options.temperature == 0 else joint.draw(weights, uniform)]
     return Decision(
         tokens=tuple(candidates.ids[heads, cell].tolist()),
         probabilities=tuple(candidates.f[heads, cell].tolist()),

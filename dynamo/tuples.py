@@ -15,8 +15,10 @@ import numpy as np
 
 SEARCH_COST = 32  # looking up one cell of a grid takes as long as reading this many children
 ONE = np.uint64(1)
+BITS = ONE << np.arange(64, dtype=np.uint64)
+COUNT = np.arange(2**15)  # a range of any usual length is a piece of this one
 
-Cells = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, rank in the head, position in the level; row-major
+Cells = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, rank in the head, position in the level
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +54,21 @@ class Level:
         return np.where(found, low, -1)
 
     def extend(self, parents: np.ndarray, head: np.ndarray) -> Cells:
-        """The cells of the grid parents (n,) x head (k,) that are tuples of this level."""
-        starts = self.starts.take(parents)
-        fans = self.starts.take(parents + 1) - starts
+        """The cells of the grid parents (n,) x head (k,) that are tuples of this level, by row."""
+        stops = self.starts[1:].take(parents)
+        fans = stops - self.starts.take(parents)
         ends = fans.cumsum()
-        if len(parents) and ends[-1] > SEARCH_COST * len(parents) * len(head):
+        total = int(ends[-1]) if len(ends) else 0
+        if total > SEARCH_COST * len(parents) * len(head):
             return self._search(parents, head)
         rank_of = np.full(self.vocab_size, -1, np.min_scalar_type(-len(head) - 1))
-        rank_of[head] = np.arange(len(head))
-        children = (starts - ends + fans).repeat(fans)
-        children += np.arange(len(children))
+        rank_of[head] = counted(len(head))
+        row = counted(len(parents)).repeat(fans)
+        children = (stops - ends).take(row)
+        children += counted(total)
         rank = rank_of.take(self.last.take(children))
         kept = (rank >= 0).nonzero()[0]
-        rank, row = rank.take(kept), np.arange(len(parents)).repeat(fans).take(kept)
-        # A parent's children stand by token id. Numpy's stable sort is a radix sort for up to 16 bits, and
-        # those suffice for the usual grid.
-        cells = row * len(head) + rank
-        by_rank = cells.astype(np.min_scalar_type(len(parents) * len(head))).argsort(kind="stable")
-        return row.take(by_rank), rank.take(by_rank), children.take(kept.take(by_rank))
+        return row.take(kept), rank.take(kept), children.take(kept)
 
     def _search(self, parents: np.ndarray, head: np.ndarray) -> Cells:
         positions = self.find(parents.repeat(len(head)), np.tile(head, len(parents)))
@@ -117,18 +116,23 @@ class PairBitmap:
         return cls(width, words, np.append(np.int32(0), through[:-1]))
 
     def extend(self, first: np.ndarray, second: np.ndarray) -> Cells:
-        """The cells of the grid first (k_1,) x second (k_2,) that are pairs."""
-        at, bits = (first * self.width)[:, None] + (second >> 6), _bit(second)  # (k_1, k_2), (k_2,)
+        """The cells of the grid first (k_1,) x second (k_2,) that are pairs, row-major."""
+        at = np.add.outer(first * self.width, second >> 6)  # (k_1, k_2)
+        bits = _bit(second)
         words = self.words.take(at)
-        cells = ((words & bits) != 0).ravel().nonzero()[0]
+        cells = (words & bits != 0).ravel().nonzero()[0]
+        positions = self.before.take(at) + np.bitwise_count(words & bits - ONE)
         row = cells // max(len(second), 1)
-        rank = cells - row * len(second)
-        earlier = words.take(cells) & (bits - ONE).take(rank)
-        return row, rank, self.before.take(at.take(cells)) + np.bitwise_count(earlier)
+        return row, cells - row * len(second), positions.take(cells)
+
+
+def counted(length: int) -> np.ndarray:
+    """0 .. length - 1, not to be written to."""
+    return COUNT[:length] if length <= len(COUNT) else np.arange(length)
 
 
 def _bit(ids: np.ndarray) -> np.ndarray:
-    return ONE << (ids & 63).astype(np.uint64)
+    return BITS.take(ids & 63)
 
 
 def starts_of(fans: np.ndarray) -> np.ndarray:

@@ -46,9 +46,15 @@ def logits_after(prefix) -> np.ndarray:
 class TableState:
     tokens: list[int] = field(default_factory=list)
 
+    capacity = 64
+
     @property
     def length(self) -> int:
         return len(self.tokens)
+
+    @length.setter
+    def length(self, length: int) -> None:
+        del self.tokens[length:]
 
     def rewind(self, positions: int) -> None:
         del self.tokens[len(self.tokens) - positions :]

@@ -14,8 +14,8 @@ LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"zerogpu"},
-    {"sampler", "exact", "lane", "packed", "decoder", "data", "loading", "race", "recorder", "spaces"}
-    | {"blocks", "corpus", "external", "instructions", "heldout"},
+    {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
+    | {"spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
     {"evaluation", "embedded", "pathway", "ui"},
     {"commands"},
@@ -35,7 +35,8 @@ SIBLINGS = {
     "trace": {"joint"},
     "exact": {"sampler"},
     "lane": {"exact", "sampler"},
-    "decoder": {"packed"},
+    "packed": {"cache"},
+    "decoder": {"cache", "packed"},
     "loading": {"packed"},  # what packed copies take in memory
     "stock": {"engine"},
     "embedded": {"evaluation"},

@@ -1,0 +1,183 @@
+"""What lanes remember: keys and values of every layer and head, and attention over them.
+
+A `DecodeState` is one lane's memory, a `BatchState` that of several lanes in one tensor; neither is ever
+shared. A step says where one pass's new positions stand and what each of them sees: `OneLane` attends over
+what is filled and nothing else, `Lanes` over the longest of its rows, where shorter ones are masked.
+
+Slots are the model's layers and its heads' layers, in the order of their `layer_idx`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BUCKET = 128  # capacities are whole multiples of this, so that states can be used again
+LARGEST_POOL = 4
+
+
+@dataclass
+class DecodeState:
+    """One lane's keys and values: cache (2, slots, heads, capacity, head_dim), filled up to `length`."""
+
+    cache: Tensor
+    length: int = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.cache.shape[3]
+
+    def rewind(self, positions: int) -> None:
+        """Forget the last positions, in every slot."""
+        assert 0 <= positions <= self.length, f"{positions} positions of {self.length} to be forgotten"
+        self.length -= positions
+
+
+class BatchState:
+    """Several lanes in one tensor, cache (2, slots, rows, heads, capacity, head_dim), made of zeros: what a
+    short row has not filled is masked, but must be numbers. `lanes[i]` is row i, and may be used alone.
+    """
+
+    def __init__(self, cache: Tensor):
+        self.cache = cache
+        self.lanes = [DecodeState(cache[:, :, row]) for row in range(cache.shape[2])]
+
+    @torch.inference_mode()
+    def drop(self, row: int) -> None:
+        """A lane leaves; the last one takes its row."""
+        moved = self.lanes.pop()
+        if row < len(self.lanes):
+            kept = self.lanes[row]
+            kept.cache[..., : moved.length, :] = moved.cache[..., : moved.length, :]
+            kept.length = moved.length
+
+
+class OneLane:
+    """New positions of one lane; each sees itself and all before it, and the last `queries` are wanted."""
+
+    def __init__(self, state: DecodeState, new: int, queries: int, causal: Callable[[int, int], Tensor]):
+        start, stop = state.length, state.length + new
+        assert new > 0 and stop <= state.capacity, f"positions {start} to {stop} of {state.capacity}"
+        assert 1 <= queries <= new, f"{queries} queries, {new} new positions"
+        self.positions: slice | Tensor = slice(start, stop)
+        self.queries = queries
+        self._new = state.cache[:, :, :, start:stop]
+        self._keys, self._values = state.cache[:, :, :, :stop].unbind(0)  # (slots, heads, stop, head_dim)
+        self._mask = None if new == 1 else causal(new, stop)  # (new, stop)
+
+    def wanted(self, states: Tensor) -> Tensor:
+        """(.., new, width) -> (.., queries, width)"""
+        return states[..., -self.queries :, :]
+
+    def attend(self, q: Tensor, kv: Tensor, slot: int, scaling: float, whole: bool) -> Tensor:
+        """Write keys and values of `n` slots from `slot` on, then attend: q (n, new, heads, head_dim),
+        kv (n, new, 2, heads, head_dim) -> (n, new, hidden), or (n, queries, hidden) unless `whole`.
+        """
+        n = len(q)
+        self._new[:, slot : slot + n] = kv.permute(2, 0, 3, 1, 4)
+        mask = self._mask
+        if not whole:
+            q = q[:, -self.queries :]
+            mask = None if self.queries == 1 or mask is None else mask[-self.queries :]
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            self._keys[slot : slot + n],
+            self._values[slot : slot + n],
+            attn_mask=mask,
+            scale=scaling,
+        )  # (n, heads, queries, head_dim)
+        return attended.transpose(1, 2).flatten(2)
+
+
+class Lanes:
+    """New positions of several lanes, those of a lane side by side: `counts[i]` of lane i, the last
+    `queries[i]` of them wanted.
+    """
+
+    def __init__(self, state: BatchState, counts: Sequence[int], queries: Sequence[int]):
+        assert len(counts) == len(queries) == len(state.lanes)
+        starts = [lane.length for lane in state.lanes]
+        self._filled = max(start + count for start, count in zip(starts, counts, strict=True))
+        assert self._filled <= state.cache.shape[4], f"{self._filled} positions of {state.cache.shape[4]}"
+        self._cache, device = state.cache, state.cache.device
+        self._rows, self._widest = len(counts), max(counts)
+        number = torch.tensor(counts, device=device)
+        offsets = torch.arange(self._widest, device=device)
+        inside = offsets < number[:, None]  # (rows, widest)
+        places = torch.tensor(starts, device=device)[:, None] + offsets
+        self.positions: slice | Tensor = places[inside]
+        self._row = inside.nonzero()[:, 0]
+        # Where each new position stands in a grid of rows x widest; None where the grid has no holes.
+        self._place = None if min(counts) == self._widest else inside.flatten().nonzero()[:, 0]
+        seen = torch.arange(self._filled, device=device) <= places[..., None]
+        unseen = torch.zeros(seen.shape, dtype=state.cache.dtype, device=device)
+        self._mask = unseen.masked_fill_(~seen, float("-inf")).unsqueeze(1)  # (rows, 1, widest, filled)
+        asked = torch.tensor(queries, device=device)
+        self._wanted = (inside & (offsets >= (number - asked)[:, None]))[inside].nonzero()[:, 0]
+
+    def wanted(self, states: Tensor) -> Tensor:
+        """(.., new, width) -> (.., all queries, width)"""
+        return states[..., self._wanted, :]
+
+    def attend(self, q: Tensor, kv: Tensor, slot: int, scaling: float, whole: bool) -> Tensor:
+        """As `OneLane.attend`."""
+        n, rows, widest = len(q), self._rows, self._widest
+        slots = self._cache[:, slot : slot + n]
+        slots[:, :, self._row, :, self.positions] = kv.permute(1, 2, 0, 3, 4)
+        if self._place is not None:
+            grid = q.new_zeros(n, rows * widest, *q.shape[2:])
+            grid[:, self._place] = q
+            q = grid
+        q = q.view(n, rows, widest, *q.shape[2:]).transpose(2, 3)
+        keys, values = slots[:, :, :rows, :, : self._filled].unbind(0)  # (n, rows, heads, filled, head_dim)
+        attended = torch.stack(
+            [
+                F.scaled_dot_product_attention(q[i], keys[i], values[i], attn_mask=self._mask, scale=scaling)
+                for i in range(n)
+            ]
+        )  # (n, rows, heads, widest, head_dim)
+        attended = attended.transpose(2, 3).reshape(n, rows * widest, -1)
+        if self._place is not None:
+            attended = attended[:, self._place]
+        return attended if whole else self.wanted(attended)
+
+
+class StatePool:
+    """Lends decode states and takes them back, so that a stream does not begin by making its memory.
+
+    Keeps at most `largest` idle states. Nobody waits: where no idle one is large enough, one is made.
+    """
+
+    def __init__(self, make: Callable[[int], DecodeState], most: int, largest: int = LARGEST_POOL):
+        self._make, self._most, self._largest = make, most, largest
+        self._idle: list[DecodeState] = []
+        self._lock = threading.Lock()
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @contextmanager
+    def lease(self, capacity: int) -> Iterator[DecodeState]:
+        """An empty state for at least `capacity` positions (the model's `most` at most), for one stream."""
+        with self._lock:
+            fitting = [state for state in self._idle if state.capacity >= capacity]
+            state = min(fitting, key=lambda state: state.capacity, default=None)
+            if state is not None:
+                self._idle.remove(state)
+        if state is None:
+            state = self._make(min(-(-capacity // BUCKET) * BUCKET, self._most))
+        state.length = 0
+        try:
+            yield state
+        finally:
+            with self._lock:
+                self._idle.append(state)
+                self._idle.sort(key=lambda state: state.capacity)
+                del self._idle[: -self._largest]
