@@ -116,7 +116,7 @@ class Engine:
         seed: int,
         stop: Sequence[str],
     ) -> Lane:
-        prompt = self._checked_prompt(input_ids)
+        prompt = checked_prompt(input_ids, self._decoder.vocab_size, self.max_length)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
         if seed < 0:
@@ -180,23 +180,6 @@ class Engine:
             for index, record in records:
                 yield index, replace(record, seconds=seconds)
 
-    def _checked_prompt(self, input_ids: torch.Tensor | Sequence[int]) -> list[int]:
-        ids = torch.as_tensor(input_ids)
-        if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[0] != 1):
-            raise ValueError(f"input_ids: expected one row, (seq,) or (1, seq), got {tuple(ids.shape)}")
-        prompt = [int(token) for token in ids.flatten().tolist()]
-        if not prompt:
-            raise ValueError("input_ids: the prompt is empty; give at least one token")
-        wrong = next((token for token in prompt if not 0 <= token < self._decoder.vocab_size), None)
-        if wrong is not None:
-            raise ValueError(f"input_ids: expected ids from 0 to {self._decoder.vocab_size - 1}, got {wrong}")
-        if len(prompt) >= self.max_length:
-            raise ValueError(
-                f"input_ids: the prompt has {len(prompt)} tokens and the model reads {self.max_length}, "
-                "reply included; shorten it"
-            )
-        return prompt
-
     def _check_table(self, options: SamplingOptions) -> None:
         if self._table is not None and options.mask_strength > 0:
             self._table.check(order=min(options.highest_order, self.heads))
@@ -209,6 +192,25 @@ class Engine:
                 "stop: stop strings need a tokenizer; build the engine with Engine(.., tokenizer=..)"
             )
         return StopStrings(self._tokenizer, stop)
+
+
+def checked_prompt(input_ids: torch.Tensor | Sequence[int], vocab_size: int, max_length: int) -> list[int]:
+    """One row of ids, (seq,) or (1, seq), as a list. Raises ValueError unless a model can answer it."""
+    ids = torch.as_tensor(input_ids)
+    if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[0] != 1):
+        raise ValueError(f"input_ids: expected one row, (seq,) or (1, seq), got {tuple(ids.shape)}")
+    prompt = [int(token) for token in ids.flatten().tolist()]
+    if not prompt:
+        raise ValueError("input_ids: the prompt is empty; give at least one token")
+    wrong = next((token for token in prompt if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise ValueError(f"input_ids: expected ids from 0 to {vocab_size - 1}, got {wrong}")
+    if len(prompt) >= max_length:
+        raise ValueError(
+            f"input_ids: the prompt has {len(prompt)} tokens and the model reads {max_length}, "
+            "reply included; shorten it"
+        )
+    return prompt
 
 
 def end_of_text_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> frozenset[int]:

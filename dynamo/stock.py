@@ -28,7 +28,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
-from dynamo.engine import end_of_text_ids
+from dynamo.engine import checked_prompt, end_of_text_ids
 from dynamo.joint import draw
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import Context, SamplingOptions, choose_one, top_candidates
@@ -112,7 +112,7 @@ class GenerateEngine:
         seed: int,
         stop: Sequence[str],
     ) -> _Run:
-        prompt = self._checked_prompt(torch.as_tensor(input_ids))
+        prompt = checked_prompt(input_ids, self._model.config.vocab_size, self.max_length)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
         if seed < 0:
@@ -124,22 +124,6 @@ class GenerateEngine:
         lookup = bool(self._settings.get("prompt_lookup_num_tokens"))
         chooser = _ChooseOne(options or SamplingOptions(), self._special_ids, seed, lookup)
         return _Run(prompt, limit, chooser, self.end_ids, stops)
-
-    def _checked_prompt(self, ids: torch.Tensor) -> list[int]:
-        if ids.ndim not in (1, 2) or (ids.ndim == 2 and len(ids) != 1):
-            raise ValueError(f"input_ids: expected one row, (seq,) or (1, seq), got {tuple(ids.shape)}")
-        prompt, vocab_size = ids.flatten().tolist(), self._model.config.vocab_size
-        if not prompt:
-            raise ValueError("input_ids: the prompt is empty; give at least one token")
-        wrong = next((token for token in prompt if not 0 <= token < vocab_size), None)
-        if wrong is not None:
-            raise ValueError(f"input_ids: expected ids from 0 to {vocab_size - 1}, got {wrong}")
-        if len(prompt) >= self.max_length:
-            raise ValueError(
-                f"input_ids: the prompt has {len(prompt)} tokens and the model reads {self.max_length}, "
-                "reply included; shorten it"
-            )
-        return prompt
 
     def _generate(self, run: _Run) -> None:
         ids = torch.tensor([run.prompt], device=self._model.device)

@@ -28,6 +28,12 @@ def test_costs_by_context_and_by_candidates(pair):
         assert of["sampler_share"] == pytest.approx(sampler / (of["pass"] - sampler))
 
 
+def test_throughput_by_rows_times_both_lanes(pair):
+    speeds = cost.rows_throughput(pair, PROMPTS, [1, 3], SamplingOptions(threshold=0.1), runs=1)
+    assert set(speeds) == {"1", "3"}
+    assert all(set(of) == {"own", "dynamo"} and min(of.values()) > 0 for of in speeds.values())
+
+
 def test_context_must_leave_room_for_what_is_timed(pair):
     with pytest.raises(ValueError, match=r"context: expected 1 to 616 .* got 640"):
         cost.context_cost(pair, [640], SamplingOptions())

@@ -183,6 +183,9 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
         2,
         "--threshold",
         0.1,
+        "--rows",
+        1,
+        2,
         "--context",
         8,
         "--top-k",
@@ -202,6 +205,7 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
     speeds = {name: lane["tokens_per_second"] for name, lane in result["lanes"].items()}
     assert result["own_over_generate"] == pytest.approx(speeds["own"] / speeds["generate"])
     assert result["machine"]["dtype"] == "float32" and result["options"]["threshold"] == 0.1
+    assert set(result["rows_tokens_per_second"]) == {"1", "2"}
     assert set(result["context_ms"]) == {"8"} and set(result["top_k_ms"]) == {"5", "50"}
     assert set(result["split"]) == {"base", "dynamo"}
 
@@ -226,6 +230,7 @@ BAD = {
     "chats": (["sweep", "--prompts", "NOCHATS"], "expected a list of chats"),
     "shape": (["bench", "--shape", "pythia-3b"], "shape: expected one of pythia-14m"),
     "candidates": (["bench", "--top-k", "0"], "top_k: expected a whole number, 1 or more, got 0"),
+    "rows": (["bench", "--rows", "0"], "rows: expected 1 or more, got 0"),
     "threads": (["bench", "--threads", "0"], "threads: expected 1 or more, got 0"),
     "runs": (["bench", "--runs", "0"], "runs: expected 1 or more, got 0"),
     "device": (["bench", "--shape", "2x32x4x500", "--device", "quantum"], "device: expected cpu or cuda"),

@@ -39,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=default.threshold, help=f"DynaMo's (default: {default.threshold})"
     )
     parser.add_argument("--quick", action="store_true", help=f"only the first {QUICK_PROMPTS} prompts")
+    parser.add_argument("--rows", type=int, nargs="+", default=[], metavar="ROWS",
+                        help="also the throughput of so many replies decoded together")  # fmt: skip
     parser.add_argument("--context", type=int, nargs="+", default=[], metavar="TOKENS",
                         help="also the cost of a pass at these lengths of context")  # fmt: skip
     parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K",
@@ -94,6 +96,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": arguments.max_new_tokens,
         "options": asdict(options),
         "machine": machine.describe(pair.dynamo),
+        "rows_tokens_per_second": cost.rows_throughput(pair, prompts, arguments.rows, options),
         "context_ms": cost.context_cost(pair, arguments.context, options),
         "top_k_ms": cost.top_k_cost(pair, prompts[:SPLIT_PROMPTS], arguments.top_k, options),
     }
@@ -109,6 +112,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"threads: expected 1 or more, got {arguments.threads}")
     for count in arguments.top_k:
         SamplingOptions(top_k=count)
+    for count in arguments.rows:
+        if count < 1:
+            raise ValueError(f"rows: expected 1 or more, got {count}")
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
         raise ValueError(f"output: the folder of {arguments.output} does not exist; make it first")
 
@@ -153,6 +159,9 @@ def _print(result: dict[str, Any]) -> None:
     for lane, parts in result["split"].items():
         shares = "  ".join(f"{part} {ms:.3f}" for part, ms in parts["parts"].items())
         print(f"{lane}, profiled, ms a pass: {shares}  sum {parts['pass_ms']:.3f}", file=sys.stderr)
+    for count, speeds in result["rows_tokens_per_second"].items():
+        told = "  ".join(f"{lane} {speed:.0f} tokens/s" for lane, speed in speeds.items())
+        print(f"rows {count}: {told}", file=sys.stderr)
     for length, costs in result["context_ms"].items():
         print(f"context {length}: " + _milliseconds(costs), file=sys.stderr)
     for count, costs in result["top_k_ms"].items():

@@ -22,6 +22,7 @@ from dynamo.stock import GenerateEngine
 
 BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache
 CURVE_TOKENS = 24
+ROWS_TOKENS = 64
 
 
 def context_cost(
@@ -57,6 +58,38 @@ def context_cost(
             for lane, of in spent.items()
         }
     return costs
+
+
+def rows_throughput(
+    pair: Pair,
+    prompts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    options: SamplingOptions,
+    runs: int = 3,
+) -> dict[str, dict[str, float]]:
+    """Decode tokens per second of model time by number of rows decoded together, and lane.
+
+    All prompts (ids) are answered at each number of rows, in groups; prompts' own passes are left out.
+    """
+    engines = {
+        "own": Engine(pair.base, None, pair.tokenizer),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+    }
+    spent = {count: {lane: [0, 0.0] for lane in engines} for count in counts}
+    for run in range(runs + 1):  # the first is to warm up
+        for count in counts:
+            for lane, engine in engines.items():
+                for start in range(0, len(prompts), count):
+                    group = prompts[start : start + count]
+                    seeds = range(start, start + len(group))
+                    for _, record in engine.stream_batch(group, options, ROWS_TOKENS, seeds):
+                        if run and not record.prefill:
+                            spent[count][lane][0] += len(record.tokens)
+                            spent[count][lane][1] += record.seconds
+    return {
+        str(count): {lane: tokens / seconds for lane, (tokens, seconds) in lanes.items()}
+        for count, lanes in spent.items()
+    }
 
 
 def top_k_cost(
