@@ -33,12 +33,13 @@ def can_pack(layers: Sequence[GPTNeoXLayer]) -> bool:
     modules."""
     modules = [module for layer in layers for module in layer.modules()]
     weights = [weight for layer in layers for weight in layer.parameters()]
+    count = sum(weight.numel() for weight in weights)
     return (
         all(layer.use_parallel_residual for layer in layers)
         and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
         and not any(hasattr(module, "_hf_hook") for module in modules)
         and all(type(layer.attention.query_key_value) is nn.Linear for layer in layers)
-        and sum(2 * weight.numel() for weight in weights) <= LARGEST_COPY
+        and (4 * count <= LARGEST_COPY or (2 * count <= LARGEST_COPY and all(map(fits_half, weights))))
     )
 
 

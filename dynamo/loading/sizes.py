@@ -76,15 +76,17 @@ def pair_bytes(
     size: str, dtype: torch.dtype, quantize: str | None = None, heads: int = 3, packed: bool = False
 ) -> int:
     """Bytes that base and DynaMo model of one size take together while both run."""
-    total, (layers, hidden, _) = parameters(size), PYTHIA[size]
+    total, (layers, hidden, vocabulary) = parameters(size), PYTHIA[size]
     extra = heads - 1
     matrices = 12 * hidden**2
     weights = 0
     for own in (layers, layers + extra):
         kept = total - layers * matrices + (own - layers) * (layer_parameters(hidden) - matrices)
         weights += kept * dtype.itemsize + round(own * matrices * _bytes_each(dtype, quantize))
-        copy = own * layer_parameters(hidden) * dtype.itemsize
-        weights += copy if packed and quantize is None and copy <= LARGEST_COPY else 0
+        # The suite's files are float16, so the copies are kept in 16 bits, with the output embedding's.
+        copy = 2 * own * layer_parameters(hidden)
+        if packed and quantize is None and copy <= LARGEST_COPY:
+            weights += copy + 2 * vocabulary * hidden
     caches = (2 * layers + extra) * POSITIONS * 2 * hidden * dtype.itemsize
     return weights + caches + RESERVE
 
