@@ -181,3 +181,10 @@ def test_streams_in_threads_do_not_touch_each_other(table):
         thread.join()
     assert all(found[row] == [expected[row]] * 4 for row in found)
     assert engine._states.idle <= 4
+
+
+def test_a_long_stream_finds_its_memory_behind_a_shorter_one():
+    """Idle states of two sizes were compared tensor by tensor, and the second stream of 300 tokens failed."""
+    engine = Engine(tiny_dynamo())
+    for length in (4, 300, 4, 300):
+        assert list(engine.stream([7] * length, SamplingOptions(threshold=0.0), 4))
