@@ -28,7 +28,7 @@ from dynamo.tuples import Level, PairBitmap, is_tensor, require, smallest, start
 FORMAT, VERSION = "dynamo-cooccurrence", "1"
 CHUNK_TOKENS = 2**21
 PADDING = 0.02  # by which a model's vocabulary may exceed its tokenizer's
-BITMAP_BYTES = 32 * 2**20  # enough for vocabularies of up to 13,000
+BITMAP_BYTES = 32 * 2**20  # enough for vocabularies of up to 11,500
 
 
 class CooccurrenceTable:

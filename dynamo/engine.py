@@ -149,8 +149,8 @@ class Engine:
         assert state.length == lane.cached, f"{state.length} positions cached, {lane.cached} expected"
         started = time.perf_counter()
         logits = self._decoder.forward(state, lane.pending, heads, lane.queries)
-        # Bringing the logits to the host is the step's one synchronisation.
-        record = lane.advance(logits.float().cpu().numpy(), lambda: time.perf_counter() - started)
+        # Bringing the candidates to the host is the step's one synchronisation.
+        record = lane.advance(logits, lambda: time.perf_counter() - started)
         state.rewind(lane.rejected)
         return record
 
@@ -170,7 +170,7 @@ class Engine:
                 return
             started = time.perf_counter()
             pending, queries = zip(*((lane.pending, lane.queries) for _, lane in rows), strict=True)
-            logits = self._decoder.forward_batch(state, pending, heads, queries).float().cpu().numpy()
+            logits = self._decoder.forward_batch(state, pending, heads, queries)
             records, end = [], 0
             for (index, lane), memory, count in zip(rows, state.lanes, queries, strict=True):
                 end += count

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dynamo import joint
 from dynamo.cooccurrence import CooccurrenceTable
@@ -61,7 +62,7 @@ class Verdict:
 
 
 def verify(
-    logits: NDArray[np.floating],
+    logits: Tensor | NDArray[np.floating],
     drafts: tuple[Draft, ...],
     context: Context,
     options: SamplingOptions,

@@ -25,14 +25,14 @@ BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 def survivors_of_top_k(logits: Values, temperature: float) -> Values:
     """Softmax over the k survivors of each head: falling logits (heads, k) -> (heads, k)."""
-    falls = logits - logits[:, :1]
+    falls = np.subtract(logits, logits[:, :1], dtype=np.float64)
     if temperature < TINY_TEMPERATURE:
         with np.errstate(over="ignore"):  # all but the largest fall to zero, as they should
             falls = falls / temperature
     else:
         falls /= temperature
     weights = np.exp(falls, out=falls)
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights /= np.add.reduce(weights, axis=1, keepdims=True)
     return weights
 
 
@@ -85,11 +85,11 @@ def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, flo
 
     values, ratios: (cells,) of the tuples that occur in the table. The sum is 0 where nothing is left.
     """
-    kept_mass = float(values.sum())
+    kept_mass = float(np.add.reduce(values))
     if strength != 1.0 and len(ratios):
         ratios = (ratios / ratios.max()) ** strength  # normalised away; large powers overflow
     values = values * ratios
-    total = values.sum()
+    total = np.add.reduce(values)
     return (values / total if total > 0 else values), kept_mass
 
 

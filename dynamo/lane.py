@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.exact import Draft, propose, shown_joint, verify
 from dynamo.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
 from dynamo.text import StopStrings
-from dynamo.trace import StepRecord
+from dynamo.trace import Joint, StepRecord
 
 
 class Lane:
@@ -59,62 +58,64 @@ class Lane:
         """How many positions the lane's cache must hold before the next pass."""
         return self.prompt_length + self.emitted - (len(self.pending) - len(self._drafts))
 
-    def advance(self, logits: NDArray[np.floating], seconds: Callable[[], float]) -> StepRecord:
+    def advance(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
         """Choose the next tokens from logits (heads, queries, vocab); `seconds` is asked after that."""
-        fields = self._verified(logits) if self._options.exact else self._chosen(logits[:, -1])
-        record = StepRecord(seconds=seconds(), prefill=self.emitted == 0, **fields)
+        record = (self._verified if self._options.exact else self._chosen)(logits, seconds)
         self.emitted += len(record.tokens)
         return record
 
-    def _chosen(self, logits: NDArray[np.floating]) -> dict[str, Any]:
-        candidates = top_candidates(logits, self._options)
+    def _chosen(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
+        candidates = top_candidates(logits[:, -1], self._options)
         decision = choose(candidates, self._context, self._table, self._options, self._uniform())
         tokens, going_on = self._cut(decision.tokens)
-        self._context.add(list(tokens))
-        self.pending = list(tokens) if going_on else []
-        return {
-            "tokens": tokens,
-            "order": decision.order,
-            "probabilities": decision.probabilities[: len(tokens)],
-            "backoffs": decision.backoffs,
-            "kept_mass": decision.kept_mass,
-            "joint": decision.joint,
-        }
+        self.pending = list(tokens)
+        self._context.add(self.pending)
+        if not going_on:
+            self.pending = []
+        return StepRecord(
+            tokens=tokens,
+            order=decision.order,
+            seconds=seconds(),
+            prefill=self.emitted == 0,
+            probabilities=decision.probabilities[: len(tokens)],
+            backoffs=decision.backoffs,
+            kept_mass=decision.kept_mass,
+            joint=decision.joint,
+        )
 
-    def _verified(self, logits: NDArray[np.floating]) -> dict[str, Any]:
+    def _verified(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
         drafts, options = self._drafts, self._options
         verdict = verify(logits[0], drafts, self._context, options, self._uniform, self._end_ids)
         tokens, going_on = self._cut(verdict.tokens)
         self.rejected = len(drafts) - verdict.accepted
-        fields = {
-            "tokens": tokens,
-            "order": len(verdict.tokens),
-            "probabilities": verdict.probabilities[: len(tokens)],
-            "rejected": tuple(draft.token for draft in drafts[verdict.accepted :]),
-            "exact": True,
-        }
-        self._drafts, self.pending = (), []
+        self._drafts, self.pending, joint = (), [], None
         if going_on:
-            fields |= self._proposed(logits[1:, verdict.accepted], verdict.last, tokens)
-            self.pending = [tokens[-1], *fields["drafted"]]
-        return fields
+            joint = self._propose(logits[1:, verdict.accepted], verdict.last, tokens)
+            self.pending = [tokens[-1], *(draft.token for draft in self._drafts)]
+        return StepRecord(
+            tokens=tokens,
+            order=len(verdict.tokens),
+            seconds=seconds(),
+            prefill=self.emitted == 0,
+            probabilities=verdict.probabilities[: len(tokens)],
+            joint=joint,
+            drafted=tuple(self.pending[1:]),
+            rejected=tuple(draft.token for draft in drafts[verdict.accepted :]),
+            exact=True,
+        )
 
-    def _proposed(
-        self, logits: NDArray[np.floating], first: Candidates, tokens: tuple[int, ...]
-    ) -> dict[str, Any]:
+    def _propose(self, logits: Tensor, first: Candidates, tokens: tuple[int, ...]) -> Joint | None:
+        """Draft what may follow `tokens`; the joint that the drafts are from."""
         # A pass makes one token more final than it reads drafts, and there is no use for more than the limit.
         most = min(len(logits), self._options.highest_order - 1, self.limit - self.emitted - len(tokens) - 1)
         if most < 1:
-            return {"drafted": ()}
+            return None
         rest = top_candidates(logits[:most], self._options)
         heads = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
         self._drafts, order = propose(
             heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
         )
-        return {
-            "drafted": tuple(draft.token for draft in self._drafts),
-            "joint": shown_joint(heads, order, self._table, self._options),
-        }
+        return shown_joint(heads, order, self._table, self._options)
 
     def _cut(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
         """The tokens up to an end or the limit inside the chunk, and whether the text goes on after them."""

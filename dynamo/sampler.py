@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dynamo import joint
 from dynamo.cooccurrence import CooccurrenceTable
@@ -94,8 +95,7 @@ def _whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-@dataclass(frozen=True, eq=False)
-class Candidates:
+class Candidates(NamedTuple):
     """The top k of each head: ids (heads, k) and probabilities f (heads, k), by falling probability."""
 
     ids: NDArray[np.int64]
@@ -121,8 +121,7 @@ class Context:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Decision:
+class Decision(NamedTuple):
     """One step's outcome: tokens, why higher orders were refused, and the cells it could have drawn.
 
     survivors (cells, order) token ids and weights (cells,), in rank order, are those of the emitted order
@@ -142,8 +141,7 @@ class Decision:
         return len(self.tokens)
 
 
-@dataclass(frozen=True, eq=False)
-class _Attempt:
+class _Attempt(NamedTuple):
     """What one order came to: either cells to draw from or the reason there are none."""
 
     joint: Joint
@@ -153,26 +151,32 @@ class _Attempt:
     weights: NDArray[np.float64] | None = None
 
 
-def top_candidates(logits: NDArray[np.floating], options: SamplingOptions) -> Candidates:
+def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptions) -> Candidates:
     """Top-k of each head and the softmax over the survivors; ties go to the lower id. logits: (heads, vocab).
 
     Raises ValueError if a head's largest logit is not a finite number.
     """
+    logits = logits if isinstance(logits, Tensor) else torch.from_numpy(logits)
     k = min(options.top_k, logits.shape[1])
     # One more than asked for: a tie with the first that is left out must be seen.
-    found = torch.topk(torch.from_numpy(logits), min(k + 1, logits.shape[1]))
-    best, ids = found.values.numpy(), found.indices.numpy()
-    largest = best[:, 0].tolist()  # NaN counts as the largest
-    if not all(map(math.isfinite, largest)):
+    values, indices = torch.topk(logits, min(k + 1, logits.shape[1]))
+    best, ids = _on_host(values), _on_host(indices)
+    rows = best.tolist()
+    if not all(math.isfinite(row[0]) for row in rows):  # NaN counts as the largest
         raise ValueError(
-            f"the model's logits are not finite (largest of each head: {largest}); "
+            f"the model's logits are not finite (largest of each head: {[row[0] for row in rows]}); "
             "load it in float32 or bfloat16"
         )
-    if (best[:, 1:] == best[:, :-1]).any():
-        ids = np.stack([_top_k_of_ties(row, k) for row in logits])
-        best = np.take_along_axis(logits, ids, axis=1)
-    best = best[:, :k].astype(np.float64)
-    return Candidates(ids[:, :k], joint.survivors_of_top_k(best, options.temperature or 1.0))
+    if any(len(set(row)) < len(row) for row in rows):
+        whole = _on_host(logits)
+        ids = np.stack([_top_k_of_ties(row, k) for row in whole])
+        best = np.take_along_axis(whole, ids, axis=1)
+    return Candidates(ids[:, :k], joint.survivors_of_top_k(best[:, :k], options.temperature or 1.0))
+
+
+def _on_host(values: Tensor) -> NDArray[Any]:
+    half = values.is_floating_point() and values.itemsize < 4
+    return (values.float() if half else values).numpy(force=True)
 
 
 def _top_k_of_ties(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
@@ -234,7 +238,7 @@ def choose_joint(
     def refused(reason: str, best: float) -> _Attempt:
         return _Attempt(seen, kept_mass, BackOff(order, reason, best, limit))
 
-    best = float(values.max()) if len(values) else 0.0
+    best = float(np.maximum.reduce(values)) if len(values) else 0.0
     if best <= 0.0:
         return refused("mask", 0.0)
     if kept_mass < options.min_kept_mass:
@@ -243,7 +247,7 @@ def choose_joint(
     if not len(left):
         return refused("threshold", best)
     weights = penalised(left, ids[HEADS[:order], ranks], context, options)
-    heaviest = float(weights.max())
+    heaviest = float(np.maximum.reduce(weights))
     if not heaviest > limit:
         return refused("penalty", heaviest)
     return _Attempt(seen, kept_mass, None, ranks, weights)

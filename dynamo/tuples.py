@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 SEARCH_COST = 32  # looking up one cell of a grid takes as long as reading this many children
-ONE = np.uint64(1)
-BITS = ONE << np.arange(64, dtype=np.uint64)
+ONE, HALF_WORD = np.uint64(1), np.uint64(32)
 COUNT = np.arange(2**15)  # a range of any usual length is a piece of this one
 
 Cells = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, rank in the head, position in the level
@@ -40,6 +40,10 @@ class Level:
         """(parents,) how many children each parent has."""
         return np.diff(self.starts)
 
+    @cached_property
+    def _no_ranks(self) -> np.ndarray:
+        return np.full(self.vocab_size, -1, np.int8)
+
     def find(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Positions (n,) of the children `tokens` of `parents`; -1 for no such child, or a parent of -1."""
         if len(self.last) == 0:
@@ -61,7 +65,7 @@ class Level:
         total = int(ends[-1]) if len(ends) else 0
         if total > SEARCH_COST * len(parents) * len(head):
             return self._search(parents, head)
-        rank_of = np.full(self.vocab_size, -1, np.min_scalar_type(-len(head) - 1))
+        rank_of = self._no_ranks.copy() if len(head) < 128 else self._no_ranks.astype(np.intp)
         rank_of[head] = counted(len(head))
         row = counted(len(parents)).repeat(fans)
         children = (stops - ends).take(row)
@@ -94,45 +98,46 @@ class Level:
 class PairBitmap:
     """A bit for every pair of a small vocabulary: a grid of pairs is found without reading any children.
 
-    words: (vocab * width,) uint64, a bit for each of 64 second tokens; before: (vocab * width,) pairs ahead
-    of the word. A pair's position in its level is the number of bits set before its own.
+    words: (vocab * width,) uint64, a bit for each of 32 second tokens and, above these, how many pairs are
+    ahead of the word. A pair's position in its level is the number of bits set before its own. word_of,
+    bit_of: (vocab,) where a second token stands.
     """
 
     width: int
     words: np.ndarray
-    before: np.ndarray
+    word_of: np.ndarray
+    bit_of: np.ndarray
 
     @staticmethod
     def bytes_for(vocab_size: int) -> int:
-        return vocab_size * (vocab_size // 64 + 1) * (8 + 4)
+        return vocab_size * (vocab_size // 32 + 1) * 8
 
     @classmethod
     def of(cls, pairs: Level) -> PairBitmap:
-        width = pairs.vocab_size // 64 + 1
-        first, second = np.arange(pairs.vocab_size).repeat(pairs.fans), pairs.last.astype(np.int64)
+        width = pairs.vocab_size // 32 + 1
+        ids = np.arange(pairs.vocab_size)
+        word_of, bit_of = ids >> 5, ONE << (ids & 31).astype(np.uint64)
         words = np.zeros(pairs.vocab_size * width, np.uint64)
-        np.bitwise_or.at(words, first * width + (second >> 6), _bit(second))
-        through = np.bitwise_count(words).cumsum(dtype=np.int32)
-        return cls(width, words, np.append(np.int32(0), through[:-1]))
+        at = ids.repeat(pairs.fans) * width + word_of[pairs.last]
+        np.bitwise_or.at(words, at, bit_of[pairs.last])
+        inside = np.bitwise_count(words).astype(np.uint64)
+        words |= inside.cumsum() - inside << HALF_WORD
+        return cls(width, words, word_of, bit_of)
 
     def extend(self, first: np.ndarray, second: np.ndarray) -> Cells:
         """The cells of the grid first (k_1,) x second (k_2,) that are pairs, row-major."""
-        at = np.add.outer(first * self.width, second >> 6)  # (k_1, k_2)
-        bits = _bit(second)
+        at = (first * self.width)[:, None] + self.word_of.take(second)  # (k_1, k_2)
+        bits = self.bit_of.take(second)
         words = self.words.take(at)
-        cells = (words & bits != 0).ravel().nonzero()[0]
-        positions = self.before.take(at) + np.bitwise_count(words & bits - ONE)
+        cells = (words & bits > 0).ravel().nonzero()[0]
+        positions = (words >> HALF_WORD) + np.bitwise_count(words & bits - ONE)
         row = cells // max(len(second), 1)
-        return row, cells - row * len(second), positions.take(cells)
+        return row, cells - row * len(second), positions.take(cells).astype(np.intp)
 
 
 def counted(length: int) -> np.ndarray:
     """0 .. length - 1, not to be written to."""
     return COUNT[:length] if length <= len(COUNT) else np.arange(length)
-
-
-def _bit(ids: np.ndarray) -> np.ndarray:
-    return BITS.take(ids & 63)
 
 
 def starts_of(fans: np.ndarray) -> np.ndarray:
