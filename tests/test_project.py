@@ -73,3 +73,14 @@ def test_a_broken_configuration_is_one_sentence_and_no_page(monkeypatch, tmp_pat
         app.main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("error: spaces_config.yaml: ")
+
+
+def test_speeds_in_the_texts_are_those_of_the_measurement():
+    measured = json.loads((ROOT / "docs/measurements/bench-embedded-cpu-quick.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    for name in ("own_over_generate", "dynamo_over_own", "dynamo_over_generate", "exact_over_own"):
+        assert f"{measured[name]:.2f} times as" in readme, name
+        assert f"| {measured[name]:.2f} |" in page, name
+    for name in ("conversion", "sampler_share"):
+        assert f"| {measured[name]:.2f} |" in page, name
