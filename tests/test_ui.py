@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_contenders
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.ndjson import read_runs, read_trace
@@ -367,3 +370,20 @@ def test_parameters_are_documented_for_programs_and_tools(client):
     assert set(described) == {"/generate", "/compare", "/threshold_sweep"}
     names = [parameter["parameter_name"] for parameter in described["/generate"]["parameters"]]
     assert names[:3] == ["prompt", "lane", "threshold"] and "seed" in names
+
+
+def test_the_functions_are_tools_of_the_same_names(client):
+    async def use() -> tuple[list[str], str]:
+        async with (
+            streamablehttp_client(f"{client.src}gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            names = [tool.name for tool in (await session.list_tools()).tools]
+            answer = await session.call_tool("compare", {"prompt": "hello"})
+            assert not answer.isError
+            return names, answer.content[0].text
+
+    names, answer = asyncio.run(use())
+    assert sorted(names) == ["compare", "generate", "threshold_sweep"]
+    assert "what time would you like to eat" in answer
