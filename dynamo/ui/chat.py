@@ -8,7 +8,9 @@ Recordings and blind duels are shown but are no part of a chat.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dynamo.ndjson import End, Trace, encode_line, read_trace
 
@@ -51,7 +53,12 @@ class Chat:
 
     @property
     def last_seed(self) -> int:
-        return int(self.dynamo[-1].trace.header.options.get("seed", 0))
+        return int(self.last_options.get("seed", 0))
+
+    @property
+    def last_options(self) -> Mapping[str, Any]:
+        """What the last answer of DynaMo was sampled with, as its trace tells."""
+        return self.dynamo[-1].trace.header.options
 
     def without_last(self) -> Chat:
         return Chat(self.base[:-1], self.dynamo[:-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,14 @@ class Handlers:
 
     @in_one_sentence
     def decode_again(self, *values: Any) -> Iterator:
-        """base, dynamo, inspector, status; nothing changes where nothing was asked yet."""
+        """base, dynamo, inspector, status; nothing changes where nothing was asked yet.
+
+        Nor where the settings are those of the answer: Gradio's slider tells that it was let go whenever it
+        loses the focus, and whoever passes it by with Tab asks for nothing.
+        """
         chat, settings = self._parsed(*values)
-        if not chat:
-            yield values[0], values[1], gr.skip(), gr.skip()
+        if not chat or asdict(settings.options).items() <= chat.last_options.items():
+            yield (gr.skip(),) * 4
             return
         for view in self._host.decode_again(chat, settings):
             yield outputs(view)

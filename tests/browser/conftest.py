@@ -51,7 +51,7 @@ def open_page(browser):
         context = browser.new_context(**{**defaults, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: note_stranger(request.url, url, troubles))

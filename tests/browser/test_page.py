@@ -341,12 +341,15 @@ def test_the_whole_page_works_from_the_keyboard(page_at, url):
     for selector in DONE:
         page.wait_for_selector(selector)
     page.wait_for_selector("#stop[disabled]")
+    shown = "dynamoBus.addEventListener('lane', ({ detail }) => (window.lane = detail))"
+    page.evaluate(f"() => {{ window.lane = null; {shown}; }}")
     reached = set()
     for _ in range(90):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
         reached.add(page.evaluate("document.activeElement.className.split?.(' ')[0] ?? ''"))
-    assert {"generate", "retry", "edit", "new-chat", "dm-chunk", "dm-cell"} <= reached
+    assert {"generate", "retry", "edit", "new-chat", "dm-chunk", "dm-cell", "threshold"} <= reached
+    assert page.evaluate("window.lane") is None  # passing by a control asks for nothing
     page.locator("#pane-dynamo .dm-chunk").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
