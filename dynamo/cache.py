@@ -22,7 +22,7 @@ BUCKET = 128  # capacities are whole multiples of this, so that states can be us
 LARGEST_POOL = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class DecodeState:
     """One lane's keys and values: cache (2, slots, heads, capacity, head_dim), filled up to `length`."""
 

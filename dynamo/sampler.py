@@ -230,7 +230,7 @@ def choose_joint(
         seen = Joint.deferred(ids, f, lambda: joint.in_rank_order(columns, values, k))
     else:
         above = 0.0 if options.adaptive_first else limit
-        require_few_cells(k, order, above)
+        _require_few_cells(k, order, above)
         columns = joint.product_cells(f, above).T
         values, kept_mass = joint.product_of_columns(f, columns), 1.0
         seen = Joint(ids, f)
@@ -263,8 +263,7 @@ def _seen_cells(
     return ranks.T, ratios
 
 
-def require_few_cells(k: int, order: int, above: float) -> None:
-    """Raise ValueError where a grid of k^order cells would have to be computed whole and is too large."""
+def _require_few_cells(k: int, order: int, above: float) -> None:
     cells = k**order
     if above == 0 and cells > MAX_CELLS:
         raise ValueError(
