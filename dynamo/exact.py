@@ -31,7 +31,7 @@ from dynamo.sampler import (
     SamplingOptions,
     choose_joint,
     choose_one,
-    penalised,
+    penalised_next,
     top_candidates,
 )
 from dynamo.trace import Joint
@@ -172,10 +172,14 @@ def _following(
         return tokens[here, -1], attempt.weights[here]
     # Every cell that the mask left survives: the rest of the grid need not be built.
     if table is not None and options.mask_strength > 0:
-        ranks, ratios = table.candidates([*np.array(chunk)[:, None], ids])
-        ids, f = ids[ranks[:, -1]], joint.masked(f[ranks[:, -1]], ratios, options.mask_strength)[0]
-    ids, f = ids[f > 0], f[f > 0]
-    return ids, penalised(f, np.array([[*chunk, each] for each in ids.tolist()]), context, options)
+        columns, ratios = table.cells([*np.array(chunk)[:, None], ids])
+        by_rank = columns[-1].argsort()
+        ranks = columns[-1].take(by_rank)
+        ids = ids.take(ranks)
+        f = joint.masked(f.take(ranks), ratios.take(by_rank), options.mask_strength)[0]
+    possible = f > 0
+    ids, f = ids[possible], f[possible]
+    return ids, penalised_next(f, ids, chunk, context, options)
 
 
 _NOTHING = np.zeros(0, dtype=np.int64), np.zeros(0)

@@ -160,7 +160,7 @@ def propose_with(uniforms, candidates, token, table, options, most=2):
 
 @pytest.mark.parametrize("changes", MODES, ids=str)
 def test_whether_there_is_a_draft_does_not_depend_on_the_draft_that_is_drawn(changes, table):
-    """Only the joint and the tokens ahead of a place count: every uniform finds a draft there or none does."""
+    """Only the joint and the tokens ahead of a place count: all uniforms find a draft there, or none."""
     options = SamplingOptions(exact=True, **changes)
     lengths = set()
     places = np.linspace(0, 0.999, 12)
