@@ -294,6 +294,8 @@ def _above_thresholds(
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
         columns, values = ranks[keep].T, values[keep]
     keep = (values > limit).nonzero()[0]
+    if len(keep) == 1:  # nothing to order, and the adaptive stage keeps a lone cell
+        return np.array([[column.item(keep[0]) for column in columns]], dtype=np.intp), values.take(keep)
     ranks, values = joint.in_rank_order([column.take(keep) for column in columns], values.take(keep), k)
     if options.adaptive and not options.adaptive_first:
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
