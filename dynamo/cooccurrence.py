@@ -135,8 +135,9 @@ class CooccurrenceTable:
     def cells(self, heads: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
         """The same in the order in which they are found, which is cheaper: m columns of ranks, and ratios."""
         self._need_order(len(heads))
-        heads = [np.asarray(head, dtype=np.int64) for head in heads]
-        if any(head.view(np.uint64).max(initial=0) >= self.vocab_size for head in heads):
+        if not (isinstance(heads, np.ndarray) and heads.dtype == np.int64):
+            heads = [np.asarray(head, dtype=np.int64) for head in heads]
+        if any(np.maximum.reduce(head.view(np.uint64), initial=0) >= self.vocab_size for head in heads):
             return self._cells_of_known(heads)
         *columns, positions = (self._bitmap or self.levels[0]).extend(heads[0], heads[1])
         for level, head in zip(self.levels[1:], heads[2:], strict=False):
@@ -144,7 +145,7 @@ class CooccurrenceTable:
             columns = [*(earlier.take(row) for earlier in columns), rank]
         return columns, self._ratios[len(heads) - 2].take(positions)
 
-    def _cells_of_known(self, heads: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    def _cells_of_known(self, heads: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
         """`cells` where the model's vocabulary is the larger one: padded, or not all of it seen."""
         known = [np.flatnonzero((head >= 0) & (head < self.vocab_size)) for head in heads]
         columns, ratios = self.cells([head[kept] for head, kept in zip(heads, known, strict=True)])

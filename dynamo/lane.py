@@ -112,10 +112,10 @@ class Lane:
             return None
         rest = top_candidates(logits[:most], self._options)
         heads = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
-        self._drafts, order = propose(
+        self._drafts = propose(
             heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
         )
-        return shown_joint(heads, order, self._table, self._options)
+        return shown_joint(heads, max(2, 1 + len(self._drafts)), self._table, self._options)
 
     def _cut(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
         """The tokens up to an end or the limit inside the chunk, and whether the text goes on after them."""

@@ -25,6 +25,7 @@ from dynamo import joint
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.options import option
 from dynamo.trace import BackOff, Joint
+from dynamo.tuples import counted
 
 MAX_ORDER = 5
 MAX_CELLS = 2**22
@@ -112,6 +113,13 @@ class Context:
 
     def add(self, tokens: Any) -> None:
         self.seen[tokens] = True
+
+    def repeating(self, ids: NDArray[np.integer], chunk: Sequence[int] = ()) -> NDArray[np.bool_]:
+        """Which of these tokens (n,) would repeat one of the context or of the chunk before them."""
+        repeats = self.seen.take(ids)
+        for token in chunk:
+            repeats |= ids == token
+        return repeats & ~self.special.take(ids)
 
     def repeats(self, cell: Sequence[int]) -> int:
         """How many tokens of a cell repeat (`joint.repetitions`, for one cell)."""
@@ -209,8 +217,8 @@ def choose_one(
     candidates: Candidates, context: Context, options: SamplingOptions
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Order 1: the first head's survivors after the penalty, without mask or threshold."""
-    ranks = np.arange(candidates.ids.shape[1])[:, None]
-    return ranks, penalised(candidates.f[0], candidates.ids[0][:, None], context, options)
+    ids, f = candidates.ids[0], candidates.f[0]
+    return counted(len(ids))[:, None], penalised_next(f, ids, (), context, options)
 
 
 def choose_joint(
@@ -230,7 +238,7 @@ def choose_joint(
         seen = Joint.deferred(ids, f, lambda: joint.in_rank_order(columns, values, k))
     else:
         above = 0.0 if options.adaptive_first else limit
-        require_few_cells(k, order, above)
+        _require_few_cells(k, order, above)
         columns = joint.product_cells(f, above).T
         values, kept_mass = joint.product_of_columns(f, columns), 1.0
         seen = Joint(ids, f)
@@ -263,8 +271,7 @@ def _seen_cells(
     return ranks.T, ratios
 
 
-def require_few_cells(k: int, order: int, above: float) -> None:
-    """Raise ValueError where a grid of k^order cells would have to be computed whole and is too large."""
+def _require_few_cells(k: int, order: int, above: float) -> None:
     cells = k**order
     if above == 0 and cells > MAX_CELLS:
         raise ValueError(
@@ -287,6 +294,8 @@ def _above_thresholds(
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
         columns, values = ranks[keep].T, values[keep]
     keep = (values > limit).nonzero()[0]
+    if len(keep) == 1:  # nothing to order, and the adaptive stage keeps a lone cell
+        return np.array([[column.item(keep[0]) for column in columns]], dtype=np.intp), values.take(keep)
     ranks, values = joint.in_rank_order([column.take(keep) for column in columns], values.take(keep), k)
     if options.adaptive and not options.adaptive_first:
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
@@ -304,6 +313,18 @@ def penalised(
     if len(values) <= FEW:
         return values / [penalty ** context.repeats(cell) for cell in tokens.tolist()]
     return values / penalty ** joint.repetitions(tokens, context.seen, context.special)
+
+
+def penalised_next(
+    values: NDArray[np.float64],
+    ids: NDArray[np.integer],
+    chunk: Sequence[int],
+    context: Context,
+    options: SamplingOptions,
+) -> NDArray[np.float64]:
+    """Values (n,) of tokens (n,) that may follow the chunk, divided by the penalty where they repeat."""
+    penalty = options.repetition_penalty
+    return values if penalty == 1.0 else values / np.where(context.repeating(ids, chunk), penalty, 1.0)
 
 
 def _drawn(

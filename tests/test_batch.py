@@ -159,9 +159,23 @@ def test_nobody_waits_for_a_state_and_few_are_kept():
     for lease in leases:
         lease.__exit__(None, None, None)
     assert pool.idle == 2
+    with pool.lease(300) as longer, pool.lease(300) as other:
+        assert longer is not other and pool.idle == 0
     with pool.lease(1) as state:
         assert state.capacity == 512 and state.length == 0, "the largest ones are kept"
     assert StatePool(decoder.new_state, 130).lease(129).__enter__().capacity == 130
+
+
+def test_a_state_that_is_large_enough_is_lent_whatever_else_lies_in_the_pool():
+    """States were once compared by their tensors, which differ in size."""
+    decoder = Decoder(tiny_dynamo())
+    pool = StatePool(decoder.new_state, decoder.max_length)
+    with pool.lease(100) as small, pool.lease(300) as large:
+        pass
+    with pool.lease(200) as again:
+        assert again is large
+    with pool.lease(5) as again:
+        assert again is small
 
 
 def test_streams_in_threads_do_not_touch_each_other(table):

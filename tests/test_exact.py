@@ -17,13 +17,13 @@ from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.decoder import Decoder
 from dynamo.engine import Engine
 from dynamo.exact import Draft, propose, verify
-from dynamo.sampler import Candidates, Context, SamplingOptions, choose_joint, top_candidates
+from dynamo.sampler import Context, SamplingOptions, choose_joint, top_candidates
 from dynamo.text import IncrementalDecoder
 
 VOCAB, END, START = 5, 4, [0, 1]
 MODES = [
     {},
-    {"exact_threshold": 0.3},
+    {"exact_threshold": 0.1},
     {"mask_strength": 0.0},
     {"repetition_penalty": 1.6},
     {"repetition_penalty": 1.6, "exact_threshold": 0.2, "mask_strength": 0.5},
@@ -144,74 +144,88 @@ def test_a_length_that_depended_on_the_drawn_draft_would_bias_the_text(engine, m
     import dynamo.lane
 
     def surprising_drafts_only(*arguments, **named):
-        drafts, order = propose(*arguments, **named)
-        return tuple(itertools.takewhile(lambda d: d.q[d.ids == d.token][0] < 0.5, drafts)), order
+        drafts = propose(*arguments, **named)
+        return tuple(itertools.takewhile(lambda d: d.q[d.ids == d.token][0] < 0.5, drafts))
 
     monkeypatch.setattr(dynamo.lane, "propose", surprising_drafts_only)
     options = SamplingOptions(exact=True, repetition_penalty=1.0, temperature=1.0)
     assert fit_of_texts(engine, options) < 1e-9
 
 
-@pytest.mark.parametrize("changes", MODES, ids=str)
-def test_number_of_drafts_does_not_depend_on_the_draft_that_is_drawn(changes, table):
-    """Only tokens ahead of a place count: at every uniform the same joint and first token give one length."""
-    options = SamplingOptions(exact=True, **changes)
+def propose_with(uniforms, candidates, token, table, options, most=2):
     context = Context(VOCAB, (END,))
     context.add(START)
+    return propose(candidates, token, table, context, options, iter(uniforms).__next__, most)
+
+
+@pytest.mark.parametrize("changes", MODES, ids=str)
+def test_whether_there_is_a_draft_does_not_depend_on_the_draft_that_is_drawn(changes, table):
+    """Only the joint and the tokens ahead of a place count: all uniforms find a draft there, or none."""
+    options = SamplingOptions(exact=True, **changes)
     lengths = set()
+    places = np.linspace(0, 0.999, 12)
     for prefix in itertools.product(range(VOCAB), repeat=2):
         candidates = top_candidates(logits_after(prefix), options)
         for token in candidates.ids[0].tolist():
             drawn = [
-                propose(candidates, token, table, context, options, lambda u=u: u, most=2)[0]
-                for u in np.linspace(0, 0.999, 40)
+                propose_with(uniforms, candidates, token, table, options)
+                for uniforms in itertools.product(places, repeat=2)
             ]
-            assert len({len(drafts) for drafts in drawn}) == 1
-            lengths.add(len(drawn[0]))
+            assert len({len(drafts) > 0 for drafts in drawn}) == 1
+            after = {}
+            for drafts in drawn:
+                after.setdefault(drafts[0].token if drafts else None, set()).add(len(drafts))
+                lengths.add(len(drafts))
+            assert all(len(found) == 1 for found in after.values())
     free = options.mask_strength == 0 and options.exact_threshold == 0
     assert lengths == ({2} if free else {0, 1, 2} if options.max_order == 3 else {0, 1})
 
 
 def test_drafts_are_drawn_from_the_q_they_carry(table):
-    """And q is the joint's conditional given the tokens before, worked out here from the whole grid."""
+    """And q is the joint's conditional given the tokens before, worked out here from the whole grids."""
     options = SamplingOptions(exact=True, temperature=1.0, repetition_penalty=1.3)
-    context = Context(VOCAB, (END,))
-    context.add(START)
     candidates = top_candidates(logits_after(START), options)
     token = int(candidates.ids[0, 0])
-    grid = {}
-    for a, b in itertools.product(range(VOCAB), repeat=2):
-        cell = (token, a, b)
+
+    def joint_of(*cell):
         f = [candidates.f[h][candidates.ids[h] == t][0] for h, t in enumerate(cell)]
         repeats = sum(t != END and (t in START or t in cell[:i]) for i, t in enumerate(cell))
-        grid[a, b] = np.prod(f) * float(table.ratio(np.array(cell))) / 1.3**repeats
-    first = np.array([sum(grid[a, b] for b in range(VOCAB)) for a in range(VOCAB)])
-    counts = np.zeros((VOCAB, VOCAB))
+        return np.prod(f) * float(table.ratio(np.array(cell))) / 1.3**repeats
+
+    first = np.array([joint_of(token, a) for a in range(VOCAB)])
+    first /= first.sum()
+    wanted = np.zeros((VOCAB, VOCAB + 1))  # the last column: no second draft
+    for a in range(VOCAB):
+        second = np.array([joint_of(token, a, b) for b in range(VOCAB)])
+        wanted[a] = first[a] * np.array([*second / second.sum(), 0] if second.any() else [0] * VOCAB + [1])
+    counts = np.zeros_like(wanted)
     rng = np.random.default_rng(0)
-    for uniform in rng.random(5000):
-        (one, two), _ = propose(candidates, token, table, context, options, lambda u=uniform: u, most=2)
-        by_id = np.zeros((2, VOCAB))
-        by_id[0][one.ids], by_id[1][two.ids] = one.q, two.q
-        np.testing.assert_allclose(by_id[0], first / first.sum(), rtol=1e-9)
-        second = np.array([grid[one.token, b] for b in range(VOCAB)])
-        np.testing.assert_allclose(by_id[1], second / second.sum(), rtol=1e-9)
-        counts[one.token, two.token] += 1
-    wanted = np.array([[grid[a, b] for b in range(VOCAB)] for a in range(VOCAB)])
+    for uniforms in rng.random((5000, 2)):
+        drafts = propose_with(uniforms, candidates, token, table, options)
+        place = [VOCAB] * 2
+        for i, draft in enumerate(drafts):
+            q = np.zeros(VOCAB)
+            q[draft.ids] = draft.q
+            expected = first if i == 0 else wanted[place[0], :VOCAB] / wanted[place[0]].sum()
+            np.testing.assert_allclose(q, expected, rtol=1e-9)
+            place[i] = draft.token
+        counts[tuple(place)] += 1
     possible = wanted > 0
+    assert possible[:, VOCAB].any() and possible[:, :VOCAB].any(), "with and without a second draft"
     assert not counts[~possible].any()
-    assert stats.chisquare(counts[possible], wanted[possible] / wanted.sum() * 5000).pvalue > 1e-3
+    assert stats.chisquare(counts[possible], wanted[possible] * 5000).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("mask_strength", [0.0, 0.7, 1.0])
-def test_without_a_threshold_the_row_of_the_first_token_stands_for_the_whole_joint(mask_strength, table):
+def test_without_a_threshold_the_cells_that_begin_with_the_chunk_stand_for_the_whole_joint(
+    mask_strength, table
+):
     """A threshold too small to remove a cell goes the long way, over the whole grid, to the same drafts."""
     free = SamplingOptions(exact=True, mask_strength=mask_strength, temperature=1.0)
     grid = replace(free, exact_threshold=1e-9)
-    context = Context(VOCAB, (END,))
-    context.add(START)
     candidates = top_candidates(logits_after([2, 2]), free)
     for token, u in itertools.product(candidates.ids[0].tolist(), np.linspace(0, 0.99, 7)):
-        pair = [propose(candidates, token, table, context, o, lambda u=u: u, most=2)[0] for o in (free, grid)]
+        pair = [propose_with([u, 1 - u], candidates, token, table, options) for options in (free, grid)]
         assert [d.token for d in pair[0]] == [d.token for d in pair[1]]
         for one, other in zip(*pair, strict=True):
             np.testing.assert_allclose(one.q, other.q, atol=1e-12)
@@ -227,7 +241,7 @@ def test_drafts_come_only_from_cells_above_exact_modes_own_threshold(table):
     firsts = {first for first, _ in allowed}
     assert 0 < len(firsts) < VOCAB, "the case needs tokens with a surviving pair and tokens without"
     for token in candidates.ids[0].tolist():
-        drafts, _ = propose(candidates, token, table, context, options, lambda: 0.5, most=1)
+        drafts = propose_with([0.5], candidates, token, table, options, most=1)
         assert len(drafts) == (token in firsts)
         assert all((token, draft.token) in allowed for draft in drafts)
 
@@ -329,7 +343,7 @@ def test_joint_of_a_record_is_the_one_that_the_drafts_were_drawn_from(engine):
     shown = [s for seed in range(20) for s in engine.stream(START, options, 12, seed) if s.drafted]
     assert len(shown) > 10
     for step in shown:
-        assert step.joint.order == 1 + len(step.drafted) or END in step.drafted
+        assert step.joint.order == 1 + len(step.drafted)
         assert step.joint.values.sum() == pytest.approx(1)
         assert any(cell.tokens[: len(step.drawn)] == step.drawn for cell in step.joint.top(VOCAB**3))
 
@@ -371,9 +385,3 @@ def test_residual_of_equal_distributions_falls_back_to_the_first_head():
     draft = Draft(0, head.ids[0], head.f[0] * (1 + 1e-12))
     verdict = verify(logits, (draft,), Context(2), options, iter([1 - 1e-13, 0.1]).__next__)
     assert verdict.accepted == 0 and verdict.tokens[0] in (0, 1)
-
-
-def test_a_grid_too_large_for_drafts_is_refused_with_the_remedy():
-    candidates = Candidates(np.tile(np.arange(3000), (3, 1)), np.full((3, 3000), 1 / 3000))
-    with pytest.raises(ValueError, match="lower top_k"):
-        propose(candidates, 0, None, Context(3000), SamplingOptions(exact=True), lambda: 0.5, most=2)
