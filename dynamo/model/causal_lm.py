@@ -5,9 +5,6 @@ output embedding are the first-token head, so a DynaMo model read through its fi
 it is held here as one, `backbone`. Every further head has decoder layers of its own, takes the stem's output,
 shares the norm and the output embedding, and predicts the token at its own distance.
 
-Three learning rates act in training: the base's, the heads', and that of the gradient which the heads send
-into what they share with the base. The first two are parameter groups, the third is a gradient scale.
-
 Nothing here samples: decoding is `dynamo.engine`'s.
 """
 
@@ -19,105 +16,31 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import GenerationMixin, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GenerationMixin, GPTNeoXForCausalLM
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXPreTrainedModel
 
 from dynamo.losses import IGNORED_LABEL, summed_nats
-
-MAX_TOKEN_HEADS = 5
-_KIND_FIELDS = ("model_type", "architectures", "transformers_version")  # what a config is of, not its shape
-
-
-@strict
-class DynamoConfig(GPTNeoXConfig):
-    """A GPT-NeoX configuration and the shape of its extra token heads.
-
-    num_token_heads: n, 1 to 5, the first-token head included (the paper's T1 .. T5);
-    head_layers: decoder layers of each extra head (0: only an output embedding of its own);
-    head_source: what extra heads read, the "penultimate" layer's output (the stem) or the "last" layer's;
-    own_output_embedding, own_final_norm: whether each extra head has its own instead of the base's;
-    head_gradient_scale: LR_MB / LR_B, the share of the extra heads' gradient that reaches what they share.
-    """
-
-    model_type = "dynamo"
-
-    num_token_heads: int = 3
-    head_layers: int = 1
-    head_source: str = "penultimate"
-    own_output_embedding: bool = False
-    own_final_norm: bool = False
-    head_gradient_scale: float = 0.1
-
-    def validate_token_heads(self):
-        if not 1 <= self.num_token_heads <= MAX_TOKEN_HEADS:
-            raise ValueError(f"num_token_heads: expected 1 to {MAX_TOKEN_HEADS}, got {self.num_token_heads}")
-        if self.head_layers < 0:
-            raise ValueError(f"head_layers: expected 0 or more, got {self.head_layers}")
-        if self.head_layers == 0 and not self.own_output_embedding:
-            raise ValueError(
-                "head_layers: 0 leaves a head nothing to learn; set it to 1, or own_output_embedding=True"
-            )
-        if self.head_source not in ("penultimate", "last"):
-            raise ValueError(f"head_source: expected 'penultimate' or 'last', got {self.head_source!r}")
-        if not 0.0 <= self.head_gradient_scale <= 1.0:
-            raise ValueError(f"head_gradient_scale: expected 0 to 1, got {self.head_gradient_scale}")
-
-    @classmethod
-    def from_neox(cls, config: GPTNeoXConfig, **heads: Any) -> DynamoConfig:
-        """A base's configuration with token heads. Raises ValueError for an impossible shape."""
-        fields = config.to_dict()
-        for name in _KIND_FIELDS:
-            fields.pop(name, None)
-        try:
-            new = cls(**{**fields, **heads})
-        except StrictDataclassError as error:
-            raise ValueError(str(error.__cause__ or error)) from None
-        # Without it the masks would be made for one attention implementation and read by another.
-        new._attn_implementation = config._attn_implementation
-        return new
-
-    def to_neox(self) -> GPTNeoXConfig:
-        fields = self.to_dict()
-        for name in (*DynamoConfig.__annotations__, *_KIND_FIELDS):
-            fields.pop(name, None)
-        stock = GPTNeoXConfig(**fields, architectures=["GPTNeoXForCausalLM"])
-        stock._attn_implementation = self._attn_implementation
-        return stock
+from dynamo.model.checkpoints import filled, load_neox
+from dynamo.model.config import DynamoConfig
+from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
 
 
 @dataclass
 class DynamoOutput(ModelOutput):
-    """loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq,
-    vocab) of
-    the first head; head_logits: (heads, batch, seq, vocab). Logits are None where they were not asked for."""
+    """What one forward pass gives; logits are None where they were not asked for.
+
+    loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq, vocab)
+    of the first head; head_logits: (heads, batch, seq, vocab).
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     head_losses: Tensor | None = None
     head_logits: Tensor | None = None
     past_key_values: Any = None
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient * ctx.scale, None
-
-
-def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
-    """The tensor itself; its gradient is multiplied by `scale` on the way back."""
-    return tensor if scale == 1.0 else _ScaleGradient.apply(tensor, scale)
 
 
 class TokenHead(nn.Module):
@@ -401,74 +324,13 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         )
 
 
-def count_targets(labels: Tensor, heads: int) -> Tensor:
-    """How many valid targets heads 1 .. `heads` have in labels (batch, seq): (heads,)."""
-    return torch.stack([(labels[:, distance:] != IGNORED_LABEL).sum() for distance in range(1, heads + 1)])
-
-
 def _is_zero(logits_to_keep: int | Tensor) -> bool:
     return isinstance(logits_to_keep, int) and logits_to_keep == 0
 
 
-def parameter_groups(
-    parts: dict[str, tuple[nn.Module, float]], weight_decay: float, whole: nn.Module
-) -> list[dict[str, Any]]:
-    """Optimiser groups of {name: (module, rate)}, proven to partition `whole`'s trainable parameters."""
-    groups = []
-    for name, (module, lr) in parts.items():
-        trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
-        decayed = {
-            key for key, p in trainable.items() if p.ndim > 1 and "embed" not in key and "lm_head" not in key
-        }
-        for suffix, keys, decay in (
-            ("decay", decayed, weight_decay),
-            ("no_decay", trainable.keys() - decayed, 0.0),
-        ):
-            params = [p for key, p in trainable.items() if key in keys]
-            if params:
-                groups.append({"name": f"{name}_{suffix}", "params": params, "lr": lr, "weight_decay": decay})
-    grouped = [id(p) for group in groups for p in group["params"]]
-    expected = {id(p) for p in whole.parameters() if p.requires_grad}
-    assert len(grouped) == len(set(grouped)) and set(grouped) == expected, (
-        f"parameter groups hold {len(grouped)} parameters ({len(set(grouped))} distinct) of {len(expected)}"
-    )
-    return groups
-
-
-def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
-    """A stock GPT-NeoX checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
-    config = GPTNeoXConfig.from_pretrained(path, **hub)
-    if config.model_type != "gpt_neox":
-        raise ValueError(
-            f"{path}: expected a GPT-NeoX (Pythia) checkpoint, got model_type {config.model_type!r}"
-        )
-    return _filled(GPTNeoXForCausalLM, path, dtype, **hub)
-
-
 def load_dynamo(path: str, dtype: torch.dtype | None = None, **hub: Any) -> DynamoForCausalLM:
     """A DynaMo checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
-    return _filled(DynamoForCausalLM, path, dtype, **hub)
-
-
-def _filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
-    try:
-        model, report = cls.from_pretrained(
-            path,
-            dtype=dtype or torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # the report names them, and they are refused below
-            **hub,
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{path}: its weight file is damaged ({error}); fetch or export it again") from None
-    except StrictDataclassError as error:
-        raise ValueError(f"{path}: its config.json is not valid: {error.__cause__ or error}") from None
-    wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    if any(wrong.values()):
-        kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"
-        raise ValueError(f"{path}: its weights do not fill a {kind} model: {wrong}")
-    return model
+    return filled(DynamoForCausalLM, path, dtype, **hub)
 
 
 def extra_parameter_share(config: DynamoConfig) -> float:

@@ -1,0 +1,26 @@
+"""The model: `causal_lm` is the thing itself; this is what the rest of the project takes from here."""
+
+from dynamo.model.causal_lm import (
+    DynamoForCausalLM,
+    DynamoOutput,
+    TokenHead,
+    extra_parameter_share,
+    load_dynamo,
+)
+from dynamo.model.checkpoints import load_neox
+from dynamo.model.config import MAX_TOKEN_HEADS, DynamoConfig
+from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
+
+__all__ = [
+    "MAX_TOKEN_HEADS",
+    "DynamoConfig",
+    "DynamoForCausalLM",
+    "DynamoOutput",
+    "TokenHead",
+    "count_targets",
+    "extra_parameter_share",
+    "load_dynamo",
+    "load_neox",
+    "parameter_groups",
+    "scale_gradient",
+]

@@ -1,0 +1,61 @@
+"""What training needs to know of a model: targets to count, a gradient to scale, parameters to group.
+
+Three learning rates act (paper, section 3.2): the base's, the heads', and that of the gradient which the
+heads send into what they share with the base. The first two are parameter groups, the third is a gradient
+scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynamo.losses import IGNORED_LABEL
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient * ctx.scale, None
+
+
+def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
+    """The tensor itself; its gradient is multiplied by `scale` on the way back."""
+    return tensor if scale == 1.0 else _ScaleGradient.apply(tensor, scale)
+
+
+def count_targets(labels: Tensor, heads: int) -> Tensor:
+    """How many valid targets heads 1 .. `heads` have in labels (batch, seq): (heads,)."""
+    return torch.stack([(labels[:, distance:] != IGNORED_LABEL).sum() for distance in range(1, heads + 1)])
+
+
+def parameter_groups(
+    parts: dict[str, tuple[nn.Module, float]], weight_decay: float, whole: nn.Module
+) -> list[dict[str, Any]]:
+    """Optimiser groups of {name: (module, rate)}, proven to partition `whole`'s trainable parameters."""
+    groups = []
+    for name, (module, lr) in parts.items():
+        trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
+        decayed = {
+            key for key, p in trainable.items() if p.ndim > 1 and "embed" not in key and "lm_head" not in key
+        }
+        for suffix, keys, decay in (
+            ("decay", decayed, weight_decay),
+            ("no_decay", trainable.keys() - decayed, 0.0),
+        ):
+            params = [p for key, p in trainable.items() if key in keys]
+            if params:
+                groups.append({"name": f"{name}_{suffix}", "params": params, "lr": lr, "weight_decay": decay})
+    grouped = [id(p) for group in groups for p in group["params"]]
+    expected = {id(p) for p in whole.parameters() if p.requires_grad}
+    assert len(grouped) == len(set(grouped)) and set(grouped) == expected, (
+        f"parameter groups hold {len(grouped)} parameters ({len(set(grouped))} distinct) of {len(expected)}"
+    )
+    return groups
