@@ -17,7 +17,7 @@ LAYERS = [
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
-    {"evaluation", "embedded", "pathway", "ui"},
+    {"evaluation", "reproduction", "embedded", "pathway", "ui"},
     {"commands"},
     {"__init__", "__main__"},
 ]
@@ -40,6 +40,7 @@ SIBLINGS = {
     "loading": {"packed"},  # what packed copies take in memory
     "stock": {"engine"},
     "embedded": {"evaluation"},
+    "reproduction": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
     "__main__": set(),
 }

@@ -1,0 +1,131 @@
+"""What an experiment is given: the pair, the data, sizes, a seed, and a folder to work in.
+
+Settings are what a result depends on, as plain values: files by the hash of their content, weights by that of
+their numbers. Their hash names an experiment's folder, so a killed run of the same settings goes on there and
+one of other settings starts anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynamo.loading import Pair
+from dynamo.options import option
+
+_SAMPLE = 1024  # numbers of each weight that go into its hash
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured. Raises ValueError for a size that leaves nothing to measure."""
+
+    steps: int = option(600, "steps of each training run")
+    replies: int = option(1, "replies to each prompt")
+    documents: int = option(400, "held-out documents that are read, 0 for all")
+    positions: int = option(4000, "places of held-out text where the sampler is asked")
+    seed: int = option(0, "of everything that is drawn")
+
+    def __post_init__(self):
+        for each in fields(self):
+            least = 0 if each.name in ("documents", "seed") else 1
+            if getattr(self, each.name) < least:
+                raise ValueError(f"{each.name}: expected {least} or more, got {getattr(self, each.name)}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """pair: base, DynaMo, tokenizer and table; train_data, validation: JSONL files of conversations or texts
+    (also .gz); other: a file of another corpus, None where there is none; prompts: ids of each prompt;
+    folder: where all experiments keep what is half done; progress: told in words what is being done.
+    """
+
+    pair: Pair
+    train_data: Path
+    validation: Path
+    folder: Path
+    prompts: Sequence[Sequence[int]]
+    sizes: Sizes = Sizes()
+    other: Path | None = None
+    progress: Callable[[str], None] = lambda message: None
+
+    @property
+    def seed(self) -> int:
+        return self.sizes.seed
+
+    @property
+    def steps(self) -> int:
+        """The budget of each training run."""
+        return self.sizes.steps
+
+    @cached_property
+    def documents(self) -> list[Any]:
+        """The held-out documents as ids, the first `sizes.documents` of them."""
+        from dynamo.data import read_documents
+
+        return read_documents(self.validation, self.pair.tokenizer)[: self.sizes.documents or None]
+
+    def settings(self, depends: Sequence[str] = ()) -> dict[str, Any]:
+        """The named settings (`SETTINGS`) with the pair's, for hashing and for the reader."""
+        return {"model": self._pair, **{name: SETTINGS[name](self) for name in depends}}
+
+    @cached_property
+    def _pair(self) -> dict[str, Any]:
+        table = self.pair.table
+        return {
+            "name": self.pair.name,
+            "base": weights_fingerprint(self.pair.base),
+            "dynamo": weights_fingerprint(self.pair.dynamo),
+            "table": None if table is None else [table.order, table.total_tokens, table.min_count],
+        }
+
+    def folder_of(self, name: str, depends: Sequence[str] = (), **more: Any) -> Path:
+        """A folder for what experiments of these settings (and `more`) share or go on from; it is made."""
+        settings = {**self.settings(depends), **more}
+        folder = self.folder / f"{name}-{settings_hash(settings)[:8]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+SETTINGS: dict[str, Callable[[Workspace], Any]] = {
+    "train": lambda workspace: file_fingerprint(workspace.train_data),
+    "validation": lambda workspace: file_fingerprint(workspace.validation),
+    "other": lambda workspace: None if workspace.other is None else file_fingerprint(workspace.other),
+    "prompts": lambda workspace: {
+        "count": len(workspace.prompts),
+        "hash": settings_hash([list(map(int, prompt)) for prompt in workspace.prompts])[:16],
+    },
+    "steps": lambda workspace: workspace.sizes.steps,
+    "replies": lambda workspace: workspace.sizes.replies,
+    "documents": lambda workspace: workspace.sizes.documents,
+    "positions": lambda workspace: workspace.sizes.positions,
+    "seed": lambda workspace: workspace.sizes.seed,
+}
+
+
+def settings_hash(settings: Any) -> str:
+    """The same for the same settings, whatever the order of their names."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def file_fingerprint(path: Path) -> str:
+    """The file's name and the beginning of its content's SHA-256."""
+    with path.open("rb") as file:
+        return f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Of the first numbers of every weight: training changes them all."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        sample = weight.detach().reshape(-1)[:_SAMPLE].float().cpu().numpy()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]
