@@ -12,7 +12,8 @@ Weights are shared by all lanes, and must not change while a decoder is in use; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,21 @@ class Decoder:
             self._stem = [self._pack([layer], slot) for slot, layer in enumerate(self._layers[:-1])]
             self._finals = self._pack(side_by_side, len(self._layers) - 1)
         self._unembed = self._output_embedding()
+
+    def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
+        """What a pass is made of, for whoever times it from outside: (owner, name of a function, part).
+
+        Parts are "stem", "heads" (the last layer and the extra heads) and "output embedding"; where one
+        function serves several, its own arguments tell which.
+        """
+        yield self, "_logits", "output embedding"
+        if self.packed:
+            for layer in self._stem:
+                yield layer, "forward", "stem"
+            yield self._finals, "forward", "heads"
+        else:
+            stem = set(map(id, self._layers[:-1]))
+            yield self, "_layer", lambda layer, *_, **__: "stem" if id(layer) in stem else "heads"
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -11,7 +11,7 @@ The engine speaks token ids and `StepRecord`s. It knows no text, except to look 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +63,14 @@ class Engine:
     def max_length(self) -> int:
         """Most positions of prompt and reply together."""
         return self._decoder.max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self._decoder.device
+
+    def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
+        """The parts of this engine's forward pass, to be timed from outside: see `Decoder.stages`."""
+        return self._decoder.stages()
 
     def stream(
         self,

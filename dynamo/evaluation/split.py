@@ -10,16 +10,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 
 from dynamo import lane as lane_module
 from dynamo import sampler as sampler_module
-from dynamo.decoder import Decoder
 from dynamo.engine import Engine
 from dynamo.loading import Pair
 from dynamo.sampler import SamplingOptions
@@ -33,6 +33,7 @@ SAMPLER_STAGES = (
     (sampler_module, "choose_one", "draw"),
     (sampler_module, "_drawn", "draw"),
 )
+Stage = tuple[Any, str, str | Callable[..., str]]  # owner, name of its function, part
 _one_at_a_time = threading.Lock()
 
 
@@ -90,12 +91,11 @@ def split(
 def _profiled(
     engine: Engine, prompts: Sequence[Sequence[int]], options: SamplingOptions, max_new_tokens: int, seed: int
 ) -> LaneSplit:
-    decoder = engine._decoder
     seconds: Counter = Counter()
     total, passes = 0.0, 0
     list(engine.stream(prompts[0], options, max_new_tokens, seed))  # to warm up
-    stopwatch = _Stopwatch(decoder.device)
-    with stopwatch.around(_stages(decoder)):
+    stopwatch = _Stopwatch(engine.device)
+    with stopwatch.around(chain(SAMPLER_STAGES, engine.stages())):
         for prompt in prompts:
             for step in engine.stream(prompt, options, max_new_tokens, seed):
                 taken = stopwatch.take()
@@ -108,19 +108,6 @@ def _profiled(
     parts = {part: 1000 * seconds[part] / passes for part in PARTS}
     pass_ms = 1000 * total / passes
     return LaneSplit({**parts, REST: pass_ms - sum(parts.values())}, pass_ms, passes)
-
-
-def _stages(decoder: Decoder) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
-    """(owner, attribute, part) of every function to time; a part may depend on the arguments."""
-    yield from SAMPLER_STAGES
-    yield decoder, "_logits", "output embedding"
-    if decoder.packed:
-        for layer in decoder._stem:
-            yield layer, "forward", "stem"
-        yield decoder._finals, "forward", "heads"
-    else:
-        stem = set(map(id, decoder._layers[:-1]))
-        yield decoder, "_layer", lambda layer, *_, **__: "stem" if id(layer) in stem else "heads"
 
 
 class _Stopwatch:
@@ -138,7 +125,7 @@ class _Stopwatch:
         return taken
 
     @contextmanager
-    def around(self, stages: Iterator[tuple[Any, str, str | Callable[..., str]]]) -> Iterator[None]:
+    def around(self, stages: Iterable[Stage]) -> Iterator[None]:
         with ExitStack() as restored:
             for owner, name, part in stages:
                 own = vars(owner).get(name)
