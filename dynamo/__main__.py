@@ -21,6 +21,7 @@ VERBS = {
     "perplexity": "perplexity of every head on held-out text",
     "audit": "what the base model thinks of a text, token by token",
     "sweep": "speed, passes and quality over back-off thresholds, with intervals",
+    "reproduce": "rerun the paper's experiments and write the report",
     "bench": "speed against transformers' generate, and where the time goes",
     "embedded": "make the embedded pair from the dialogues",
     "push": "upload a checkpoint with its model card to the hub",

@@ -6,3 +6,23 @@ from dynamo.reproduction import heads
 from dynamo.reproduction.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (heads.TABLE_4,)
+
+UNTESTED: tuple[tuple[str, str], ...] = (
+    (
+        "win rates and same-quality speed-ups of the sentence-completion benchmark",
+        "a judge model rates the texts; `complete` and `judge` run it against any such endpoint",
+    ),
+    (
+        "the chat models on the Vicuna benchmark",
+        "a judge model rates the replies; `complete` and `judge` run it against any such endpoint",
+    ),
+    (
+        "natural-language understanding with the first head",
+        "its tasks are English text beyond the corpus of a small dialogue model; the harness scores the "
+        "export of a larger one",
+    ),
+    (
+        "perplexities of the seven sizes on the Pile",
+        "they take Pythia checkpoints and GPU-days of training; `train --recipe` has the paper's recipes",
+    ),
+)
