@@ -57,7 +57,8 @@ def on_main_first(make: Callable[[], T]) -> T:
 class Trainer:
     """One training run into a folder, which gets `checkpoint/` while it lasts and `log.jsonl`.
 
-    A run whose folder holds a checkpoint goes on from it; the options must then be the same.
+    A run whose folder holds a checkpoint goes on from it; the options must then be the same. penalty: what
+    each step's loss gets besides, a function of the weights alone (not for shared-out weights).
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class Trainer:
         validation: Sequence[np.ndarray] = (),
         validation_cut: int = 512,
         validation_labels: Sequence[np.ndarray] | None = None,
+        penalty: Callable[[DynamoForCausalLM], Tensor | float] = lambda model: 0.0,
     ):
         set_seed(options.seed)
-        self.options = options
-        self.output = Path(output)
+        self.options, self.output, self._penalty = options, Path(output), penalty
         self.output.mkdir(parents=True, exist_ok=True)
-        self._rows = rows
-        self._validation, self._cut, self._validation_labels = validation, validation_cut, validation_labels
+        self._rows, self._validation = rows, validation
+        self._cut, self._validation_labels = validation_cut, validation_labels
         self._accelerator = Accelerator(mixed_precision=options.mixed_precision)
         world = self._accelerator.num_processes
         if options.batch_size % (world * options.accumulation):
@@ -186,7 +187,8 @@ class Trainer:
             with self._accelerator.no_sync(self._model) if waiting else nullcontext():
                 output = self._forward(ids, labels=labels, target_counts=counts)
                 # Processes' gradients are averaged, and this is a sum.
-                self._accelerator.backward(output.loss * self._accelerator.num_processes)
+                loss = output.loss * self._accelerator.num_processes
+                self._accelerator.backward(loss + (0.0 if waiting else self._penalty(self.model)))
             losses += output.head_losses
             self._tokens += ids.numel() * self._accelerator.num_processes
         if self.options.clip:
@@ -214,8 +216,7 @@ class Trainer:
             with open(self.output / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
 
-    # -- checkpoints
-    # ------------------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------
 
     @property
     def _checkpoint(self) -> Path:
@@ -237,9 +238,8 @@ class Trainer:
 
     def _resume(self) -> None:
         # A kill between the two renames of `replace_folder` leaves the whole old checkpoint under this name.
-        found = next(
-            (path for path in (self._checkpoint, old_folder(self._checkpoint)) if path.exists()), None
-        )
+        places = self._checkpoint, old_folder(self._checkpoint)
+        found = next((path for path in places if path.exists()), None)
         if found is None:
             return
         run = json.loads((found / "run.json").read_text())
