@@ -10,16 +10,22 @@ Slots are the model's layers and its heads' layers, in the order of their `layer
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamo.memory import enough_memory, run_out
+
 BUCKET = 128  # capacities are whole multiples of this, so that states can be used again
 LARGEST_POOL = 4
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)  # a state is its memory, not what it holds
@@ -158,10 +164,16 @@ class StatePool:
         self._make, self._most, self._largest = make, most, largest
         self._idle: list[DecodeState] = []
         self._lock = threading.Lock()
+        _pools.add(self)
 
     @property
     def idle(self) -> int:
         return len(self._idle)
+
+    def clear(self) -> None:
+        """Let go of every idle state."""
+        with self._lock:
+            self._idle.clear()
 
     @contextmanager
     def lease(self, capacity: int) -> Iterator[DecodeState]:
@@ -181,3 +193,18 @@ class StatePool:
                 self._idle.append(state)
                 self._idle.sort(key=lambda state: state.capacity)
                 del self._idle[: -self._largest]
+
+
+_pools: weakref.WeakSet[StatePool] = weakref.WeakSet()
+
+
+def forget_idle_states() -> None:
+    """All pools let go of what nobody uses, as they share the machine's memory."""
+    for pool in list(_pools):
+        pool.clear()
+
+
+def within_memory(records: Iterator[T], device: torch.device) -> Iterator[T]:
+    """The same records; a pass that finds no memory left frees the idle states and raises ValueError."""
+    with enough_memory(lambda: run_out(device), forget_idle_states):
+        yield from records

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from transformers import GPTNeoXForCausalLM
 
-from dynamo.cache import DecodeState, StatePool
+from dynamo.cache import DecodeState, StatePool, within_memory
 from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.decoder import Decoder
+from dynamo.dispatched import decoder_for
 from dynamo.lane import Lane
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import SamplingOptions
@@ -44,7 +44,7 @@ class Engine:
         table: CooccurrenceTable | None = None,
         tokenizer: Any = None,
     ):
-        self._decoder = Decoder(model)
+        self._decoder = decoder_for(model)
         self._states = StatePool(lambda capacity: self._decoder.new_state(capacity), self.max_length)
         self._table = table
         self._tokenizer = tokenizer
@@ -83,10 +83,12 @@ class Engine:
         """Decode from a prompt, (1, seq) or a list of ids; ends at end-of-text, a stop string or the length.
 
         `max_new_tokens` is cut to what the model's positions leave. Close the iterator to cancel. Raises
-        ValueError, before anything is yielded, on an empty or too long prompt, unknown ids or a bad option.
+        ValueError, before anything is yielded, on an empty or too long prompt, unknown ids or a bad option;
+        and in the middle of a run where memory runs out, after which the engine works as before.
         """
         options = options or SamplingOptions()
-        return self._decode(self._lane(input_ids, options, max_new_tokens, seed, stop), self._run(options))
+        lane = self._lane(input_ids, options, max_new_tokens, seed, stop)
+        return within_memory(self._decode(lane, self._run(options)), self.device)
 
     def stream_batch(
         self,
@@ -114,7 +116,7 @@ class Engine:
             self._lane(prompt, options, max_new_tokens, seed, stop)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return self._decode_batch(lanes, self._run(options))
+        return within_memory(self._decode_batch(lanes, self._run(options)), self.device)
 
     def _lane(
         self,

@@ -28,6 +28,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
+from dynamo.cache import within_memory
 from dynamo.engine import checked_prompt, end_of_text_ids
 from dynamo.joint import draw
 from dynamo.model import DynamoForCausalLM
@@ -87,7 +88,7 @@ class GenerateEngine:
         yielded, for the inputs that `dynamo.Engine.stream` refuses.
         """
         run = self._run(input_ids, options, max_new_tokens, seed, stop)
-        return _paced(run, self._generate)
+        return within_memory(_paced(run, self._generate), self._model.device)
 
     def complete(
         self,

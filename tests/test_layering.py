@@ -13,9 +13,9 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
-    | {"zerogpu"},
+    | {"zerogpu", "foreign", "memory"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
-    | {"spaces", "blocks", "corpus", "external", "instructions", "heldout"},
+    | {"dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
     {"evaluation", "reproduction", "embedded", "pathway", "ui"},
     {"commands"},
@@ -30,13 +30,14 @@ SIBLINGS = {
     "heldout": {"data"},
     "counting": {"tuples"},
     "cooccurrence": {"counting", "tuples"},
-    "ndjson": {"trace", "jointline"},
-    "jointline": {"trace"},
+    "ndjson": {"foreign", "trace", "jointline"},
+    "jointline": {"foreign", "trace"},
     "trace": {"joint"},
     "exact": {"sampler"},
     "lane": {"exact", "sampler"},
     "packed": {"cache"},
     "decoder": {"cache", "packed"},
+    "dispatched": {"decoder"},
     "loading": {"packed"},  # what packed copies take in memory
     "stock": {"engine"},
     "embedded": {"evaluation"},

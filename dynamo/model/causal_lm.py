@@ -265,6 +265,8 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
                 hidden_states = layer(hidden_states, **context)
             if head.final_layer_norm is not None:
                 hidden_states = head.final_layer_norm(hidden_states)
+            elif not torch.is_grad_enabled():
+                hidden_states = shared_norm(hidden_states)  # by its hooks, if it has any
             else:
                 hidden_states = F.layer_norm(
                     hidden_states,
@@ -278,10 +280,10 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
 
     def head_logits(self, head: int, hidden_states: Tensor) -> Tensor:
         """Logits (.., vocab) of head `head` (0 is the first) from its normed hidden states (.., hidden)."""
-        if head == 0:
-            return self.get_output_embeddings()(hidden_states)
-        own = self.token_heads[head - 1].output_embedding
-        return F.linear(hidden_states, self._output_weight(head)) if own is None else own(hidden_states)
+        own = self.token_heads[head - 1].output_embedding if head > 0 else None
+        if head == 0 or own is not None or not torch.is_grad_enabled():
+            return (own or self.get_output_embeddings())(hidden_states)
+        return F.linear(hidden_states, self._output_weight(head))
 
     def _output_weight(self, head: int) -> Tensor:
         own = self.token_heads[head - 1].output_embedding if head > 0 else None

@@ -1,0 +1,51 @@
+"""Running out of memory, as one sentence with a remedy, after which the program lives on.
+
+torch says it in three ways: an error of its own on a GPU, a plain RuntimeError of the CPU's allocator, and
+Python's MemoryError. What a failed pass held is let go before the sentence is raised: the frames of the error
+hold tensors, and whoever catches it might keep it.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left."""
+    plain = type(error) is RuntimeError and CPU_ALLOCATOR in str(error)
+    return plain or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+@contextmanager
+def enough_memory(sentence: Callable[[], str], release: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """What runs in it and finds no memory left raises ValueError with `sentence()`; first, `release` lets go
+    of what may be let go, and the GPU's allocator gives back what nobody holds.
+    """
+    try:
+        yield
+        return
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+    release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise ValueError(sentence()) from None
+
+
+def run_out(device: torch.device) -> str:
+    """The sentence of a pass that did not fit."""
+    return (
+        f"memory: {device} has no room left for this run; shorten the chat or ask for fewer new tokens, load "
+        "the model in 8bit or 4bit, spread it with device_map auto, or choose a smaller one"
+    )
