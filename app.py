@@ -45,8 +45,9 @@ def main() -> None:
         votes=config.votes,
         strip=not config.zero_gpu,
         queue_size=config.queue_size,
+        limits=config.limits,
     )
-    build_demo(Contenders.from_pair(pair), analyses, offer).launch(**launch_options())
+    build_demo(Contenders.from_pair(pair), analyses, offer).launch(**launch_options(config.limits))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ from typing import Any
 
 import yaml
 
+from dynamo.spaces.limits import UNLIMITED, Limits
+
 
 @dataclass(frozen=True)
 class AppConfig:
     """model: what to load; votes: folder of the blind votes, None for no voting; queue_size: visitors that
     may wait; zero_gpu: whether the machine is a ZeroGPU Space, where model time is a visitor's quota; models:
-    all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: what a run asks of that quota.
+    all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: what a run asks of that quota;
+    limits: what one visitor may ask for.
     """
 
     model: str
@@ -28,11 +31,12 @@ class AppConfig:
     models: tuple[str, ...] = ()
     quantize: str | None = None
     gpu_seconds: int = 30
+    limits: Limits = UNLIMITED
 
 
 def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
-    """Reads the file and the variables DYNAMO_MODEL, DYNAMO_VOTES, DYNAMO_QUANTIZE, DYNAMO_PROFILE, SPACE_ID
-    and SPACES_ZERO_GPU.
+    """Reads the file and the variables DYNAMO_MODEL, DYNAMO_VOTES, DYNAMO_QUANTIZE, DYNAMO_PROFILE,
+    DYNAMO_QUEUE, DYNAMO_LIMITS ("on" or "off"), SPACE_ID and SPACES_ZERO_GPU.
 
     A relative folder lies beside the file. Raises ValueError naming the key and what it may be.
     """
@@ -40,11 +44,10 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     profile = profile_of(config, environment.get("DYNAMO_PROFILE", ""), path)
     models = _of(list, {"models": config.get("models"), **profile}, "models", path)
     app = _of(dict, config, "app", path)
-    queue_size = _of(int, app, "queue_size", path)
+    queue_size = _queue_size(app, environment, path)
+    limits = Limits.of(_of(dict, {"limits": {}, **app}, "limits", path), f"{path.name}: app.limits")
     if not models or not all(isinstance(model, str) for model in models):
         raise ValueError(f"{path.name}: models: expected a list of names, got {models!r}")
-    if queue_size < 1:
-        raise ValueError(f"{path.name}: queue_size: expected 1 or more, got {queue_size}")
     on_space = "SPACE_ID" in environment
     votes = _of(str, app, "votes_on_space" if on_space else "votes", path)
     votes = environment.get("DYNAMO_VOTES", votes)
@@ -56,7 +59,25 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
         models=tuple(models),
         quantize=environment.get("DYNAMO_QUANTIZE") or profile.get("quantize"),
         gpu_seconds=profile.get("gpu_seconds", AppConfig.gpu_seconds),
+        limits=limits if _limited(environment, on_space) else UNLIMITED,
     )
+
+
+def _queue_size(app: dict[str, Any], environment: Mapping[str, str], path: Path) -> int:
+    told = environment.get("DYNAMO_QUEUE")
+    if told and not told.isdecimal():
+        raise ValueError(f"DYNAMO_QUEUE: expected a whole number from 1, got {told!r}")
+    size = int(told) if told else _of(int, app, "queue_size", path)
+    if size < 1:
+        raise ValueError(f"{path.name}: queue_size: expected 1 or more, got {size}")
+    return size
+
+
+def _limited(environment: Mapping[str, str], on_space: bool) -> bool:
+    told = environment.get("DYNAMO_LIMITS", "on" if on_space else "off")
+    if told not in ("on", "off"):
+        raise ValueError(f"DYNAMO_LIMITS: expected on or off, got {told!r}")
+    return told == "on"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dynamo.spaces.limits import UNLIMITED, Limits
+
 
 class Opinion(Protocol):
     """What the base model thinks of one reply, token by token (`dynamo.evaluation.audit.Audit`)."""
@@ -40,7 +42,7 @@ class Offer:
 
     notice: a sentence on top of the page, "" for none; recording: a trace that plays on a first visit; votes:
     folder of the blind votes, None for no voting; strip: whether one click may decode a prompt seven times;
-    queue_size: visitors that may wait.
+    queue_size: visitors that may wait; limits: what one of them may ask for.
     """
 
     notice: str = ""
@@ -48,3 +50,4 @@ class Offer:
     votes: Path | None = None
     strip: bool = True
     queue_size: int = 20
+    limits: Limits = UNLIMITED

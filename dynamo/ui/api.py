@@ -64,6 +64,7 @@ def functions(host: Host) -> list[Any]:
             threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
             repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
         )  # fmt: skip
+        host.limits.check(prompt, max_new_tokens)
         settings = Settings(options, max_new_tokens, seed)
         for run in host.follow(prompt, settings, lane):
             yield summary(run)
@@ -80,6 +81,7 @@ def functions(host: Host) -> list[Any]:
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
+        host.limits.check(prompt, max_new_tokens)
         settings = Settings(SamplingOptions(threshold=threshold), max_new_tokens, seed)
         lanes = host.lanes_run(prompt, settings, OWN_LOOP)
         base, dynamo = (lanes[name].tokens_per_second for name in ("base", "dynamo"))
@@ -101,6 +103,7 @@ def functions(host: Host) -> list[Any]:
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
+        host.limits.check(prompt, max_new_tokens)
         if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
             raise ValueError(f"thresholds: expected 1 to {MOST_THRESHOLDS} values, got {len(thresholds)}")
         all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]

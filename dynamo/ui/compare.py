@@ -101,7 +101,11 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
             info=OPPONENT_INFO,
             elem_id="opponent",
         )
-        settings = {"threshold": threshold, "exact": exact, **settings_panel(host.contenders.heads)}
+        settings = {
+            "threshold": threshold,
+            "exact": exact,
+            **settings_panel(host.contenders.heads, host.limits.answer_tokens),
+        }
     with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as charts:
         gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
         timeline_chart = gr.Plot(label="Best joint value of every pass against its threshold")

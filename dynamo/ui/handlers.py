@@ -61,7 +61,9 @@ class Handlers:
         self._book = book
 
     def _parsed(self, base: str, dynamo: str, *values: Any) -> tuple[Chat, Settings]:
-        return Chat.read(base, dynamo), Settings.of(self._names, values)
+        chat, settings = Chat.read(base, dynamo), Settings.of(self._names, values)
+        self._host.limits.check(chat.last_prompt if chat else "", settings.max_new_tokens)
+        return chat, settings
 
     # ---- chat
 
@@ -74,6 +76,7 @@ class Handlers:
     def send(self, prompt: str, replacing: bool, blind: bool, opponent: str, *values: Any) -> Iterator:
         """base, dynamo, inspector, status, duel."""
         chat, settings = self._parsed(*values)
+        self._host.limits.check(prompt, settings.max_new_tokens)
         if replacing and chat:
             chat = chat.without_last()
         if blind and self._book is not None:

@@ -21,6 +21,7 @@ from uuid import uuid4
 from dynamo.jointline import JointLine
 from dynamo.ndjson import PassLine, Trace, encode_line, read_runs
 from dynamo.sampler import SamplingOptions
+from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui.analyses import Analyses, Opinion
 from dynamo.ui.chat import LANES, Chat
 from dynamo.ui.contenders import OWN_LOOP, Contenders
@@ -43,8 +44,9 @@ class Busy(RuntimeError):
 class Host:
     """One pair, its store of runs, and what may be asked of them."""
 
-    def __init__(self, contenders: Contenders, analyses: Analyses | None = None):
+    def __init__(self, contenders: Contenders, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
         self.contenders = contenders
+        self.limits = limits
         self.analyses = analyses or Analyses()
         self.store = RunStore()
         self._model = threading.Lock()
@@ -198,8 +200,9 @@ class Host:
 
         Raises ValueError naming file, line and fault.
         """
-        if path.stat().st_size > LONGEST_FILE:
-            raise ValueError(f"trace: {path.name} is larger than {LONGEST_FILE:,} bytes")
+        most = self.limits.upload_bytes(LONGEST_FILE)
+        if path.stat().st_size > most:
+            raise ValueError(f"trace: {path.name} is larger than {most:,} bytes")
         try:
             with path.open(encoding="utf-8", newline="\n") as file:
                 runs = read_runs(file)

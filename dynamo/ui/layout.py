@@ -8,14 +8,17 @@ import sys
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui.analyses import Analyses, Offer
 from dynamo.ui.api import add_api
 from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.handlers import Handlers
-from dynamo.ui.host import READY, Host
+from dynamo.ui.host import LONGEST_FILE, READY, Host
+from dynamo.ui.limits import Gate
 from dynamo.ui.theme import theme
 from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import Wiring
@@ -34,12 +37,12 @@ _HEADER = """
 def build_demo(
     contenders: Contenders, analyses: Analyses | None = None, offer: Offer | None = None
 ) -> gr.Blocks:
-    """The page for one loaded pair. `.launch(**launch_options(offer))` serves it."""
+    """The page for one loaded pair. `.launch(**launch_options(offer.limits))` serves it."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
     from dynamo.ui.explore import explore_tab
 
     analyses, offer = analyses or Analyses(), offer or Offer()
-    host = Host(contenders, analyses)
+    host = Host(contenders, analyses, offer.limits)
     recorded = host.load(offer.recording, status=READY, keep=True) if offer.recording else None
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
@@ -56,10 +59,11 @@ def build_demo(
                 gr.HTML(_about(contenders.description))
         Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
         add_api(host)
-    return demo.queue(max_size=offer.queue_size)
+    # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.
+    return demo.queue(max_size=offer.queue_size, api_open=False)
 
 
-def launch_options() -> dict[str, Any]:
+def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
     """How the page is served: its style, and nothing that leaves the machine or keeps prompts."""
     return {
         "theme": theme(),
@@ -70,7 +74,8 @@ def launch_options() -> dict[str, Any]:
         "show_error": True,
         "ssr_mode": False,
         "mcp_server": True,
-        "max_file_size": "5mb",
+        "max_file_size": limits.upload_bytes(LONGEST_FILE),
+        "app_kwargs": {"middleware": [Middleware(Gate, limits=limits)]},
         # Someone sits at this terminal; on a Space and under tests nobody does.
         "inbrowser": sys.stdout.isatty(),
     }

@@ -85,9 +85,9 @@ def exact_switch() -> gr.Checkbox:
     )
 
 
-def settings_panel(heads: int) -> dict[str, gr.components.Component]:
+def settings_panel(heads: int, most_tokens: int | None = None) -> dict[str, gr.components.Component]:
     """All other controls by the name of the option that they set; call it inside a `gr.Blocks`."""
-    default = SamplingOptions()
+    default, longest = SamplingOptions(), min(MOST_TOKENS, most_tokens or MOST_TOKENS)
     controls: dict[str, gr.components.Component] = {}
 
     def slider(name: str, low: float, high: float, step: float, label: str, info: str) -> None:
@@ -112,7 +112,7 @@ def settings_panel(heads: int) -> dict[str, gr.components.Component]:
         slider("repetition_penalty", 1, 2, 0.05, "Repetition penalty", "1 lets words repeat freely")
         slider("temperature", 0, 2, 0.05, "Temperature", "0 takes the likeliest chunk")
     with gr.Row():
-        slider("max_new_tokens", 8, MOST_TOKENS, 8, "Longest answer", "In tokens; most answers end earlier")
+        slider("max_new_tokens", min(8, longest), longest, 8, "Longest answer", "In tokens; most end earlier")
         controls["seed"] = gr.Number(
             0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260
         )

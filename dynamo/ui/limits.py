@@ -1,0 +1,149 @@
+"""What stands before Gradio: no request too large to be held, too many of one visitor, or past a full queue.
+
+A request for work is refused before it is read or queued, with one sentence that the page shows and a program
+finds under `detail`: 413 for its size, 429 with `Retry-After` for the rest. Who asks is told by the address;
+behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put others before it.
+Gradio's own functions stay as they are; all that is asked of it is how many wait.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from dynamo.spaces.limits import Limits
+
+LARGEST_REQUEST = 4_000_000  # bytes; both lanes of the longest chat take less
+MOST_VISITORS = 10_000  # that are told apart; who asked longest ago is forgotten first
+QUEUE_WAIT = 15  # seconds after which to ask again, told to whom the queue refused
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Rates:
+    """A token bucket for each visitor: `per_minute` requests at once, then one every 60 / `per_minute` s."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic):
+        self._per_minute = per_minute
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def wait(self, visitor: str) -> float:
+        """0 for a request that is granted, else the seconds after which the next one would be."""
+        with self._lock:
+            now = self._clock()
+            left, since = self._buckets.pop(visitor, (float(self._per_minute), now))
+            left = min(self._per_minute, left + (now - since) * self._per_minute / 60)
+            granted = left >= 1
+            self._buckets[visitor] = (left - granted, now)
+            if len(self._buckets) > MOST_VISITORS:
+                self._buckets.popitem(last=False)
+            return 0.0 if granted else (1 - left) * 60 / self._per_minute
+
+
+class Gate:
+    """ASGI middleware with some `Limits`."""
+
+    def __init__(self, app: Any, limits: Limits):
+        self._app = app
+        self._limits = limits
+        rate = limits.requests_per_minute
+        self._rates = Rates(rate) if rate is not None else None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            refusal = self._refusal(scope)
+            if refusal is None and not _is(scope, "/upload"):  # Gradio bounds files itself, while they come
+                receive, refusal = await _held(receive)
+            if refusal is not None:
+                await _answer(send, *refusal)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Message) -> tuple[int, str, int] | None:
+        """Status, sentence and seconds to wait."""
+        if not _is_work(scope):
+            return None
+        if self._rates is not None:
+            seconds = math.ceil(self._rates.wait(visitor_of(scope, self._limits.behind_proxy)))
+            if seconds:
+                most = self._limits.requests_per_minute
+                told = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
+                return 429, told, seconds
+        queue = scope["app"].get_blocks()._queue  # Gradio has no public name for it
+        if queue.max_size is not None and len(queue) >= queue.max_size:
+            told = f"The queue is full: {len(queue)} requests are waiting already; ask again in a moment."
+            return 429, told, QUEUE_WAIT
+        return None
+
+
+def visitor_of(scope: Message, behind_proxy: bool) -> str:
+    """The address that stands for a visitor; of IPv6 the network, which is one household's."""
+    client = (scope.get("client") or ("",))[0]
+    told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    hops = [client, *reversed(told.decode("latin-1").split(","))] if behind_proxy else [client]
+    known = [address for hop in hops if (address := _address(hop)) is not None]
+    chosen = next((address for address in known if address.is_global), known[0] if known else None)
+    if chosen is None:
+        return client
+    return str(ipaddress.ip_network((chosen, 64), strict=False)) if chosen.version == 6 else str(chosen)
+
+
+def _address(hop: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(hop.strip())
+    except ValueError:
+        return None
+
+
+def _is(scope: Message, ending: str) -> bool:
+    return scope["path"].rstrip("/").endswith(ending)
+
+
+def _is_work(scope: Message) -> bool:
+    """Whether something is to be queued: by the page, by a program, or by a tool, which asks as a program."""
+    return _is(scope, "/queue/join") or "/call/" in scope["path"]
+
+
+async def _held(receive: Receive) -> tuple[Receive, tuple[int, str, int] | None]:
+    """The whole body, to be received once more; or the refusal of one that is too large."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        size += len(message.get("body", b""))
+        if size > LARGEST_REQUEST:
+            told = f"The request is larger than {LARGEST_REQUEST:,} bytes; send less, or start a new chat."
+            return receive, (413, told, 0)
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            message = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+            break
+    waiting = [message]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again, None
+
+
+async def _answer(send: Send, status: int, told: str, seconds: int) -> None:
+    body = json.dumps({"detail": told}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if seconds:
+        headers.append((b"retry-after", str(seconds).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
