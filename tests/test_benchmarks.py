@@ -69,6 +69,24 @@ def test_every_prompt_seed_and_threshold_is_written_once_beside_the_base(pair, t
     assert again == 0 and result["written"] == 0 and lines(output) == rows
 
 
+def test_seeds_decoded_together_write_the_same_texts_and_carry_no_clock(pair, tmp_path, capsys):
+    rows = {}
+    for batch in (1, 3):
+        output = tmp_path / f"{batch}.jsonl"
+        run(capsys, "complete", "--model", pair, "--output", output, *SHAPE, "--seeds", 4, "--batch", batch)
+        rows[batch] = {tuple(row[name] for name in completion.KEY): row for row in lines(output)}
+    assert rows[1].keys() == rows[3].keys() and len(rows[1]) == 10 * 4 * 3
+    for key, row in rows[3].items():
+        clocks = ("decode_tokens", "decode_seconds", "prefill_seconds")
+        one = rows[1][key]
+        assert one["prefill_seconds"] > 0
+        assert {**row, **{name: one[name] for name in clocks}} == one
+        if key[1] == 0:
+            assert row["decode_tokens"] == one["decode_tokens"] and row["prefill_seconds"] > 0
+        else:
+            assert not any(row[name] for name in clocks)
+
+
 KILLED = """
 import os, signal, sys
 from dynamo.evaluation import journal

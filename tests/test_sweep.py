@@ -132,9 +132,34 @@ def test_progress_is_told_of_every_reply_and_can_cancel(pair):
     assert len(told) == 20
 
 
+def test_replies_decoded_together_are_the_same_and_only_the_first_of_each_prompt_is_timed(pair, monkeypatch):
+    alone = list(sweep(pair, [0.2, 1.0], PROMPTS, seeds=3, max_new_tokens=12))
+    streamed = []
+
+    class Counted(Engine):
+        def stream(self, prompt, options, max_new_tokens, seed=0):
+            streamed.append((tuple(prompt), seed))
+            return super().stream(prompt, options, max_new_tokens, seed)
+
+    monkeypatch.setattr("dynamo.evaluation.sweep.Engine", Counted)
+    told = []
+    together = list(
+        sweep(pair, [0.2, 1.0], PROMPTS, None, 3, 12, progress=lambda: told.append(1), batch=4)
+    )  # fmt: skip
+    assert len(told) == sweep_replies(2, len(PROMPTS), 3, batch=4) == 3 * (3 + 2 * (3 + 1))
+    assert {seed for _, seed in streamed} == {0}, "alone are only the first replies, which are timed"
+    for one, other in zip(alone, together, strict=True):
+        assert (one.replies, one.tokens, one.passes) == (other.replies, other.tokens, other.passes)
+        assert one.share_by_order == other.share_by_order and one.reasons == other.reasons
+        for name in QUALITY:
+            assert other.quality[name].value == pytest.approx(one.quality[name].value, abs=1e-5)
+    assert all(point.tokens_per_second > 0 for point in together)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
+        ({"batch": 0}, "batch: expected 1 or more"),
         ({"thresholds": [0.5, 1.5]}, "threshold: expected 0 to 1, got 1.5"),
         ({"prompts": []}, "prompts: expected one or more"),
         ({"seeds": 0}, "seeds: expected 1 or more, got 0"),

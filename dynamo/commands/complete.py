@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.evaluation.runs import BATCH
 from dynamo.options import add_arguments, from_arguments
 from dynamo.sampler import SamplingOptions
 
@@ -32,6 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", default="0/1", help="PART/PARTS of the prompts, one file each (default: 0/1)"
     )
+    parser.add_argument(
+        "--batch", type=int, default=BATCH,
+        help="texts of one prompt and threshold decoded at once, all but the first seed's, which alone are "
+        f"timed; 1 to time every text (default: {BATCH})",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     add_arguments(parser, SamplingOptions, leave_out=("threshold",))
 
@@ -63,8 +69,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     there = len(journal.rows)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     rows = completion.complete(
-        pair, prompts, thresholds, seeds, options, arguments.max_new_tokens, journal.__contains__
-    )
+        pair, prompts, thresholds, seeds, options, arguments.max_new_tokens, journal.__contains__,
+        arguments.batch,
+    )  # fmt: skip
     total = len(prompts) * len(seeds) * (1 + len(thresholds))
     with journal, tqdm(total=total, initial=min(there, total), unit="text", mininterval=2.0) as bar:
         for row in rows:

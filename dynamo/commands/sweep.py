@@ -1,6 +1,7 @@
 """Speed, passes and quality over back-off thresholds, with 95 % intervals over prompts.
 
-Every threshold replies to the same prompts with the same seeds, interleaved with the base model's own loop.
+Every threshold replies to the same prompts with the same seeds. The first reply to each prompt is timed,
+interleaved with the base model's own loop; the others are decoded together.
 With --data, also how often the joint's confidence is right on held-out text.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.evaluation.runs import BATCH, check_batch
 from dynamo.options import add_arguments, from_arguments
 from dynamo.sampler import SamplingOptions
 
@@ -30,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=128, help="most tokens of a reply (default: 128)"
     )
+    parser.add_argument(
+        "--batch", type=int, default=BATCH,
+        help="replies decoded at once, all but the first to each prompt, which alone are timed; 1 to time "
+        f"every reply (default: {BATCH})",
+    )  # fmt: skip
     parser.add_argument("--data", help="held-out JSONL (also .gz): adds the joint's calibration on it")
     parser.add_argument("--positions", type=int, default=4000,
                         help="positions of --data that are looked at (default: 4000)")  # fmt: skip
@@ -51,11 +58,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     _check(arguments)
     pair = loading.load(arguments.model, device=arguments.device)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
-    count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds)
+    count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds, arguments.batch)
     with tqdm(total=count, unit="reply", leave=False, disable=None) as bar:
         points = sweep(
             pair, arguments.thresholds, prompts, options, arguments.seeds, arguments.max_new_tokens,
-            progress=bar.update,
+            progress=bar.update, batch=arguments.batch,
         )  # fmt: skip
         base, *points = points
     report = SweepReport(
@@ -77,6 +84,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _check(arguments: argparse.Namespace) -> None:
     """What would otherwise be found out minutes later."""
+    check_batch(arguments.batch)
     if arguments.positions < 1:
         raise ValueError(f"positions: expected 1 or more, got {arguments.positions}")
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():

@@ -15,6 +15,7 @@ import torch
 
 from dynamo.engine import Engine
 from dynamo.evaluation.audit import Audit, audit
+from dynamo.evaluation.runs import BATCH, together
 from dynamo.sampler import SamplingOptions
 
 
@@ -57,13 +58,15 @@ def measure(
     base: torch.nn.Module,
     max_new_tokens: int = 128,
     seed: int = 0,
+    batch: int = BATCH,
 ) -> Replies:
-    """Reply once to every prompt (ids), with seed, seed + 1, ..; natural stops."""
+    """Reply once to every prompt (ids), with seed, seed + 1, ..; natural stops; `batch` replies at once."""
     replies = Replies()
-    for number, prompt in enumerate(prompts):
-        reply: list[int] = []
-        for step in engine.stream(prompt, options, max_new_tokens, seed + number):
-            reply += step.tokens
+    seeds = range(seed, seed + len(prompts))
+    records = together(engine, prompts, seeds, options, max_new_tokens, batch)
+    for prompt, steps in zip(prompts, records, strict=True):
+        reply = [token for step in steps for token in step.tokens]
+        for step in steps:
             replies.orders[step.order] += 1
             replies.reasons.update(f"{b.order}:{b.reason}" for b in step.backoffs)
         replies.texts.append(reply)

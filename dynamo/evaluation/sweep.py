@@ -1,9 +1,10 @@
 """The quality dial, measured: speed, passes and quality over back-off thresholds, each with its interval.
 
-Lanes are interleaved reply by reply, so a machine that slows down slows both; speed-up is the wall-clock
-ratio of decoding (model time after the first pass) to the one-token loop on the base model, pooled over all
-replies. Quality is the base model's opinion and the texts' own diversity, never one number alone: thresholds
-cut the tail, so low nats may mean a dull text. Nothing here draws or writes files.
+Timed lanes are interleaved reply by reply, so a machine that slows down slows both; speed-up is the
+wall-clock ratio of decoding (model time after the first pass) to the one-token loop on the base model, pooled
+over all timed replies. Others may be decoded together: they count for passes and quality. Quality is the base
+model's opinion and the texts' own diversity, never one number alone: thresholds cut the tail, so low nats may
+mean a dull text. Nothing here draws or writes files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dynamo.engine import Engine
 from dynamo.evaluation.audit import TOP_K, audit
 from dynamo.evaluation.diversity import distinct, repeated
 from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
-from dynamo.evaluation.runs import Run
+from dynamo.evaluation.runs import Run, check_batch, together
 from dynamo.loading import Pair
 from dynamo.sampler import SamplingOptions
 
@@ -89,12 +90,14 @@ def sweep(
     seeds: int = 3,
     max_new_tokens: int = 128,
     progress: Callable[[], None] | None = None,
+    batch: int = 1,
 ) -> Iterator[Point]:
     """The base loop's point first, then one per threshold; `seeds` replies to every prompt (ids) each.
 
-    progress is called after every reply of any lane, `sweep_replies` times in all. Close the iterator to
-    cancel, or raise from `progress`. Raises ValueError, before anything runs, on thresholds out of range,
-    without prompts, and in exact mode.
+    batch: with more than 1 only the first reply to each prompt is timed, alone, and the others are decoded
+    so many at once. progress is called after every reply of any lane, `sweep_replies` times in all. Close the
+    iterator to cancel, or raise from `progress`. Raises ValueError, before anything runs, on thresholds out
+    of range, without prompts, and in exact mode.
     """
     options = options or SamplingOptions()
     each = [replace(options, threshold=threshold) for threshold in thresholds]
@@ -104,12 +107,18 @@ def sweep(
         raise ValueError("prompts: expected one or more, got none")
     if seeds < 1:
         raise ValueError(f"seeds: expected 1 or more, got {seeds}")
-    return _points(pair, each, prompts, options, seeds, max_new_tokens, progress or (lambda: None))
+    check_batch(batch)
+    return _points(pair, each, prompts, options, seeds, max_new_tokens, progress or (lambda: None), batch)
 
 
-def sweep_replies(thresholds: int, prompts: int, seeds: int) -> int:
-    """How many replies a sweep runs: the base's own, then the base's and DynaMo's at every threshold."""
-    return prompts * seeds * (1 + 2 * thresholds)
+def sweep_replies(thresholds: int, prompts: int, seeds: int, batch: int = 1) -> int:
+    """How many replies a sweep runs: the base's own, then DynaMo's at every threshold and, for its clock, the
+    base's again for each of those that are timed."""
+    return prompts * (seeds + thresholds * (seeds + _timed(seeds, batch)))
+
+
+def _timed(seeds: int, batch: int) -> int:
+    return seeds if batch == 1 else 1
 
 
 def _points(
@@ -120,6 +129,7 @@ def _points(
     seeds: int,
     max_new_tokens: int,
     progress: Callable[[], None],
+    batch: int,
 ) -> Iterator[Point]:
     base = Engine(pair.base, None, pair.tokenizer)
     dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
@@ -131,20 +141,35 @@ def _points(
 
     for engine in (base, dynamo):  # a reply each to warm up
         Run.of(engine.stream(prompts[0], options, max_new_tokens))
+    timed = _timed(seeds, batch)
+    rest = [(number, seed) for number in range(len(prompts)) for seed in range(timed, seeds)]
+
+    def untimed(engine: Engine, options: SamplingOptions) -> list[list[Run]]:
+        """By prompt, the replies that need no clock."""
+        runs: list[list[Run]] = [[] for _ in prompts]
+        asked, own = [prompts[number] for number, _ in rest], [seed for _, seed in rest]
+        replies = together(engine, asked, own, options, max_new_tokens, batch)
+        for (number, _), records in zip(rest, replies, strict=True):
+            runs[number].append(Run.of(records))
+            progress()
+        return runs
+
     pool = _Pool(pair, prompts)
+    others = untimed(base, options)
     for number, prompt in enumerate(prompts):
-        runs = [reply(base, options, prompt, seed) for seed in range(seeds)]
-        pool.add(number, runs, runs)
+        runs = [reply(base, options, prompt, seed) for seed in range(timed)]
+        pool.add(number, runs, others[number], runs)
     yield pool.point(None)
     for own in each:
         pool = _Pool(pair, prompts)
+        others = untimed(dynamo, own)
         for number, prompt in enumerate(prompts):
             runs: dict[Engine, list[Run]] = {base: [], dynamo: []}
-            for seed in range(seeds):
+            for seed in range(timed):
                 # Who goes second finds warm caches; they take turns.
-                for engine in (base, dynamo) if seed % 2 == 0 else (dynamo, base):
+                for engine in (base, dynamo) if (number * timed + seed) % 2 == 0 else (dynamo, base):
                     runs[engine].append(reply(engine, own, prompt, seed))
-            pool.add(number, runs[dynamo], runs[base])
+            pool.add(number, runs[dynamo], others[number], runs[base])
         yield pool.point(own.threshold)
 
 
@@ -167,8 +192,11 @@ class _Pool:
     def __post_init__(self):
         self.sums = {name: np.zeros(len(self.prompts)) for name in COLUMNS}
 
-    def add(self, number: int, runs: Sequence[Run], base_runs: Sequence[Run]) -> None:
+    def add(
+        self, number: int, timed: Sequence[Run], others: Sequence[Run], base_timed: Sequence[Run]
+    ) -> None:
         """A lane's replies to one prompt, and the base's that were timed between them."""
+        runs = [*timed, *others]
         self.replies += len(runs)
         for run in runs:
             opinion = audit(self.pair.base, self.prompts[number], run.tokens)
@@ -177,8 +205,6 @@ class _Pool:
                 number,
                 tokens=len(run.tokens),
                 passes=run.passes,
-                decode_tokens=run.decode_tokens,
-                decode_seconds=run.decode_seconds,
                 nats=-sum(opinion.log_probabilities),
                 below=sum(opinion.unlikely),
                 outside=sum(opinion.outside),
@@ -188,7 +214,9 @@ class _Pool:
             self.orders.update(run.orders)
             self.reasons.update(run.reasons)
             self.backed_off += run.backed_off
-        for run in base_runs:
+        for run in timed:
+            self._count(number, decode_tokens=run.decode_tokens, decode_seconds=run.decode_seconds)
+        for run in base_timed:
             self._count(number, base_tokens=run.decode_tokens, base_seconds=run.decode_seconds)
         different, bigrams = distinct([run.tokens for run in runs])
         self._count(number, distinct=different, bigrams=bigrams)
