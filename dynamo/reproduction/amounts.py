@@ -1,0 +1,120 @@
+"""How much data: heads alone, trained for the same steps on one, five, 25 and all hundredths of the corpus.
+
+The base stays as it is, so what differs is what the heads have seen; smaller parts lie within larger ones and
+are read several times over. The paper trains its heads on five hundredths of the base's own data.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamo.blocks import Documents, TokenBlocks
+from dynamo.corpus import DiskCorpus
+from dynamo.evaluation.intervals import Estimate
+from dynamo.model import DynamoForCausalLM
+from dynamo.reproduction import claims, further, measures, variants
+from dynamo.reproduction.claims import Claim
+from dynamo.reproduction.experiment import Experiment, Shown, Table
+
+if TYPE_CHECKING:
+    from dynamo.reproduction.workspace import Workspace
+
+WHOLE = "t2-heads-only"
+PARTS = {"heads-of-1-percent": 0.01, "heads-of-5-percent": 0.05, "heads-of-25-percent": 0.25, WHOLE: 1.0}
+SAME = variants.SAME
+
+
+def part(workspace: Workspace, share: float) -> Documents:
+    """That share of the training documents, at least one; smaller shares lie within larger ones."""
+    corpus = DiskCorpus(further.token_files(workspace))
+    order = np.random.default_rng(workspace.seed).permutation(len(corpus.lengths))
+    chosen = order[: max(1, round(share * len(order)))]
+    return Documents([np.asarray(corpus[index]) for index in chosen.tolist()])
+
+
+def model_of(workspace: Workspace, name: str) -> DynamoForCausalLM:
+    if name == WHOLE:
+        return variants.model_of(workspace, name)
+    variant = variants.VARIANTS[WHOLE]
+    make = partial(further.with_heads, workspace, **variant.heads)
+    return further.trained(workspace, name, make, _rows(workspace, name), **variant.training)
+
+
+def _rows(workspace: Workspace, name: str) -> TokenBlocks:
+    return further.blocks(workspace, part(workspace, PARTS[name]))
+
+
+def measure(workspace: Workspace) -> dict[str, Any]:
+    training = further.describe(workspace, **variants.VARIANTS[WHOLE].training)
+    seen = training["steps"] * training["tokens_per_step"]
+    losses = {
+        name: measures.losses(workspace, name, partial(model_of, workspace, name), workspace.documents)
+        for name in PARTS
+    }
+    return {
+        "training": training,
+        "documents": len(workspace.documents),
+        "parts": {
+            name: {
+                "share": share,
+                "times_read": seen / _rows(workspace, name).tokens_per_epoch,
+                **losses[name].to_json(),
+            }
+            for name, share in PARTS.items()
+        },
+        "excess_nats": {
+            f"{less} - {more}": losses[less].excess(losses[more], 2).to_json()
+            for less, more in (*pairwise(PARTS), ("heads-of-5-percent", WHOLE))
+        },
+    }
+
+
+def show(result: dict[str, Any]) -> Shown:
+    rows = []
+    for measured in result["parts"].values():
+        ppl = Estimate.from_json(measured["ppl"][1])
+        rows.append(
+            (
+                f"{100 * measured['share']:g} %",
+                f"{measured['times_read']:.2f}",
+                f"{ppl.value:.2f}",
+                claims.interval(ppl),
+            )
+        )
+    excess = {name: Estimate.from_json(each) for name, each in result["excess_nats"].items()}
+    twentieth = excess[f"heads-of-5-percent - {WHOLE}"]
+    words = "heads of a twentieth of the data are as good as those of all of it"
+    claim = Claim(words, "trained on 5 %", twentieth, claims.within(twentieth, SAME))
+    steps = tuple(
+        (f"{100 * PARTS[less]:g} % instead of {100 * PARTS[more]:g} %",
+         *claims.written(excess[f"{less} - {more}"]))
+        for less, more in pairwise(PARTS)
+    )  # fmt: skip
+    return Shown(
+        (
+            Table(
+                f"Heads alone after {further.sentence(result['training'])}",
+                ("share of the corpus", "times it is read", "PPL_2", "95 %"),
+                tuple(rows),
+            ),
+            Table("What less data costs head 2, nats a token", ("data", "difference", "95 %"), steps),
+            claims.table(f"Within {SAME} nats a token", [claim]),
+        ),
+        claims.together([claim]),
+    )
+
+
+HOW_MUCH = Experiment(
+    name="how-much-data",
+    title="Open question: how much data do heads need?",
+    paper="All heads are trained on 5 % of the Pile, on which the bases were trained whole.",
+    rule=f"Holds if head 2 of 5 % of the corpus is within {SAME} nats a token of that of all of it, by the "
+    "95 % interval of the paired difference over documents; differs if outside; else it cannot be told.",
+    run=measure,
+    show=show,
+    depends=("train", "validation", "documents", "steps", "seed"),
+)

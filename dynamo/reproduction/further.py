@@ -1,0 +1,145 @@
+"""What the experiments that train have in common: runs of the project's own trainer, each once.
+
+Every run goes on from a finished model. Heads learn at the rate that the embedded pair was trained with, the
+base at a hundredth of it and the heads' gradient into the base at a thousandth, which are the ratios of the
+paper's LR_M, LR_B and LR_MB. A run that is finished is loaded, a killed one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dynamo import loading, text
+from dynamo.blocks import Corpus, TokenBlocks
+from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.corpus import DiskCorpus, TokenFile, tokenise
+from dynamo.counting import largest_vocab
+from dynamo.external import count_files
+from dynamo.model import DynamoForCausalLM, load_dynamo
+from dynamo.recipes import TrainingOptions
+from dynamo.sampler import MAX_ORDER
+from dynamo.training import Rows, Trainer, save_model
+
+if TYPE_CHECKING:
+    from dynamo.reproduction.workspace import Workspace
+
+BATCH_SIZE, BLOCK_SIZE = 4, 512
+HEAD_LR, BASE_LR = 2e-3, 2e-5
+DEPENDS = ("train", "steps", "seed")
+
+
+def training_options(workspace: Workspace, **changes: Any) -> TrainingOptions:
+    fields = {
+        "steps": workspace.steps,
+        "batch_size": BATCH_SIZE,
+        "base_lr": BASE_LR,
+        "head_lr": HEAD_LR,
+        "warmup": 0.05,
+        "weight_decay": 0.1,
+        "mixed_precision": "bf16",
+        "evaluate_every": 0,
+        "checkpoint_every": 50,
+        "seed": workspace.seed,
+    }
+    return TrainingOptions(**{**fields, **changes})
+
+
+def trained(
+    workspace: Workspace,
+    name: str,
+    make: Callable[[], DynamoForCausalLM],
+    rows: Rows,
+    depends: tuple[str, ...] = DEPENDS,
+    penalty: Callable[[DynamoForCausalLM], torch.Tensor | float] = lambda model: 0.0,
+    **changes: Any,
+) -> DynamoForCausalLM:
+    """The model of `make` after the workspace's steps on rows, from the run's folder if it is finished there.
+
+    name: of the run's folder, which another set of the settings in `depends` does not share; changes: of the
+    `training_options`. Raises ValueError if the finished run was another one.
+    """
+    options = training_options(workspace, **changes)
+    folder = workspace.folder_of("training", depends) / name
+    run = {"options": asdict(options), "rows": rows.fingerprint()}
+    if (folder / "model").exists():
+        if json.loads((folder / "model" / "run.json").read_text(encoding="utf-8")) != run:
+            raise ValueError(f"output: {folder} holds a run of other options or data; delete it")
+        return load_dynamo(str(folder / "model")).eval()
+    torch.manual_seed(workspace.seed)  # new layers are drawn from it
+    trainer = Trainer(make(), rows, options, folder, penalty=penalty)
+    workspace.progress(f"{name}: training from step {trainer.step} to {options.steps}")
+    model = trainer.run()
+    save_model(model, workspace.pair.tokenizer, folder / "model", [("run.json", json.dumps(run))])
+    trainer.discard_checkpoint()
+    return model
+
+
+def describe(workspace: Workspace, **changes: Any) -> dict[str, Any]:
+    """What a reader must know of the runs: steps, tokens a step, rates."""
+    options = training_options(workspace, **changes)
+    return {
+        "steps": options.steps,
+        "tokens_per_step": options.batch_size * BLOCK_SIZE,
+        "base_lr": options.base_lr,
+        "head_lr": options.head_lr,
+        "corpus_tokens": sum(file.tokens for file in token_files(workspace)),
+    }
+
+
+def sentence(training: dict[str, Any]) -> str:
+    """`describe` in words, for a table's caption."""
+    tokens = training["steps"] * training["tokens_per_step"]
+    return (
+        f"{training['steps']} steps of {training['tokens_per_step']:,} tokens, "
+        f"{100 * tokens / training['corpus_tokens']:.3g} % of the corpus; rates "
+        f"{training['base_lr']:g} (base) and {training['head_lr']:g} (heads)"
+    )
+
+
+def with_heads(workspace: Workspace, **heads: Any) -> DynamoForCausalLM:
+    """A copy of the pair's base in float32 with new token heads."""
+    return DynamoForCausalLM.from_neox(copy.deepcopy(workspace.pair.base).float(), **heads)
+
+
+def base_trained_on(workspace: Workspace) -> DynamoForCausalLM:
+    """The pair's base after the same further training without heads: the paper's Pythia-70M+."""
+    make = partial(with_heads, workspace, num_token_heads=1)
+    return trained(workspace, "base-further", make, blocks(workspace))
+
+
+def token_files(workspace: Workspace) -> list[TokenFile]:
+    """The training data as token files, made once."""
+    folder = workspace.folder_of("tokens", ("train",))
+    return tokenise([workspace.train_data], workspace.pair.tokenizer, folder)
+
+
+def blocks(workspace: Workspace, documents: Corpus | None = None) -> TokenBlocks:
+    """Training rows of the whole training data, or of these documents; runs of one seed share the order."""
+    corpus = DiskCorpus(token_files(workspace)) if documents is None else documents
+    return TokenBlocks(corpus, separator(workspace.pair.tokenizer), BLOCK_SIZE, workspace.seed)
+
+
+def separator(tokenizer: Any) -> int:
+    """The token between documents."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+
+
+def long_table(workspace: Workspace) -> CooccurrenceTable:
+    """The training data's table of the longest tuples that any variant emits, as far as they can be packed
+    (`counting.largest_vocab`), minimum count 1; made once."""
+    tokenizer = workspace.pair.tokenizer
+    order = max(order for order in range(2, MAX_ORDER + 1) if largest_vocab(order) >= len(tokenizer))
+    path = workspace.folder_of("table", ("train",), order=order) / loading.TABLE_FILE
+    if not path.is_file():
+        workspace.progress(f"counting tuples of up to {order} tokens")
+        unigrams, levels, min_count = count_files(token_files(workspace), order, len(tokenizer))
+        source, name = workspace.train_data.name, text.fingerprint(tokenizer)
+        CooccurrenceTable(unigrams, levels, min_count, False, source, name).save(path)
+    return CooccurrenceTable.load(path)

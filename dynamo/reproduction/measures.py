@@ -1,0 +1,185 @@
+"""What the trained models of an experiment are compared by: losses on held-out documents, replies to prompts.
+
+Everything is kept per document and per prompt, so that two models are compared on the same ones: an interval
+is that of a paired difference. Models are measured in the precision they were trained in (bfloat16 products).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynamo.data import padded
+from dynamo.engine import Engine
+from dynamo.evaluation import replies
+from dynamo.evaluation.files import write_json
+from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.losses import IGNORED_LABEL
+from dynamo.model import DynamoForCausalLM, count_targets
+from dynamo.reproduction.further import BLOCK_SIZE, long_table
+from dynamo.sampler import SamplingOptions
+
+if TYPE_CHECKING:
+    from dynamo.reproduction.workspace import Workspace
+
+LOSSES_DEPEND = ("train", "validation", "documents", "steps", "seed")
+REPLIES_DEPEND = ("train", "prompts", "replies", "steps", "seed")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """nats, targets: (documents, heads), summed over each document's positions."""
+
+    nats: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def heads(self) -> int:
+        return self.nats.shape[1]
+
+    def ppl(self, head: int) -> Estimate:
+        """PPL of a head (1 is the first), with its interval over documents."""
+        sums = np.stack([self.nats[:, head - 1], self.targets[:, head - 1]], axis=1)
+        return bootstrap(sums, lambda pooled: np.exp(ratio(pooled[:, 0], pooled[:, 1])))
+
+    def joint_ppl(self, heads: int) -> Estimate:
+        """PPL_1:heads, the geometric mean of the heads' perplexities."""
+        sums = np.concatenate([self.nats[:, :heads], self.targets[:, :heads]], axis=1)
+        return bootstrap(
+            sums, lambda pooled: np.exp(ratio(pooled[:, :heads], pooled[:, heads:]).mean(axis=1))
+        )
+
+    def excess(self, other: Losses, head: int) -> Estimate:
+        """Nats a target by which this model's head is worse than the other's on the same documents."""
+        assert np.array_equal(self.targets[:, head - 1], other.targets[:, head - 1]), "other documents"
+        return bootstrap_ratio(
+            self.nats[:, head - 1] - other.nats[:, head - 1], self.targets[:, head - 1].astype(float)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        heads = range(1, self.heads + 1)
+        return {
+            "ppl": [self.ppl(n).to_json() for n in heads],
+            "joint_ppl": [self.joint_ppl(n).to_json() for n in heads],
+        }
+
+
+@torch.no_grad()
+def document_nats(
+    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = BLOCK_SIZE, batch_size: int = 8
+) -> Losses:
+    """Every document alone from its first token, cut at `cut` tokens."""
+    order = sorted(range(len(documents)), key=lambda index: len(documents[index]))
+    heads = model.config.num_token_heads
+    nats, targets = np.zeros((len(documents), heads)), np.zeros((len(documents), heads), np.int64)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, labels = map(torch.from_numpy, padded([(documents[i][:cut], documents[i][:cut]) for i in batch]))
+        ids, labels = ids.to(model.device), labels.to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            for head, states in enumerate(model.head_states(ids)):
+                distance = head + 1
+                logits = model.head_logits(head, states[:, :-distance])
+                nats[batch, head] = _row_nats(logits, labels[:, distance:])
+        targets[batch] = np.stack([count_targets(row[None], heads).cpu().numpy() for row in labels])
+    return Losses(nats, targets)
+
+
+def _row_nats(logits: Tensor, labels: Tensor) -> np.ndarray:
+    each = F.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none"
+    )
+    return each.double().sum(dim=1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Per prompt, of its replies: tokens, passes, nats under the pair's base, tokens that it gives < 1 %."""
+
+    tokens: np.ndarray
+    passes: np.ndarray
+    nats: np.ndarray
+    unlikely: np.ndarray
+
+    @property
+    def tokens_per_forward(self) -> Estimate:
+        return bootstrap_ratio(self.tokens, self.passes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tokens_per_forward": self.tokens_per_forward.to_json(),
+            "nats_per_token": bootstrap_ratio(self.nats, self.tokens).to_json(),
+            "share_below_1_percent": bootstrap_ratio(self.unlikely, self.tokens).to_json(),
+        }
+
+    def faster(self, other: Answers) -> Estimate:
+        """By how many tokens a pass this model is ahead of the other, over the same prompts."""
+        sums = np.stack([self.tokens, self.passes, other.tokens, other.passes], axis=1)
+        return bootstrap(
+            sums, lambda pooled: ratio(pooled[:, 0], pooled[:, 1]) - ratio(pooled[:, 2], pooled[:, 3])
+        )
+
+
+def losses(
+    workspace: Workspace, name: str, model: Callable[[], DynamoForCausalLM], documents: Sequence[Any]
+) -> Losses:
+    """`document_nats`, remembered by the name under the workspace's settings."""
+
+    def measure() -> dict[str, Any]:
+        workspace.progress(f"{name}: losses of {len(documents)} documents")
+        measured = document_nats(model(), documents)
+        return {"nats": measured.nats.tolist(), "targets": measured.targets.tolist()}
+
+    stored = _remembered(workspace, f"{name}-losses", LOSSES_DEPEND, measure)
+    return Losses(np.array(stored["nats"]), np.array(stored["targets"]))
+
+
+def answers(workspace: Workspace, name: str, model: Callable[[], DynamoForCausalLM]) -> Answers:
+    """Replies at the default options, up to the model's own number of tokens a pass; remembered."""
+
+    def measure() -> dict[str, Any]:
+        workspace.progress(f"{name}: replies to {len(workspace.prompts)} prompts")
+        return _answer(workspace, model())
+
+    stored = _remembered(workspace, f"{name}-replies", REPLIES_DEPEND, measure)
+    return Answers(**{key: np.array(values, dtype=float) for key, values in stored.items()})
+
+
+def _answer(workspace: Workspace, model: DynamoForCausalLM) -> dict[str, list[float]]:
+    table = long_table(workspace)
+    options = SamplingOptions(max_order=min(model.config.num_token_heads, table.order))
+    engine = Engine(model, table, workspace.pair.tokenizer)
+    rows = []
+    for number, prompt in enumerate(workspace.prompts):
+        seeds = workspace.sizes.replies
+        each = [
+            replies.measure(engine, [prompt], options, workspace.pair.base, seed=number * seeds + seed)
+            for seed in range(seeds)
+        ]
+        audits = [audit for measured in each for audit in measured.audits]
+        rows.append(
+            (
+                sum(len(text) for measured in each for text in measured.texts),
+                sum(measured.orders.total() for measured in each),
+                -sum(sum(audit.log_probabilities) for audit in audits),
+                sum(sum(audit.unlikely) for audit in audits),
+            )
+        )
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return dict(zip(("tokens", "passes", "nats", "unlikely"), columns, strict=True))
+
+
+def _remembered(
+    workspace: Workspace, name: str, depends: tuple[str, ...], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    path = workspace.folder_of("measured", depends) / f"{name}.json"
+    if not path.is_file():
+        write_json(path, make())
+    return json.loads(path.read_text(encoding="utf-8"))
