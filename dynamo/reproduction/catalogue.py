@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from dynamo.reproduction import heads
+from dynamo.reproduction import ablations, amounts, continual, control, heads, how_many, thresholds, variants
 from dynamo.reproduction.experiment import Experiment
 
-EXPERIMENTS: tuple[Experiment, ...] = (heads.TABLE_4,)
+EXPERIMENTS: tuple[Experiment, ...] = (
+    heads.TABLE_4,
+    ablations.TABLE_9,
+    thresholds.FIGURE_5,
+    ablations.FIGURE_12,
+    thresholds.FIGURE_15,
+    variants.TABLE_10,
+    variants.TABLE_10_SHAPES,
+    how_many.HOW_MANY,
+    amounts.HOW_MUCH,
+    control.BETTER,
+    continual.CONTINUAL,
+)
 
 UNTESTED: tuple[tuple[str, str], ...] = (
     (
