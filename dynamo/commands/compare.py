@@ -20,6 +20,8 @@ from dynamo.commands.generate import Reply, add_generation_arguments, add_quanti
 from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
 
+WARM_UP_TOKENS = 8
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what to say to both models")
@@ -44,6 +46,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "base": Engine(pair.base, None, pair.tokenizer),
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
     }
+    for engine in engines.values():  # the first passes of a process are slow, and would be the base's alone
+        list(engine.stream(prompt, options, WARM_UP_TOKENS, arguments.seed))
     replies = {lane: Reply(pair.tokenizer) for lane in engines}
     lanes = {
         lane: engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
