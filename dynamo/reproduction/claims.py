@@ -54,7 +54,7 @@ def together(claims: Iterable[Claim]) -> Finding:
     against = [claim.words for claim in claims if claim.verdict == "differs"]
     unsure = [claim.words for claim in claims if claim.verdict == "cannot be tested here"]
     if against:
-        sentence += f" It differs that {'; '.join(against)}."
+        sentence += f" Not so here: {'; '.join(against)}."
     if unsure:
         sentence += f" At this size it cannot be told whether {'; '.join(unsure)}."
     return Finding(whole, sentence)

@@ -69,7 +69,10 @@ def trained(
     folder = workspace.folder_of("training", depends) / name
     run = {"options": asdict(options), "rows": rows.fingerprint()}
     if (folder / "model").exists():
-        if json.loads((folder / "model" / "run.json").read_text(encoding="utf-8")) != run:
+        done = json.loads((folder / "model" / "run.json").read_text(encoding="utf-8"))
+        # Options that training has got since then do not make it another run.
+        now = {name: run["options"].get(name) for name in done["options"]}
+        if done != {**run, "options": now}:
             raise ValueError(f"output: {folder} holds a run of other options or data; delete it")
         return load_dynamo(str(folder / "model")).eval()
     torch.manual_seed(workspace.seed)  # new layers are drawn from it
