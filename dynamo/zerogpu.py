@@ -13,8 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 VALUE, REFUSED = "value", "refused"
@@ -32,17 +31,13 @@ def run_task(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) ->
         yield REFUSED, str(error)
 
 
-@dataclass(frozen=True)
-class LentEngine:
-    """An engine whose passes run on the lent GPU; what it refuses is said at the first pass."""
-
-    stream: Callable[..., Iterator[Any]]
-
-
 class Lender:
-    """Offers tasks to the worker. Make one before any model is loaded, offer before the page is served."""
+    """Offers tasks to the worker. Make one before any model is loaded, offer before the page is served.
 
-    def __init__(self, seconds: int, spaces: Any = None):
+    seconds: what a task asks of a visitor's quota; or a function of its name, arguments and keywords.
+    """
+
+    def __init__(self, seconds: int | Callable[..., int], spaces: Any = None):
         # Its import teaches torch to keep CUDA tensors back until a worker has the GPU.
         spaces = spaces or importlib.import_module("spaces")
         self._run = spaces.GPU(duration=seconds)(run_task)
@@ -62,15 +57,6 @@ class Lender:
 
         lent = self.generator(name, once)
         return lambda *arguments, **keywords: next(iter(list(lent(*arguments, **keywords))))
-
-    def engine(self, name: str, make: Callable[[], Any]) -> LentEngine:
-        """An engine that the worker makes when it first runs: making one computes."""
-        made = cache(make)
-
-        def passes(*arguments: Any, **keywords: Any) -> Iterator[Any]:
-            return made().stream(*arguments, **keywords)
-
-        return LentEngine(self.generator(name, passes))
 
     def _call(self, name: str, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         with closing(self._run(name, arguments, keywords)) as answers:

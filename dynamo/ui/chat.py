@@ -52,6 +52,10 @@ class Chat:
         return self.dynamo[-1].trace.header.prompt
 
     @property
+    def last_model(self) -> str:
+        return self.dynamo[-1].trace.header.model
+
+    @property
     def last_seed(self) -> int:
         return int(self.last_options.get("seed", 0))
 

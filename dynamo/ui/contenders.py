@@ -1,13 +1,15 @@
 """What the page needs of a loaded pair, and nothing more.
 
 The page is built on `Contenders`, a handful of callables; `Contenders.from_pair` is the only place where it
-touches models and tokenizers. Tests race scripted ones.
+touches models and tokenizers. Tests race scripted ones. Where model time is lent (`dynamo.ui.lending`) the
+engines are made by the worker, and what makes them is all that is handed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dynamo.loading import Pair
+    from dynamo.zerogpu import Lender
 
 OWN_LOOP, GENERATE, THRESHOLD_1 = "loop", "generate", "threshold-1"
+DYNAMO = "dynamo"
 
 
 class StepEngine(Protocol):
@@ -53,13 +57,32 @@ class AtThresholdOne:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What one lane is asked for; plain values, so that it can be sent to a worker."""
+
+    engine: str
+    ids: tuple[int, ...]
+    options: SamplingOptions
+    max_new_tokens: int
+    seed: int
+
+    def of(self, engine: StepEngine) -> Iterator[StepRecord]:
+        return engine.stream(list(self.ids), self.options, max_new_tokens=self.max_new_tokens, seed=self.seed)
+
+
+# Lanes by name to their streams; what is wrong with one is raised before any begins.
+Start = Callable[[Mapping[str, Asked]], Mapping[str, Iterator[StepRecord]]]
+
+
+@dataclass(frozen=True)
 class Contenders:
     """Two engines that share a tokenizer, and who else may run in the base lane.
 
     opponents: engines for the base lane by name, the usual one first; encode: messages (`role`, `content`)
     and the most ids that they may take to input ids, the oldest turns left out where they do not fit;
     decoder: a fresh decoder for one run; label: one token id to something that can be read alone;
-    end_tokens: ids that end a text.
+    end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes text; start:
+    starts the lanes of one run where they have to start together, None: each engine's own `stream`.
     """
 
     name: str
@@ -72,28 +95,37 @@ class Contenders:
     end_tokens: frozenset[int]
     max_length: int = 1024
     heads: int = 3
+    chat: bool = True
+    start: Start | None = None
 
     @classmethod
-    def from_pair(cls, pair: Pair) -> Contenders:
-        from dynamo.engine import Engine
-        from dynamo.stock import GenerateEngine
+    def from_pair(cls, pair: Pair, lender: Lender | None = None) -> Contenders:
+        """lender: who lends model time on a ZeroGPU Space; the engines are then made and run there."""
+        from dynamo.engine import end_of_text_ids
 
-        dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
+        makers = engine_makers(pair)
+        start = None
+        if lender is None:
+            engines = {name: make() for name, make in makers.items()}
+        else:
+            from dynamo.ui.lending import LentEngines
+
+            lent = LentEngines(lender, pair.name, makers, lambda asked: check_asked(pair, asked))
+            engines, start = lent.engines(), lent.start
+        dynamo = engines.pop(DYNAMO)
         return cls(
             name=pair.name,
             description=pair.description,
-            opponents={
-                OWN_LOOP: Engine(pair.base, tokenizer=pair.tokenizer),
-                GENERATE: GenerateEngine(pair.base, pair.tokenizer),
-                THRESHOLD_1: AtThresholdOne(dynamo),
-            },
+            opponents=engines,
             dynamo=dynamo,
             encode=lambda messages, room: encode_messages(pair.tokenizer, messages, room),
             decoder=lambda: IncrementalDecoder(pair.tokenizer),
             label=TokenLabels(pair.tokenizer),
-            end_tokens=frozenset(dynamo.end_ids),
-            max_length=dynamo.max_length,
-            heads=dynamo.heads,
+            end_tokens=end_of_text_ids(pair.dynamo),
+            max_length=pair.dynamo.config.max_position_embeddings,
+            heads=pair.dynamo.config.num_token_heads,
+            chat=has_chat_template(pair.tokenizer),
+            start=start,
         )
 
     def lanes(
@@ -114,25 +146,60 @@ class Contenders:
             raise ValueError("prompt: it is empty; write at least one word")
         if opponent not in self.opponents:
             raise ValueError(f"opponent: expected one of {', '.join(self.opponents)}, got {opponent!r}")
-        engines = {"base": (opponent, self.opponents[opponent]), "dynamo": ("dynamo", self.dynamo)}
+        engines = {"base": opponent, "dynamo": DYNAMO}
         settings = {**asdict(options), "max_new_tokens": max_new_tokens, "seed": seed}
         # Half of the model's positions at least are the chat's.
         room = max(self.max_length // 2, self.max_length - max_new_tokens)
-        lanes = {}
+        asked = {}
         for kind in only:
-            name, engine = engines[kind]
             messages = [*chat.messages(kind), {"role": "user", "content": prompt}]
-            ids = self.encode(messages, room)
-            lanes[kind] = Lane(
-                Header(uuid4().hex, kind, self.name, prompt, settings, engine=name),
-                engine.stream(ids, options, max_new_tokens=max_new_tokens, seed=seed),
+            ids = tuple(self.encode(messages, room))
+            asked[kind] = Asked(engines[kind], ids, options, max_new_tokens, seed)
+        streams = (self.start or self._start)(asked)
+        return {
+            kind: Lane(
+                Header(uuid4().hex, kind, self.name, prompt, settings, engine=each.engine),
+                streams[kind],
                 self.decoder(),
                 self.end_tokens,
                 before=chat.wire(kind),
-                prompt_ids=tuple(ids),
+                prompt_ids=each.ids,
                 label=self.label,
             )
-        return lanes
+            for kind, each in asked.items()
+        }
+
+    def _start(self, asked: Mapping[str, Asked]) -> dict[str, Iterator[StepRecord]]:
+        engines = {**self.opponents, DYNAMO: self.dynamo}
+        return {lane: each.of(engines[each.engine]) for lane, each in asked.items()}
+
+
+def engine_makers(pair: Pair) -> dict[str, Callable[[], StepEngine]]:
+    """What makes each engine of a pair, once: the opponents, the usual one first, and DynaMo."""
+    from dynamo.engine import Engine
+    from dynamo.stock import GenerateEngine
+
+    dynamo = cache(lambda: Engine(pair.dynamo, pair.table, pair.tokenizer))
+    return {
+        OWN_LOOP: cache(lambda: Engine(pair.base, tokenizer=pair.tokenizer)),
+        GENERATE: cache(lambda: GenerateEngine(pair.base, pair.tokenizer)),
+        THRESHOLD_1: lambda: AtThresholdOne(dynamo()),
+        DYNAMO: dynamo,
+    }
+
+
+def check_asked(pair: Pair, asked: Asked) -> None:
+    """Raises ValueError for what the pair's engines would refuse, without making one."""
+    from dynamo.engine import checked_prompt
+
+    config = pair.dynamo.config
+    checked_prompt(asked.ids, config.vocab_size, config.max_position_embeddings)
+    if asked.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected 1 or more, got {asked.max_new_tokens}")
+    if asked.seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {asked.seed}")
+    if asked.engine in (DYNAMO, THRESHOLD_1) and pair.table is not None and asked.options.mask_strength > 0:
+        pair.table.check(order=min(asked.options.highest_order, config.num_token_heads))
 
 
 def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int) -> list[int]:

@@ -11,9 +11,9 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui.analyses import Analyses, Opinion
 from dynamo.ui.chat import LANES, Chat
 from dynamo.ui.contenders import OWN_LOOP, Contenders
+from dynamo.ui.figures import audit_figures, speed_of, strip_row
 from dynamo.ui.presenter import FLUSH_SECONDS, Lane, Race, RaceView
 from dynamo.ui.settings import Settings
 from dynamo.ui.store import RunStore
@@ -41,16 +42,41 @@ class Busy(RuntimeError):
     """The model did not get free in time."""
 
 
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """Who runs, and what may be found out about them; replaced as one."""
+
+    contenders: Contenders
+    analyses: Analyses
+
+
 class Host:
-    """One pair, its store of runs, and what may be asked of them."""
+    """One pair at a time, its store of runs, and what may be asked of them."""
 
     def __init__(self, contenders: Contenders, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
-        self.contenders = contenders
+        self._cast = Cast(contenders, analyses or Analyses())
         self.limits = limits
-        self.analyses = analyses or Analyses()
         self.store = RunStore()
+        self.swaps = 0
         self._model = threading.Lock()
-        self._split: str | None = None
+        self._split: tuple[Cast, str] | None = None
+
+    @property
+    def contenders(self) -> Contenders:
+        return self._cast.contenders
+
+    @property
+    def analyses(self) -> Analyses:
+        return self._cast.analyses
+
+    def swap(self, contenders: Contenders, analyses: Analyses) -> None:
+        """Another pair from the next run on; one in progress keeps its engines to its end."""
+        self._cast, self._split = Cast(contenders, analyses), None
+        self.swaps += 1
+
+    def alone(self) -> _Alone:
+        """Nothing else runs meanwhile. Raises Busy where the model does not get free in time."""
+        return _Alone(self._model)
 
     # ---- runs
 
@@ -58,27 +84,29 @@ class Host:
         self, chat: Chat, prompt: str, settings: Settings, opponent: str = OWN_LOOP
     ) -> Iterator[RaceView]:
         """One turn of both lanes."""
-        lanes = self._lanes(chat, prompt, settings, opponent=opponent)
-        yield from self._run(self._race(lanes))
+        contenders = self.contenders
+        lanes = _lanes(contenders, chat, prompt, settings, opponent=opponent)
+        yield from self._run(self._race(contenders, lanes))
 
     def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
         """The last turn's DynaMo lane at other settings, same prompt and seed; the base lane stays."""
-        if not chat:
-            raise ValueError(NO_ANSWER)
+        contenders = self.contenders
+        _check_answered(chat, contenders)
         settings = replace(settings, seed=chat.last_seed)
-        lanes = self._lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        yield from self._run(self._race(lanes, still={"base": chat.wire("base")}))
+        lanes = _lanes(contenders, chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
+        yield from self._run(self._race(contenders, lanes, still={"base": chat.wire("base")}))
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, Lane]:
         """A first turn run to its end unseen: for duels and programs."""
-        lanes = self._lanes(Chat(), prompt, settings, opponent=opponent)
-        for _ in self._run(self._race(lanes)):
+        contenders = self.contenders
+        lanes = _lanes(contenders, Chat(), prompt, settings, opponent=opponent)
+        for _ in self._run(self._race(contenders, lanes)):
             pass
         return lanes
 
     def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> Lane:
         """One lane of one turn, run to its end unseen."""
-        lane = self._lanes(chat, prompt, settings, only=(kind,))[kind]
+        lane = _lanes(self.contenders, chat, prompt, settings, only=(kind,))[kind]
         for _ in self._passes(lane):
             pass
         return lane
@@ -87,7 +115,7 @@ class Host:
         """One lane of a first turn while it runs: the lane again and again, at most every few hundredths."""
         if kind not in LANES:
             raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {kind!r}")
-        lane = self._lanes(Chat(), prompt, settings, only=(kind,))[kind]
+        lane = _lanes(self.contenders, Chat(), prompt, settings, only=(kind,))[kind]
         flushed = time.perf_counter()
         for _ in self._passes(lane):
             if time.perf_counter() - flushed >= FLUSH_SECONDS:
@@ -96,69 +124,46 @@ class Host:
         yield lane
 
     def _passes(self, lane: Lane) -> Iterator[PassLine]:
-        with self._alone(), closing(lane.steps) as steps:
+        with self.alone(), closing(lane.steps) as steps:
             for record in steps:
                 yield lane.take(record)
         lane.end()
 
-    def _lanes(self, chat: Chat, prompt: str, settings: Settings, **more: Any) -> dict[str, Lane]:
-        return self.contenders.lanes(
-            chat, prompt.strip(), settings.options, settings.max_new_tokens, settings.seed, **more
-        )
-
-    def _race(self, lanes: dict[str, Lane], **more: Any) -> Race:
-        return Race(lanes, label=self.contenders.label, store=self.store, **more)
+    def _race(self, contenders: Contenders, lanes: dict[str, Lane], **more: Any) -> Race:
+        return Race(lanes, label=contenders.label, store=self.store, **more)
 
     def _run(self, race: Race) -> Iterator[RaceView]:
-        with self._alone(), closing(race.views()) as views:
+        with self.alone(), closing(race.views()) as views:
             yield from views
-
-    def _alone(self) -> _Alone:
-        return _Alone(self._model)
 
     # ---- the quality dial
 
     def strip(self, chat: Chat, settings: Settings) -> Iterator[str]:
         """The last prompt at seven thresholds, a line of NDJSON more with each."""
-        if not chat:
-            raise ValueError(NO_ANSWER)
+        cast = self._cast
+        _check_answered(chat, cast.contenders)
         before, prompt = chat.without_last(), chat.last_prompt
-        base_speed = _speed(chat.base[-1].trace.passes)
+        base_speed = speed_of(chat.base[-1].trace.passes)
         wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
         yield wire
         for threshold in STRIP_THRESHOLDS:
             options = replace(settings.options, threshold=threshold)
             at = replace(settings, options=options, seed=chat.last_seed)
-            lane = self._lanes(before, prompt, at, only=("dynamo",))["dynamo"]
+            lane = _lanes(cast.contenders, before, prompt, at, only=("dynamo",))["dynamo"]
             passes = list(self._passes(lane))
-            wire += json.dumps(self._strip_row(threshold, lane, passes, base_speed)) + "\n"
+            row = strip_row(threshold, lane, passes, base_speed, cast.analyses.audit)
+            wire += json.dumps(row) + "\n"
             yield wire
         yield wire + '{"done":true}\n'
-
-    def _strip_row(
-        self, threshold: float, lane: Lane, passes: list[PassLine], base_speed: float | None
-    ) -> dict[str, Any]:
-        speed = lane.tokens_per_second
-        row = {
-            "threshold": threshold,
-            "text": [list(line.texts) for line in passes],
-            "passes": lane.passes,
-            "tokens": len(lane.tokens),
-            "ms": round(1000 * lane.seconds, 2),
-            "speed": round(speed / base_speed, 3) if speed and base_speed else None,
-        }
-        if self.analyses.audit is not None:
-            opinion = self.analyses.audit(lane.prompt_ids, lane.tokens)
-            row |= {"nats": opinion.nats_per_token, "below": opinion.unlikely_share}
-        return row
 
     # ---- the drift audit
 
     def audit(self, chat: Chat) -> str:
         """What the base thinks of the last answers, JSON for the audit card; "" where there is none."""
-        if not chat or self.analyses.audit is None:
+        cast = self._cast
+        if not chat or cast.analyses.audit is None or chat.last_model != cast.contenders.name:
             return ""
-        opinions = {lane: self._opinion(chat, lane) for lane in LANES}
+        opinions = {lane: self._opinion(cast, chat, lane) for lane in LANES}
         trace = chat.dynamo[-1].trace
         options = trace.header.options
         top_k = int(options.get("top_k", SamplingOptions().top_k))
@@ -168,26 +173,28 @@ class Host:
             {"text": text, "p": round(math.exp(log_p), 6), "rank": rank}
             for text, log_p, rank in zip(texts, opinion.log_probabilities, opinion.ranks, strict=True)
         ]
-        told = {lane: _figures(opinions[lane], top_k) for lane in LANES}
+        told = {lane: audit_figures(opinions[lane], top_k) for lane in LANES}
         return json.dumps({"run": trace.header.run, "top_k": top_k, "tokens": tokens, **told})
 
-    def _opinion(self, chat: Chat, lane: str) -> Opinion:
+    def _opinion(self, cast: Cast, chat: Chat, lane: str) -> Opinion:
         trace = (chat.base if lane == "base" else chat.dynamo)[-1].trace
         messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
         reply = [token for line in trace.passes for token in line.tokens]
-        with self._alone():
-            ids = self.contenders.encode(messages, self.contenders.max_length - len(reply))
-            return self.analyses.audit(ids, reply)
+        with self.alone():
+            ids = cast.contenders.encode(messages, cast.contenders.max_length - len(reply))
+            return cast.analyses.audit(ids, reply)
 
     # ---- looking closer
 
     def split(self) -> str | None:
         """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered."""
-        if self._split is None and self.analyses.split is not None:
-            with self._alone():
-                if self._split is None:
-                    self._split = json.dumps(self.analyses.split())
-        return self._split
+        cast = self._cast
+        if cast.analyses.split is None:
+            return None
+        with self.alone():
+            if self._split is None or self._split[0] is not cast:
+                self._split = cast, json.dumps(cast.analyses.split())
+            return self._split[1]
 
     def find_joint(self, run: Any, index: Any) -> JointLine | None:
         """A stored joint by what a browser sent; None for what is not known."""
@@ -241,21 +248,21 @@ class _Alone:
         self._lock.release()
 
 
-def _speed(passes: Sequence[PassLine]) -> float | None:
-    """Tokens per second of model time after the prompt's pass."""
-    decoding = [line for line in passes if not line.prefill]
-    milliseconds = sum(line.milliseconds for line in decoding)
-    return 1000 * sum(len(line.tokens) for line in decoding) / milliseconds if milliseconds else None
+def _lanes(
+    contenders: Contenders, chat: Chat, prompt: str, settings: Settings, **more: Any
+) -> dict[str, Lane]:
+    return contenders.lanes(
+        chat, prompt.strip(), settings.options, settings.max_new_tokens, settings.seed, **more
+    )
 
 
-def _figures(opinion: Opinion, top_k: int) -> dict[str, float]:
-    return {
-        "tokens": len(opinion.ranks),
-        "nats": opinion.nats_per_token,
-        "below_1_percent": opinion.unlikely_share,
-        "outside_top_k": sum(rank >= top_k for rank in opinion.ranks) / max(1, len(opinion.ranks)),
-        "repetition": opinion.repetition,
-    }
+def _check_answered(chat: Chat, contenders: Contenders) -> None:
+    if not chat:
+        raise ValueError(NO_ANSWER)
+    if chat.last_model != contenders.name:
+        raise ValueError(
+            f"This answer is {chat.last_model}'s, and {contenders.name} is loaded now; press Generate"
+        )
 
 
 def _wire(trace: Trace) -> str:
