@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynamo.foreign import number, whole
 from dynamo.trace import Joint, StepRecord, largest_of_product
 
 GRID_SIZE = 10
 RECORDED_CHUNKS = 32
 SMALLEST_RECORDED_CHUNK = 1e-3
 
+LARGEST_ORDER = 16  # of a joint in a file: far above any sampler's
 _LOG_RANGE = 16.0  # e^-16 is about 1e-7: two codes differ by 0.024 %, and anything smaller is drawn as zero
 _LARGEST_CODE = 65535
 
@@ -107,8 +109,12 @@ class JointLine:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> JointLine:
-        order = int(fields["order"])
-        rows, columns = (tuple(str(text) for text in head) for head in fields["text"])
+        order = whole("order", fields["order"], least=2, most=LARGEST_ORDER)
+        texts = [tuple(str(text) for text in head) for head in fields["text"]]
+        probabilities = tuple(tuple(number("p", p) for p in head) for head in fields["p"])
+        if len(texts) != 2 or [*map(len, texts)] != [*map(len, probabilities)]:
+            raise ValueError('"text" and "p" must hold two heads of as many candidates')
+        rows, columns = texts
         grid = _from_codes(_from_base64(fields["grid"], "grid"))
         if grid.size != len(rows) * len(columns):
             raise ValueError(f'"grid" holds {grid.size} values, expected {len(rows)} x {len(columns)}')
@@ -118,20 +124,26 @@ class JointLine:
         cells = cells.reshape(-1, order + 1)
         values = _from_codes(cells[:, -1])
         return cls(
-            index=int(fields["joint"]),
+            index=whole("joint", fields["joint"]),
             order=order,
-            threshold=float(fields["threshold"]),
+            threshold=number("threshold", fields["threshold"], 0, 1),
             texts=(rows, columns),
-            probabilities=tuple(tuple(float(p) for p in head) for head in fields["p"]),
+            probabilities=probabilities,
             grid=grid.reshape(len(rows), len(columns)),
             chunks=tuple(
                 Chunk(tuple(ranks), float(value))
                 for ranks, value in zip(cells[:, :-1].tolist(), values, strict=True)
             ),
-            floor=float(fields["floor"]),
-            third=tuple((str(text), float(share)) for text, share in fields["third"]),
-            picked=tuple(int(rank) for rank in fields["picked"]),
+            floor=number("floor", fields["floor"]),
+            third=tuple(_candidate(each) for each in fields["third"]),
+            picked=tuple(whole("picked", rank) for rank in fields["picked"]),
         )
+
+
+def _candidate(fields: Any) -> tuple[str, float]:
+    if not isinstance(fields, list) or len(fields) != 2:
+        raise ValueError('"third" must hold pairs of a text and its share')
+    return str(fields[0]), number("third", fields[1])
 
 
 def _picked_ranks(joint: Joint, record: StepRecord) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from dynamo.foreign import number, parse_json, settings, shown, whole
 from dynamo.jointline import JointLine, short
 from dynamo.trace import BackOff, StepRecord
 
@@ -52,14 +53,15 @@ class Header:
     def from_json(cls, fields: dict[str, Any]) -> Header:
         if fields["format"] != TRACE_FORMAT:
             raise ValueError(
-                f"trace format {fields['format']!r}, but this version reads {TRACE_FORMAT}; record it again"
+                f"trace format {shown(fields['format'])}, but this version reads {TRACE_FORMAT}; "
+                "record it again"
             )
         return cls(
             run=str(fields["run"]),
             lane=str(fields["lane"]),
             model=str(fields["model"]),
             prompt=str(fields["prompt"]),
-            options=dict(fields["options"]),
+            options=settings(fields["options"]),
             engine=str(fields.get("engine", "")),
             recorded=str(fields.get("recorded", "")),
         )
@@ -139,27 +141,24 @@ class PassLine:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> PassLine:
-        tokens = tuple(int(token) for token in fields["ids"])
+        tokens = tuple(whole("ids", token) for token in fields["ids"])
         texts = tuple(str(text) for text in fields["text"])
         if not tokens or len(texts) != len(tokens):
             raise ValueError(
                 f"a pass has one token or more and as many texts, got {len(tokens)} and {len(texts)}"
             )
         return cls(
-            index=int(fields["pass"]),
+            index=whole("pass", fields["pass"]),
             tokens=tokens,
             texts=texts,
-            order=int(fields.get("order", len(tokens))),
-            milliseconds=float(fields["ms"]),
-            probabilities=tuple(float(p) for p in fields["p"]),
-            backoffs=tuple(
-                BackOff(int(order), str(reason), float(best), float(bar))
-                for order, reason, best, bar in fields.get("backoffs", ())
-            ),
-            kept_mass=float(fields["kept"]) if "kept" in fields else None,
+            order=whole("order", fields.get("order", len(tokens)), least=1),
+            milliseconds=number("ms", fields["ms"], least=0),
+            probabilities=tuple(number("p", p) for p in fields["p"]),
+            backoffs=tuple(_backoff(each) for each in fields.get("backoffs", ())),
+            kept_mass=number("kept", fields["kept"]) if "kept" in fields else None,
             prefill=bool(fields.get("prefill", False)),
-            best=float(fields["best"]) if "best" in fields else None,
-            drafted=tuple(int(token) for token in fields.get("drafted", ())),
+            best=number("best", fields["best"]) if "best" in fields else None,
+            drafted=tuple(whole("drafted", token) for token in fields.get("drafted", ())),
             rejected=tuple(str(text) for text in fields.get("rejected", ())),
             exact=bool(fields.get("exact", False)),
         )
@@ -180,7 +179,7 @@ class End:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> End:
         if fields["end"] not in END_REASONS:
-            raise ValueError(f'"end" must be one of {", ".join(END_REASONS)}, got {fields["end"]!r}')
+            raise ValueError(f'"end" must be one of {", ".join(END_REASONS)}, got {shown(fields["end"])}')
         return cls(fields["end"], str(fields.get("text", "")), str(fields.get("message", "")))
 
 
@@ -211,7 +210,7 @@ def encode_line(line: Line) -> str:
 def decode_line(text: str) -> Line:
     """The reverse of `encode_line`. Raises ValueError saying what is wrong with the line."""
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     kind = next((key for key in _KINDS if isinstance(fields, dict) and key in fields), None)
@@ -223,6 +222,15 @@ def decode_line(text: str) -> Line:
         raise ValueError(f'the "{kind}" line lacks the field {error}') from None
     except TypeError as error:
         raise ValueError(f'the "{kind}" line has a field of the wrong type ({error})') from None
+
+
+def _backoff(fields: Any) -> BackOff:
+    if not isinstance(fields, list) or len(fields) != 4:
+        raise ValueError(f'"backoffs" holds {shown(fields)}, expected order, reason, best and threshold')
+    order, reason, best, bar = fields
+    return BackOff(
+        whole("backoffs", order, least=1), str(reason), number("backoffs", best), number("backoffs", bar)
+    )
 
 
 def write_trace(file: TextIO, lines: Iterable[Line]) -> None:
@@ -242,7 +250,7 @@ def read_trace(file: Iterable[str]) -> Trace:
 def read_runs(file: Iterable[str]) -> list[Trace]:
     """Reads runs that follow each other, each with its header line. Raises as `read_trace` does."""
     runs: list[_Run] = []
-    for number, text in enumerate(file, start=1):
+    for count, text in enumerate(file, start=1):
         if not text.strip():
             continue
         try:
@@ -254,7 +262,7 @@ def read_runs(file: Iterable[str]) -> list[Trace]:
             else:
                 runs[-1].add(line)
         except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
+            raise ValueError(f"line {count}: {error}") from None
     if not runs:
         raise ValueError("line 1: the trace is empty, expected a header line")
     return [run.trace() for run in runs]

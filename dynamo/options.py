@@ -7,16 +7,58 @@ A field made with `option` carries its help text; `add_arguments` turns every su
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+import numbers
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, field, fields
-from typing import Any, TypeVar, get_type_hints
+from functools import cache
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 T = TypeVar("T")
+LARGEST = sys.float_info.max
 
 
 def option(default: Any, help: str) -> Any:
     """A dataclass field with a default and the help text of its flag."""
     return field(default=default, metadata={"help": help})
+
+
+def check_types(options: Any, leave_out: Collection[str] = ()) -> None:
+    """Raise ValueError unless every field of a dataclass holds what its annotation says.
+
+    Whole numbers serve where numbers are asked for, switches do not; a number may be any library's. Ranges,
+    NaN and infinities are the dataclass's own to check.
+    """
+    for name, kind in _hints(type(options)).items():
+        value = getattr(options, name)
+        if name not in leave_out and not _KINDS[kind].holds(value):
+            raise ValueError(f"{name}: expected {_KINDS[kind].told}, got {str(value)!r:.80}")
+
+
+_hints = cache(get_type_hints)
+
+
+class _Kind(NamedTuple):
+    told: str
+    holds: Callable[[Any], bool]
+
+
+def _switch(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # Python's and numpy's
+
+
+def _number(value: Any) -> bool:
+    # Whole numbers above the largest float are none.
+    whole = isinstance(value, numbers.Integral)
+    return isinstance(value, numbers.Real) and not _switch(value) and not (whole and abs(value) > LARGEST)
+
+
+_KINDS = {
+    bool: _Kind("true or false", _switch),
+    int: _Kind("a whole number", lambda value: isinstance(value, numbers.Integral) and not _switch(value)),
+    float: _Kind("a number", _number),
+    str: _Kind("a word", lambda value: isinstance(value, str)),
+}
 
 
 def add_arguments(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dynamo import joint
 from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.options import option
+from dynamo.options import check_types, option
 from dynamo.trace import BackOff, Joint
 from dynamo.tuples import counted
 
@@ -62,6 +62,7 @@ class SamplingOptions:
     )
 
     def __post_init__(self):
+        check_types(self, leave_out=("top_k", "max_order"))
         self._require(
             "threshold",
             0 <= self.threshold <= 1,

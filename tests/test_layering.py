@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
-    | {"zerogpu", "foreign", "memory"},
+    | {"zerogpu", "foreign", "memory", "placement"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "training", "charts", "cards"},
@@ -38,7 +38,7 @@ SIBLINGS = {
     "packed": {"cache"},
     "decoder": {"cache", "packed"},
     "dispatched": {"decoder"},
-    "loading": {"packed"},  # what packed copies take in memory
+    "loading": {"cache", "packed"},  # what packed copies take in memory, what may be let go
     "stock": {"engine"},
     "embedded": {"evaluation"},
     "reproduction": {"evaluation"},

@@ -1,0 +1,89 @@
+"""JSON that somebody else wrote: a file, an upload, what a browser sends back.
+
+Python's reader takes more than JSON has (NaN, Infinity), overflows to infinity without a word, lets half of a
+character through that cannot be written down again, and leaves by RecursionError where values are nested too
+deeply. Here all of these are a ValueError or mended, so that who reads a value need not think of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+LONGEST_WHOLE = 18  # digits that every 64-bit integer has room for
+LONGEST_SETTING = 200  # characters of a setting that is a name
+
+
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """The value of a JSON text. finite: refuse NaN and numbers too large for a float.
+
+    Whole numbers that no 64-bit integer holds become floats; lone surrogates become question marks. Raises
+    ValueError, which is a json.JSONDecodeError where the text is no JSON.
+    """
+    checks = {"parse_constant": _refuse, "parse_float": _finite, "parse_int": _whole} if finite else {}
+    try:
+        value = json.loads(text, **checks)
+        if "\\ud" in text.lower() or _broken(text):
+            value = json.loads(_mended(json.dumps(value, ensure_ascii=False)))
+        return value
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def whole(name: str, value: Any, least: int = 0, most: int = 2**31 - 1) -> int:
+    """A whole number of a parsed value. Raises TypeError or ValueError naming the field and its range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        raise TypeError(f'"{name}" must be a whole number, got {shown(value)}')
+    if not least <= value <= most:
+        raise ValueError(f'"{name}" must be {least} to {most}, got {shown(value)}')
+    return int(value)
+
+
+def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number of a parsed value. Raises TypeError or ValueError naming the field and its range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f'"{name}" must be a number, got {shown(value)}')
+    if not least <= value <= most:
+        raise ValueError(f'"{name}" must be {least:g} to {most:g}, got {shown(value)}')
+    return float(value)
+
+
+def settings(fields: Any) -> dict[str, Any]:
+    """What a run was sampled with: numbers, switches and short names. Raises ValueError for anything else."""
+    if not isinstance(fields, dict):
+        raise ValueError(f'"options" must be names and values, got {shown(fields)}')
+    for name, value in fields.items():
+        named = isinstance(value, str) and len(value) <= LONGEST_SETTING
+        if not (value is None or named or isinstance(value, bool | int | float)):
+            raise ValueError(f"option {shown(name)} must be a number, a switch or a name, got {shown(value)}")
+    return dict(fields)
+
+
+def shown(value: Any, longest: int = 80) -> str:
+    """A value for an error's sentence, cut where it is long."""
+    told = repr(value) if not isinstance(value, str) else repr(value[: longest + 1])
+    return told if len(told) <= longest else told[: longest - 2] + " …"
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number that JSON has")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {shown(digits)} is too large")
+    return value
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= LONGEST_WHOLE else _finite(digits)
+
+
+def _broken(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _mended(text: str) -> str:
+    return text.encode("utf-8", errors="replace").decode()
