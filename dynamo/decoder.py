@@ -21,7 +21,7 @@ from transformers import GPTNeoXForCausalLM
 
 from dynamo.cache import BatchState, DecodeState, Lanes, OneLane
 from dynamo.model import DynamoForCausalLM
-from dynamo.packed import PackedLayers, can_pack, product
+from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, can_pack, has_int8, product
 
 USUAL_CHUNK = 8  # chunks of up to so many tokens find their mask made
 
@@ -30,10 +30,19 @@ class Decoder:
     """Cached forward passes of one model.
 
     heads: how many token heads it has (1 for a stock GPT-NeoX); max_length: positions the model was made for;
-    packed: whether it runs on packed copies of the layers. `packed=False` asks for the model's own modules.
+    packed: whether it runs on packed copies of the layers. `packed=False` asks for the model's own modules,
+    weights="int8" for copies in 8 bits (ValueError where there can be none).
     """
 
-    def __init__(self, model: GPTNeoXForCausalLM | DynamoForCausalLM, packed: bool | None = None):
+    def __init__(
+        self,
+        model: GPTNeoXForCausalLM | DynamoForCausalLM,
+        packed: bool | None = None,
+        weights: str = "own",
+    ):
+        if weights not in WEIGHTS:
+            raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
+        self._weights = weights
         dynamo = isinstance(model, DynamoForCausalLM)
         self._base = model.backbone if dynamo else model
         self._token_heads = list(model.token_heads) if dynamo else []
@@ -50,7 +59,14 @@ class Decoder:
         # The last layer and the extra heads side by side, where each head is one layer on the stem's output.
         side_by_side = [self._layers[-1], *(layer for head in self._token_heads for layer in head.layers)]
         regular = not self._source_is_last and len(side_by_side) == self.heads
-        self.packed = regular and can_pack([*self._layers[:-1], *side_by_side]) and packed is not False
+        plain = regular and can_pack([*self._layers[:-1], *side_by_side], weights)
+        self.packed = plain and packed is not False
+        if weights == "int8" and not (self.packed and has_int8()):
+            raise ValueError(
+                "weights: int8 is for float32 models on CPUs with fbgemm whose layers are plain, in packed "
+                f"copies of at most {LARGEST_COPY // 2**30} GB; this one runs its {self._dtype} weights on "
+                f"{self.device}"
+            )
         self._causal_ends: dict[int, Tensor] = {}
         if self.packed:
             self._stem = [self._pack([layer], slot) for slot, layer in enumerate(self._layers[:-1])]
@@ -81,12 +97,14 @@ class Decoder:
         return self._base.gpt_neox.embed_in.weight.device
 
     def _pack(self, layers: list[nn.Module], slot: int) -> PackedLayers:
-        return PackedLayers(layers, slot, self._attention_heads, self._cos.shape[-1])
+        return PackedLayers(layers, slot, self._attention_heads, self._cos.shape[-1], self._weights)
 
     @torch.inference_mode()
     def _output_embedding(self) -> Callable[[Tensor], Tensor]:
         embedding = self._base.lm_head
-        return product(embedding) if self.packed and type(embedding) is nn.Linear else embedding
+        return (
+            product(embedding, self._weights) if self.packed and type(embedding) is nn.Linear else embedding
+        )
 
     @torch.inference_mode()
     def _rotary_tables(self) -> tuple[Tensor, Tensor]:

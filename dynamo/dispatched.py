@@ -20,9 +20,15 @@ from dynamo.decoder import Decoder
 from dynamo.model import DynamoForCausalLM
 
 
-def decoder_for(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> Decoder | DispatchedDecoder:
-    """The decoder that a model's placement asks for."""
-    return DispatchedDecoder(model) if is_dispatched(model) else Decoder(model)
+def decoder_for(
+    model: GPTNeoXForCausalLM | DynamoForCausalLM, weights: str = "own"
+) -> Decoder | DispatchedDecoder:
+    """The decoder that a model's placement asks for. Raises ValueError for weights that it cannot have."""
+    if not is_dispatched(model):
+        return Decoder(model, weights=weights)
+    if weights != "own":
+        raise ValueError(f"weights: a model spread over devices runs its own, got {weights!r}")
+    return DispatchedDecoder(model)
 
 
 def is_dispatched(model: nn.Module) -> bool:

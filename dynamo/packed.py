@@ -8,11 +8,13 @@ side.
 Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
 numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
 into the sum, which stays float32: same numbers as the layers' own modules up to float32 rounding, at the
-price of a second copy of the weights, half or whole.
+price of a second copy of the weights, half or whole. Who asks for int8 gets a quarter, and logits that are
+only near the model's.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,29 +26,36 @@ from dynamo.cache import Lanes, OneLane
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
 LARGEST_COPY = 2**31  # bytes
+WEIGHTS = ("own", "int8")
 
 Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
 
 
-def can_pack(layers: Sequence[GPTNeoXLayer]) -> bool:
+def can_pack(layers: Sequence[GPTNeoXLayer], weights: str = "own") -> bool:
     """Whether these layers are plain enough: float32 on CPU, parallel residual, no quantised or hooked
-    modules."""
+    modules; and whether their copy is not too large."""
     modules = [module for layer in layers for module in layer.modules()]
-    weights = [weight for layer in layers for weight in layer.parameters()]
-    count = sum(weight.numel() for weight in weights)
+    parameters = [weight for layer in layers for weight in layer.parameters()]
+    count = sum(weight.numel() for weight in parameters)
     return (
         all(layer.use_parallel_residual for layer in layers)
-        and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
+        and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in parameters)
         and not any(hasattr(module, "_hf_hook") for module in modules)
         and all(type(layer.attention.query_key_value) is nn.Linear for layer in layers)
-        and (4 * count <= LARGEST_COPY or (2 * count <= LARGEST_COPY and all(map(fits_half, weights))))
+        and (
+            (4 if weights == "own" else 1) * count <= LARGEST_COPY
+            or (2 * count <= LARGEST_COPY and all(map(fits_half, parameters)))
+        )
     )
 
 
 class PackedLayers:
-    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on."""
+    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on; `weights`
+    is one of `WEIGHTS`."""
 
-    def __init__(self, layers: Sequence[GPTNeoXLayer], slot: int, heads: int, rotary_dim: int):
+    def __init__(
+        self, layers: Sequence[GPTNeoXLayer], slot: int, heads: int, rotary_dim: int, weights: str = "own"
+    ):
         first = layers[0]
         self.slot = slot
         self.hidden = first.attention.dense.out_features
@@ -54,12 +63,13 @@ class PackedLayers:
         self.eps = first.input_layernorm.eps
         self.scaling = first.attention.scaling
         self.activation = getattr(first.mlp.act, "act", first.mlp.act)
+        self.weights = weights
         with torch.inference_mode():
             norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in layers]
             self.gain = _stacked([[norm.weight for norm in pair] for pair in norms])
             self.shift = _stacked([[norm.bias for norm in pair] for pair in norms])
             self.project = [self._projection(layer.attention.query_key_value) for layer in layers]
-            self.expand = [product(layer.mlp.dense_h_to_4h) for layer in layers]
+            self.expand = [product(layer.mlp.dense_h_to_4h, weights) for layer in layers]
             self.contract = [self._contraction(layer) for layer in layers]
 
     def _projection(self, linear: nn.Linear) -> Product:
@@ -69,7 +79,7 @@ class PackedLayers:
         if linear.bias is not None:
             bias = linear.bias.view(self.heads, 3, self.head_dim, 1).transpose(0, 1)
             parts.append(self._with_half_rotated(bias).reshape(-1))
-        return few_rows_product(*parts)
+        return matrix_product(self.weights, *parts)
 
     def _with_half_rotated(self, part: Tensor) -> Tensor:
         """(3, heads, head_dim, width) and below it rotary embedding's second term, (-x2, x1)."""
@@ -80,7 +90,7 @@ class PackedLayers:
     def _contraction(self, layer: GPTNeoXLayer) -> Product:
         dense, last = layer.attention.dense, layer.mlp.dense_4h_to_h
         bias = last.bias if dense.bias is None else last.bias + dense.bias
-        return few_rows_product(torch.cat([dense.weight, last.weight], dim=1), bias)
+        return matrix_product(self.weights, torch.cat([dense.weight, last.weight], dim=1), bias)
 
     def forward(
         self, hidden_states: Tensor, n: int, step: OneLane | Lanes, cos: Tensor, sin: Tensor, whole: bool
@@ -115,9 +125,34 @@ def _side_by_side(each: list[Tensor]) -> Tensor:
     return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
 
 
-def product(linear: nn.Linear) -> Product:
+def product(linear: nn.Linear, weights: str = "own") -> Product:
     """A linear layer as a function of the few rows of a chunk."""
-    return few_rows_product(linear.weight, linear.bias)
+    return matrix_product(weights, linear.weight, linear.bias)
+
+
+def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> Product:
+    """x @ weight.T + bias, weight (out, in) kept as `weights` says."""
+    return (int8_product if weights == "int8" else few_rows_product)(weight, bias)
+
+
+def int8_product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """x @ weight.T + bias with a scale for each of the weight's rows, and one for all of x, found anew at
+    every call: what a row gives depends a little on the rows beside it.
+    """
+    scales = (weight.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).double()
+    zeros = torch.zeros(len(weight), dtype=torch.long)
+    with warnings.catch_warnings():  # torch 2.13 announces the end of its quantised tensors
+        warnings.simplefilter("ignore", UserWarning)
+        quantised = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(quantised, bias)
+    multiply = torch.ops.quantized.linear_dynamic.default
+    # 7 bits for x: with 8 the sums of processors without int8 dot products can overflow.
+    return lambda x: multiply(x.contiguous(), packed, True)
+
+
+def has_int8() -> bool:
+    """Whether this machine has the kernels of `int8_product`."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
 
 
 def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:

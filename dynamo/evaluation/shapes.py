@@ -1,8 +1,8 @@
 """A pair of random weights in a real Pythia's shape, to time passes of models that are not at hand.
 
 The weights are drawn so that every head is sure of some token: with the default threshold every pass then
-emits all its tokens. Texts, and tokens per forward pass, mean nothing; milliseconds do. There is no table, so
-the mask's look-up is not part of them.
+emits all its tokens. They are half-precision numbers, as those of Pythia's files are. Texts, and tokens per
+forward pass, mean nothing; milliseconds do. There is no table, so the mask's look-up is not part of them.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def _fill(model: DynamoForCausalLM, seed: int) -> None:
             weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
     head = model.get_output_embeddings().weight
     head.mul_(SURE / (WEIGHT_STD * head.shape[1] ** 0.5))
+    for weight in model.parameters():
+        weight.copy_(weight.half())
     # Buffers that are computed and not stored are lost on the way from the meta device.
     rotary = model.backbone.gpt_neox.rotary_emb
     model.backbone.gpt_neox.rotary_emb = type(rotary)(model.config).to(model.device)
