@@ -23,7 +23,7 @@ from dynamo.corpus import DiskCorpus, TokenFile, tokenise
 from dynamo.counting import largest_vocab
 from dynamo.external import count_files
 from dynamo.model import DynamoForCausalLM, load_dynamo
-from dynamo.recipes import TrainingOptions
+from dynamo.recipes import FREE_OPTIONS, TrainingOptions
 from dynamo.sampler import MAX_ORDER
 from dynamo.training import Rows, Trainer, save_model
 
@@ -45,7 +45,7 @@ def training_options(workspace: Workspace, **changes: Any) -> TrainingOptions:
         "weight_decay": 0.1,
         "mixed_precision": "bf16",
         "evaluate_every": 0,
-        "checkpoint_every": 50,
+        "checkpoint_every": 20,
         "seed": workspace.seed,
     }
     return TrainingOptions(**{**fields, **changes})
@@ -71,8 +71,9 @@ def trained(
     if (folder / "model").exists():
         done = json.loads((folder / "model" / "run.json").read_text(encoding="utf-8"))
         # Options that training has got since then do not make it another run.
-        now = {name: run["options"].get(name) for name in done["options"]}
-        if done != {**run, "options": now}:
+        known = done["options"].keys() - set(FREE_OPTIONS)
+        changed = any(done["options"][name] != run["options"].get(name) for name in known)
+        if changed or done["rows"] != run["rows"]:
             raise ValueError(f"output: {folder} holds a run of other options or data; delete it")
         return load_dynamo(str(folder / "model")).eval()
     torch.manual_seed(workspace.seed)  # new layers are drawn from it

@@ -1,0 +1,346 @@
+"""Experiments that train: each run once, compared on the same documents, judged by intervals."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import DIALOGUES, tiny_base, tiny_dynamo
+
+from dynamo.blocks import TokenBlocks
+from dynamo.evaluation.intervals import Estimate
+from dynamo.heldout import document_losses
+from dynamo.loading import Pair
+from dynamo.model import load_dynamo
+from dynamo.reproduction import (
+    amounts,
+    claims,
+    continual,
+    control,
+    further,
+    how_many,
+    measures,
+    variants,
+)
+from dynamo.reproduction.workspace import Sizes, Workspace
+from dynamo.text import encode_chat
+from dynamo.training import Trainer
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps one state per process; a run of another precision needs a new one."""
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def short_rows(monkeypatch):
+    monkeypatch.setattr(further, "BLOCK_SIZE", 32)
+    monkeypatch.setattr(further, "BATCH_SIZE", 2)
+    monkeypatch.setattr(continual, "FISHER_ROWS", 2)
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Training and held-out dialogues, and a second corpus."""
+    folder = tmp_path_factory.mktemp("corpora")
+    rows = [{"turns": turns} for turns in DIALOGUES]
+    other = [
+        {"instruction": f"Name colour {i}.", "input": "", "output": "It is a very dark green. " * 6}
+        for i in range(41)
+    ]
+    return (
+        written(folder / "train.jsonl", rows * 50),
+        written(folder / "dev.jsonl", rows * 3),
+        written(folder / "other.jsonl", other),
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(files, tokenizer, tmp_path_factory):
+    """One workspace for all that only reads what was trained, so each variant is trained once."""
+    return workspace_in(tmp_path_factory.mktemp("work"), files, tokenizer)
+
+
+@pytest.fixture
+def workspace(files, tokenizer, tmp_path):
+    return workspace_in(tmp_path, files, tokenizer)
+
+
+def workspace_in(folder, files, tokenizer):
+    train, validation, other = files
+    pair = Pair("tiny", "", tiny_base(), tiny_dynamo(), tokenizer, None)
+    prompts = [encode_chat(tokenizer, turns[:1]) for turns in DIALOGUES]
+    return Workspace(pair, train, validation, folder, prompts, Sizes(steps=2, documents=4), other)
+
+
+def two_heads(workspace):
+    return further.with_heads(workspace, num_token_heads=2, head_init="copy")
+
+
+# -- runs -------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(workspace):
+    trained = further.trained(workspace, "one", lambda: two_heads(workspace), further.blocks(workspace))
+    again = further.trained(workspace, "one", pytest.fail, further.blocks(workspace))
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in trained.state_dict().items())
+    embedding = two_heads(workspace).get_input_embeddings().weight
+    assert not torch.equal(embedding, trained.get_input_embeddings().weight)
+
+
+def test_a_finished_run_of_other_options_is_refused(workspace):
+    further.trained(workspace, "one", lambda: two_heads(workspace), further.blocks(workspace))
+    with pytest.raises(ValueError, match="other options or data; delete it"):
+        further.trained(workspace, "one", pytest.fail, further.blocks(workspace), heads_only=True)
+    other_rows = TokenBlocks(workspace.documents, 0, 32)
+    with pytest.raises(ValueError, match="other options or data; delete it"):
+        further.trained(workspace, "one", pytest.fail, other_rows)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(workspace):
+    messages = []
+    watched = replace(workspace, progress=messages.append)
+    rows = further.blocks(watched)
+    torch.manual_seed(0)
+    folder = watched.folder_of("training", further.DEPENDS) / "one"
+    Trainer(two_heads(watched), rows, further.training_options(watched), folder).run(stop=lambda: True)
+    further.trained(watched, "one", lambda: two_heads(watched), rows)
+    assert messages == ["one: training from step 1 to 2"]
+    assert not (folder / "checkpoint").exists()
+
+
+def test_the_pair_is_as_it_was_after_training(workspace):
+    before = {name: weight.clone() for name, weight in workspace.pair.base.state_dict().items()}
+    further.base_trained_on(workspace)
+    after = workspace.pair.base.state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+def test_rates_keep_the_papers_ratio():
+    """LR_B is a hundredth of LR_M in every row of the paper's table."""
+    assert pytest.approx(100) == further.HEAD_LR / further.BASE_LR
+
+
+# -- measures ---------------------------------------------------------------------------------------------
+
+
+def test_losses_of_documents_add_up_to_the_projects_own(workspace):
+    model = tiny_dynamo(heads=3)
+    measured = measures.document_nats(model, workspace.documents, cut=64, batch_size=3)
+    nats, targets = document_losses(model, workspace.documents, 64)
+    np.testing.assert_array_equal(measured.targets.sum(0), targets.numpy())
+    np.testing.assert_allclose(measured.nats.sum(0), nats.numpy(), rtol=2e-3)  # bfloat16 products
+
+
+def test_each_documents_losses_are_its_own(workspace):
+    """Also where documents of other lengths stand in the batch."""
+    model = tiny_dynamo(heads=2)
+    together = measures.document_nats(model, workspace.documents, batch_size=4)
+    alone = [measures.document_nats(model, [document]).nats[0] for document in workspace.documents]
+    np.testing.assert_allclose(together.nats, alone, rtol=5e-3)
+
+
+def test_perplexities_by_hand():
+    losses = measures.Losses(np.log([[4.0, 9.0], [4.0, 9.0]]) * 2, np.array([[2, 2], [2, 2]]))
+    assert losses.ppl(1).value == pytest.approx(4) and losses.ppl(2).value == pytest.approx(9)
+    assert losses.joint_ppl(2).value == pytest.approx(6)  # the geometric mean of 4 and 9
+    assert losses.ppl(1).low == losses.ppl(1).high == pytest.approx(4)  # both documents say the same
+
+
+def test_excess_is_paired_over_documents():
+    """Documents differ by far more than the models, and every document says the same of the two."""
+    targets = np.full((4, 1), 10)
+    easy_and_hard = np.array([[1.0], [90.0], [5.0], [40.0]])
+    one, other = measures.Losses(easy_and_hard + 0.5, targets), measures.Losses(easy_and_hard, targets)
+    excess = one.excess(other, 1)
+    assert (excess.value, excess.low, excess.high) == pytest.approx((0.05, 0.05, 0.05))
+    with pytest.raises(AssertionError, match="other documents"):
+        one.excess(measures.Losses(easy_and_hard, targets + 1), 1)
+
+
+def test_heads_alone_leave_the_first_head_the_base(shared):
+    base = measures.document_nats(further.with_heads(shared, num_token_heads=1), shared.documents)
+    heads = measures.document_nats(variants.model_of(shared, "t2-heads-only"), shared.documents)
+    np.testing.assert_array_equal(base.nats[:, 0], heads.nats[:, 0])
+
+
+def test_copies_and_random_heads_begin_apart_and_low_rates_stay_near(shared):
+    base_layer = shared.pair.base.gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
+
+    def distance(name):
+        layer = variants.model_of(shared, name).token_heads[0].layers[0].mlp.dense_h_to_4h.weight
+        return float((layer - base_layer).norm().detach())
+
+    assert distance("t2-low-rate") < distance("t2") < distance("t2-random")
+
+
+# -- amounts ----------------------------------------------------------------------------------------------
+
+
+def test_smaller_parts_lie_within_larger_ones(workspace):
+    parts = [amounts.part(workspace, share) for share in (0.02, 0.1, 1.0)]
+    assert [len(part.lengths) for part in parts] == [2, 10, 100]
+    for smaller, larger in pairwise(parts):
+        for index in range(len(smaller.lengths)):
+            np.testing.assert_array_equal(smaller[index], larger[index])
+
+
+# -- continual learning -----------------------------------------------------------------------------------
+
+
+def test_rows_alternate_whatever_the_batch(workspace):
+    one = TokenBlocks([np.full(400, 7)], 7, 16)
+    other = TokenBlocks([np.arange(400) % 200], 0, 16)
+    rows = continual.Alternating([one, other])
+    whole, labels = rows.batch(0, 6)
+    np.testing.assert_array_equal(whole, labels)
+    np.testing.assert_array_equal(whole[::2], np.full((3, 16), 7))
+    np.testing.assert_array_equal(whole[1::2], other.batch(0, 3)[0])
+    np.testing.assert_array_equal(np.concatenate([rows.batch(0, 1)[0], rows.batch(1, 5)[0]]), whole)
+    assert rows.fingerprint() != continual.Alternating([other, one]).fingerprint()
+
+
+def test_elastic_penalty_by_hand():
+    model = tiny_dynamo(heads=2)
+    fisher = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    name, weight = next(iter(model.named_parameters()))
+    fisher[name].view(-1)[:2] = torch.tensor([2.0, 5.0])
+    penalty = continual.elastic_penalty(model, fisher)
+    assert penalty(model) == 0
+    with torch.no_grad():
+        weight.view(-1)[:3] += torch.tensor([3.0, -1.0, 100.0])
+    assert penalty(model).item() == pytest.approx((2 * 9 + 5 * 1) / 2, rel=1e-5)
+
+
+def test_fisher_information_of_one_row_is_its_squared_gradient_times_its_tokens():
+    model = tiny_dynamo(heads=2)
+    rows = TokenBlocks([np.arange(4, 200)], 0, 16)
+    fisher = continual.token_fisher(model, rows, 1)
+    ids = torch.from_numpy(rows.batch(0, 1)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, labels=ids, return_logits=False).loss.backward()
+    weight = model.token_heads[0].layers[0].mlp.dense_h_to_4h.weight
+    name = "token_heads.0.layers.0.mlp.dense_h_to_4h.weight"
+    torch.testing.assert_close(fisher[name], 16 * weight.grad**2, rtol=0.1, atol=1e-6)
+    unread = fisher["backbone.gpt_neox.embed_in.weight"][250:]  # no row holds these tokens
+    assert torch.count_nonzero(unread) == 0 and fisher[name].sum() > 0
+
+
+def test_a_penalty_holds_the_weights_and_counts_once_however_the_batch_is_divided(workspace, tmp_path):
+    start = two_heads(workspace)
+    anchor = {name: weight.detach().clone() for name, weight in start.named_parameters()}
+
+    def drift(name, accumulation, strength):
+        def penalty(model):
+            squares = [((weight - anchor[key]) ** 2).sum() for key, weight in model.named_parameters()]
+            return strength * torch.stack(squares).sum()
+
+        options = further.training_options(workspace, steps=8, accumulation=accumulation, base_lr=1e-3)
+        trainer = Trainer(two_heads(workspace), further.blocks(workspace), options, tmp_path / name,
+                          penalty=penalty)  # fmt: skip
+        model = trainer.run()
+        return float(sum(((w - anchor[key]) ** 2).sum() for key, w in model.named_parameters()).detach())
+
+    free, held, divided = drift("free", 1, 0.0), drift("held", 1, 1e3), drift("divided", 2, 1e3)
+    assert held < 0.8 * free
+    assert divided == pytest.approx(held, rel=0.02)
+
+
+def test_without_a_second_corpus_continual_learning_is_not_tested(workspace):
+    result = continual.CONTINUAL.run(replace(workspace, other=None))
+    shown = continual.CONTINUAL.show(result)
+    assert shown.finding.verdict == "cannot be tested here" and "--other" in shown.finding.sentence
+
+
+def test_the_held_out_part_of_the_second_corpus_is_not_trained_on(workspace):
+    train, held_out = continual.second_corpus(workspace)
+    assert (len(train), len(held_out)) == (38, 3)
+    assert not {tuple(each) for each in held_out} & {tuple(each) for each in train}
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "below", "above", "same"),
+    [
+        (-0.3, -0.2, "holds", "differs", "differs"),
+        (-0.04, -0.01, "holds", "differs", "holds"),
+        (-0.01, 0.02, "cannot be tested here", "cannot be tested here", "holds"),
+        (-0.2, 0.2, "cannot be tested here", "cannot be tested here", "cannot be tested here"),
+        (0.01, 0.2, "differs", "holds", "cannot be tested here"),
+    ],
+)
+def test_the_interval_decides(low, high, below, above, same):
+    estimate = Estimate((low + high) / 2, low, high)
+    assert claims.below_zero(estimate) == below
+    assert claims.above_zero(estimate) == above
+    assert claims.within(estimate, 0.05) == same
+
+
+def claim(words, verdict):
+    return claims.Claim(words, "-", Estimate(0.0, 0.0, 0.0), verdict)
+
+
+def test_claims_hold_only_together():
+    held, unsure, against = claim("a", "holds"), claim("b", "cannot be tested here"), claim("c", "differs")
+    assert claims.together([held, held]).verdict == "holds"
+    assert claims.together([held, unsure]).verdict == "cannot be tested here"
+    finding = claims.together([held, unsure, against])
+    assert finding.verdict == "differs"
+    assert finding.sentence == (
+        "1 of 3 claims hold. Not so here: c. At this size it cannot be told whether b."
+    )
+
+
+# -- whole experiments ------------------------------------------------------------------------------------
+
+EXPERIMENTS = (variants.TABLE_10, variants.TABLE_10_SHAPES, how_many.HOW_MANY, amounts.HOW_MUCH,
+               control.BETTER, continual.CONTINUAL)  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.name)
+def test_an_experiment_ends_in_json_that_is_read_back_and_shown(experiment, shared):
+    result = json.loads(json.dumps(experiment.run(shared)))
+    shown = experiment.show(result)
+    assert shown.tables and shown.finding.sentence
+    assert experiment.run(shared) == result  # from what is there, without training
+
+
+def test_what_was_learned_from_the_heads_is_compared_with_the_same_further_training(shared):
+    """The verdict follows the sign of the paired difference."""
+    result = control.BETTER.run(shared)
+    for low, high, verdict in (
+        (-0.3, -0.1, "holds"),
+        (0.1, 0.3, "differs"),
+        (-1, 1, "cannot be tested here"),
+    ):
+        result["excess_nats"]["dynamo-further"] = {"value": 0.0, "low": low, "high": high}
+        assert control.BETTER.show(result).finding.verdict == verdict
+
+
+def test_more_heads_cost_more_parameters_and_their_table_reaches_as_far(shared):
+    result = how_many.HOW_MANY.run(shared)
+    extra = [result["variants"][name]["extra"] for name in how_many.NAMES]
+    np.testing.assert_array_equal(np.diff(extra), extra[0])  # a layer more each
+    assert result["table_order"] == 5
+    assert result["base_replies"]["tokens_per_forward"]["value"] == 1.0
+    assert further.long_table(shared).sizes.keys() == {2, 3, 4, 5}
+
+
+def test_the_saved_run_says_what_it_was(shared):
+    variants.model_of(shared, "t2")
+    folder = shared.folder_of("training", further.DEPENDS) / "t2" / "model"
+    run = json.loads((folder / "run.json").read_text())
+    assert run["options"]["steps"] == 2 and run["rows"] == further.blocks(shared).fingerprint()
+    assert load_dynamo(str(folder)).config.num_token_heads == 2
