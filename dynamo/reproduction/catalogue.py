@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from dynamo.reproduction import ablations, amounts, continual, control, heads, how_many, thresholds, variants
+from dynamo.reproduction import (
+    ablations,
+    amounts,
+    continual,
+    control,
+    heads,
+    how_many,
+    perplexities,
+    replies,
+    thresholds,
+    variants,
+)
 from dynamo.reproduction.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    perplexities.TABLE_2,
     heads.TABLE_4,
     ablations.TABLE_9,
+    variants.TABLE_10,
+    variants.TABLE_10_SHAPES,
     thresholds.FIGURE_5,
     ablations.FIGURE_12,
     thresholds.FIGURE_15,
-    variants.TABLE_10,
-    variants.TABLE_10_SHAPES,
     how_many.HOW_MANY,
     amounts.HOW_MUCH,
     control.BETTER,
     continual.CONTINUAL,
+    replies.CALIBRATION,
+    replies.NEXT_TURNS,
+    perplexities.OTHER_CORPUS,
 )
 
 UNTESTED: tuple[tuple[str, str], ...] = (

@@ -1,0 +1,160 @@
+"""Two questions beyond the paper's tables: is the joint's confidence honest, and do replies stay with their
+context when several tokens are emitted at once?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo.charts.lines import lines
+from dynamo.charts.sweeps import calibration as calibration_figure
+from dynamo.data import read_rows
+from dynamo.engine import Engine
+from dynamo.evaluation import calibration, next_turns
+from dynamo.reproduction.ablations import with_interval
+from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
+from dynamo.reproduction.workspace import Workspace
+from dynamo.sampler import SamplingOptions
+from dynamo.text import has_chat_template
+
+THRESHOLDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.0)
+JUDGED = SamplingOptions().threshold
+HONEST = 0.05
+NAMES = {
+    "chrf": "chrF",
+    "numbers_in_context": "numbers found in the context, %",
+    "names_in_context": "names found in the context, %",
+}
+
+
+def measure_calibration(workspace: Workspace) -> dict[str, Any]:
+    pair = workspace.pair
+    orders = range(2, min(pair.dynamo.config.num_token_heads, pair.table.order if pair.table else 3) + 1)
+    curves = calibration.measure(
+        pair.dynamo, pair.table, pair.base, workspace.documents, orders=tuple(orders),
+        positions=workspace.sizes.positions, seed=workspace.seed,
+    )  # fmt: skip
+    return {"curves": [curve.to_json() for curve in curves]}
+
+
+def show_calibration(result: dict[str, Any]) -> Shown:
+    curves = result["curves"]
+    rows = tuple(
+        (curve["order"], curve["meaning"], curve["positions"], _mean(curve, "confidence"),
+         _mean(curve, "accuracy"), curve["expected_calibration_error"])
+        for curve in curves
+    )  # fmt: skip
+    columns = ("tokens", "right is what", "positions", "mean confidence", "share right", "calibration error")
+    own = [curve for curve in curves if curve["event"] == "text"]
+    errors = {curve["order"]: curve["expected_calibration_error"] for curve in own}
+    finding = Finding(
+        "holds" if max(errors.values()) <= HONEST else "differs",
+        "Expected calibration error against held-out text: "
+        + ", ".join(
+            f"{errors[c['order']]:.3f} for {c['order']} tokens (confident {_mean(c, 'confidence'):.2f}, "
+            f"right {_mean(c, 'accuracy'):.2f})"
+            for c in own
+        )
+        + ".",
+    )
+    table = Table("The joint's largest cell before thresholds", columns, rows)
+    return Shown((table,), finding, {"Reliability of the joint's confidence": calibration_figure(curves)})
+
+
+def _mean(curve: dict[str, Any], name: str) -> float:
+    """Over all positions of a curve."""
+    return sum(each["count"] * each[name] for each in curve["bins"]) / max(1, curve["positions"])
+
+
+def measure_next_turns(workspace: Workspace) -> dict[str, Any]:
+    pair = workspace.pair
+    chats = [row for row in read_rows(workspace.validation) if not isinstance(row, str)]
+    if not chats or not has_chat_template(pair.tokenizer):
+        return {"places": 0, "rows": []}
+    places = next_turns.places(chats, workspace.sizes.documents or len(chats), workspace.seed)
+    engine = Engine(pair.dynamo, pair.table, pair.tokenizer)
+    rows = next_turns.measure(engine, pair.tokenizer, places, THRESHOLDS, seed=workspace.seed)
+    return {"places": len(places), "rows": [row.to_json() for row in rows]}
+
+
+def show_next_turns(result: dict[str, Any]) -> Shown:
+    if not result["rows"]:
+        reason = "The held-out file has no conversations, or the model no chat template."
+        return Shown((), Finding("cannot be tested here", reason))
+    true, *rows = result["rows"]
+    judged = next(row for row in rows if row["threshold"] == JUDGED)
+    worse = [NAMES[name] for name, each in judged["against_one"].items() if each["high"] < 0]
+    told = ", ".join(f"{NAMES[name]} {_scaled(name, each)}" for name, each in judged["against_one"].items())
+    finding = Finding(
+        "differs" if worse else "holds",
+        f"At threshold {JUDGED:g} less those of threshold 1 on the same {result['places']} places: {told}. "
+        f"Worse beyond doubt: {', '.join(worse) or 'none'}.",
+    )
+    columns = ("replies", "tokens a pass", *NAMES.values())
+    table = Table(
+        f"Replies at {result['places']} places of held-out dialogues, 95 % intervals over places",
+        columns,
+        tuple(
+            (
+                _label(row),
+                row["tokens_per_forward"],
+                *(_scaled(name, row["measures"][name]) for name in NAMES),
+            )
+            for row in (true, *rows)
+        ),
+    )
+    x = [row["threshold"] for row in rows]
+    figures = {
+        f"{title} against the threshold": lines(
+            [
+                {
+                    "name": title,
+                    "x": x,
+                    "y": [_times(name) * row["measures"][name]["value"] for row in rows],
+                    **{
+                        end: [_times(name) * row["measures"][name][end] for row in rows]
+                        for end in ("low", "high")
+                    },
+                }
+            ],
+            "threshold",
+            title,
+        )
+        for name, title in NAMES.items()
+    }
+    return Shown((table,), finding, figures)
+
+
+def _label(row: dict[str, Any]) -> str:
+    return "the true turns" if row["threshold"] is None else f"threshold {row['threshold']:g}"
+
+
+def _times(name: str) -> float:
+    return 1 if name == "chrf" else 100
+
+
+def _scaled(name: str, estimate: dict[str, float]) -> str:
+    return with_interval(estimate, _times(name))
+
+
+CALIBRATION = Experiment(
+    name="calibration",
+    title="Open question: is the joint's confidence honest?",
+    paper="It thresholds the joint's largest value as if it were a probability, and does not check it.",
+    rule=f"Holds if the expected calibration error against held-out text is at most {HONEST:g} for every "
+    "number of tokens.",
+    run=measure_calibration,
+    show=show_calibration,
+    depends=("validation", "documents", "positions", "seed"),
+)
+NEXT_TURNS = Experiment(
+    name="next-turns",
+    title="Beyond the paper: replies against the true next turns",
+    paper="Texts up to the same-quality speed-up are as good as the base's to a judge. So at the default "
+    "threshold replies should be as near to the true turns, and stay as close to their context, as one token "
+    "at a time.",
+    rule=f"Holds if at threshold {JUDGED:g} none of chrF, the share of numbers and the share of names found "
+    "in the context is below threshold 1's with its whole 95 % interval (paired over places).",
+    run=measure_next_turns,
+    show=show_next_turns,
+    depends=("validation", "documents", "seed"),
+)
