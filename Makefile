@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
 
-.PHONY: demo test lint bench bench-page models clean
+.PHONY: demo test lint bench bench-page bench-load models clean
 
 demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
@@ -24,6 +24,9 @@ bench: $(VENV)/ready  ## speed of every lane on this machine; --context and --to
 
 bench-page: $(VENV)/ready-for-tests  ## how fast the page draws, in a real Chromium; needs a quiet machine
 	$(BIN)/python tests/browser/bench_page.py
+
+bench-load: $(VENV)/ready-for-tests  ## 1 to 64 visitors at once and a soak of half an hour, on a quiet machine
+	$(BIN)/python tests/bench_load.py --soak-minutes 30 --output docs/measurements/load.json
 
 models: $(VENV)/ready  ## train the embedded pair; DATA is the folder of the dialogues (see docs/embedded.md)
 	$(BIN)/python -m dynamo embedded --data $(DATA)

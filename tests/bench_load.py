@@ -1,0 +1,156 @@
+"""How the page bears many visitors: `make bench-load`, or with --visitors, --rounds, --soak-minutes.
+
+Starts `python app.py` in a process of its own and comes as 1, 4, 16 and 64 `gradio_client` sessions that
+start together; each asks questions with seeds of its own, and every answer is compared with the text of a
+single user. The soak is one conversation after the other, each a new session, some cancelled in mid-stream,
+while the server's memory and threads are watched. Prints a table, and one JSON line last; exits with 1 where
+an answer was wrong, missing or out of turn, or memory or threads grew. Needs a quiet machine for its times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gradio_client import Client
+from visitors import Question, Server, Visit, app, reference, visit, visits_at_once
+
+from dynamo import loading
+from dynamo.evaluation import machine
+from dynamo.ui import Contenders
+from dynamo.ui.host import Host
+
+SOAK_VISITORS = 4
+CANCELLED = 10  # every so many conversations
+SAMPLE_SECONDS = 10
+REST_SECONDS = 20  # after which the server's idle threads have ended
+MOST_GROWTH = 1.05  # of memory, from the second quarter of the soak to the last
+COLUMNS = (
+    "visitors", "answers", "wrong", "overtaken", "refused", "told_place", "first_p50", "first_p95",
+    "first_max", "answers_per_minute", "tokens_per_second", "model_share", "megabytes", "threads",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--visitors", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--rounds", type=int, default=4, help="questions of each visitor (default: 4)")
+    parser.add_argument("--queue", type=int, help="visitors that may wait (default: spaces_config.yaml's)")
+    parser.add_argument("--soak-minutes", type=float, default=0.0)
+    parser.add_argument("--soak-conversations", type=int, help="end the soak after so many")
+    parser.add_argument("--output", type=Path, help="write the JSON there, too (docs/measurements/load.json)")
+    arguments = parser.parse_args()
+    pair = loading.load("embedded", device="cpu")
+    host = Host(Contenders.from_pair(pair))
+    expected = cache(lambda question: reference(host, question))
+    environment = {"DYNAMO_QUEUE": str(arguments.queue)} if arguments.queue else {}
+    with tempfile.TemporaryDirectory() as folder, app(Path(folder) / "log", **environment) as server:
+        visits_at_once(server.url, [Question.number(0)], 1)
+        _print_row(COLUMNS)
+        levels = [_level(server, visitors, arguments.rounds, expected) for visitors in arguments.visitors]
+        soak = _soak(server, arguments, expected) if arguments.soak_minutes else None
+    result = {
+        "machine": machine.describe(pair.base),
+        "command": " ".join(["python tests/bench_load.py", *sys.argv[1:]]),
+        "levels": levels,
+        "soak": soak,
+    }
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+    wrong = any(level["wrong"] or level["overtaken"] for level in levels)
+    sys.exit(wrong or (soak is not None and not soak["passed"]))
+
+
+def _level(server: Server, visitors: int, rounds: int, expected: Any) -> dict[str, Any]:
+    numbers = count(1000 * visitors)
+    questions = [Question.number(next(numbers)) for _ in range(visitors * rounds)]
+    made, seconds = visits_at_once(server.url, questions, visitors, 0.005 if visitors < 5 else 0.05)
+    first = sorted(each.first for each in made)
+    row = {
+        "visitors": visitors,
+        "answers": len(made),
+        "wrong": _wrong(made, expected),
+        "overtaken": sum(each.overtaken for each in made),
+        "refused": sum(each.refused for each in made),
+        "told_place": sum(bool(each.ranks) for each in made),
+        "first_p50": round(statistics.median(first), 3),
+        "first_p95": round(first[min(len(first) - 1, int(0.95 * len(first)))], 3),
+        "first_max": round(first[-1], 3),
+        "answers_per_minute": round(60 * len(made) / seconds, 1),
+        "tokens_per_second": round(sum(each.tokens for each in made) / seconds, 1),
+        "model_share": round(sum(each.model for each in made) / seconds, 3),
+        "megabytes": round(server.megabytes, 1),
+        "threads": server.threads,
+    }
+    _print_row([row[name] for name in COLUMNS])
+    return row
+
+
+def _wrong(made: list[Visit], expected: Any) -> int:
+    return sum(bool(each.error) or each.text != expected(each.question) for each in made)
+
+
+def _soak(server: Server, arguments: argparse.Namespace, expected: Any) -> dict[str, Any]:
+    time.sleep(REST_SECONDS)
+    threads, begun = server.threads, time.monotonic()
+    end, most = begun + 60 * arguments.soak_minutes, arguments.soak_conversations or sys.maxsize
+    numbers, samples, made = count(1_000_000), [], []
+
+    def converse() -> None:
+        while time.monotonic() < end and (number := next(numbers)) < 1_000_000 + most:
+            client = Client(server.url, verbose=False)
+            leave = 1 if number % CANCELLED == 0 else None
+            # Few different questions, so that the reference is not what takes the time.
+            made.append((visit(client, Question.number(number % 60), leave_after=leave), leave))
+            client.close()
+
+    with ThreadPoolExecutor(SOAK_VISITORS) as pool:
+        running = [pool.submit(converse) for _ in range(SOAK_VISITORS)]
+        while not all(each.done() for each in running):
+            samples.append(round(server.megabytes, 1))
+            time.sleep(SAMPLE_SECONDS)
+        for each in running:
+            each.result()
+    minutes = (time.monotonic() - begun) / 60
+    time.sleep(REST_SECONDS)
+    quarter = max(1, len(samples) // 4)
+    early, late = (
+        statistics.median(samples[quarter : 2 * quarter] or samples),
+        statistics.median(samples[-quarter:]),
+    )
+    row = {
+        "minutes": round(minutes, 2),
+        "conversations": len(made),
+        "cancelled": sum(leave is not None for _, leave in made),
+        "wrong": _wrong([each for each, leave in made if leave is None], expected),
+        "megabytes_second_quarter": early,
+        "megabytes_last_quarter": late,
+        "megabytes_most": max(samples),
+        "threads_before": threads,
+        "threads_after": server.threads,
+    }
+    row["passed"] = not row["wrong"] and late <= MOST_GROWTH * early and server.threads <= threads
+    for name, value in row.items():
+        print(f"soak {name}: {value}", file=sys.stderr)
+    return row
+
+
+def _print_row(values: Any) -> None:
+    print("  ".join(f"{value!s:>10}" for value in values), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
