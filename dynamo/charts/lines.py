@@ -36,7 +36,7 @@ def lines(series: Sequence[Series], x_title: str, y_title: str, *, log_y: bool =
         )
     dress(figure)
     figure.update_xaxes(title={"text": x_title, "standoff": 8})
-    figure.update_yaxes(title={"text": y_title, "standoff": 8}, type="log" if log_y else "linear")
+    figure.update_yaxes(title={"text": y_title, "standoff": 8}, **_scale(log_y))
     return figure
 
 
@@ -52,8 +52,12 @@ def bars(series: Sequence[Series], y_title: str, *, log_y: bool = False) -> go.F
             marker={"color": COLOURS[number % len(COLOURS)], "line": {"width": 0}},
         )
     dress(figure, barmode="group")
-    figure.update_yaxes(title={"text": y_title, "standoff": 8}, type="log" if log_y else "linear")
+    figure.update_yaxes(title={"text": y_title, "standoff": 8}, **_scale(log_y))
     return figure
+
+
+def _scale(logarithmic: bool) -> dict[str, Any]:
+    return {"type": "log", "dtick": "D2"} if logarithmic else {"type": "linear"}
 
 
 def _intervals(series: Series, colour: str) -> dict[str, Any] | None:

@@ -164,5 +164,5 @@ def cell_text(cell: Any) -> str:
     if isinstance(cell, bool) or not isinstance(cell, (int, float)):
         return str(cell)
     if isinstance(cell, int) or cell == 0:
-        return f"{cell:,}"
+        return f"{int(cell):,}"
     return f"{cell:,.1f}" if abs(cell) >= 1000 else f"{float(f'{cell:.4g}'):g}"

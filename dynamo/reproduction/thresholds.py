@@ -113,9 +113,9 @@ FIGURE_5 = Experiment(
     title="Figure 5: how many tokens a pass emits",
     paper="All passes emit three tokens at threshold 0 and one at threshold 1; in between the model moves "
     "between three and one, and two-token passes are few.",
-    rule=f"Holds if at the smallest threshold at least {MOST:.0%} of the passes emit all tokens and at the "
-    f"largest all emit one, the share of full passes nowhere rises by more than {ROOM:.0%} from a threshold "
-    f"to the next, and two-token passes are at most {FEW:.0%} at every threshold.",
+    rule=f"Holds if at the smallest threshold at least {100 * MOST:.0f} % of the passes emit all tokens and at "
+    f"the largest all emit one, the share of full passes nowhere rises by more than {100 * ROOM:.0f} % from a "
+    f"threshold to the next, and two-token passes are at most {100 * FEW:.0f} % at every threshold.",
     run=measure_shares,
     show=show_shares,
     depends=sweeps.DEPENDS,
