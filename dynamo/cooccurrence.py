@@ -23,10 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dynamo.counting import count_tuples
+from dynamo.foreign import parse_json, shown, whole
 from dynamo.tuples import Level, PairBitmap, is_tensor, require, smallest, starts_of
 
 FORMAT, VERSION = "dynamo-cooccurrence", "1"
 CHUNK_TOKENS = 2**21
+COUNT_TYPES = ("U8", "U16", "U32", "U64")
 PADDING = 0.02  # by which a model's vocabulary may exceed its tokenizer's
 BITMAP_BYTES = 32 * 2**20  # enough for vocabularies of up to 11,500
 
@@ -151,6 +153,16 @@ class CooccurrenceTable:
         columns, ratios = self.cells([head[kept] for head, kept in zip(heads, known, strict=True)])
         return [kept[rank] for kept, rank in zip(known, columns, strict=True)], ratios
 
+    def trie(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens and tuples as the nodes of one trie, for tuples of `order`: (first, last, ratio).
+
+        Node t is token t, from node `vocab_size` on come the pairs, then the triples .. A node's children are
+        the nodes first[node] to first[node + 1]; last and ratio are a tuple's last token and its M, without
+        the single tokens.
+        """
+        self._need_order(order)
+        return self._trie
+
     def check(self, vocab_size: int | None = None, order: int | None = None, tokenizer: str = "") -> None:
         """Raise ValueError unless the table serves such a vocabulary, tuples of `order`, and that tokenizer.
 
@@ -179,12 +191,23 @@ class CooccurrenceTable:
     @cached_property
     def _ratios(self) -> tuple[np.ndarray, ...]:
         """M of every tuple, by order, as `tuples` lists them."""
-        p = self.unigrams / self.total_tokens
-        independent, ratios = p, []
-        for level in self.levels:
-            independent = independent.repeat(level.fans) * p[level.last]
-            ratios.append(level.counts / max(level.total, 1) / independent)
+        ratios = np.split(self._trie[2], np.cumsum([len(level.last) for level in self.levels])[:-1])
         return tuple(ratios)
+
+    @cached_property
+    def _trie(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ends = self.vocab_size + np.cumsum([0, *(len(level.last) for level in self.levels)])
+        first = [level.starts[:-1] + end for level, end in zip(self.levels, ends[:-1], strict=True)]
+        first = np.concatenate([*first, ends[-1:]])
+        if ends[-1] <= np.iinfo(np.int32).max:
+            first = first.astype(np.int32)
+        last = np.concatenate([level.last for level in self.levels])
+        p = self.unigrams / self.total_tokens
+        independent, ratio = p, np.empty(len(last))
+        for level, end in zip(self.levels, ends[1:] - self.vocab_size, strict=True):
+            independent = independent.repeat(level.fans) * p[level.last]
+            ratio[end - len(level.last) : end] = level.counts / max(level.total, 1) / independent
+        return first, last, ratio
 
     @cached_property
     def _bitmap(self) -> PairBitmap | None:
@@ -253,9 +276,9 @@ class CooccurrenceTable:
         """Read what `save` wrote. Raises ValueError for a file that is not a whole, consistent table."""
         try:
             with safe_open(path, framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                arrays = {name: _counts_of(file, name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 return cls._from_arrays(arrays, file.metadata() or {})
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path} is no usable co-occurrence table ({reason}): count it again: python -m dynamo count"
@@ -266,19 +289,33 @@ class CooccurrenceTable:
         found = f"{metadata.get('format', 'unknown')} version {metadata.get('version', 'unknown')}"
         require(found == f"{FORMAT} version {VERSION}", f"it is {found}, not {FORMAT} version {VERSION}")
         vocab_size, min_count = int(metadata["vocab_size"]), int(metadata["min_count"])
-        unigrams, totals = arrays["unigrams"].astype(np.int64), json.loads(metadata["totals"])
+        unigrams, totals = arrays["unigrams"].astype(np.int64), parse_json(metadata["totals"])
+        require(isinstance(totals, list) and totals, f"totals of {shown(totals)}")
         require(unigrams.shape == (vocab_size,), f"{len(unigrams)} token counts, vocabulary {vocab_size}")
+        require(unigrams.min(initial=0) >= 0, "a negative count")
         require(unigrams.sum() == int(metadata["total_tokens"]), "token counts do not add up to the total")
         require(len(totals) + 1 == int(metadata["order"]), f"{len(totals)} levels, order {metadata['order']}")
         levels, parents = [], vocab_size
         for m, total in enumerate(totals, start=2):
             fans, counts = _unpacked(f"fans.{m}", arrays), _unpacked(f"counts.{m}", arrays)
-            level = Level(starts_of(fans), arrays[f"last.{m}"], smallest(counts), total, vocab_size)
+            last = arrays[f"last.{m}"]
+            require(not len(fans) or 0 <= fans.min() <= fans.max() <= len(last), "children out of range")
+            level = Level(starts_of(fans), last, smallest(counts), whole("totals", total), vocab_size)
             level.validate(parents, min_count)
+            require((unigrams[last] > 0).all(), "a tuple of a token that never occurs")
+            require(m > 2 or (unigrams[fans > 0] > 0).all(), "a tuple of a token that never occurs")
             levels.append(level)
             parents = len(counts)
         inferred = metadata["vocab_inferred"] == "1"
         return cls(unigrams, levels, min_count, inferred, metadata["source"], metadata["tokenizer"])
+
+
+def _counts_of(file: Any, name: str) -> np.ndarray:
+    """One array of a file. What it claims to be is looked at before anything is read."""
+    claimed = file.get_slice(name)
+    kind, shape = claimed.get_dtype(), claimed.get_shape()
+    require(kind in COUNT_TYPES and len(shape) == 1, f"{shown(name)} is {kind} of shape {shown(shape)}")
+    return file.get_tensor(name)
 
 
 def _packed(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

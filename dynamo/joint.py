@@ -80,6 +80,11 @@ def in_rank_order(columns: Sequence[NDArray[np.integer]], values: Values, k: int
     return ranks.take(by_rank, axis=1).T, values.take(by_rank)
 
 
+def ranks_of(cells: NDArray[np.int64], m: int, k: int) -> Ranks:
+    """Cells as flat indices into the grid of k^m, (cells,), as ranks (cells, m)."""
+    return np.array(np.unravel_index(cells, (k,) * m), dtype=np.intp).T
+
+
 def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, float]:
     """Product times ratio ** strength, renormalised to sum 1 over the grid, and the mass the mask kept.
 
@@ -178,8 +183,10 @@ def adaptive_keep(ranks: Ranks, values: Values, k: int, width: int) -> NDArray[n
     bins = bins_of(smooth, largest)
     counts = np.bincount(bins, minlength=BINS)
     counts[0] += k**m - len(cells)
-    own = np.searchsorted(cells, ranks @ (k ** np.arange(m - 1, -1, -1)))
-    keep = bins[own] > otsu_bin(counts)
+    flat = ranks @ (k ** np.arange(m - 1, -1, -1))
+    own = np.searchsorted(cells, flat).clip(max=len(cells) - 1)
+    # A cell is not among those that are not zero if its value, or the blur's share of it, is too small.
+    keep = (bins[own] > otsu_bin(counts)) & (cells[own] == flat)
     return keep if keep.any() else everything
 
 

@@ -11,97 +11,36 @@ here; randomness comes in as one uniform per step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dynamo import joint
+from dynamo import joint, kernels
+from dynamo.candidates import Candidates, top_candidates
 from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.options import check_types, option
+from dynamo.sampling_options import MAX_ORDER, SamplingOptions
 from dynamo.trace import BackOff, Joint
 from dynamo.tuples import counted
 
-MAX_ORDER = 5
+__all__ = [
+    "MAX_ORDER",
+    "Candidates",
+    "Context",
+    "Decision",
+    "SamplingOptions",
+    "choose",
+    "choose_joint",
+    "choose_one",
+    "top_candidates",
+]
+
 MAX_CELLS = 2**22
 HEADS = np.arange(MAX_ORDER)
+REFUSALS = ("", "mask", "kept_mass", "threshold", "penalty")  # by the loops' numbers
+CROWDED = len(REFUSALS)  # the blur is left to numpy
 FEW = 8  # so many cells are worked through faster one by one
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How tokens are chosen. Defaults are the paper's; names in parentheses are its symbols.
-
-    Raises ValueError naming the option, its range and the value received.
-    """
-
-    threshold: float = option(
-        0.5, "back-off threshold (eps_b), 0 to 1: 0 always emits all tokens, 1 always one"
-    )
-    top_k: int = option(50, "candidates of each head (k), 1 or more")
-    temperature: float = option(0.7, "softmax temperature, 0 or more; 0 takes the largest cell")
-    repetition_penalty: float = option(
-        1.1, "divides the probability of repeated tokens, 1 or more; 1 is none"
-    )
-    mask_strength: float = option(
-        1.0, "exponent of the co-occurrence mask (alpha_c), 0 or more; 0 is no mask"
-    )
-    adaptive: bool = option(True, "adaptive threshold by Otsu's method (AT)")
-    blur: int = option(3, "width of the Gaussian blur before Otsu, 3 or 1; 1 is none")
-    max_order: int = option(3, f"most tokens of one pass (n), 1 to {MAX_ORDER}")
-    min_kept_mass: float = option(0.0, "back off where the mask keeps less of the product than this, 0 to 1")
-    adaptive_first: bool = option(False, "adaptive before static threshold (ablation)")
-    exact: bool = option(False, "exact mode: verify, so that the text is distributed as the first head's")
-    exact_threshold: float = option(
-        0.0, "exact mode's threshold for drafts, 0 to 1: 0 drafts freely, 1 drafts nothing"
-    )
-
-    def __post_init__(self):
-        check_types(self, leave_out=("top_k", "max_order"))
-        self._require(
-            "threshold",
-            0 <= self.threshold <= 1,
-            "0 to 1",
-            "0.5 is the default; 1 never emits more than one token",
-        )
-        self._require(
-            "top_k", _whole(self.top_k) and self.top_k >= 1, "a whole number, 1 or more", "50 is the default"
-        )
-        self._require("temperature", 0 <= self.temperature < float("inf"), "0 or more", "0 is greedy")
-        penalty = 1 <= self.repetition_penalty < float("inf")
-        self._require("repetition_penalty", penalty, "1 or more", "1 is no penalty")
-        self._require("mask_strength", 0 <= self.mask_strength < float("inf"), "0 or more", "0 is no mask")
-        self._require("blur", self.blur in joint.BLUR, "1 or 3", "1 is no blur")
-        orders = _whole(self.max_order) and 1 <= self.max_order <= MAX_ORDER
-        self._require("max_order", orders, f"1 to {MAX_ORDER}", "1 emits single tokens")
-        self._require("min_kept_mass", 0 <= self.min_kept_mass <= 1, "0 to 1", "0 is the paper's")
-        self._require("exact_threshold", 0 <= self.exact_threshold <= 1, "0 to 1", "0 drafts freely")
-
-    def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r} ({remedy})")
-
-    @property
-    def highest_order(self) -> int:
-        """The largest order that can be drawn: at threshold 1 no joint value is above the threshold."""
-        threshold = self.exact_threshold if self.exact else self.threshold
-        return 1 if threshold >= 1 else self.max_order
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-class Candidates(NamedTuple):
-    """The top k of each head: ids (heads, k) and probabilities f (heads, k), by falling probability."""
-
-    ids: NDArray[np.int64]
-    f: NDArray[np.float64]
 
 
 class Context:
@@ -142,12 +81,17 @@ class Decision(NamedTuple):
     backoffs: tuple[BackOff, ...]
     kept_mass: float | None
     joint: Joint | None
-    survivors: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    ranks: NDArray[np.intp]
     weights: NDArray[np.float64]
 
     @property
     def order(self) -> int:
         return len(self.tokens)
+
+    @property
+    def survivors(self) -> NDArray[np.int64]:
+        return self.ids[HEADS[: self.order], self.ranks]
 
 
 class _Attempt(NamedTuple):
@@ -158,41 +102,6 @@ class _Attempt(NamedTuple):
     backoff: BackOff | None = None
     ranks: NDArray[np.intp] | None = None
     weights: NDArray[np.float64] | None = None
-
-
-def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptions) -> Candidates:
-    """Top-k of each head and the softmax over the survivors; ties go to the lower id. logits: (heads, vocab).
-
-    Raises ValueError if a head's largest logit is not a finite number.
-    """
-    logits = logits if isinstance(logits, Tensor) else torch.from_numpy(logits)
-    k = min(options.top_k, logits.shape[1])
-    # One more than asked for: a tie with the first that is left out must be seen.
-    values, indices = torch.topk(logits, min(k + 1, logits.shape[1]))
-    best, ids = _on_host(values), _on_host(indices)
-    rows = best.tolist()
-    if not all(math.isfinite(row[0]) for row in rows):  # NaN counts as the largest
-        raise ValueError(
-            f"the model's logits are not finite (largest of each head: {[row[0] for row in rows]}); "
-            "load it in float32 or bfloat16"
-        )
-    if any(len(set(row)) < len(row) for row in rows):
-        whole = _on_host(logits)
-        ids = np.stack([_top_k_of_ties(row, k) for row in whole])
-        best = np.take_along_axis(whole, ids, axis=1)
-    return Candidates(ids[:, :k], joint.survivors_of_top_k(best[:, :k], options.temperature or 1.0))
-
-
-def _on_host(values: Tensor) -> NDArray[Any]:
-    half = values.is_floating_point() and values.itemsize < 4
-    return (values.float() if half else values).numpy(force=True)
-
-
-def _top_k_of_ties(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    kth = np.partition(row, len(row) - k)[len(row) - k]
-    # Rising ids, so that the stable sort and the cut leave ties to the lower id.
-    ids = np.flatnonzero(row >= kth)
-    return ids[np.argsort(-row[ids], kind="stable")[:k]]
 
 
 def choose(
@@ -219,7 +128,12 @@ def choose_one(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Order 1: the first head's survivors after the penalty, without mask or threshold."""
     ids, f = candidates.ids[0], candidates.f[0]
-    return counted(len(ids))[:, None], penalised_next(f, ids, (), context, options)
+    loops = kernels.loops()
+    if loops is None:
+        weights = penalised_next(f, ids, (), context, options)
+    else:
+        weights = loops.next_token(f, ids, context.seen, context.special, float(options.repetition_penalty))
+    return counted(len(ids))[:, None], weights
 
 
 def choose_joint(
@@ -231,7 +145,63 @@ def choose_joint(
 ) -> _Attempt:
     """Try one order of 2 or more: cells to draw from, or the reason to back off."""
     ids, f = candidates.ids[:order], candidates.f[:order]
-    k = ids.shape[1]
+    loops = kernels.loops() if ids.shape[1] <= kernels.MOST_CANDIDATES else None
+    if loops is not None and (table is None or hasattr(table, "trie")):
+        return _attempted_in_loops(loops, ids, f, context, table, options)
+    return _attempted_in_numpy(ids, f, context, table, options)
+
+
+def _attempted_in_loops(
+    loops: kernels.Loops,
+    ids: NDArray[np.int64],
+    f: NDArray[np.float64],
+    context: Context,
+    table: CooccurrenceTable | None,
+    options: SamplingOptions,
+) -> _Attempt:
+    order, k = ids.shape
+    limit = float(options.threshold) ** (order - 1)
+    if table is not None and options.mask_strength > 0:
+        cells, values, kept_mass = loops.masked_joint(
+            ids, f, *table.trie(order), table.vocab_size, float(options.mask_strength)
+        )
+        seen = Joint.deferred(ids, f, lambda: (joint.ranks_of(cells, order, k), values))
+    else:
+        above = 0.0 if options.adaptive_first else limit
+        _require_few_cells(k, order, above)
+        cells, values = loops.product_above(f, above)
+        kept_mass, seen = 1.0, Joint(ids, f)
+    refusal, best, ranks, weights = loops.survivors(
+        cells,
+        values,
+        ids,
+        kept_mass,
+        limit,
+        float(options.min_kept_mass),
+        bool(options.adaptive),
+        bool(options.adaptive_first),
+        int(options.blur),
+        context.seen,
+        context.special,
+        float(options.repetition_penalty),
+    )
+    if refusal == CROWDED:
+        return _decided(
+            seen, joint.ranks_of(cells, order, k).T, values, kept_mass, ids, limit, context, options
+        )
+    if refusal:
+        return _Attempt(seen, kept_mass, BackOff(order, REFUSALS[refusal], best, limit))
+    return _Attempt(seen, kept_mass, None, ranks, weights)
+
+
+def _attempted_in_numpy(
+    ids: NDArray[np.int64],
+    f: NDArray[np.float64],
+    context: Context,
+    table: CooccurrenceTable | None,
+    options: SamplingOptions,
+) -> _Attempt:
+    order, k = ids.shape
     limit = options.threshold ** (order - 1)
     if table is not None and options.mask_strength > 0:
         columns, ratios = _seen_cells(table, ids)
@@ -243,6 +213,21 @@ def choose_joint(
         columns = joint.product_cells(f, above).T
         values, kept_mass = joint.product_of_columns(f, columns), 1.0
         seen = Joint(ids, f)
+    return _decided(seen, columns, values, kept_mass, ids, limit, context, options)
+
+
+def _decided(
+    seen: Joint,
+    columns: Sequence[NDArray[np.integer]],
+    values: NDArray[np.float64],
+    kept_mass: float,
+    ids: NDArray[np.int64],
+    limit: float,
+    context: Context,
+    options: SamplingOptions,
+) -> _Attempt:
+    """What thresholds and penalty leave of an order's cells."""
+    order, k = ids.shape
 
     def refused(reason: str, best: float) -> _Attempt:
         return _Attempt(seen, kept_mass, BackOff(order, reason, best, limit))
@@ -337,14 +322,21 @@ def _drawn(
     backoffs: list[BackOff],
     last: _Attempt | None,
 ) -> Decision:
-    heads = HEADS[: ranks.shape[1]]
-    cell = ranks[int(weights.argmax()) if options.temperature == 0 else joint.draw(weights, uniform)]
+    cell = ranks[_drawn_cell(weights, options, uniform)].tolist()
     return Decision(
-        tokens=tuple(candidates.ids[heads, cell].tolist()),
-        probabilities=tuple(candidates.f[heads, cell].tolist()),
+        tokens=tuple([candidates.ids.item(head, rank) for head, rank in enumerate(cell)]),
+        probabilities=tuple([candidates.f.item(head, rank) for head, rank in enumerate(cell)]),
         backoffs=tuple(backoffs),
         kept_mass=None if last is None else last.kept_mass,
         joint=None if last is None else last.joint,
-        survivors=candidates.ids[heads, ranks],
+        ids=candidates.ids,
+        ranks=ranks,
         weights=weights,
     )
+
+
+def _drawn_cell(weights: NDArray[np.float64], options: SamplingOptions, uniform: float) -> int:
+    if options.temperature == 0:
+        return int(weights.argmax())
+    loops = kernels.loops()
+    return joint.draw(weights, uniform) if loops is None else loops.drawn(weights, uniform)

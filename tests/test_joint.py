@@ -131,3 +131,14 @@ def test_a_lone_cell_survives_the_adaptive_stage(seed, k, m, width):
     own = smooth[np.searchsorted(cells, ranks @ k ** np.arange(m - 1, -1, -1))]
     assert joint.bins_of(own, smooth.max())[0] > joint.otsu_bin(counts)
     assert joint.adaptive_keep(ranks, values, k, width).all()
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_cells_too_small_to_blur_are_in_the_lowest_bin(width):
+    """At a tiny temperature all but one cell of the plain product are zero, and were looked for in vain."""
+    ranks = np.argwhere(np.ones((3, 3)))
+    for rest in (0.0, 5e-324):
+        values = np.full(9, rest)
+        values[0] = 1.0
+        assert joint.adaptive_keep(ranks, values, 3, width)[0]
+        assert not joint.adaptive_keep(ranks, values, 3, width)[8]

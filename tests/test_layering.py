@@ -13,10 +13,10 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
-    | {"zerogpu", "foreign", "memory", "placement"},
+    | {"zerogpu", "foreign", "memory", "placement", "threads", "kernels", "candidates", "sampling_options"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
-    {"engine", "stock", "training", "charts", "cards"},
+    {"engine", "stock", "processors", "training", "charts", "cards"},
     {"evaluation", "reproduction", "embedded", "pathway", "ui"},
     {"commands"},
     {"__init__", "__main__"},
@@ -29,7 +29,9 @@ SIBLINGS = {
     "instructions": {"data"},
     "heldout": {"data"},
     "counting": {"tuples"},
-    "cooccurrence": {"counting", "tuples"},
+    "candidates": {"joint", "kernels", "sampling_options"},
+    "sampling_options": {"joint", "options"},
+    "cooccurrence": {"counting", "foreign", "tuples"},
     "ndjson": {"foreign", "trace", "jointline"},
     "jointline": {"foreign", "trace"},
     "trace": {"joint"},
@@ -39,7 +41,7 @@ SIBLINGS = {
     "decoder": {"cache", "packed"},
     "dispatched": {"decoder"},
     "loading": {"cache", "packed"},  # what packed copies take in memory, what may be let go
-    "stock": {"engine"},
+    "stock": {"engine", "processors"},
     "embedded": {"evaluation"},
     "reproduction": {"evaluation"},
     "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
@@ -51,6 +53,7 @@ HOMES = {
     "accelerate": {"training"},
     "datasets": set(),
     "bitsandbytes": {"loading"},
+    "numba": {"kernels"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,138 @@
+"""The cells of a joint that are not zero: what `dynamo.tuples` and `dynamo.joint` find in numpy.
+
+Cells are flat indices into the grid of k^m, row-major, and rise. The products are those of the numpy path;
+sums are taken in order here, so they agree up to rounding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dynamo.kernels.compiling import compiled
+
+SEARCH_COST = 32  # looking up one candidate takes as long as reading this many children
+
+
+@compiled
+def _find(last, low, high, token):
+    """Where `token` stands among the rising last[low:high], -1 if it does not."""
+    end = high
+    while low < high:
+        middle = (low + high) >> np.uint64(1)
+        if last[middle] < token:
+            low = middle + np.uint64(1)
+        else:
+            high = middle
+    return np.int64(low) if low < end and last[low] == token else np.int64(-1)
+
+
+@compiled
+def _extended(cells, nodes, products, head, f, first, last, vocab):
+    """The cells one token longer that are tuples: each of `nodes` with those of `head` that are its children.
+
+    Children are read and looked up in the head, or where they are many, the head's among them. Indices are
+    unsigned, which spares a test for negative ones at each.
+    """
+    k, tokens = len(head), np.uint64(vocab)
+    most = np.uint64(1)
+    for node in nodes:
+        most += np.uint64(min(first[node + np.uint64(1)] - first[node], k))
+    children, parents = np.empty(most, np.uint32), np.empty(most, np.uint32)
+    rank_of = np.full(vocab, -1, np.int16)
+    for rank in range(k):
+        if head[rank] < vocab:
+            rank_of[head[rank]] = rank
+    found = np.uint64(0)
+    for i in range(len(nodes)):
+        low, high = np.uint64(first[nodes[i]]) - tokens, np.uint64(first[nodes[i] + np.uint64(1)]) - tokens
+        if high - low > SEARCH_COST * k:
+            for rank in range(k):
+                child = _find(last, low, high, head[rank])
+                children[found], parents[found] = child, i
+                found += np.uint64(child >= 0)
+        else:
+            for child in range(low, high):
+                children[found], parents[found] = child, i
+                found += np.uint64(rank_of[np.uint64(last[child])] >= 0)
+    longer, below, times = np.empty(found, np.int64), np.empty(found, np.uint64), np.empty(found)
+    for j in range(found):
+        child = np.uint64(children[j])
+        cell, at = cells[parents[j]] * k + rank_of[np.uint64(last[child])], np.int64(j)
+        while at > 0 and longer[at - 1] > cell:  # children rise by token, cells by rank
+            longer[at], below[at] = longer[at - 1], below[at - 1]
+            at -= 1
+        longer[at], below[at] = cell, child + tokens
+    for j in range(found):
+        i = np.uint64(parents[j])
+        times[j] = products[i] * f[np.uint64(longer[j] - cells[i] * k)]
+    return longer, below, times
+
+
+@compiled
+def masked_joint(ids, f, first, last, ratio, vocab, strength):
+    """The cells of the grid that are tuples of the table, their masked joint, and the mass that was kept.
+
+    ids, f (m, k); the table as `CooccurrenceTable.trie` lays it out. The joint is normalised where it is not
+    all zero.
+    """
+    m, k = ids.shape
+    cells, nodes, values = np.arange(k), ids[0].astype(np.uint64), f[0].copy()
+    known = 0
+    for rank in range(k):
+        if ids[0, rank] < vocab:
+            cells[known], nodes[known], values[known] = rank, ids[0, rank], f[0, rank]
+            known += 1
+    cells, nodes, values = cells[:known], nodes[:known], values[:known]
+    for head in range(1, m):
+        cells, nodes, values = _extended(cells, nodes, values, ids[head], f[head], first, last, vocab)
+    kept, largest, total = 0.0, 1.0, 0.0
+    for value in values:
+        kept += value
+    tokens = np.uint64(vocab)
+    if strength != 1.0:  # normalised away; large powers overflow
+        largest = 0.0
+        for node in nodes:
+            largest = max(largest, ratio[node - tokens])
+    for i in range(len(cells)):
+        share = ratio[nodes[i] - tokens]
+        values[i] *= share if strength == 1.0 else (share / largest) ** strength
+        total += values[i]
+    if total > 0:
+        for i in range(len(cells)):
+            values[i] /= total
+    return cells, values, kept
+
+
+@compiled
+def product_above(f, above):
+    """The cells of the plain product whose value is above `above`, at least the largest: rows of f fall."""
+    m, k = f.shape
+    cells, values = np.empty(64, np.int64), np.empty(64)
+    found = 0
+    ranks, upto = np.zeros(m, np.int64), np.ones(m + 1)
+    head = 0
+    while head >= 0:
+        value = upto[head] * f[head, ranks[head]] if ranks[head] < k else 0.0
+        if not value > above:  # nor any later one of this head, nor a longer one
+            ranks[head] = 0
+            head -= 1
+            if head >= 0:
+                ranks[head] += 1
+            continue
+        upto[head + 1] = value
+        if head < m - 1:
+            head += 1
+            continue
+        if found == len(cells):
+            cells, values = np.append(cells, cells), np.append(values, values)
+        cell = 0
+        for rank in ranks:
+            cell = cell * k + rank
+        cells[found], values[found] = cell, value
+        found += 1
+        ranks[head] += 1
+    if found == 0:
+        cells[0], values[0], found = 0, 1.0, 1
+        for head in range(m):
+            values[0] *= f[head, 0]
+    return cells[:found], values[:found]

@@ -1,0 +1,21 @@
+"""How the loops of this package are compiled. Importing this imports numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from numba import njit
+
+
+def compiled(function: Callable) -> Callable:
+    """By numba at the first call. The result is kept on disk, or where there is no folder that may be written
+    to, made anew by each process.
+
+    numba's cache notices changes to a function's own file only, so no loop calls one of another file. The
+    loops hold the interpreter's lock: they last some ten microseconds, and giving it up would cost more than
+    it lets others do. They share nothing but tables, which do not change.
+    """
+    try:
+        return njit(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no such folder
+        return njit(error_model="numpy")(function)

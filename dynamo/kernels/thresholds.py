@@ -1,0 +1,252 @@
+"""What becomes of a joint's cells: thresholds, penalty, draw, as `dynamo.joint` states them in numpy.
+
+Cells are flat indices into the grid of k^m, row-major, and rise; every other cell of the grid is zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dynamo.kernels.compiling import compiled
+
+BINS = 256
+OK, MASK, KEPT_MASS, THRESHOLD, PENALTY, CROWDED = range(6)
+CROWD = 2**16  # blurring more cells than these one by one takes longer than blurring the grid
+HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+EMPTY = np.int64(-1)
+SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+@compiled
+def _slot(keys, cell):
+    """Where a cell stands in the hash table `keys`, or would."""
+    mask = len(keys) - 1
+    at = np.int64((np.uint64(cell) * SPREAD) >> HALF) & mask
+    while keys[at] != cell and keys[at] != EMPTY:
+        at = (at + 1) & mask
+    return at
+
+
+@compiled
+def _reach(cell, value, m, k, width, cells, values):
+    """Where the blur takes a cell's value: fills `cells` and the `values` there; those over an edge stay."""
+    cells[0], values[0] = 0, value
+    count, stride = 1, k**m
+    for _ in range(m):
+        stride //= k
+        rank = cell // stride
+        cell -= rank * stride
+        for i in range(count):
+            if width == 3:
+                cells[count + i], values[count + i] = cells[i] + max(rank - 1, 0) * stride, 0.25 * values[i]
+                cells[2 * count + i] = cells[i] + min(rank + 1, k - 1) * stride
+                values[2 * count + i] = 0.25 * values[i]
+                values[i] *= 0.5
+            cells[i] += rank * stride
+        count *= width
+    return count
+
+
+@compiled
+def _more_between(difference, pairs, other, others):
+    """Whether difference^2 / pairs > other^2 / others, on integers: rounding may not choose."""
+    left, right = _words(difference, others), _words(other, pairs)
+    for word in range(3):
+        if left[word] != right[word]:
+            return left[word] > right[word]
+    return False
+
+
+@compiled
+def _words(number, factor):
+    """number^2 * factor as three words of 64 bits, the highest first."""
+    size = np.uint64(abs(number))
+    high, low = _times(size, size)
+    lower_carry, lowest = _times(low, np.uint64(factor))
+    highest, middle = _times(high, np.uint64(factor))
+    middle += lower_carry
+    highest += np.uint64(middle < lower_carry)
+    return highest, middle, lowest
+
+
+@compiled
+def _times(a, b):
+    """The product of two words, as two."""
+    low = (a & LOW) * (b & LOW)
+    across = (a >> HALF) * (b & LOW) + (low >> HALF)
+    back = (a & LOW) * (b >> HALF) + (across & LOW)
+    return (a >> HALF) * (b >> HALF) + (across >> HALF) + (back >> HALF), (back << HALF) | (low & LOW)
+
+
+@compiled
+def otsu_bin(counts):
+    """As `joint.otsu_bin`: the first bin whose split has the largest between-class variance."""
+    total, mass = np.int64(0), np.int64(0)
+    for bin_ in range(BINS):
+        total += counts[bin_]
+        mass += counts[bin_] * bin_
+    best, largest, difference, pairs = 0, -1.0, np.int64(0), np.int64(1)
+    below, mass_below = np.int64(0), np.int64(0)
+    for bin_ in range(BINS):
+        if counts[bin_] == 0:
+            continue
+        below += counts[bin_]
+        mass_below += counts[bin_] * bin_
+        if below == total:
+            break
+        d, n = mass_below * total - below * mass, below * (total - below)
+        variance = np.float64(d) ** 2 / n
+        near = variance >= largest * (1 - 1e-9)
+        if near and (variance > largest * (1 + 1e-9) or _more_between(d, n, difference, pairs)):
+            best, largest, difference, pairs = bin_, variance, d, n
+    return best
+
+
+@compiled
+def adaptive_keep(cells, values, m, k, width):
+    """As `joint.adaptive_keep`, without the cells whose blurred value is in the lowest bin for certain.
+
+    A blurred value is no more than the largest around it, and the largest blurred one no less than the
+    largest value's own share: only the surroundings of a value of 1 / 256 of that can leave the lowest bin.
+    None where these are so many that the whole grid is the better place for it.
+    """
+    keep = np.ones(len(cells), np.bool_)
+    if len(cells) <= 1:
+        return keep, True
+    largest = 0.0
+    for value in values:
+        largest = max(largest, value)
+    floor = largest / BINS * (1 - 1e-6) * (0.5**m if width == 3 else 1.0)
+    heavy = 0
+    for value in values:
+        heavy += value >= floor
+    around = width**m
+    if heavy * around > CROWD:
+        return keep, False
+    size = 64
+    while size < 2 * heavy * around:
+        size *= 2
+    keys, sums = np.full(size, EMPTY), np.zeros(size)
+    reached, shares = np.empty(around, np.int64), np.empty(around)
+    near = np.zeros(k, np.bool_)
+    tail = k ** (m - 1)
+    for i in range(len(cells)):
+        if values[i] >= floor:
+            rank = cells[i] // tail
+            near[max(rank - 2, 0) : rank + 3] = True
+            for j in range(_reach(cells[i], values[i], m, k, width, reached, shares)):
+                keys[_slot(keys, reached[j])] = reached[j]
+    for i in range(len(cells)):
+        if near[cells[i] // tail]:
+            for j in range(_reach(cells[i], values[i], m, k, width, reached, shares)):
+                slot = _slot(keys, reached[j])
+                if keys[slot] >= 0:
+                    sums[slot] += shares[j]
+    largest, least, inside = 0.0, np.inf, 0
+    for slot in range(size):
+        if keys[slot] >= 0:
+            inside += 1
+            largest, least = max(largest, sums[slot]), min(least, sums[slot])
+    if inside == k**m and least == largest:
+        return keep, True
+    counts = np.zeros(BINS, np.int64)
+    counts[0] = k**m - inside
+    for slot in range(size):
+        if keys[slot] >= 0:
+            counts[min(np.int64(sums[slot] / largest * BINS), BINS - 1)] += 1
+    threshold = otsu_bin(counts)
+    kept = 0
+    for i in range(len(cells)):
+        slot = _slot(keys, cells[i])
+        keep[i] = keys[slot] >= 0 and min(np.int64(sums[slot] / largest * BINS), BINS - 1) > threshold
+        kept += keep[i]
+    if kept == 0:
+        keep[:] = True
+    return keep, True
+
+
+@compiled
+def penalised(ranks, values, ids, seen, special, penalty):
+    """Values (cells,) of ranks (cells, m), divided by the penalty once for each repeating token."""
+    weights = np.empty(len(values))
+    for i in range(len(values)):
+        divisor = 1.0
+        for head in range(ids.shape[0]):
+            token = ids[head, ranks[i, head]]
+            repeats = seen[token]
+            for earlier in range(head):
+                repeats |= ids[earlier, ranks[i, earlier]] == token
+            if repeats and not special[token]:
+                divisor *= penalty
+        weights[i] = values[i] / divisor
+    return weights
+
+
+@compiled
+def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, width, seen, special, penalty):
+    """What becomes of an order's cells: (outcome, best value, ranks (cells, m), weights (cells,)).
+
+    CROWDED: the cells before an adaptive stage that is left to the caller, all of them if that comes first.
+    """
+    m, k = ids.shape
+    best = 0.0
+    for value in values:
+        best = max(best, value)
+    outcome = MASK if best <= 0 else KEPT_MASS if kept < least_kept else OK
+    if outcome == OK and adaptive and first:
+        keep, done = adaptive_keep(cells, values, m, k, width)
+        if done:
+            cells, values = cells[keep], values[keep]
+        else:
+            outcome = CROWDED
+    if outcome == OK:
+        keep = values > limit
+        cells, values = cells[keep], values[keep]
+        if len(cells) == 0:
+            outcome = THRESHOLD
+        elif adaptive and not first:
+            keep, done = adaptive_keep(cells, values, m, k, width)
+            if done:
+                cells, values = cells[keep], values[keep]
+            else:
+                outcome = CROWDED
+    count = len(cells) if outcome in (OK, CROWDED) else 0
+    ranks = np.empty((count, m), np.int64)
+    for i in range(count):
+        cell = cells[i]
+        for head in range(m - 1, -1, -1):
+            ranks[i, head] = cell % k
+            cell //= k
+    if outcome != OK:
+        return outcome, best, ranks, values[:count]
+    weights = penalised(ranks, values, ids, seen, special, penalty)
+    heaviest = 0.0
+    for weight in weights:
+        heaviest = max(heaviest, weight)
+    return (OK, best, ranks, weights) if heaviest > limit else (PENALTY, heaviest, ranks, weights)
+
+
+@compiled
+def next_token(f, ids, seen, special, penalty):
+    """The first head's probabilities (k,), divided by the penalty where the token repeats."""
+    weights = f.copy()
+    for rank in range(len(ids)):
+        if seen[ids[rank]] and not special[ids[rank]]:
+            weights[rank] /= penalty
+    return weights
+
+
+@compiled
+def drawn(weights, uniform):
+    """As `joint.draw`: the first cell whose cumulative weight is above uniform * total."""
+    total = 0.0
+    for weight in weights:
+        total += weight
+    target, upto, last = uniform * total, 0.0, 0
+    for cell in range(len(weights)):
+        upto += weights[cell]
+        if weights[cell] > 0:
+            last = cell
+        if upto > target:
+            return cell
+    return last
