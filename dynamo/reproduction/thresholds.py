@@ -113,9 +113,10 @@ FIGURE_5 = Experiment(
     title="Figure 5: how many tokens a pass emits",
     paper="All passes emit three tokens at threshold 0 and one at threshold 1; in between the model moves "
     "between three and one, and two-token passes are few.",
-    rule=f"Holds if at the smallest threshold at least {100 * MOST:.0f} % of the passes emit all tokens and at "
-    f"the largest all emit one, the share of full passes nowhere rises by more than {100 * ROOM:.0f} % from a "
-    f"threshold to the next, and two-token passes are at most {100 * FEW:.0f} % at every threshold.",
+    rule=f"Holds if at the smallest threshold {100 * MOST:.0f} % or more of the passes emit all tokens and "
+    "at the largest all emit one, the share of full passes nowhere rises by more than "
+    f"{100 * ROOM:.0f} % from a threshold to the next, and two-token passes are at most {100 * FEW:.0f} % at "
+    "every threshold.",
     run=measure_shares,
     show=show_shares,
     depends=sweeps.DEPENDS,
