@@ -3,7 +3,8 @@
 The loop, the cache and the forward pass are the library's; the distribution is ours, through a logits
 processor, because the paper's repetition penalty divides probabilities and the library's divides logits. The
 processor also draws, with the uniforms that `dynamo.Engine` would use: same seed, same text (up to rounding),
-and nobody's global random state is touched.
+and nobody's global random state is touched. With a draft model the library draws itself, to accept as many
+drafts as it can: same distribution, another text.
 
 `generate` does not yield, so `stream` runs it in a thread that hands over after every pass and sleeps until
 the next one is asked for; a race can therefore pause it, and its clock stands still meanwhile. Nothing here
@@ -12,17 +13,16 @@ knows heads, tables or joints.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, GPTNeoXForCausalLM
+from transformers import CompileConfig, GenerationConfig, GPTNeoXForCausalLM
 from transformers.generation import (
-    LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -30,27 +30,44 @@ from transformers.generation import (
 
 from dynamo.cache import within_memory
 from dynamo.engine import checked_prompt, end_of_text_ids
-from dynamo.joint import draw
 from dynamo.model import DynamoForCausalLM
-from dynamo.sampler import Context, SamplingOptions, choose_one, top_candidates
+from dynamo.processors import ChooseOne, Weigh
+from dynamo.sampler import SamplingOptions
 from dynamo.text import StopStrings
 from dynamo.trace import StepRecord
+
+AS_WEIGHED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # nothing cut but by us
 
 
 class GenerateEngine:
     """Streams one `StepRecord` of order 1 per forward pass of `model.generate`.
 
     tokenizer: for stop strings and for the special tokens that the penalty leaves alone, as in
-    `dynamo.Engine`; settings: further fields of transformers' GenerationConfig (`prompt_lookup_num_tokens`,
-    `cache_implementation`). A DynaMo model generates with its first head.
+    `dynamo.Engine`; draft: a smaller model of the same vocabulary, for assisted generation; compiled: with a
+    static cache and a compiled decode step, which takes the first replies minutes; settings: further fields
+    of transformers' GenerationConfig (`prompt_lookup_num_tokens`). A DynaMo model generates with its first
+    head. Raises ValueError for a draft of another vocabulary.
     """
 
     heads = 1
 
-    def __init__(self, model: GPTNeoXForCausalLM | DynamoForCausalLM, tokenizer: Any = None, **settings: Any):
+    def __init__(
+        self,
+        model: GPTNeoXForCausalLM | DynamoForCausalLM,
+        tokenizer: Any = None,
+        draft: GPTNeoXForCausalLM | None = None,
+        compiled: bool = False,
+        **settings: Any,
+    ):
+        if draft is not None and draft.config.vocab_size != model.config.vocab_size:
+            raise ValueError(
+                f"draft: expected a model with the same {model.config.vocab_size} tokens, got one of "
+                f"{draft.config.vocab_size}"
+            )
         self._model = model
         self._tokenizer = tokenizer
-        self._settings = settings
+        self._draft, self._compiled = draft, compiled
+        self._settings = {**settings, **({"cache_implementation": "static"} if compiled else {})}
         self.end_ids = end_of_text_ids(model)
         self.max_length = model.config.max_position_embeddings
         named = model.config.bos_token_id, model.config.pad_token_id
@@ -64,13 +81,23 @@ class GenerateEngine:
             "library": f"transformers {transformers.__version__}",
             "use_cache": True,
             "cache_implementation": self._settings.get("cache_implementation", "dynamic"),
-            "do_sample": False,
-            "logits_processor": "draws by top-k, temperature, penalty on probabilities",
+            "do_sample": self._draft is not None,
+            "logits_processor": "draws by top-k, temperature, penalty on probabilities"
+            if self._draft is None
+            else "top-k, temperature, penalty on probabilities",
             "attention": self._model.config._attn_implementation,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "device": str(self._model.device),
             **self._settings,
+            **({"compiled": self._compile_config().mode} if self._compiled else {}),
+            **({"draft_parameters": self._draft.num_parameters()} if self._draft is not None else {}),
         }
+
+    def _compile_config(self) -> CompileConfig:
+        # The library's own mode is for CUDA graphs; elsewhere it compiles only where it is told to.
+        config = CompileConfig(mode="reduce-overhead" if self._model.device.type == "cuda" else "default")
+        config._compile_all_devices = True
+        return config
 
     def stream(
         self,
@@ -123,61 +150,36 @@ class GenerateEngine:
         stops = StopStrings(self._tokenizer, stop) if stop else None
         limit = min(max_new_tokens, self.max_length - len(prompt))
         lookup = bool(self._settings.get("prompt_lookup_num_tokens"))
-        chooser = _ChooseOne(options or SamplingOptions(), self._special_ids, seed, lookup)
-        return _Run(prompt, limit, chooser, self.end_ids, stops)
+        chooser = (ChooseOne if self._draft is None else Weigh)(
+            options or SamplingOptions(), self._special_ids, seed, lookup
+        )
+        return _Run(prompt, limit, seed, chooser, self.end_ids, stops)
 
     def _generate(self, run: _Run) -> None:
         ids = torch.tensor([run.prompt], device=self._model.device)
         end_ids = sorted(self.end_ids) or None
         config = GenerationConfig(
             max_new_tokens=run.limit,
-            do_sample=False,
             use_cache=True,
             eos_token_id=end_ids,
             pad_token_id=end_ids[0] if end_ids else 0,
+            **({"do_sample": False} if self._draft is None else AS_WEIGHED),
+            **({"compile_config": self._compile_config()} if self._compiled else {}),
             **self._settings,
         )
-        run.resumed = time.perf_counter()
-        self._model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([run.chooser]),
-            stopping_criteria=StoppingCriteriaList([run]),
-        )
-
-
-class _ChooseOne(LogitsProcessor):
-    """Draws as the sampler does at order 1, and leaves `generate` one token to take.
-
-    lookup: whether prompt lookup shows it rows of ones, to learn which drafts are forbidden.
-    """
-
-    def __init__(self, options: SamplingOptions, special_ids: Sequence[int], seed: int, lookup: bool):
-        self._options = options
-        self._special_ids = special_ids
-        self._lookup = lookup
-        self._uniforms = random.Random(seed)
-        self.probabilities: list[float] = []  # of the tokens drawn since the last record
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._lookup and bool((scores == 1).all()):
-            return scores
-        ids, weights, f = self.distribution(input_ids, scores)
-        uniform = self._uniforms.random()
-        best = int(weights.argmax()) if self._options.temperature == 0 else draw(weights, uniform)
-        self.probabilities.append(float(f[best]))
-        chosen = torch.full_like(scores, -torch.inf)
-        chosen[0, int(ids[best])] = 0.0
-        return chosen
-
-    def distribution(self, input_ids: torch.Tensor, scores: torch.Tensor) -> tuple[Any, Any, Any]:
-        """Ids that survive top-k, their weights after the penalty, and their probabilities before: (k,)."""
-        candidates = top_candidates(scores.float().cpu().numpy(), self._options)
-        context = Context(scores.shape[-1], self._special_ids)
-        context.add(input_ids[0].tolist())
-        ranks, weights = choose_one(candidates, context, self._options)
-        return candidates.ids[0][ranks[:, 0]], weights, candidates.f[0][ranks[:, 0]]
+        with ExitStack() as own_random_state:
+            if self._draft is not None:
+                own_random_state.enter_context(torch.random.fork_rng([ids.device] if ids.is_cuda else []))
+                torch.manual_seed(run.seed)
+            run.resumed = time.perf_counter()
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([run.chooser]),
+                stopping_criteria=StoppingCriteriaList([run]),
+                **({"assistant_model": self._draft} if self._draft is not None else {}),
+            )
 
 
 class _Run(StoppingCriteria):
@@ -187,12 +189,13 @@ class _Run(StoppingCriteria):
         self,
         prompt: list[int],
         limit: int,
-        chooser: _ChooseOne,
+        seed: int,
+        chooser: ChooseOne,
         end_ids: frozenset[int],
         stops: StopStrings | None,
     ):
         self.prompt = prompt
-        self.limit = limit
+        self.limit, self.seed = limit, seed
         self.chooser = chooser
         self.report: Callable[[StepRecord], None]
         self.cancelled = False  # by the caller

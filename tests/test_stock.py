@@ -6,8 +6,9 @@ import torch
 from conftest import tiny_base, tiny_dynamo
 
 from dynamo import Engine, SamplingOptions
+from dynamo.processors import ChooseOne, Weigh
 from dynamo.sampler import Context, choose_one, top_candidates
-from dynamo.stock import GenerateEngine, _ChooseOne
+from dynamo.stock import GenerateEngine
 
 PROMPT = [5, 6, 7, 8, 6]
 
@@ -35,7 +36,7 @@ def test_one_step_distribution_is_the_samplers(temperature, top_k, penalty):
     expected = np.zeros(40)
     expected[candidates.ids[0][ranks[:, 0]]] = weights / weights.sum()
     counted, draws = np.zeros(40), 2000
-    chooser = _ChooseOne(options, (9,), seed=0, lookup=False)
+    chooser = ChooseOne(options, (9,), seed=0, lookup=False)
     chooser._uniforms.random = iter((np.arange(draws) + 0.5) / draws).__next__
     for _ in range(draws):
         row = chooser(context_ids, scores)[0]
@@ -154,6 +155,54 @@ def test_prompt_lookup_writes_the_same_greedy_text_in_fewer_passes():
     assert tokens_of(looked_up) == tokens_of(plain)
     assert len(looked_up) < len(plain)
     assert all(len(record.probabilities) == len(record.tokens) for record in looked_up)
+
+
+def test_a_draft_model_changes_the_passes_and_not_the_greedy_text():
+    model, other, options = tiny_base(), tiny_base(seed=5), SamplingOptions(temperature=0.0)
+    plain = tokens_of(GenerateEngine(model).complete(PROMPT, options, 40))
+    for draft in (model, other):
+        records = GenerateEngine(model, draft=draft).complete(PROMPT, options, 40)
+        assert tokens_of(records) == plain
+        assert [record.order for record in records] == [len(record.tokens) for record in records]
+        assert len(records) < (25 if draft is model else 41), "a draft by the model itself is always right"
+
+
+def test_a_draft_model_is_asked_with_the_same_distribution_and_a_random_state_of_its_own():
+    """Weighed, not drawn: over all first tokens the shares are those that the processor gives."""
+    engine = GenerateEngine(tiny_base(), draft=tiny_base(seed=5))
+    options = SamplingOptions(temperature=1.0, top_k=3, repetition_penalty=1.2)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    texts = [tokens_of(engine.complete(PROMPT, options, 2, seed)) for seed in range(300)]
+    torch.testing.assert_close(torch.rand(3), expected)
+    assert texts[7] == tokens_of(engine.complete(PROMPT, options, 2, 7))
+    with torch.no_grad():
+        scores = tiny_base()(torch.tensor([PROMPT])).logits[:, -1]
+    left = Weigh(options, engine._special_ids, 0, False)(torch.tensor([PROMPT]), scores)
+    shares = left.softmax(-1)[0]
+    assert int((shares > 0).sum()) == 3
+    for token in shares.nonzero().flatten().tolist():
+        drawn = sum(text[0] == token for text in texts) / 300
+        assert abs(drawn - shares[token]) < 5 * (0.25 / 300) ** 0.5
+    assert {text[0] for text in texts} <= set(shares.nonzero().flatten().tolist())
+
+
+def test_a_draft_of_another_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="draft: expected a model with the same 300 tokens, got one of 301"):
+        GenerateEngine(tiny_base(), draft=tiny_base(vocab_size=301))
+
+
+def test_static_cache_and_compiled_step_write_the_same_text(monkeypatch):
+    """The compiler itself takes minutes: it is asked for, and given back what it was given."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda step, **settings: compiled.append(settings) or step)
+    engine, options = GenerateEngine(tiny_base(), compiled=True), SamplingOptions()
+    assert tokens_of(engine.complete(PROMPT, options, 20, 3)) == tokens_of(
+        GenerateEngine(tiny_base()).complete(PROMPT, options, 20, 3)
+    )
+    assert [settings["mode"] for settings in compiled] == ["default"]
+    assert engine.flags["cache_implementation"] == "static" and engine.flags["compiled"] == "default"
 
 
 def test_dynamo_model_generates_with_its_first_head():

@@ -1,0 +1,88 @@
+"""How many of the processor's threads to decode with.
+
+A pass of a small model is many short operators, and every one that is shared out costs a meeting of all
+threads: more threads are not always faster, and on a busy machine they can be much slower. How many are best
+depends on the model, the processor and who else is on it, so it is measured when a command starts, in well
+below a second, on the model itself; `bench --thread-counts` shows the curve that this looks at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+
+AUTO = "auto"
+SECONDS = 0.4  # for all counts together
+SLOW_PASS = 0.05  # seconds; passes that take so long share their work out well
+NEARLY = 1.05  # within 5 % of the fastest, the fewest threads are chosen: they leave more to others
+PROMPT, TOKENS = (0,) * 8, 12
+
+
+class Streaming(Protocol):
+    """An engine (`dynamo.Engine`)."""
+
+    device: torch.device
+
+    def stream(self, input_ids: Sequence[int], options: Any, max_new_tokens: int, seed: int) -> Iterable: ...
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        default=AUTO,
+        metavar="N",
+        help=f"threads of the processor, or {AUTO}: what a few passes find fastest (default: {AUTO})",
+    )
+
+
+def settle_threads(engine: Streaming, asked: str | int = AUTO, seconds: float = SECONDS) -> int:
+    """Set how many threads torch computes with, `asked` or what is measured best, and return it.
+
+    Measured are no more than torch has been set to: by default one for each core, or OMP_NUM_THREADS. Raises
+    ValueError for anything but "auto" and whole numbers from 1 on.
+    """
+    most = torch.get_num_threads()
+    if asked != AUTO:
+        torch.set_num_threads(checked_threads(asked))
+    elif engine.device.type == "cpu" and most > 1:
+        torch.set_num_threads(_fastest(engine, candidates(most), seconds))
+    return torch.get_num_threads()
+
+
+def checked_threads(asked: str | int) -> int:
+    if not str(asked).isdecimal() or int(asked) < 1:
+        raise ValueError(f"threads: expected {AUTO}, or 1 or more, got {asked}")
+    return int(asked)
+
+
+def candidates(most: int) -> list[int]:
+    """1, 2, 4 .. and `most`, the largest first."""
+    powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
+    return sorted(powers | {most}, reverse=True)
+
+
+def _fastest(engine: Streaming, counts: list[int], seconds: float) -> int:
+    started = time.perf_counter()
+    passes: dict[int, list[float]] = {count: [] for count in counts}
+    for turn in range(1000):
+        for count in counts:
+            torch.set_num_threads(count)
+            spent = [record.seconds for record in engine.stream(PROMPT, None, TOKENS, turn)][1:]
+            if turn:  # the first is to warm up
+                passes[count] += spent
+            elif spent and median(spent) > SLOW_PASS:
+                return counts[0]
+        if turn and time.perf_counter() - started > seconds:
+            break
+    return choose({count: median(spent) for count, spent in passes.items() if spent} or {counts[0]: 0.0})
+
+
+def choose(seconds: dict[int, float]) -> int:
+    """The fewest threads whose passes are nearly as fast as the fastest; seconds of a pass by count."""
+    limit = NEARLY * min(seconds.values())
+    return min(count for count, each in seconds.items() if each <= limit)
