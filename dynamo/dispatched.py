@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GPTNeoXForCausalLM
 
 from dynamo.decoder import Decoder
 from dynamo.model import DynamoForCausalLM
+from dynamo.placement import execution_device, is_dispatched
 
 
 def decoder_for(
@@ -29,23 +30,6 @@ def decoder_for(
     if weights != "own":
         raise ValueError(f"weights: a model spread over devices runs its own, got {weights!r}")
     return DispatchedDecoder(model)
-
-
-def is_dispatched(model: nn.Module) -> bool:
-    """Whether a model's weights are on several devices, or elsewhere than where they compute."""
-    devices = {weight.device for weight in model.parameters()}
-    return len(devices) > 1 or any(device.type == "meta" for device in devices)
-
-
-def execution_device(module: nn.Module) -> torch.device:
-    """Where a module computes, which is not always where its weights are."""
-    for each in module.modules():
-        hooks = getattr(each, "_hf_hook", None)
-        for hook in getattr(hooks, "hooks", [hooks]):
-            device = getattr(hook, "execution_device", None)
-            if device is not None:
-                return torch.device(device)
-    return next(module.parameters()).device
 
 
 class DispatchedDecoder:
@@ -110,10 +94,10 @@ class DispatchedDecoder:
     ) -> Tensor:
         heads = self.heads if heads is None else heads
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
+        assert all(1 <= asked <= len(each) for asked, each in zip(queries, tokens, strict=True)), queries
         step = _Step(lanes, [len(each) for each in tokens])
         outputs = self._outputs(step, tokens, heads)
-        wanted = step.wanted(queries)
-        outputs = [output.flatten(0, 1)[wanted.to(output.device)] for output in outputs]
+        outputs = [step.wanted(output, queries) for output in outputs]
         logits = self._logits(torch.stack([output.to(outputs[0].device) for output in outputs]))
         for lane, each in zip(lanes, tokens, strict=True):
             lane.length += len(each)
@@ -216,15 +200,15 @@ class _Step:
     def places(self, device: torch.device) -> Tensor:
         """Positions (rows, widest)."""
         offsets = torch.arange(self._widest, device=device)
-        return torch.tensor(self._starts, device=device)[:, None] + offsets
+        return torch.stack([offsets + start for start in self._starts])
 
     def mask(self, like: Tensor) -> Tensor | None:
         """What new positions do not see, (rows, 1, widest, filled) of 0 and -inf; None where they see all."""
         if self._widest == 1 and len(self._counts) == 1:
             return None
-        seen = torch.arange(self._filled, device=like.device) <= self.places(like.device)[..., None]
-        unseen = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
-        return unseen.masked_fill_(~seen, float("-inf")).unsqueeze(1)
+        later = torch.arange(self._filled, device=like.device) > self.places(like.device)[..., None]
+        mask = torch.zeros(later.shape, dtype=like.dtype, device=like.device)
+        return mask.masked_fill_(later, float("-inf")).unsqueeze(1)
 
     def update(self, keys: Tensor, values: Tensor, slot: int, *_: object, **__: object) -> tuple[Tensor, ...]:
         """Write (rows, heads, widest, head_dim) and return all that these rows hold, as a layer asks for."""
@@ -234,12 +218,7 @@ class _Step:
             cache[1, row, :, start : start + count] = values[row, :, :count]
         return cache[:, :, :, : self._filled].unbind(0)
 
-    def wanted(self, queries: Sequence[int]) -> Tensor:
-        """Where in (rows x widest) the last `queries[i]` new positions of each row stand."""
-        assert all(1 <= asked <= count for asked, count in zip(queries, self._counts, strict=True))
-        places = [
-            row * self._widest + column
-            for row, (asked, count) in enumerate(zip(queries, self._counts, strict=True))
-            for column in range(count - asked, count)
-        ]
-        return torch.tensor(places)
+    def wanted(self, states: Tensor, queries: Sequence[int]) -> Tensor:
+        """(rows, widest, hidden) -> (all queries, hidden): the last `queries[i]` positions of each row."""
+        rows = zip(states, queries, self._counts, strict=True)
+        return torch.cat([row[count - asked : count] for row, asked, count in rows])

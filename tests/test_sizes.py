@@ -74,7 +74,7 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path, 
     monkeypatch.setattr("dynamo.loading.pairs.available_memory", lambda _: 1000)
     monkeypatch.setattr("dynamo.loading.pairs.load_dynamo", None)
     with pytest.raises(
-        ValueError, match=r"needs 0.0 GB for its weights as float32, .*8bit or 4bit, or choose"
+        ValueError, match=r"needs 0.0 GB for its weights as float32, .*8bit or 4bit, spread it .*, or choose"
     ):
         loading.load(str(tmp_path), device="cpu")
     with pytest.raises(ValueError, match=r"weights in 4bit, and 0.0 GB are free on cpu; choose a smaller"):

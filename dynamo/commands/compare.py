@@ -40,7 +40,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.race import race
 
     options = from_arguments(SamplingOptions, arguments)
-    pair = loading.load(arguments.model, device=arguments.device, quantize=arguments.quantize)
+    pair = loading.load(
+        arguments.model,
+        device=arguments.device,
+        quantize=arguments.quantize,
+        device_map=arguments.device_map,
+    )
     prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
         "base": Engine(pair.base, None, pair.tokenizer),

@@ -24,6 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_quantize_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", choices=("8bit", "4bit"), help="load the model in 8 or 4 bits")
+    parser.add_argument(
+        "--device-map", choices=("auto", "balanced", "balanced_low_0", "sequential"),
+        help="spread layers over GPUs, the CPU's memory and the disk, instead of --device",
+    )  # fmt: skip
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +46,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     options = from_arguments(SamplingOptions, arguments)
     model, tokenizer, table = loading.load_model(
-        arguments.model, device=arguments.device, quantize=arguments.quantize
+        arguments.model,
+        device=arguments.device,
+        quantize=arguments.quantize,
+        device_map=arguments.device_map,
     )
     engine = Engine(model, table, tokenizer)
     reply = Reply(tokenizer)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dynamo.evaluation.diversity import repeated
+from dynamo.placement import execution_device
 
 UNLIKELY = 0.01
 TOP_K = 50
@@ -92,7 +93,7 @@ def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int], to
         return Audit((), (), (), top_k)
     if not len(prompt):
         raise ValueError("prompt: it is empty, so nothing foretells the reply's first token; give one token")
-    ids = torch.tensor([*prompt, *reply], device=base.device)
+    ids = torch.tensor([*prompt, *reply], device=execution_device(base))
     if not 0 <= int(ids.min()) <= int(ids.max()) < base.config.vocab_size:
         raise ValueError(
             f"reply: the base knows ids from 0 to {base.config.vocab_size - 1}, got {int(ids.max())}; "

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import transformers
 
+from dynamo.placement import execution_device
+
 
 def describe(model: torch.nn.Module) -> dict[str, Any]:
     """Device, threads, dtype, versions and date; nothing that names the machine's owner."""
-    device = model.device
+    device = execution_device(model)
     on_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else _processor(),

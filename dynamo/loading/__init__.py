@@ -1,13 +1,18 @@
-"""From a name to a pair that can race, and what it takes: see `pairs`, `names`, `quantised` and `sizes`."""
+"""From a name to a pair that can race, and what it takes; `pairs` tells the story."""
 
+from dynamo.loading.devices import (
+    MAPS,
+    checked_device,
+    default_device,
+    default_dtype,
+    memory_by_device,
+    memory_of,
+)
 from dynamo.loading.names import EMBEDDED, EMBEDDED_FOLDER, HUB_FILES, model_folders, resolve
 from dynamo.loading.pairs import (
     EMBEDDED_DESCRIPTION,
     TABLE_FILE,
     Pair,
-    checked_device,
-    default_device,
-    default_dtype,
     load,
     load_model,
     load_or_embedded,
@@ -15,7 +20,7 @@ from dynamo.loading.pairs import (
     load_tokenizer,
     model_type,
 )
-from dynamo.loading.quantised import QUANTISATIONS, memory_of
+from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import ModelSize, available_memory, model_sizes
 
 __all__ = [
@@ -23,6 +28,7 @@ __all__ = [
     "EMBEDDED_DESCRIPTION",
     "EMBEDDED_FOLDER",
     "HUB_FILES",
+    "MAPS",
     "QUANTISATIONS",
     "TABLE_FILE",
     "ModelSize",
@@ -36,6 +42,7 @@ __all__ = [
     "load_or_embedded",
     "load_table",
     "load_tokenizer",
+    "memory_by_device",
     "memory_of",
     "model_folders",
     "model_sizes",

@@ -15,13 +15,17 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GPTNeoXForCausalLM, PretrainedConfig
 
+from dynamo.cache import forget_idle_states
 from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
 from dynamo.loading.names import EMBEDDED, Progress, check_format, resolve
 from dynamo.loading.quantised import loading_options
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
+from dynamo.memory import enough_memory
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
 from dynamo.text import fingerprint, has_chat_template
 
+OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
 TABLE_FILE = "cooccurrence.safetensors"
 
 EMBEDDED_DESCRIPTION = (
@@ -45,32 +49,25 @@ class Pair:
     table: CooccurrenceTable | None
 
 
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """float32 on CPU, bfloat16 on GPUs that have it natively, else float16."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
 def load(
     name: str = EMBEDDED,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
     quantize: str | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
     progress: Progress | None = None,
 ) -> Pair:
     """A pair by name, in evaluation mode.
 
-    quantize: "8bit" or "4bit" for both models' linear layers, heads included; progress: told the bytes of a
-    download, done and in all. Raises ValueError for what is no DynaMo pair or checkpoint, whose parts do not
+    quantize: "8bit" or "4bit" for both models' linear layers, heads included; device_map: "auto", or modules
+    of the DynaMo model to devices, instead of a device (`devices`); max_memory: bytes by device that "auto"
+    may fill with either model, what is free by default; progress: told the bytes of a download, done and in
+    all. Raises ValueError for what is no DynaMo pair or checkpoint, whose parts do not
     fit each other, or that this machine cannot hold; OSError if it cannot be found or fetched.
     """
-    device = checked_device(device)
+    device = checked_device(device, device_map)
     dtype = dtype or default_dtype(device)
     folder = resolve(name, progress)
     pair = (folder / "dynamo").is_dir() and (folder / "base").is_dir()
@@ -80,7 +77,8 @@ def load(
             f"model: {name} has no token heads (model_type {model_type(dynamo_folder)!r}); "
             f"train them with: python -m dynamo train --model {name}"
         )
-    fitting = _Fitting(name, [folder / "base", dynamo_folder] if pair else [folder], device, dtype, quantize)
+    folders = [folder / "base", dynamo_folder] if pair else [folder]
+    fitting = _Fitting(name, folders, device, dtype, quantize, device_map, max_memory)
     dynamo = fitting.load(load_dynamo, dynamo_folder)
     base = fitting.load(load_neox, folder / "base") if pair else dynamo.to_pythia(shared=True).eval()
     tokenizer = _tokenizer_of(dynamo_folder, dynamo)
@@ -114,10 +112,10 @@ def load_or_embedded(name: str = EMBEDDED, **options: Any) -> tuple[Pair, str]:
     try:
         return load(name, **options), ""
     except (ValueError, OSError) as error:
-        if name == EMBEDDED and options.get("quantize") is None:
+        if name == EMBEDDED and not any(options.get(option) for option in OPTIONAL):
             raise
         reason = str(error)
-    options.pop("quantize", None)
+    options = {option: value for option, value in options.items() if option not in OPTIONAL}
     return load(EMBEDDED, **options), f"{reason}. Shown instead: the small pair that comes with the project."
 
 
@@ -127,19 +125,21 @@ def load_model(
     dtype: torch.dtype | None = None,
     *,
     quantize: str | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
     progress: Progress | None = None,
 ) -> tuple[GPTNeoXForCausalLM | DynamoForCausalLM, Any, CooccurrenceTable | None]:
     """One model of either kind, its tokenizer and its table (None for a stock model), in evaluation mode.
 
     "embedded" and pair folders give their DynaMo model; NAME/base gives the base. Raises as `load` does.
     """
-    device = checked_device(device)
+    device = checked_device(device, device_map)
     dtype = dtype or default_dtype(device)
     folder = resolve(name, progress)
     if (folder / "dynamo").is_dir():
         folder = folder / "dynamo"
     heads = model_type(folder) == DynamoConfig.model_type
-    fitting = _Fitting(name, [folder], device, dtype, quantize)
+    fitting = _Fitting(name, [folder], device, dtype, quantize, device_map, max_memory)
     model = fitting.load(load_dynamo if heads else load_neox, folder)
     tokenizer = _tokenizer_of(folder, model)
     return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer) if heads else None
@@ -149,12 +149,23 @@ class _Fitting:
     """How the models of one name are loaded, once it is sure that they can be."""
 
     def __init__(
-        self, name: str, folders: list[Path], device: torch.device, dtype: torch.dtype, quantize: str | None
+        self,
+        name: str,
+        folders: list[Path],
+        device: torch.device,
+        dtype: torch.dtype,
+        quantize: str | None,
+        device_map: DeviceMap | None,
+        max_memory: MaxMemory | None,
     ):
         self._name, self._device, self._dtype, self._quantize = name, device, dtype, quantize
+        self._map, self._max_memory = device_map, max_memory
         for folder in folders:
             check_format(name, [file.name for file in folder.iterdir()])
-        self._options = {folder: loading_options(quantize, folder, dtype, device) for folder in folders}
+        mapped = device_map is not None
+        self._options = {each: loading_options(quantize, each, dtype, device, mapped) for each in folders}
+        if map_options(device_map, max_memory, stock=True):
+            return
         needed, free = stored_bytes(folders, dtype, quantize), available_memory(device)
         if free is not None and needed > free:
             raise ValueError(
@@ -163,13 +174,24 @@ class _Fitting:
             )
 
     def load(self, loader: Any, folder: Path) -> Any:
-        options = self._options[folder]
-        try:
-            model = loader(str(folder), dtype=self._dtype, **options)
+        # A map is made for the memory that is free by now: the other model may have been loaded meanwhile.
+        placed = map_options(self._map, self._max_memory, stock=loader is load_neox)
+        options = self._options[folder] | placed
+        with enough_memory(self._too_large, forget_idle_states):
+            try:
+                model = loader(str(folder), dtype=self._dtype, **options)
+            except ValueError as error:
+                # The library's own words on this are a paragraph.
+                if "dispatched on the CPU or the disk" not in str(error):
+                    raise
+                raise ValueError(
+                    f"model: {self._name} {self._way()} does not fit on the GPU, and quantised layers cannot "
+                    f"wait elsewhere; {self._remedy()}"
+                ) from None
             return (model if options else model.to(self._device)).eval()
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        raise ValueError(
+
+    def _too_large(self) -> str:
+        return (
             f"model: the memory of {self._device} does not hold {self._name} {self._way()}; {self._remedy()}"
         )
 
@@ -177,21 +199,10 @@ class _Fitting:
         return f"in {self._quantize}" if self._quantize else f"as {str(self._dtype).removeprefix('torch.')}"
 
     def _remedy(self) -> str:
-        smaller = {None: "load it in 8bit or 4bit, or ", "8bit": "load it in 4bit, or "}
-        return smaller.get(self._quantize, "") + "choose a smaller model"
-
-
-def checked_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name, None for the default. Raises ValueError for one that is not there."""
-    if device is None:
-        return default_device()
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: expected cpu or cuda, got {device!r}") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: this machine (or this build of torch) has no CUDA; use cpu")
-    return chosen
+        smaller = {None: "load it in 8bit or 4bit, ", "8bit": "load it in 4bit, "}
+        spread = "spread it with device_map auto, " if self._map is None and self._quantize is None else ""
+        told = smaller.get(self._quantize, "") + spread
+        return told + ("or " if told else "") + "choose a smaller model"
 
 
 def _tokenizer_of(folder: Path, model: Any) -> Any:

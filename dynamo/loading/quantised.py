@@ -25,12 +25,13 @@ LEAST_CAPABILITY = {"8bit": (7, 5), "4bit": (6, 0)}
 
 
 def loading_options(
-    quantize: str | None, folder: Path, dtype: torch.dtype, device: torch.device
+    quantize: str | None, folder: Path, dtype: torch.dtype, device: torch.device, mapped: bool = False
 ) -> dict[str, Any]:
     """What `from_pretrained` is told: how to quantise and where to put the layers.
 
-    quantize None keeps the weights as they are saved; a folder saved quantised stays so. Raises ValueError
-    where the machine, the library or the folder does not allow it.
+    quantize None keeps the weights as they are saved; a folder saved quantised stays so. mapped: whether a
+    device map says where the layers go. Raises ValueError where the machine, the library or the folder does
+    not allow it.
     """
     saved = _saved_as(folder)
     if quantize is None and saved is None:
@@ -40,7 +41,9 @@ def loading_options(
     if None not in (saved, quantize) and saved != quantize:
         raise ValueError(f"quantize: {folder} is saved in {saved} already; load it so, not as {quantize}")
     _check_support(quantize or saved, device)
-    options = {"device_map": {"": device.index or 0 if device.type == "cuda" else device.type}}
+    options: dict[str, Any] = {}
+    if not mapped:
+        options["device_map"] = {"": device.index or 0 if device.type == "cuda" else device.type}
     if saved is None:
         options["quantization_config"] = _config(quantize, dtype)
     return options
@@ -99,23 +102,13 @@ def _silence() -> None:
         logging.getLogger(f"bitsandbytes.{module}").setLevel(logging.ERROR)
 
 
-def memory_of(*models: nn.Module) -> int:
-    """Bytes of all weights, buffers and quantisation constants; what models share counts once."""
-    storages = {}
-    for model in models:
-        for tensor in _tensors(model):
-            storage = tensor.untyped_storage()
-            storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
-    return sum(storages.values())
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        # bitsandbytes keeps scales beside the weight, and moves 8-bit ones to the layer at its first pass.
-        for holder in (*own, getattr(module, "state", None)):
-            state = getattr(holder, "quant_state", None)
-            for part in (holder, state, getattr(state, "state2", None)):
-                names = ("CB", "SCB", "absmax", "code", "offset")
-                found = (part, *(getattr(part, name, None) for name in names))
-                yield from (each for each in found if isinstance(each, Tensor))
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """A module's own weights and buffers, and what a quantised one keeps beside them."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    # bitsandbytes keeps scales beside the weight, and moves 8-bit ones to the layer at its first pass.
+    for holder in (*own, getattr(module, "state", None)):
+        state = getattr(holder, "quant_state", None)
+        for part in (holder, state, getattr(state, "state2", None)):
+            names = ("CB", "SCB", "absmax", "code", "offset")
+            found = (part, *(getattr(part, name, None) for name in names))
+            yield from (each for each in found if isinstance(each, Tensor))
