@@ -10,6 +10,8 @@ import sys
 
 from transformers.utils import logging
 
+from dynamo.memory import NOWHERE_LEFT, is_out_of_memory
+
 VERBS = {
     "generate": "write one reply and show its chunks",
     "compare": "base and DynaMo on the same prompt, side by side",
@@ -52,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
         result = command.run(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {NOWHERE_LEFT}", file=sys.stderr)
         return 2
     print(json.dumps(result, ensure_ascii=False))
     return 0

@@ -15,6 +15,10 @@ from contextlib import contextmanager
 import torch
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"
+NOWHERE_LEFT = (
+    "memory: there is none left for this; use smaller batches, a smaller model or fewer bits, or run it "
+    "where there is more"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

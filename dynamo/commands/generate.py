@@ -57,9 +57,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if engine.heads > 1 and table is None:
         print("no co-occurrence table: the joint is not masked", file=sys.stderr)
     steps = engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
-    for step in steps:
-        print(reply.add(step), end="", file=sys.stderr, flush=True)
-    print(f"\n\n{reply.line()}", file=sys.stderr)
+    try:
+        for step in steps:
+            print(reply.add(step), end="", file=sys.stderr, flush=True)
+    finally:
+        print(file=sys.stderr)
+    print(f"\n{reply.line()}", file=sys.stderr)
     return {"model": arguments.model, "table": table is not None, **reply.summary()}
 
 

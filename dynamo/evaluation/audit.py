@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from dynamo.cache import forget_idle_states
 from dynamo.evaluation.diversity import repeated
+from dynamo.memory import enough_memory, run_out
 from dynamo.placement import execution_device
 
 UNLIKELY = 0.01
@@ -99,14 +101,20 @@ def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int], to
             f"reply: the base knows ids from 0 to {base.config.vocab_size - 1}, got {int(ids.max())}; "
             "was it written by another model?"
         )
+    with enough_memory(lambda: run_out(ids.device), forget_idle_states):
+        log_p, ranks = _scores(base, ids, len(prompt))
+    return Audit(tuple(log_p), tuple(ranks), tuple(int(token) for token in reply), top_k)
+
+
+def _scores(base: Any, ids: torch.Tensor, prompt: int) -> tuple[list[float], list[int]]:
     log_p, ranks = [], []
-    for start, first, stop in _windows(len(prompt), len(ids), base.config.max_position_embeddings):
+    for start, first, stop in _windows(prompt, len(ids), base.config.max_position_embeddings):
         scored = ids[first:stop, None]
         window = ids[None, start:stop]
         logits = base(window, use_cache=False, logits_to_keep=len(scored) + 1).logits[0, :-1].float()
         log_p += logits.log_softmax(-1).gather(1, scored)[:, 0].tolist()
         ranks += (logits > logits.gather(1, scored)).sum(dim=1).tolist()
-    return Audit(tuple(log_p), tuple(ranks), tuple(int(token) for token in reply), top_k)
+    return log_p, ranks
 
 
 def _windows(scored: int, total: int, positions: int) -> Iterator[tuple[int, int, int]]:
