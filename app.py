@@ -7,38 +7,46 @@ DYNAMO_VOTES names the folder of the blind votes ("" for none). All may be set i
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from dynamo.commands.prompts import read_prompts
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
-from dynamo.loading import EMBEDDED, load_or_embedded
-from dynamo.spaces import read_config
-from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options
+from dynamo.loading import EMBEDDED, Pair, load, load_or_embedded, memory_of
+from dynamo.spaces import AppConfig, read_config
+from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, quota
+from dynamo.zerogpu import Lender
 
 HERE = Path(__file__).parent
 RECORDING = HERE / "assets" / "recording.ndjson"
 SWEEP = HERE / "assets" / "sweep.json"
 
+Staged = tuple[Contenders, Analyses]
+
 
 def main() -> None:
     try:
-        config = read_config(HERE / "spaces_config.yaml", os.environ)
-        pair, notice = load_or_embedded(config.model, quantize=config.quantize)
-        shipped = pair.name == EMBEDDED
-        report = SweepReport.read(SWEEP).to_json() if shipped else None
+        demo, options = build(os.environ)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    prompts = read_prompts(None, pair.tokenizer)
-    analyses = Analyses(
-        audit=partial(audit, pair.base),
-        split=partial(time_split, pair, prompts),
-        sweep=partial(sweep_reports, pair, prompts),
-        report=report,
-    )
+    demo.launch(**options)
+
+
+def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
+    """The page, its models loaded, and how to launch it. Raises ValueError or OSError in a sentence."""
+    config = read_config(HERE / "spaces_config.yaml", environment)
+    # First of all on ZeroGPU, as loading must not touch a GPU that is not there yet.
+    stage = partial(staged, lender=Lender(quota(config.gpu_seconds)) if config.zero_gpu else None)
+    pair, notice = load_or_embedded(config.model, quantize=config.quantize)
+    shipped = pair.name == EMBEDDED
+    first = stage(pair)
     offer = Offer(
         notice=notice,
         recording=RECORDING if shipped else None,
@@ -46,8 +54,40 @@ def main() -> None:
         strip=not config.zero_gpu,
         queue_size=config.queue_size,
         limits=config.limits,
+        models=offered_models(config, stage, pair.name, first, memory_of(pair.base, pair.dynamo)),
     )
-    build_demo(Contenders.from_pair(pair), analyses, offer).launch(**launch_options(config.limits))
+    return build_demo(*first, offer), launch_options(config.limits)
+
+
+def staged(pair: Pair, lender: Lender | None = None) -> Staged:
+    """A pair as the page runs it, and what may be found out about it; lender: of ZeroGPU's model time."""
+    opinion, prompts = partial(audit, pair.base), read_prompts(None, pair.tokenizer)
+    split, sweep = partial(time_split, pair, prompts), partial(sweep_reports, pair, prompts)
+    if lender is not None:
+        # Neither measures what a visitor asked for, and both would take the quota of many answers.
+        opinion, split, sweep = lender.function(f"audit of {pair.name}", opinion), None, None
+    report = SweepReport.read(SWEEP).to_json() if pair.name == EMBEDDED else None
+    return Contenders.from_pair(pair, lender), Analyses(opinion, split, report, sweep)
+
+
+def offered_models(
+    config: AppConfig, stage: Callable[[Pair], Staged], name: str, first: Staged, held: int
+) -> ModelOffer | None:
+    """Which models a visitor may load; on ZeroGPU all of them are loaded before the page is served."""
+    if not config.model_choice:
+        return None
+    ready = {}
+    if config.zero_gpu:
+        others = [each for each in dict.fromkeys((EMBEDDED, *config.models)) if each != name]
+        ready = {name: first, **{each: stage(load(each, quantize=config.quantize)) for each in others}}
+    return ModelOffer(
+        stage=stage,
+        names=config.models,
+        any_model=not config.on_space,
+        ready=ready,
+        workshop=None if config.on_space else HERE / "trained",
+        held=held,
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dynamo.charts.joints import joint_heatmap
 from dynamo.charts.passes import backoff_timeline
 from dynamo.charts.preferences import votes_chart
 from dynamo.charts.sweeps import calibration, sweep_shares, sweep_speed_quality
+from dynamo.charts.training import training_losses
 
 __all__ = [
     "backoff_timeline",
@@ -15,5 +16,6 @@ __all__ = [
     "joint_heatmap",
     "sweep_shares",
     "sweep_speed_quality",
+    "training_losses",
     "votes_chart",
 ]

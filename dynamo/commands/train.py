@@ -1,14 +1,19 @@
 """Train token heads on a GPT-NeoX model, or go on training one, by the modified causal-LM objective.
 
 With --heads 1 this is plain causal-LM training and the result is a stock GPT-NeoX checkpoint. A run whose
-output folder holds a checkpoint goes on from it; the result is OUTPUT/model. Runs unchanged on many processes
-under torchrun or accelerate launch.
+output folder holds a checkpoint goes on from it, and one that is asked to end (SIGTERM) writes one first; the
+result is OUTPUT/model. Runs unchanged on many processes under torchrun or accelerate launch.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +87,34 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     blocks = TokenBlocks(DiskCorpus(files), _separator(tokenizer), arguments.block_size, options.seed)
     validation = data.read_documents(arguments.validation, tokenizer) if arguments.validation else []
     trainer = Trainer(model, blocks, options, arguments.output, validation, arguments.block_size)
-    trained = trainer.run()
+    with _asked_to_end() as asked:
+        trained = trainer.run(stop=asked)
+    if trainer.step < options.steps:
+        raise ValueError(
+            f"output: stopped after step {trainer.step} of {options.steps}; the same command goes on there"
+        )
     if trainer.is_main:
         save_model(trained.to_pythia() if config.num_token_heads == 1 else trained, tokenizer, target)
         trainer.discard_checkpoint()
     return {"output": str(target), "steps": trainer.step, "validation_nats": trainer.last_validation}
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether somebody has asked this process to end, which waits for its checkpoint meanwhile.
+
+    One of several processes ends at once, as ever: they would not stop at the same step.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complete(arguments: argparse.Namespace, recipe: Any) -> None:

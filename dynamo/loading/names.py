@@ -77,6 +77,11 @@ def check_format(name: str, files: list[str]) -> None:
         )
 
 
+def is_cached(name: str) -> bool:
+    """Whether a hub id needs no download."""
+    return _cached(name) is not None
+
+
 def _cached(name: str) -> Path | None:
     """The cache's copy of a model, if it is whole: other programs may have fetched a part of it only."""
     try:

@@ -21,7 +21,8 @@ class AppConfig:
     """model: what to load; votes: folder of the blind votes, None for no voting; queue_size: visitors that
     may wait; zero_gpu: whether the machine is a ZeroGPU Space, where model time is a visitor's quota; models:
     all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: what a run asks of that quota;
-    limits: what one visitor may ask for.
+    limits: what one visitor may ask for; on_space: whether this is a Hugging Face Space, where only `models`
+    can be loaded; model_choice: whether a visitor may load another model.
     """
 
     model: str
@@ -32,6 +33,8 @@ class AppConfig:
     quantize: str | None = None
     gpu_seconds: int = 30
     limits: Limits = UNLIMITED
+    on_space: bool = False
+    model_choice: bool = True
 
 
 def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
@@ -49,6 +52,10 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     if not models or not all(isinstance(model, str) for model in models):
         raise ValueError(f"{path.name}: models: expected a list of names, got {models!r}")
     on_space = "SPACE_ID" in environment
+    choice = "model_choice_on_space" if on_space else "model_choice"
+    model_choice = {"model_choice": True, "model_choice_on_space": False, **app}[choice]
+    if not isinstance(model_choice, bool):
+        raise ValueError(f"{path.name}: app.{choice}: expected true or false, got {model_choice!r}")
     votes = _of(str, app, "votes_on_space" if on_space else "votes", path)
     votes = environment.get("DYNAMO_VOTES", votes)
     return AppConfig(
@@ -60,6 +67,8 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
         quantize=environment.get("DYNAMO_QUANTIZE") or profile.get("quantize"),
         gpu_seconds=profile.get("gpu_seconds", AppConfig.gpu_seconds),
         limits=limits if _limited(environment, on_space) else UNLIMITED,
+        on_space=on_space,
+        model_choice=model_choice,
     )
 
 
@@ -85,7 +94,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name}: not YAML ({error})") from None
+        raise ValueError(f"{path.name}: not YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise ValueError(f"{path.name}: its values are nested too deeply") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path.name}: expected keys and values, got {type(config).__name__}")
     return config
@@ -97,7 +108,8 @@ def profile_of(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
         return {}
     profiles = _of(dict, config, "profiles", path)
     if name not in profiles:
-        raise ValueError(f"{path.name}: profile: expected one of {', '.join(profiles)}, got {name!r}")
+        known = ", ".join(map(str, profiles))
+        raise ValueError(f"{path.name}: profile: expected one of {known}, got {name!r}")
     return _of(dict, profiles, name, path)
 
 

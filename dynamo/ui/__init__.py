@@ -3,8 +3,9 @@
 Nothing else in the project imports this package, and only this package and `app.py` import gradio.
 """
 
-from dynamo.ui.analyses import Analyses, Offer
+from dynamo.ui.analyses import Analyses, ModelOffer, Offer
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.layout import build_demo, launch_options
+from dynamo.ui.lending import quota
 
-__all__ = ["Analyses", "Contenders", "Offer", "build_demo", "launch_options"]
+__all__ = ["Analyses", "Contenders", "ModelOffer", "Offer", "build_demo", "launch_options", "quota"]

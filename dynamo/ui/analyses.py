@@ -5,12 +5,15 @@ The page and the evaluation never import each other; what is None is not offered
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dynamo.spaces.limits import UNLIMITED, Limits
+
+if TYPE_CHECKING:
+    from dynamo.ui.contenders import Contenders
 
 
 class Opinion(Protocol):
@@ -37,12 +40,32 @@ class Analyses:
 
 
 @dataclass(frozen=True)
+class ModelOffer:
+    """Which models a visitor may load.
+
+    stage: a loaded pair to what runs and what may be found out about it; names: listed models, by name;
+    any_model: whether any other may be loaded too, from a folder or the hub, which is never so on a public
+    Space; ready: pairs that are loaded already; workshop: folder in which heads are trained, None for no
+    training; device: where models go, None for the default; held: bytes of the pair to begin with.
+    """
+
+    stage: Callable[[Any], tuple[Contenders, Analyses]]
+    names: tuple[str, ...] = ()
+    any_model: bool = False
+    ready: Mapping[str, tuple[Contenders, Analyses]] = field(default_factory=dict)
+    workshop: Path | None = None
+    device: str | None = None
+    held: int = 0
+
+
+@dataclass(frozen=True)
 class Offer:
     """What this host offers.
 
     notice: a sentence on top of the page, "" for none; recording: a trace that plays on a first visit; votes:
     folder of the blind votes, None for no voting; strip: whether one click may decode a prompt seven times;
-    queue_size: visitors that may wait; limits: what one of them may ask for.
+    queue_size: visitors that may wait; limits: what one of them may ask for; models: what may be
+    loaded instead, None for nothing.
     """
 
     notice: str = ""
@@ -51,3 +74,4 @@ class Offer:
     strip: bool = True
     queue_size: int = 20
     limits: Limits = UNLIMITED
+    models: ModelOffer | None = None

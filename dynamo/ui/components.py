@@ -27,6 +27,7 @@ SCRIPTS = {
     "inspector": ("words.js", "passes.js", "grids.js", "notes.js", "inspector.js"),
     "audit": ("words.js", "audit.js"),
     "strip": ("words.js", "strip.js"),
+    "picker": ("picker.js",),
 }
 MOST_PASSES_ASKED = 512
 

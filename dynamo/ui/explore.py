@@ -17,7 +17,7 @@ from dynamo import charts
 from dynamo.sampler import SamplingOptions
 from dynamo.ui import sweep_view
 from dynamo.ui.components import ASSETS
-from dynamo.ui.sweep_run import RunSweep, run_section
+from dynamo.ui.sweep_run import RunSweep, Updates, run_section
 from dynamo.ui.sweep_view import Report
 from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import QUIET
@@ -45,9 +45,13 @@ _DOWNLOAD = (ASSETS / "explore" / "download.js").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class ExploreTab:
-    """use: the event that carries a threshold to Compare, has set its slider and switched the tab."""
+    """use: the event that carries a threshold to Compare, has set its slider and switched the tab; outputs:
+    what `show` updates, so that the tab is about another pair's sweep, None where it has none.
+    """
 
     use: Any
+    outputs: list[Any]
+    show: Callable[[Report | None], Updates]
 
 
 def explore_tab(
@@ -84,7 +88,13 @@ def explore_tab(
             [kept, *parts.reporting()],
             lambda report, measure, at: {kept: report, **parts.measured(report, measure, at)},
         )
-    return ExploreTab(use)
+
+    def show(report: Report | None) -> Updates:
+        if report is not None:
+            return {kept: report, **parts.measured(report, None, None, here=False)}
+        return {kept: None, parts.empty: gr.update(visible=True), parts.content: gr.update(visible=False)}
+
+    return ExploreTab(use, [kept, *parts.reporting()], show)
 
 
 @dataclass(frozen=True)
@@ -162,9 +172,11 @@ class _Parts:
             place("votes", gr.Plot, value=_votes_chart(book, model), show_label=False, elem_id="votes-chart")
         return cls(**parts)
 
-    def measured(self, report: Report, measure: str | None, at: float) -> dict[Any, Any]:
-        """Updates of everything that shows a report, for one that is being measured here."""
-        values = _values(report, here=True, measure=measure, at=at)
+    def measured(
+        self, report: Report, measure: str | None, at: float | None, here: bool = True
+    ) -> dict[Any, Any]:
+        """Updates of everything that shows a report; here: for one that is being measured here."""
+        values = _values(report, here=here, measure=measure, at=at)
         return {
             self.empty: gr.update(visible=False),
             self.content: gr.update(visible=True),

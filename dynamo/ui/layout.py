@@ -40,6 +40,8 @@ def build_demo(
     """The page for one loaded pair. `.launch(**launch_options(offer.limits))` serves it."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
     from dynamo.ui.explore import explore_tab
+    from dynamo.ui.models import MODELS, PairParts, models_tab, notice_html
+    from dynamo.ui.shelf import Shelf
 
     analyses, offer = analyses or Analyses(), offer or Offer()
     host = Host(contenders, analyses, offer.limits)
@@ -47,16 +49,22 @@ def build_demo(
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
-        if offer.notice:
-            gr.HTML(f'<p class="dm-notice" role="status">{html.escape(offer.notice)}</p>')
+        notice = gr.HTML(notice_html(offer.notice), visible=bool(offer.notice))
         with gr.Tabs(selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(host, offer, recorded)
             with gr.Tab("Explore", id="explore"):
                 threshold = compare.settings["threshold"]
-                explore_tab(analyses.report, analyses.sweep, threshold, tabs, book, contenders.name)
+                sweep = None if analyses.sweep is None else lambda *asked: host.analyses.sweep(*asked)
+                explore = explore_tab(analyses.report, sweep, threshold, tabs, book, contenders.name)
+            if offer.models is not None:
+                models = gr.Tab(MODELS, id="models")
             with gr.Tab("About", id="about"):
-                gr.HTML(_about(contenders.description))
+                description = gr.HTML(_about(contenders.description))
+        if offer.models is not None:
+            parts = PairParts(compare, explore, notice, description, _about)
+            with models:
+                models_tab(Shelf(host, offer.models), parts, tabs, demo)
         Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
         add_api(host)
     # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.
