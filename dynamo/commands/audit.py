@@ -2,7 +2,9 @@
 have sampled it at all.
 
 The text comes from traces (`compare --trace`, the page's download), from --reply, or is written by DynaMo
-now. Low nats are no praise by themselves: thresholds cut the tail.
+now. Low nats are no praise by themselves: thresholds cut the tail. With --data, instead: replies in the middle
+of held-out dialogues at several thresholds, held against the true turns (chrF) and against their context (the
+share of numbers and names that it has), each beside threshold 1.
 """
 
 from __future__ import annotations
@@ -19,12 +21,18 @@ from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
 
 NOTABLE = 12
+THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.0)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("traces", nargs="*", type=Path, metavar="TRACE", help="NDJSON files of runs")
     parser.add_argument("--prompt", help="instead of traces: what the reply answers")
     parser.add_argument("--reply", help="the text to look at (default: let DynaMo reply to --prompt)")
+    parser.add_argument("--data", type=Path, help="instead of traces: JSONL (also .gz) of conversations")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
+                        help="of --data: back-off thresholds beside 1 (default: 0.9 0.7 0.5 0.3 0)")  # fmt: skip
+    parser.add_argument("--limit", type=int, default=100,
+                        help="of --data: dialogues, one place each, 0 for all (default: 100)")  # fmt: skip
     parser.add_argument(
         "--model", default="embedded", help="a pair, or a stock GPT-NeoX to judge by (default: embedded)"
     )
@@ -44,11 +52,14 @@ class Text:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.evaluation.audit import audit
 
-    if bool(arguments.traces) == (arguments.prompt is not None):
-        raise ValueError("traces: give either trace files or --prompt")
+    sources = (arguments.traces, arguments.prompt is not None, arguments.data)
+    if sum(map(bool, sources)) != 1:
+        raise ValueError("traces: give either trace files or --prompt or --data")
     if arguments.reply is not None and arguments.prompt is None:
         raise ValueError("reply: it needs the --prompt that it answers")
     options = from_arguments(SamplingOptions, arguments)
+    if arguments.data:
+        return _against_true_turns(arguments, options)
     base, tokenizer, pair = _judge(arguments.model, arguments.device)
     if arguments.traces:
         texts = [text for path in arguments.traces for text in _from_trace(path, tokenizer)]
@@ -64,6 +75,34 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             {"lane": text.lane, "prompt": text.prompt, "pieces": pieces, "ids": text.ids, **opinion.to_json()}
         )
     return {"model": arguments.model, "texts": results}
+
+
+def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from dynamo import data, loading
+    from dynamo.engine import Engine
+    from dynamo.evaluation import next_turns
+
+    if arguments.limit < 0:
+        raise ValueError(f"limit: expected 0 (all) or more dialogues, got {arguments.limit}")
+    conversations = list(data.read_conversations(arguments.data))
+    model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
+    places = next_turns.places(conversations, arguments.limit or len(conversations), arguments.seed)
+    lanes = len({*arguments.thresholds, 1.0})
+    with tqdm(total=lanes * len(places), unit="reply", leave=False, disable=None) as bar:
+        rows = next_turns.measure(
+            Engine(model, table, tokenizer), tokenizer, places, arguments.thresholds, options,
+            arguments.max_new_tokens, arguments.seed, bar.update,
+        )  # fmt: skip
+    for row in rows:
+        name = "true turns" if row.threshold is None else f"threshold {row.threshold:g}"
+        told = "  ".join(
+            f"{measure} {each.value:.3g} ({each.low:.3g}-{each.high:.3g})"
+            for measure, each in row.measures.items()
+        )
+        print(f"{name:14} {told}", file=sys.stderr)
+    return {"model": arguments.model, "places": len(places), "replies": [row.to_json() for row in rows]}
 
 
 def _judge(name: str, device: str | None) -> tuple[Any, Any, Any]:

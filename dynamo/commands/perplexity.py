@@ -1,10 +1,17 @@
-"""Perplexity of every head on held-out conversations, each read alone from its first token."""
+"""Perplexity of every head on held-out conversations, each read alone from its first token.
+
+With --thresholds also PPL_d: that of the tokens which the sampler would emit at a back-off threshold, with
+95 % intervals over documents.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from typing import Any
+
+from dynamo.options import add_arguments, from_arguments
+from dynamo.sampler import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -14,16 +21,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--cut", type=int, default=512, help="tokens of a conversation that are read (default: 512)"
     )
     parser.add_argument("--limit", type=int, default=0, help="read only the first conversations, 0 for all")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[], metavar="EPS",
+                        help="adds PPL_d at these back-off thresholds, 0 to 1")  # fmt: skip
+    parser.add_argument("--positions", type=int, default=4000,
+                        help="places where the sampler is asked for PPL_d (default: 4000)")  # fmt: skip
+    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import data, loading
-    from dynamo.evaluation import perplexity
+    from dynamo.evaluation import dynamic, perplexity
     from dynamo.model import DynamoForCausalLM
 
     if arguments.limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more conversations, got {arguments.limit}")
-    model, tokenizer, _ = loading.load_model(arguments.model)
+    if arguments.positions < 1:
+        raise ValueError(f"positions: expected 1 or more, got {arguments.positions}")
+    options = from_arguments(SamplingOptions, arguments)
+    model, tokenizer, table = loading.load_model(arguments.model)
     if not isinstance(model, DynamoForCausalLM):
         model = DynamoForCausalLM.from_neox(model, num_token_heads=1)
     positions = model.config.max_position_embeddings
@@ -42,4 +57,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"head {head}: {nats:.4f} nats  PPL_{head} {ppl:.2f}  PPL_1:{head} {joint:.2f}", file=sys.stderr
         )
     print(f"bits per byte of text (head 1): {result.bits_per_byte:.4f}", file=sys.stderr)
-    return {"model": arguments.model, "documents": len(documents), "cut": arguments.cut, **result.summary()}
+    points = []
+    if arguments.thresholds:
+        points = dynamic.measure(
+            model, table, documents, arguments.thresholds, options, arguments.positions, cut=arguments.cut,
+            special_ids=tokenizer.all_special_ids,
+        )  # fmt: skip
+    for point in points:
+        shares = " / ".join(f"{m}: {100 * share:.0f} %" for m, share in point.share_by_order.items())
+        print(
+            f"threshold {point.threshold:g}: PPL_d {point.ppl.value:.2f} ({point.ppl.low:.2f}-"
+            f"{point.ppl.high:.2f})  {point.tokens_per_place.value:.2f} tokens a place ({shares})",
+            file=sys.stderr,
+        )
+    measured = {"model": arguments.model, "documents": len(documents), "cut": arguments.cut}
+    return {**measured, **result.summary(), "dynamic": [point.to_json() for point in points]}

@@ -21,6 +21,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     perplexities.TABLE_2,
     heads.TABLE_4,
     ablations.TABLE_9,
+    ablations.OTSU,
     variants.TABLE_10,
     variants.TABLE_10_SHAPES,
     thresholds.FIGURE_5,

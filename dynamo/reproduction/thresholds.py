@@ -69,7 +69,12 @@ def show_curves(result: dict[str, Any]) -> Shown:
     points, ppl = result["points"], [row["ppl"] for row in result["ppl_d"]]
     speed = [point["speed_up"] for point in points]
     thresholds = [point["threshold"] for point in points]
-    falls = {"PPL_d": falls_beyond_doubt(ppl), "speed-up": falls_beyond_doubt(speed)}
+    tokens = [point["tokens_per_forward"] for point in points]
+    falls = {
+        "PPL_d falls throughout": falls_beyond_doubt(ppl),
+        "tokens a pass fall throughout": falls_beyond_doubt(tokens),
+        "the first speed-up is above the last": speed[0]["low"] > speed[-1]["high"],
+    }
     rows = tuple(
         (threshold, with_interval(p), row["tokens_per_place"]["value"], with_interval(s),
          point["tokens_per_forward"]["value"])
@@ -79,9 +84,7 @@ def show_curves(result: dict[str, Any]) -> Shown:
     sentence = (
         f"From threshold {thresholds[0]:g} to {thresholds[-1]:g} PPL_d goes from {ppl[0]['value']:.2f} to "
         f"{ppl[-1]['value']:.2f} and speed-up from {speed[0]['value']:.2f}× to {speed[-1]['value']:.2f}×; "
-        + "; ".join(
-            f"{name} {'falls' if does else 'does not fall'} throughout" for name, does in falls.items()
-        )
+        + "; ".join(f"{what}: {'yes' if does else 'no'}" for what, does in falls.items())
         + "."
     )
     figures = {
@@ -125,8 +128,9 @@ FIGURE_15 = Experiment(
     name="figure-15",
     title="Figure 15: perplexity and speed-up against the threshold",
     paper="PPL_d and speed-up both fall as the threshold rises, and a higher speed-up costs a higher PPL_d.",
-    rule="Holds if for both the last interval lies below the first, and no value is above the 95 % interval "
-    "of the threshold before it.",
+    rule="Holds if for PPL_d and for tokens a pass the last 95 % interval lies below the first and no value "
+    "is above the interval of the threshold before it, and the interval of speed-up at the first threshold "
+    "lies above that at the last (in between the clock is noisier than the steps).",
     run=measure_curves,
     show=show_curves,
     depends=(*sweeps.DEPENDS, "validation", "documents", "positions", "seed"),
