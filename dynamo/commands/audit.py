@@ -2,9 +2,10 @@
 have sampled it at all.
 
 The text comes from traces (`compare --trace`, the page's download), from --reply, or is written by DynaMo
-now. Low nats are no praise by themselves: thresholds cut the tail. With --data, instead: replies in the middle
-of held-out dialogues at several thresholds, held against the true turns (chrF) and against their context (the
-share of numbers and names that it has), each beside threshold 1.
+now. Low nats are no praise by themselves: thresholds cut the tail.
+
+With --data, instead: replies in the middle of held-out dialogues at several thresholds, held against the true
+turns (chrF) and against their context (the share of numbers and names that it has), each beside threshold 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reply", help="the text to look at (default: let DynaMo reply to --prompt)")
     parser.add_argument("--data", type=Path, help="instead of traces: JSONL (also .gz) of conversations")
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
-                        help="of --data: back-off thresholds beside 1 (default: 0.9 0.7 0.5 0.3 0)")  # fmt: skip
+                        help="of --data: thresholds beside 1 (default: 0.9 0.7 0.5 0.3 0)")  # fmt: skip
     parser.add_argument("--limit", type=int, default=100,
                         help="of --data: dialogues, one place each, 0 for all (default: 100)")  # fmt: skip
     parser.add_argument(
