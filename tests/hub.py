@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Hub:
         self.stored: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.failing: dict[str, int] = {}  # path prefix -> status
+        self.cut: dict[str, int] = {}  # file -> bytes after which the line drops, and is not taken again
         self.url = ""
 
     def model(self, repo_id: str) -> Repo:
@@ -60,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: Any = None, **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
         self.send_response(status)
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}
+        headers = {"Content_Type": "application/json", "Content_Length": str(len(data)), **headers}
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -173,8 +175,24 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in repo.files:
             return self._answer(404, {}, X_Error_Code="EntryNotFound")
         data = repo.files[name]
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
-        self._answer(200, data, ETag=etag, X_Repo_Commit=SHA, Content_Type="application/octet-stream")
+        headers = {"ETag": etag, "X_Repo_Commit": SHA, "Content_Type": "application/octet-stream"}
+        if self.command == "HEAD":
+            return self._answer(200, data, **headers)
+        self.hub.requests.append(f"{name} from {first}")
+        if name in self.hub.cut:
+            return self._drop(data[first : self.hub.cut[name]], len(data) - first, **headers)
+        if first:
+            headers["Content_Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+        self._answer(206 if first else 200, data[first:], **headers)
+
+    def _drop(self, part: bytes, announced: int, **headers: str) -> None:
+        """A part of what is announced, and then nothing more."""
+        if part:
+            self._answer(200, part, **headers, Content_Length=str(announced))
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _space(self, repo: Repo, rest: list[str], body: bytes) -> None:
         asked = json.loads(body) if body else {}

@@ -24,6 +24,8 @@ from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import Wiring
 
 TITLE = "DynaMo: several tokens per forward pass"
+# That are remembered. Gradio copies all components' configuration for each, some 0.3 MB, and would keep 10,000.
+MOST_SESSIONS = 200
 
 _HEADER = """
 <header class="dm-header">
@@ -39,6 +41,9 @@ def build_demo(
 ) -> gr.Blocks:
     """The page for one loaded pair. `.launch(**launch_options(offer.limits))` serves it."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
+    # Or it groups its last 10,000 events with pandas after every single one.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
     from dynamo.ui.explore import explore_tab
     from dynamo.ui.models import MODELS, PairParts, models_tab, notice_html
     from dynamo.ui.shelf import Shelf
@@ -83,6 +88,7 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
         "ssr_mode": False,
         "mcp_server": True,
         "max_file_size": limits.upload_bytes(LONGEST_FILE),
+        "state_session_capacity": MOST_SESSIONS,
         "app_kwargs": {"middleware": [Middleware(Gate, limits=limits)]},
         # Someone sits at this terminal; on a Space and under tests nobody does.
         "inbrowser": sys.stdout.isatty(),

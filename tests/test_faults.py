@@ -1,0 +1,271 @@
+"""What goes wrong between a visitor and the page: cut lines, closed windows, hasty Stops, an absent hub.
+
+A browser is played by plain HTTP, so that it can be cut at any byte. Afterwards the model is free again, the
+next visitor is answered, and nothing runs on for nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import struct
+import threading
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import httpx
+import pytest
+from fakes import ScriptedEngine, Vocabulary, scripted_contenders
+from hub import Repo
+from huggingface_hub import HfApi
+from visitors import until
+
+from dynamo import loading
+from dynamo.loading import names
+from dynamo.training import save_model
+from dynamo.ui import build_demo, launch_options
+from dynamo.ui.layout import MOST_SESSIONS
+
+ANSWER = "one two three four five six seven eight nine ten ."
+PREFILL_SECONDS = 1.5
+
+
+class Watched(ScriptedEngine):
+    """Counts the streams that were opened; slow: seconds that a prompt with that word is read for."""
+
+    def __init__(self, heads: int):
+        super().__init__(Vocabulary(ANSWER), heads, seconds=0.02, sleep=True, repeat=12)
+        self.opened = 0
+        self.reading = threading.Event()
+        self.slow = False
+
+    def stream(self, *arguments, **keywords):
+        stream = super().stream(*arguments, **keywords)
+
+        def watched():
+            self.opened += 1
+            try:
+                if self.slow:
+                    self.reading.set()
+                    time.sleep(PREFILL_SECONDS)
+                yield from stream
+            finally:
+                stream.close()
+
+        return watched()
+
+
+class Page:
+    """A served page with engines that are watched."""
+
+    def __init__(self):
+        self.base, self.dynamo = Watched(1), Watched(3)
+        contenders = replace(scripted_contenders(ANSWER), opponents={"loop": self.base}, dynamo=self.dynamo)
+        self.demo = build_demo(contenders)
+        _, self.url, _ = self.demo.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+        )
+        self.api = f"{self.url}gradio_api"
+        config = self.demo.get_config_file()
+        self.send = next(each for each in config["dependencies"] if each["api_name"] == "send")
+        parts = {part["id"]: part for part in config["components"]}
+        self.inputs = [parts[number]["props"].get("value") for number in self.send["inputs"]]
+
+    def at_rest(self) -> bool:
+        return all(engine.opened == engine.closed for engine in (self.base, self.dynamo))
+
+    def runs(self) -> bool:
+        return self.dynamo.opened > self.dynamo.closed
+
+    def answers(self) -> bool:
+        """Whether a program gets its whole answer, and soon."""
+        joined = httpx.post(f"{self.api}/call/v2/generate", json={"prompt": "hello", "max_new_tokens": 4})
+        told = httpx.get(f"{self.api}/call/generate/{joined.json()['event_id']}", timeout=20).text
+        return "event: complete" in told and '"tokens": 4' in told
+
+
+class Browser:
+    """One window: sends a message as the page's script does, and listens."""
+
+    def __init__(self, page: Page):
+        self.page, self.session = page, uuid4().hex[:11]
+
+    def send(self, prompt: str = "hello") -> str:
+        data = [prompt, *self.page.inputs[1:]]
+        body = {"data": data, "fn_index": self.page.send["id"], "session_hash": self.session}
+        joined = httpx.post(f"{self.page.api}/queue/join", json=body)
+        joined.raise_for_status()
+        return joined.json()["event_id"]
+
+    def listen(self) -> socket.socket:
+        """The open stream of messages."""
+        address = httpx.URL(self.page.url)
+        line = socket.create_connection((address.host, address.port), timeout=20)
+        path = f"/gradio_api/queue/data?session_hash={self.session}"
+        line.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n\r\n".encode())
+        return line
+
+    def stop(self, event: str) -> None:
+        body = {"session_hash": self.session, "fn_index": self.page.send["id"], "event_id": event}
+        httpx.post(f"{self.page.api}/cancel", json=body, timeout=20)
+
+
+def read_until(line: socket.socket, word: bytes) -> bytes:
+    read = b""
+    while word not in read:
+        more = line.recv(4096)
+        assert more, read
+        read += more
+    return read
+
+
+def close(line: socket.socket) -> None:
+    line.close()
+
+
+def reset(line: socket.socket) -> None:
+    """As a network that goes away for good: no goodbye, the other end gets a reset."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line.close()
+
+
+@pytest.fixture(scope="module")
+def served():
+    page = Page()
+    yield page
+    page.demo.close()
+
+
+@pytest.fixture
+def page(served):
+    served.dynamo.slow = False
+    served.dynamo.reading.clear()
+    yield served
+    served.dynamo.slow = False
+    until(served.at_rest, 20)
+
+
+# ---- visitors who go
+
+
+@pytest.mark.parametrize("cut", [close, reset])
+def test_a_window_that_is_gone_in_mid_stream_ends_its_run(page, cut):
+    browser = Browser(page)
+    browser.send()
+    line = browser.listen()
+    until(page.runs, 10)
+    cut(line)
+    until(page.at_rest, 10)
+    assert page.answers()
+
+
+def test_a_program_that_is_gone_in_mid_stream_ends_its_run(page):
+    joined = httpx.post(f"{page.api}/call/v2/generate", json={"prompt": "hello", "lane": "base"})
+    address = f"{page.api}/call/generate/{joined.json()['event_id']}"
+    with httpx.stream("GET", address, timeout=20) as stream:
+        next(stream.iter_lines())
+    closed = page.base.closed
+    assert page.answers()
+    until(lambda: page.base.closed == page.base.opened >= closed, 10)
+
+
+def test_a_window_that_is_gone_while_it_waits_gives_its_place_up(page):
+    first, second = Browser(page), Browser(page)
+    event = first.send()
+    first_line = first.listen()
+    until(page.runs, 10)
+    second.send()
+    read_until(second_line := second.listen(), b'"estimation"')
+    opened = page.dynamo.opened
+    reset(second_line)
+    until(lambda: len(page.demo._queue) == 0, 10)
+    first.stop(event)
+    close(first_line)
+    until(page.at_rest, 10)
+    assert page.dynamo.opened == opened  # nothing was run for the second
+    assert page.answers()
+
+
+# ---- Stop
+
+
+def test_stop_while_the_prompt_is_read_frees_the_model(page):
+    page.dynamo.slow = True
+    browser = Browser(page)
+    event = browser.send()
+    line = browser.listen()
+    assert page.dynamo.reading.wait(10)
+    browser.stop(event)
+    page.dynamo.slow = False
+    until(page.at_rest, 10)
+    assert page.answers()
+    close(line)
+
+
+def test_two_stops_at_once_are_one(page):
+    browser = Browser(page)
+    event = browser.send()
+    line = browser.listen()
+    until(page.runs, 10)
+    stops = [threading.Thread(target=browser.stop, args=(event,)) for _ in range(2)]
+    for stop in stops:
+        stop.start()
+    for stop in stops:
+        stop.join()
+    until(page.at_rest, 10)
+    browser.stop(event)  # and one more, of a run that is over
+    assert page.answers()
+    close(line)
+
+
+def test_a_stop_of_another_window_stops_nothing(page):
+    browser, stranger = Browser(page), Browser(page)
+    event = browser.send()
+    line = browser.listen()
+    read_until(line, b"process_generating")
+    stranger.stop("0" * len(event))
+    assert b'"success":true' in read_until(line, b'"success":').replace(b" ", b"") + line.recv(4)
+    close(line)
+
+
+# ---- visitors who come and go
+
+
+def test_visitors_who_came_and_went_are_forgotten(page):
+    """Gradio copies the configuration of all components for each visitor, and would keep 10,000."""
+    edit = next(each for each in page.demo.get_config_file()["dependencies"] if each["api_name"] == "edit")
+    with httpx.Client() as client:
+        for number in range(MOST_SESSIONS + 20):
+            body = {"data": ["", ""], "fn_index": edit["id"], "session_hash": f"visitor{number}"}
+            client.post(f"{page.api}/run/predict", json=body).raise_for_status()
+    assert len(page.demo.app.state_holder.session_data) <= MOST_SESSIONS
+    assert page.answers()
+
+
+# ---- the hub goes away
+
+
+@pytest.fixture
+def at_hub(hub, monkeypatch):
+    monkeypatch.setattr(names, "HfApi", functools.partial(HfApi, endpoint=hub.url))
+    monkeypatch.setattr(names, "_away", {})
+    monkeypatch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))
+    return hub
+
+
+def test_a_hub_that_goes_down_in_a_download_is_told_and_the_next_try_has_it_whole(
+    at_hub, hub, tmp_path, tokenizer, dynamo_model, monkeypatch
+):
+    save_model(dynamo_model, tokenizer, tmp_path / "model")
+    files = {str(path.name): path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    hub.repos[("model", "someone/tiny")] = Repo(files)
+    hub.cut["model.safetensors"] = 20_000
+    with pytest.raises(OSError, match="someone/tiny is not in the cache and cannot be fetched") as refused:
+        loading.load("someone/tiny", device="cpu")
+    assert "\n" not in str(refused.value)
+    pair, notice = loading.load_or_embedded("someone/tiny", device="cpu")
+    assert pair.name == "embedded" and "someone/tiny" in notice
+    hub.cut.clear()
+    monkeypatch.setattr(names, "_away", {})  # as after five minutes
+    assert loading.load("someone/tiny", device="cpu").dynamo.config.num_token_heads == 3
