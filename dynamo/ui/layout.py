@@ -24,7 +24,7 @@ from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import Wiring
 
 TITLE = "DynaMo: several tokens per forward pass"
-# That are remembered. Gradio copies all components' configuration for each, some 0.3 MB, and would keep 10,000.
+# That are remembered: Gradio copies all components' settings for each, some 0.3 MB, and would keep 10,000.
 MOST_SESSIONS = 200
 
 _HEADER = """
