@@ -21,7 +21,7 @@ from transformers import GPTNeoXForCausalLM
 
 from dynamo.cache import BatchState, DecodeState, Lanes, OneLane
 from dynamo.model import DynamoForCausalLM
-from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, can_pack, has_int8, product
+from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, can_pack, fits_half, has_int8, product
 
 USUAL_CHUNK = 8  # chunks of up to so many tokens find their mask made
 
@@ -87,6 +87,13 @@ class Decoder:
         else:
             stem = set(map(id, self._layers[:-1]))
             yield self, "_layer", lambda layer, *_, **__: "stem" if id(layer) in stem else "heads"
+
+    def bytes_per_weight(self) -> int:
+        """How many bytes a pass reads of one weight: fewer in a packed copy than in the model, or as many."""
+        if self.packed and self._weights == "int8":
+            return 1
+        matrices = [each for layer in self._layers for each in layer.parameters() if each.ndim > 1]
+        return 2 if self.packed and all(map(fits_half, matrices)) else self._dtype.itemsize
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -72,6 +72,10 @@ class Engine:
     def device(self) -> torch.device:
         return self._decoder.device
 
+    def bytes_per_weight(self) -> int:
+        """How many bytes a forward pass reads of one weight."""
+        return self._decoder.bytes_per_weight()
+
     def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
         """The parts of this engine's forward pass, to be timed from outside: see `Decoder.stages`."""
         return self._decoder.stages()

@@ -87,7 +87,7 @@ def test_nothing_to_measure_is_refused(prompts, runs, words):
 
 def test_every_lane_decodes_what_its_name_says(pair):
     options = SamplingOptions(threshold=0.2, top_k=10)
-    lanes, flags = bench.lanes(pair, options, 12)
+    lanes, flags, read = bench.lanes(pair, options, 12)
     runs = {name: lane(PROMPTS[0], 4) for name, lane in lanes.items()}
     assert list(runs) == ["generate", "prompt_lookup", "own", "dynamo", "exact"]
     assert runs["generate"].tokens == runs["own"].tokens, "same weights, options and seed"
@@ -97,11 +97,27 @@ def test_every_lane_decodes_what_its_name_says(pair):
     assert not runs["exact"].reasons, "exact mode backs off from nothing"
     assert flags["prompt_lookup"]["prompt_lookup_num_tokens"] == bench.LOOKUP_TOKENS
     assert "prompt_lookup_num_tokens" not in flags["generate"]
+    models = dict.fromkeys(lanes, pair.base) | dict.fromkeys(("dynamo", "exact"), pair.dynamo)
+    assert read == {name: bench.bytes_per_pass(model) for name, model in models.items()}
     assert list(bench.lanes(pair, options, 12, only=("own",))[0]) == ["own"]
 
 
+def test_a_draft_model_and_int8_weights_add_lanes(pair):
+    options = SamplingOptions(temperature=0.0)
+    lanes, flags, read = bench.lanes(pair, options, 24, draft=pair.base, int8=True)
+    assert set(lanes) - {"generate", "prompt_lookup", "own", "dynamo", "exact"} == {
+        "assisted", "own_int8", "dynamo_int8",
+    }  # fmt: skip
+    assisted = lanes["assisted"](PROMPTS[0], 4)
+    assert assisted.tokens == lanes["generate"](PROMPTS[0], 4).tokens and assisted.passes < 24
+    assert flags["assisted"]["draft_parameters"] == pair.base.num_parameters()
+    assert 0 < len(lanes["own_int8"](PROMPTS[0], 4).tokens) <= 24
+    assert max(lanes["dynamo_int8"](PROMPTS[0], 4).orders) <= 3
+    assert read["own_int8"] < read["own"] / 3.5, "matrices in 8 bits, gains and shifts as they are"
+
+
 def test_greedy_exact_mode_writes_the_own_loops_text(pair):
-    lanes, _ = bench.lanes(pair, SamplingOptions(temperature=0.0), 20)
+    lanes, _, _ = bench.lanes(pair, SamplingOptions(temperature=0.0), 20)
     assert lanes["exact"](PROMPTS[2], 0).tokens == lanes["own"](PROMPTS[2], 0).tokens
 
 

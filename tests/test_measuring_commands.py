@@ -191,6 +191,12 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
         "--top-k",
         5,
         50,
+        "--thread-counts",
+        1,
+        "--compile-limit",
+        0.1,
+        "--draft-model",
+        folder / "pair" / "base",
         "--output",
         output,
         *LONGEST,
@@ -198,22 +204,25 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
     assert code == 0 and json.loads(output.read_text()) == result
     assert all(isinstance(result[name], float) and result[name] > 0 for name in HEADLINE)
     assert result["conversion"] == pytest.approx(result["dynamo_over_own"] / result["tokens_per_forward"])
-    assert set(result["lanes"]) == {"generate", "prompt_lookup", "own", "dynamo", "exact"}
+    assert set(result["lanes"]) == {"generate", "prompt_lookup", "assisted", "own", "dynamo", "exact"}
+    assert result["lost"] == {"compiled": "no reply within 0 s"}, "left out with its reason"
     for name, lane in result["lanes"].items():
         assert len(lane["runs"]) == 2 and lane["share_of_bandwidth"] > 0
-        assert ("flags" in lane) == (name in ("generate", "prompt_lookup"))
+        assert ("flags" in lane) == (name in ("generate", "prompt_lookup", "assisted"))
     speeds = {name: lane["tokens_per_second"] for name, lane in result["lanes"].items()}
     assert result["own_over_generate"] == pytest.approx(speeds["own"] / speeds["generate"])
     assert result["machine"]["dtype"] == "float32" and result["options"]["threshold"] == 0.1
     assert set(result["rows_tokens_per_second"]) == {"1", "2"}
     assert set(result["context_ms"]) == {"8"} and set(result["top_k_ms"]) == {"5", "50"}
     assert set(result["split"]) == {"base", "dynamo"}
+    assert set(result["threads_ms"]) == {"1"} and result["threads_asked"] == "auto"
 
 
 def test_quick_bench_of_random_weights_in_a_given_shape(capsys):
     code, result = run(capsys, "bench", "--shape", "3x32x4x400", "--quick", "--runs", 1, *LONGEST)
     assert code == 0
     assert set(result["lanes"]) == {"generate", "own", "dynamo"} and "exact_over_own" not in result
+    assert not result["lost"], "nothing is compiled where it must be quick"
     assert result["tokens_per_forward"] > 2.5 and result["prompts"] == 10
 
 
@@ -231,7 +240,14 @@ BAD = {
     "shape": (["bench", "--shape", "pythia-3b"], "shape: expected one of pythia-14m"),
     "candidates": (["bench", "--top-k", "0"], "top_k: expected a whole number, 1 or more, got 0"),
     "rows": (["bench", "--rows", "0"], "rows: expected 1 or more, got 0"),
-    "threads": (["bench", "--threads", "0"], "threads: expected 1 or more, got 0"),
+    "threads": (["bench", "--threads", "0"], "threads: expected auto, or 1 or more, got 0"),
+    "curve": (["bench", "--thread-counts", "0"], "threads: expected auto, or 1 or more, got 0"),
+    "batch": (["sweep", "--batch", "0"], "batch: expected 1 or more replies at once, got 0"),
+    "draft": (
+        ["bench", "--quick", "--draft-model", "embedded"],
+        "embedded has another vocabulary",
+    ),
+    "page": (["bench", "--report", "D"], "has no '<!-- bench TABLE RESULT.json -->' to write at"),
     "runs": (["bench", "--runs", "0"], "runs: expected 1 or more, got 0"),
     "device": (["bench", "--shape", "2x32x4x500", "--device", "quantum"], "device: expected cpu or cuda"),
     "nothing to audit": (["audit"], "traces: give either trace files or --prompt"),

@@ -1,23 +1,30 @@
 """Speed on this machine, honestly: lanes interleaved, warmed up, pooled, and both clocks.
 
-transformers' generate (eager), its prompt lookup, our one-token loop on the base model, DynaMo at the default
-threshold and in exact mode; where a pass's time goes; and what share of the memory bandwidth is used.
+transformers' generate (eager; compiled with a static cache), its prompt lookup, assisted generation with a
+draft model, our one-token loop on the base model, DynaMo at the default threshold and in exact mode; where a
+pass's time goes; and what share of the memory bandwidth is used.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.engine import Engine
+from dynamo.evaluation.remote import Contestant
 from dynamo.sampler import SamplingOptions
+from dynamo.stock import GenerateEngine
+from dynamo.threads import AUTO, add_threads_argument, checked_threads, settle_threads
 
 QUICK_PROMPTS = 10
 SPLIT_PROMPTS = 6
-DYNAMO_LANES = ("dynamo", "exact")
-SHAPE_LANES = ("generate", "own", "dynamo")
+SHAPE_LANES = ("generate", "own", "dynamo", "own_int8", "dynamo_int8")
+COMPILE_LIMIT = 300.0  # seconds
 SHAPE_PROMPTS, SHAPE_PROMPT_TOKENS = 4, 64
 
 
@@ -38,41 +45,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, default=default.threshold, help=f"DynaMo's (default: {default.threshold})"
     )
-    parser.add_argument("--quick", action="store_true", help=f"only the first {QUICK_PROMPTS} prompts")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"only the first {QUICK_PROMPTS} prompts, and nothing compiled"
+    )
+    parser.add_argument("--draft-model", metavar="MODEL",
+                        help="a smaller model of the same vocabulary: adds assisted generation")  # fmt: skip
+    parser.add_argument("--int8", action="store_true",
+                        help="adds our loop and DynaMo on 8-bit copies of the weights, on CPU")  # fmt: skip
+    parser.add_argument("--compile-limit", type=float, default=COMPILE_LIMIT, metavar="SECONDS",
+                        help="a compiled lane is left out if it takes longer; 0 for none "
+                        f"(default: {COMPILE_LIMIT:.0f})")  # fmt: skip
     parser.add_argument("--rows", type=int, nargs="+", default=[], metavar="ROWS",
                         help="also the throughput of so many replies decoded together")  # fmt: skip
     parser.add_argument("--context", type=int, nargs="+", default=[], metavar="TOKENS",
                         help="also the cost of a pass at these lengths of context")  # fmt: skip
     parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K",
                         help="also the cost of a pass at these numbers of candidates")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="of the processor (default: torch's choice)")
+    parser.add_argument("--thread-counts", type=int, nargs="+", default=[], metavar="N",
+                        help="also the cost of a pass with these numbers of threads")  # fmt: skip
+    add_threads_argument(parser)
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument("--output", type=Path, help="write the result here too, as JSON")
+    parser.add_argument("--report", type=Path, metavar="PAGE",
+                        help="only rewrite the tables of a page from the results that it names")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
     from tqdm import tqdm
 
     from dynamo.evaluation import bench, cost, machine
+    from dynamo.evaluation.bench_report import rewrite
     from dynamo.evaluation.files import write_json
     from dynamo.evaluation.split import split
 
+    if arguments.report is not None:
+        return {"report": str(arguments.report), "tables": rewrite(arguments.report)}
     options = SamplingOptions(threshold=arguments.threshold)
     _check(arguments)
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     pair, prompts = _contestants(arguments)
+    settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     only = SHAPE_LANES if arguments.shape else ()
-    lanes, flags = bench.lanes(pair, options, arguments.max_new_tokens, only)
-    with tqdm(
-        total=arguments.runs * len(prompts) * len(lanes), unit="reply", leave=False, disable=None
-    ) as bar:
-        times = bench.interleave(lanes, prompts, arguments.runs, bar.update)
+    lanes, flags, read = bench.lanes(
+        pair, options, arguments.max_new_tokens, only, _draft(arguments, pair), arguments.int8
+    )
+    lost: dict[str, str] = {}
+    with _compiled(arguments, pair, prompts, options, lost) as compiled:
+        lanes |= compiled
+        if compiled:
+            flags["compiled"] = GenerateEngine(pair.base, pair.tokenizer, compiled=True).flags
+            read["compiled"] = read["generate"]
+        with tqdm(
+            total=arguments.runs * len(prompts) * len(lanes), unit="reply", leave=False, disable=None
+        ) as bar:
+            times = bench.interleave(lanes, prompts, arguments.runs, bar.update, lost)
     ratios = bench.ratios(times)
     profile = split(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
-    read = [bench.bytes_per_pass(model) for model in (pair.base, pair.dynamo)]
     result = {
         "model": pair.name,
         **{name: each.value for name, each in ratios.items()},
@@ -83,11 +111,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "lanes": {
             name: {
                 **each.to_json(),
-                "share_of_bandwidth": read[name in DYNAMO_LANES] * each.passes_per_second / reading,
+                "share_of_bandwidth": read[name] * each.passes_per_second / reading,
                 **({"flags": flags[name]} if name in flags else {}),
             }
             for name, each in times.items()
         },
+        "lost": lost,
         "split": profile.to_json(),
         "bandwidth_gb_per_second": reading / 1e9,
         "peak_memory_mb": cost.peak_memory(pair.base.device) / 1e6,
@@ -99,6 +128,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "rows_tokens_per_second": cost.rows_throughput(pair, prompts, arguments.rows, options),
         "context_ms": cost.context_cost(pair, arguments.context, options),
         "top_k_ms": cost.top_k_cost(pair, prompts[:SPLIT_PROMPTS], arguments.top_k, options),
+        "threads_ms": cost.threads_cost(pair, prompts[:SPLIT_PROMPTS], arguments.thread_counts, options),
+        "threads_asked": arguments.threads,
     }
     _print(result)
     if arguments.output is not None:
@@ -108,8 +139,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _check(arguments: argparse.Namespace) -> None:
     """What would otherwise be found out minutes later."""
-    if arguments.threads is not None and arguments.threads < 1:
-        raise ValueError(f"threads: expected 1 or more, got {arguments.threads}")
+    for count in (*([] if arguments.threads == AUTO else [arguments.threads]), *arguments.thread_counts):
+        checked_threads(count)
+    if arguments.runs < 1:
+        raise ValueError(f"runs: expected 1 or more, got {arguments.runs}")
     for count in arguments.top_k:
         SamplingOptions(top_k=count)
     for count in arguments.rows:
@@ -123,18 +156,64 @@ def _contestants(arguments: argparse.Namespace) -> tuple[Any, list[list[int]]]:
     """The pair and the prompts' ids; random ones for a random model."""
     import numpy as np
 
-    from dynamo import loading
     from dynamo.commands.prompts import read_prompts
-    from dynamo.evaluation.shapes import random_pair
 
     limit = arguments.limit or (QUICK_PROMPTS if arguments.quick else 0)
+    pair = _contestant(arguments).pair()
     if arguments.shape is None:
-        pair = loading.load(arguments.model, device=arguments.device)
         return pair, read_prompts(arguments.prompts, pair.tokenizer, limit)
-    pair = random_pair(arguments.shape, loading.checked_device(arguments.device))
     random = np.random.default_rng(0)
     shape = (limit or SHAPE_PROMPTS, SHAPE_PROMPT_TOKENS)
     return pair, random.integers(pair.base.config.vocab_size, size=shape).tolist()
+
+
+def _contestant(arguments: argparse.Namespace) -> Contestant:
+    return Contestant(arguments.model, arguments.shape, arguments.device)
+
+
+def _draft(arguments: argparse.Namespace, pair: Any) -> Any:
+    """The draft model; one that has token heads drafts with its first."""
+    if arguments.draft_model is None:
+        return None
+    from dynamo import loading
+    from dynamo.model import DynamoForCausalLM
+
+    model, tokenizer, _ = loading.load_model(arguments.draft_model, device=arguments.device)
+    if pair.tokenizer is None or tokenizer.get_vocab() != pair.tokenizer.get_vocab():
+        raise ValueError(
+            f"draft-model: {arguments.draft_model} has another vocabulary than {pair.name}; assisted "
+            "generation compares tokens by their ids, so choose a smaller model of the same family"
+        )
+    return model.to_pythia() if isinstance(model, DynamoForCausalLM) else model
+
+
+@contextmanager
+def _compiled(
+    arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions, lost: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The compiled lane by its name, ready; nothing where it is not wanted or, with its reason, is lost."""
+    import torch
+
+    from dynamo.evaluation.remote import Compiled, LaneLost, RemoteLane
+
+    if arguments.quick or arguments.compile_limit <= 0:
+        yield {}
+        return
+    make = Compiled(_contestant(arguments), options, arguments.max_new_tokens, torch.get_num_threads())
+    lane = RemoteLane(make, arguments.compile_limit)
+    try:
+        print("compiling transformers' decode step ..", file=sys.stderr)
+        # The longest first: its cache is large enough for all.
+        for prompt in (max(prompts, key=len), min(prompts, key=len)):
+            lane(prompt, 0)
+        compiled = {"compiled": lane}
+    except LaneLost as error:
+        lost["compiled"] = str(error)
+        compiled = {}
+    try:
+        yield compiled
+    finally:
+        lane.close()
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -152,6 +231,8 @@ def _print(result: dict[str, Any]) -> None:
             f"{100 * lane['share_of_bandwidth']:7.0f} %",
             file=sys.stderr,
         )
+    for name, reason in result["lost"].items():
+        print(f"{name:15}  left out: {reason}", file=sys.stderr)
     for name, (low, high) in result["intervals"].items():
         print(f"{name:22} {result[name]:5.2f}   95 % over prompts {low:.2f} to {high:.2f}", file=sys.stderr)
     print(f"{'conversion':22} {result['conversion']:5.2f}", file=sys.stderr)
@@ -166,6 +247,8 @@ def _print(result: dict[str, Any]) -> None:
         print(f"context {length}: " + _milliseconds(costs), file=sys.stderr)
     for count, costs in result["top_k_ms"].items():
         print(f"top-k {count}: " + _milliseconds(costs), file=sys.stderr)
+    for count, costs in result["threads_ms"].items():
+        print(f"threads {count}: " + _milliseconds(costs), file=sys.stderr)
 
 
 def _milliseconds(costs: dict[str, float]) -> str:

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from dynamo.engine import Engine
 from dynamo.evaluation.intervals import Estimate, bootstrap, ratio
+from dynamo.evaluation.remote import Lane, LaneLost
 from dynamo.evaluation.runs import Run
 from dynamo.loading import Pair
 from dynamo.sampler import SamplingOptions
 from dynamo.stock import GenerateEngine
 
 LOOKUP_TOKENS = 10
-Lane = Callable[[Sequence[int], int], Run]  # a prompt's ids and a seed to a reply
+DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,32 +79,60 @@ class Times:
 
 
 def lanes(
-    pair: Pair, options: SamplingOptions, max_new_tokens: int, only: Sequence[str] = ()
-) -> tuple[dict[str, Lane], dict[str, dict[str, Any]]]:
-    """The lanes by name, all or `only` some, and the flags that `transformers` runs with.
+    pair: Pair,
+    options: SamplingOptions,
+    max_new_tokens: int,
+    only: Sequence[str] = (),
+    draft: torch.nn.Module | None = None,
+    int8: bool = False,
+) -> tuple[dict[str, Lane], dict[str, dict[str, Any]], dict[str, int]]:
+    """The lanes by name, all or `only` some, the flags that `transformers` runs with, and how many bytes of
+    weights a pass of each lane reads.
 
-    generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; own: our
-    one-token loop on the base model; dynamo: at `options`; exact: DynaMo's exact mode.
+    generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; assisted:
+    the same with those of a `draft` model; own: our one-token loop on the base model; dynamo: at `options`;
+    exact: DynaMo's exact mode; own_int8, dynamo_int8: on 8-bit copies of the weights, if `int8`.
     """
     stock = {
         "generate": GenerateEngine(pair.base, pair.tokenizer),
         "prompt_lookup": GenerateEngine(pair.base, pair.tokenizer, prompt_lookup_num_tokens=LOOKUP_TOKENS),
     }
-    base, dynamo = Engine(pair.base, None, pair.tokenizer), Engine(pair.dynamo, pair.table, pair.tokenizer)
+    if draft is not None:
+        stock["assisted"] = GenerateEngine(pair.base, pair.tokenizer, draft)
+    engines = {"own": _own(pair, "own"), "dynamo": _dynamo(pair, "own")}
+    engines["exact"] = engines["dynamo"]
+    if int8:
+        engines |= {"own_int8": _own(pair, "int8"), "dynamo_int8": _dynamo(pair, "int8")}
     exact = replace(options, exact=True)
     every: dict[str, Lane] = {
-        **{
-            name: lambda prompt, seed, engine=engine: Run.of(
-                engine.complete(prompt, options, max_new_tokens, seed)
-            )
-            for name, engine in stock.items()
-        },
-        "own": lambda prompt, seed: Run.of(base.stream(prompt, options, max_new_tokens, seed)),
-        "dynamo": lambda prompt, seed: Run.of(dynamo.stream(prompt, options, max_new_tokens, seed)),
-        "exact": lambda prompt, seed: Run.of(dynamo.stream(prompt, exact, max_new_tokens, seed)),
+        name: lambda prompt, seed, engine=engine: Run.of(
+            engine.complete(prompt, options, max_new_tokens, seed)
+        )
+        for name, engine in stock.items()
+    }
+    every |= {
+        name: lambda prompt, seed, engine=engine, own=exact if name == "exact" else options: Run.of(
+            engine.stream(prompt, own, max_new_tokens, seed)
+        )
+        for name, engine in engines.items()
     }
     chosen = {name: lane for name, lane in every.items() if not only or name in only}
-    return chosen, {name: engine.flags for name, engine in stock.items() if name in chosen}
+    read = {
+        name: bytes_per_pass(
+            pair.dynamo if name in DYNAMO_LANES else pair.base,
+            engines[name].bytes_per_weight() if name in engines else None,
+        )
+        for name in chosen
+    }
+    return chosen, {name: engine.flags for name, engine in stock.items() if name in chosen}, read
+
+
+def _own(pair: Pair, weights: str) -> Engine:
+    return Engine(pair.base, None, pair.tokenizer, weights)
+
+
+def _dynamo(pair: Pair, weights: str) -> Engine:
+    return Engine(pair.dynamo, pair.table, pair.tokenizer, weights)
 
 
 def interleave(
@@ -111,24 +140,39 @@ def interleave(
     prompts: Sequence[Sequence[int]],
     runs: int = 3,
     progress: Callable[[], None] | None = None,
+    lost: dict[str, str] | None = None,
 ) -> dict[str, Times]:
     """Every lane's times over `runs` replies to every prompt, after one reply each to warm up.
 
-    progress is called after every reply that counts. Raises ValueError without prompts or runs.
+    progress is called after every reply that counts; lost: takes the reason of each lane that is lost on the
+    way, and has no times then. Raises ValueError without prompts or runs, LaneLost without `lost`.
     """
     if not prompts:
         raise ValueError("prompts: expected one or more, got none")
     if runs < 1:
         raise ValueError(f"runs: expected 1 or more, got {runs}")
-    for lane in lanes.values():
-        lane(prompts[0], 0)
+
+    def reply(name: str, prompt: Sequence[int], seed: int) -> Run | None:
+        try:
+            return lanes[name](prompt, seed)
+        except LaneLost as error:
+            if lost is None:
+                raise
+            lost[name] = str(error)
+            names.remove(name)
+            return None
+
     names = list(lanes)
+    for name in list(names):
+        reply(name, prompts[0], 0)
     sums = {name: np.zeros((4, runs, len(prompts))) for name in names}
     for turn in range(runs):
         for number, prompt in enumerate(prompts):
-            first = (turn + number) % len(names)
+            first = (turn + number) % max(1, len(names))
             for name in names[first:] + names[:first]:
-                run = lanes[name](prompt, turn * len(prompts) + number)
+                run = reply(name, prompt, turn * len(prompts) + number)
+                if run is None:
+                    continue
                 sums[name][:, turn, number] = (
                     run.decode_tokens, run.decode_passes, run.decode_seconds, run.prefill_seconds,
                 )  # fmt: skip
@@ -137,7 +181,17 @@ def interleave(
     return {name: Times(*sums[name]) for name in names}
 
 
-PAIRS = (("own", "generate"), ("dynamo", "own"), ("dynamo", "generate"), ("exact", "own"))
+PAIRS = (
+    ("own", "generate"),
+    ("dynamo", "own"),
+    ("dynamo", "generate"),
+    ("exact", "own"),
+    ("compiled", "generate"),
+    ("dynamo", "compiled"),
+    ("assisted", "generate"),
+    ("own_int8", "own"),
+    ("dynamo_int8", "dynamo"),
+)
 
 
 def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:
@@ -154,8 +208,14 @@ def conversion(times: Mapping[str, Times]) -> float:
     return times["dynamo"].over(times["own"]).value / times["dynamo"].tokens_per_forward
 
 
-def bytes_per_pass(model: torch.nn.Module) -> int:
-    """Weights that a pass has to read: all but the token embedding, of which it reads a few rows."""
+def bytes_per_pass(model: torch.nn.Module, bytes_per_weight: int | None = None) -> int:
+    """Weights that a pass has to read: all but the token embedding, of which it reads a few rows.
+
+    bytes_per_weight: of matrices, where a packed copy is read in the model's place.
+    """
     token_embedding = model.get_input_embeddings().weight
     weights = [weight for weight in model.parameters() if weight is not token_embedding]
-    return sum(weight.numel() * weight.element_size() for weight in weights)
+    return sum(
+        weight.numel() * (bytes_per_weight if bytes_per_weight and weight.ndim > 1 else weight.element_size())
+        for weight in weights
+    )

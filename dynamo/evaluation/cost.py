@@ -1,4 +1,4 @@
-"""What a pass costs: against the length of the context, and against the number of candidates.
+"""What a pass costs: against the length of the context, the number of candidates, and that of threads.
 
 And the machine's limit to hold it against: how fast memory can be read, measured as a pass reads it.
 """
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 import torch
 
@@ -88,6 +89,36 @@ def rows_throughput(
                             spent[count][lane][1] += record.seconds
     return {
         str(count): {lane: tokens / seconds for lane, (tokens, seconds) in lanes.items()}
+        for count, lanes in spent.items()
+    }
+
+
+def threads_cost(
+    pair: Pair,
+    prompts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    options: SamplingOptions,
+    runs: int = 3,
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds of a pass by number of the processor's threads and lane, counts taking turns."""
+    engines = {
+        "own": Engine(pair.base, None, pair.tokenizer),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+    }
+    spent: dict[int, dict[str, list[float]]] = {count: {lane: [] for lane in engines} for count in counts}
+    before = torch.get_num_threads()
+    try:
+        for run in range(runs + 1):  # the first is to warm up
+            for seed, prompt in enumerate(prompts):
+                for count in counts:
+                    torch.set_num_threads(count)
+                    for lane, engine in engines.items():
+                        records = list(engine.stream(prompt, options, CURVE_TOKENS, seed))
+                        spent[count][lane] += [record.seconds for record in records[1:] if run]
+    finally:
+        torch.set_num_threads(before)
+    return {
+        str(count): {lane: 1000 * median(seconds) for lane, seconds in lanes.items()}
         for count, lanes in spent.items()
     }
 

@@ -1,0 +1,152 @@
+"""Tables of a page of speeds, written from the results of `bench` that the page itself names.
+
+Between `<!-- bench TABLE RESULT.json -->` and `<!-- end -->` stands a table; the result's path is relative to
+the page. Rewriting replaces what stands between them, so no number of a table is ever typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+LANES = {
+    "generate": "`transformers` `generate` (eager, dynamic cache)",
+    "compiled": "`generate`, static cache, compiled",
+    "prompt_lookup": "`generate` with prompt lookup",
+    "assisted": "`generate` with a draft model",
+    "own": "our one-token loop",
+    "dynamo": "DynaMo",
+    "exact": "DynaMo, exact mode",
+    "own_int8": "our one-token loop, int8",
+    "dynamo_int8": "DynaMo, int8",
+}
+# Name: words, what is at least wanted, and the aim.
+RATIOS = {
+    "own_over_generate": ("own loop / `generate`", "2.0", "3.0"),
+    "dynamo_over_own": ("DynaMo / own loop", "–", "–"),
+    "dynamo_over_generate": ("DynaMo / `generate`", "3.0", "4.5"),
+    "exact_over_own": ("exact mode / own loop", "1.05", "1.3"),
+    "compiled_over_generate": ("compiled / eager `generate`", "–", "–"),
+    "dynamo_over_compiled": ("DynaMo / compiled `generate`", "–", "–"),
+    "assisted_over_generate": ("assisted / `generate`", "–", "–"),
+    "own_int8_over_own": ("own loop, int8 / own loop", "–", "–"),
+    "dynamo_int8_over_dynamo": ("DynaMo, int8 / DynaMo", "–", "–"),
+    "conversion": ("conversion: (DynaMo / own loop) / tokens per pass", "0.65", "0.8"),
+    "sampler_share": ("sampler / forward pass (profiled)", "at most 0.15", "0.05"),
+}
+SPLIT = {"base": "own loop", "dynamo": "DynaMo"}
+MARK = re.compile(r"(<!-- bench (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+
+
+def rewrite(page: Path) -> int:
+    """Write every table of a page anew; how many there are. Raises ValueError for one that cannot be."""
+    text, count = MARK.subn(lambda found: _section(page, found), page.read_text(encoding="utf-8"))
+    if not count:
+        raise ValueError(f"report: {page} has no '<!-- bench TABLE RESULT.json -->' to write at")
+    page.write_text(text, encoding="utf-8")
+    return count
+
+
+def _section(page: Path, found: re.Match) -> str:
+    opening, name, source, _, closing = found.groups()
+    if name not in TABLES:
+        raise ValueError(f"report: {page} asks for {name}; there are {', '.join(TABLES)}")
+    try:
+        result = json.loads((page.parent / source).read_text(encoding="utf-8"))
+        return f"{opening}{TABLES[name](result)}\n{closing}"
+    except FileNotFoundError:
+        raise ValueError(f"report: {page} names {source}, which does not exist") from None
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"report: {source} is no result with {name}: {error!r}") from error
+
+
+def machine(result: Result) -> str:
+    """On what and how it was measured, and what was left out: a sentence each."""
+    on = result["machine"]
+    lines = [
+        f"{on['device']}, {on['threads']} threads, {on['dtype']}, torch {on['torch']}, transformers "
+        f"{on['transformers']}, {on['date']}; {result['runs']} runs of {result['prompts']} prompts, at most "
+        f"{result['max_new_tokens']} tokens, threshold {result['options']['threshold']}, top-k "
+        f"{result['options']['top_k']}.",
+        f"Peak memory of the process: {result['peak_memory_mb']:.0f} MB. Memory bandwidth, measured in the "
+        f"same run: {result['bandwidth_gb_per_second']:.1f} GB/s.",
+    ]
+    lines += [f"Left out: {LANES.get(name, name)} ({why})." for name, why in result.get("lost", {}).items()]
+    return "\n".join(lines)
+
+
+def lanes(result: Result) -> str:
+    rows = [
+        [
+            LANES[name] + (f", threshold {result['options']['threshold']}" if name == "dynamo" else ""),
+            f"{lane['tokens_per_second']:.0f}",
+            f"± {lane['spread']:.0f}",
+            f"{lane['tokens_per_forward']:.2f}",
+            f"{lane['ms_per_pass']:.2f}",
+            f"{lane['prefill_ms']:.1f}",
+            f"{100 * lane['share_of_bandwidth']:.0f} %",
+        ]
+        for name, lane in ((name, result["lanes"][name]) for name in LANES if name in result["lanes"])
+    ]
+    return _table(
+        ["lane", "tokens/s", "spread of runs", "tokens per pass", "ms per pass", "prompt, ms",
+         "share of memory bandwidth"],
+        rows,
+    )  # fmt: skip
+
+
+def ratios(result: Result) -> str:
+    rows = []
+    for name, (words, least, aim) in RATIOS.items():
+        if name in result:
+            between = result["intervals"].get(name)
+            interval = f"{between[0]:.2f} to {between[1]:.2f}" if between else ""
+            rows.append([words, f"{result[name]:.2f}", interval, least, aim])
+    return _table(["ratio", "measured", "95 % over prompts", "at least", "aim"], rows)
+
+
+def split(result: Result) -> str:
+    parts = list(result["split"]["dynamo"]["parts"])
+    rows = [
+        [words, *(f"{result['split'][lane]['parts'][part]:.3f}" for part in parts),
+         f"{result['split'][lane]['pass_ms']:.3f}"]
+        for lane, words in SPLIT.items()
+    ]  # fmt: skip
+    return _table(["", *parts, "sum"], rows)
+
+
+def _curve(field: str, label: str, digits: int) -> Callable[[Result], str]:
+    def curve(result: Result) -> str:
+        rows = result[field]
+        if not rows:
+            raise KeyError(field)
+        columns = list(next(iter(rows.values())))
+        names = ["`generate`" if name == "generate" else SPLIT.get(name, name) for name in columns]
+        names = ["own loop" if name == "own" else name for name in names]
+        return _table(
+            [label, *names],
+            [[count, *(f"{row[name]:.{digits}f}" for name in columns)] for count, row in rows.items()],
+        )
+
+    return curve
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+TABLES: dict[str, Callable[[Result], str]] = {
+    "machine": machine,
+    "lanes": lanes,
+    "ratios": ratios,
+    "split": split,
+    "rows": _curve("rows_tokens_per_second", "rows", 0),
+    "context": _curve("context_ms", "context", 2),
+    "top-k": _curve("top_k_ms", "k", 3),
+    "threads": _curve("threads_ms", "threads", 2),
+}
