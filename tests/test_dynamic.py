@@ -1,0 +1,93 @@
+"""PPL_d against a count by hand over every position, with the oracle as the sampler."""
+
+import json
+import math
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from conftest import tiny_base
+
+from dynamo import CooccurrenceTable, DynamoForCausalLM, SamplingOptions
+from dynamo.evaluation import dynamic
+
+RANDOM = np.random.default_rng(5)
+DOCUMENTS = [RANDOM.integers(0, 12, size) for size in (26, 9, 14)]
+OPTIONS = SamplingOptions(temperature=0.8, top_k=6)
+EVERYWHERE = {"positions": 10**6, "per_document": 100}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DynamoForCausalLM.from_neox(tiny_base(seed=3, vocab_size=12), num_token_heads=3).eval()
+
+
+@pytest.fixture(scope="module")
+def table():
+    return CooccurrenceTable.count(DOCUMENTS, order=3, vocab_size=12)
+
+
+def test_ppl_d_equals_a_count_by_hand_at_every_position(model, table):
+    thresholds = (0.2, 0.45, 0.6)
+    measured = dynamic.measure(model, table, DOCUMENTS, thresholds, OPTIONS, special_ids=(0,), **EVERYWHERE)
+    for threshold, found in zip(thresholds, measured, strict=True):
+        nats, tokens, orders = 0.0, 0, []
+        for document in DOCUMENTS:
+            with torch.no_grad():
+                logits = model(torch.from_numpy(document)[None]).head_logits[:, 0].double()
+            for t in range(len(document) - 3):
+                options = oracle.OracleOptions(threshold=threshold, temperature=0.8, top_k=6)
+                order = oracle.choose(
+                    logits[:, t].numpy(), document[: t + 1].tolist(), lambda ids: float(table.ratio(ids)),
+                    options, 0.5, frozenset([0]),
+                ).order  # fmt: skip
+                log_p = logits[:, t].log_softmax(-1)
+                nats -= sum(float(log_p[n, document[t + 1 + n]]) for n in range(order))
+                tokens += order
+                orders.append(order)
+        assert found.ppl.value == pytest.approx(math.exp(nats / tokens))
+        assert found.tokens_per_place.value == pytest.approx(tokens / len(orders))
+        assert found.share_by_order == {str(m): orders.count(m) / len(orders) for m in sorted(set(orders))}
+        assert found.places == len(orders) and len(set(orders)) > 1
+
+
+def test_at_the_ends_it_is_the_first_heads_and_all_heads_own(model):
+    """Without a mask threshold 0 scores all three heads and threshold 1 the first, at the same places."""
+    zero, one = dynamic.measure(model, None, DOCUMENTS, (0.0, 1.0), OPTIONS, **EVERYWHERE)
+    nats = np.zeros(3)
+    for document in DOCUMENTS:
+        with torch.no_grad():
+            log_p = model(torch.from_numpy(document)[None]).head_logits[:, 0].log_softmax(-1)
+        for t in range(len(document) - 3):
+            nats -= [float(log_p[n, t, document[t + 1 + n]]) for n in range(3)]
+    means = nats / zero.places
+    assert one.ppl.value == pytest.approx(math.exp(means[0]), rel=1e-5)
+    assert zero.ppl.value == pytest.approx(math.exp(means.mean()), rel=1e-5)
+
+
+def test_intervals_are_over_documents_and_hold_the_value(model):
+    found = dynamic.measure(model, None, DOCUMENTS, (0.4,), OPTIONS, **EVERYWHERE)[0]
+    assert found.ppl.low < found.ppl.value < found.ppl.high
+    alone = dynamic.measure(model, None, DOCUMENTS[:1], (0.4,), OPTIONS, **EVERYWHERE)[0]
+    assert alone.ppl.low == pytest.approx(alone.ppl.high), "one document says nothing about others"
+    json.dumps(found.to_json())
+
+
+def test_no_more_places_than_asked_for(model):
+    found = dynamic.measure(model, None, DOCUMENTS, (0.5,), OPTIONS, positions=7, per_document=5)[0]
+    assert found.places == 7
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"documents": [np.arange(3)]}, "documents"),
+        ({"thresholds": (1.5,)}, "threshold"),
+        ({"options": SamplingOptions(exact=True)}, "exact"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_name(model, changes, named):
+    arguments = {"documents": DOCUMENTS, "thresholds": (0.5,), "options": OPTIONS, **changes}
+    with pytest.raises(ValueError, match=named):
+        dynamic.measure(model, None, **arguments)
