@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from dynamo.counting import count_tuples
 from dynamo.foreign import parse_json, shown, whole
-from dynamo.tuples import Level, PairBitmap, is_tensor, require, smallest, starts_of
+from dynamo.tuples import Level, PairBitmap, is_tensor, nodes_of, require, smallest, starts_of
 
 FORMAT, VERSION = "dynamo-cooccurrence", "1"
 CHUNK_TOKENS = 2**21
@@ -154,11 +154,8 @@ class CooccurrenceTable:
         return [kept[rank] for kept, rank in zip(known, columns, strict=True)], ratios
 
     def trie(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens and tuples as the nodes of one trie, for tuples of `order`: (first, last, ratio).
-
-        Node t is token t, from node `vocab_size` on come the pairs, then the triples .. A node's children are
-        the nodes first[node] to first[node + 1]; last and ratio are a tuple's last token and its M, without
-        the single tokens.
+        """What loops that look for tuples of `order` walk: first and last as `tuples.nodes_of` has them, and
+        the M of every tuple. Raises ValueError for an order that the table does not hold.
         """
         self._need_order(order)
         return self._trie
@@ -196,17 +193,14 @@ class CooccurrenceTable:
 
     @cached_property
     def _trie(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        ends = self.vocab_size + np.cumsum([0, *(len(level.last) for level in self.levels)])
-        first = [level.starts[:-1] + end for level, end in zip(self.levels, ends[:-1], strict=True)]
-        first = np.concatenate([*first, ends[-1:]])
-        if ends[-1] <= np.iinfo(np.int32).max:
-            first = first.astype(np.int32)
-        last = np.concatenate([level.last for level in self.levels])
+        first, last = nodes_of(self.levels)
         p = self.unigrams / self.total_tokens
         independent, ratio = p, np.empty(len(last))
-        for level, end in zip(self.levels, ends[1:] - self.vocab_size, strict=True):
+        end = 0
+        for level in self.levels:
+            start, end = end, end + len(level.last)
             independent = independent.repeat(level.fans) * p[level.last]
-            ratio[end - len(level.last) : end] = level.counts / max(level.total, 1) / independent
+            ratio[start:end] = level.counts / max(level.total, 1) / independent
         return first, last, ratio
 
     @cached_property
@@ -276,9 +270,14 @@ class CooccurrenceTable:
         """Read what `save` wrote. Raises ValueError for a file that is not a whole, consistent table."""
         try:
             with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                found = f"{metadata.get('format', 'unknown')} version {metadata.get('version', 'unknown')}"
+                require(
+                    found == f"{FORMAT} version {VERSION}", f"it is {found}, not {FORMAT} version {VERSION}"
+                )
                 arrays = {name: _counts_of(file, name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                return cls._from_arrays(arrays, file.metadata() or {})
-        except (SafetensorError, KeyError, ValueError, OverflowError) as error:
+                return cls._from_arrays(arrays, metadata)
+        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path} is no usable co-occurrence table ({reason}): count it again: python -m dynamo count"
@@ -286,8 +285,6 @@ class CooccurrenceTable:
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> CooccurrenceTable:
-        found = f"{metadata.get('format', 'unknown')} version {metadata.get('version', 'unknown')}"
-        require(found == f"{FORMAT} version {VERSION}", f"it is {found}, not {FORMAT} version {VERSION}")
         vocab_size, min_count = int(metadata["vocab_size"]), int(metadata["min_count"])
         unigrams, totals = arrays["unigrams"].astype(np.int64), parse_json(metadata["totals"])
         require(isinstance(totals, list) and totals, f"totals of {shown(totals)}")
@@ -300,7 +297,9 @@ class CooccurrenceTable:
             fans, counts = _unpacked(f"fans.{m}", arrays), _unpacked(f"counts.{m}", arrays)
             last = arrays[f"last.{m}"]
             require(not len(fans) or 0 <= fans.min() <= fans.max() <= len(last), "children out of range")
-            level = Level(starts_of(fans), last, smallest(counts), whole("totals", total), vocab_size)
+            level = Level(
+                starts_of(fans), last, smallest(counts), whole("totals", total, most=2**62), vocab_size
+            )
             level.validate(parents, min_count)
             require((unigrams[last] > 0).all(), "a tuple of a token that never occurs")
             require(m > 2 or (unigrams[fans > 0] > 0).all(), "a tuple of a token that never occurs")

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamo import text
+from dynamo.foreign import parse_json, shown
 from dynamo.losses import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Turns = list[dict[str, str]]
+LONGEST_LINE = 2**27  # characters; a packed file could hold a line that no memory does
 SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
 
 
@@ -44,7 +46,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), ""), start=1):
+                if len(line) == LONGEST_LINE:
+                    raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters")
                 if line.strip():
                     yield line, f"{path}, line {number}"
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
@@ -53,9 +57,12 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
 
 def parse_line(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        # NaN in a column that nobody reads is no fault of the row.
+        return parse_json(line, finite=False)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def read_rows(path: str | Path) -> Iterator[Turns | str]:
@@ -92,9 +99,10 @@ def as_turns(turns: list[Any], where: str) -> Turns:
     conversation = []
     for turn in turns:
         content = turn.get("text", turn.get("content")) if isinstance(turn, dict) else None
-        if not isinstance(content, str) or turn.get("role") not in text.ROLES:
+        # One by one: what is no string may not be hashable either.
+        if not isinstance(content, str) or not any(turn.get("role") == role for role in text.ROLES):
             raise ValueError(
-                f"{where}: a turn needs 'role' ({' or '.join(text.ROLES)}) and 'text', got {turn!r}"
+                f"{where}: a turn needs 'role' ({' or '.join(text.ROLES)}) and 'text', got {shown(turn)}"
             )
         conversation.append({"role": turn["role"], "content": content})
     return conversation

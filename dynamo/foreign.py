@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from typing import Any
 
 LONGEST_WHOLE = 18  # digits that every 64-bit integer has room for
 LONGEST_SETTING = 200  # characters of a setting that is a name
+
+# Looks no deeper than it shows: a value may be a small file's millions of items.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
@@ -49,20 +55,22 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return float(value)
 
 
-def settings(fields: Any) -> dict[str, Any]:
-    """What a run was sampled with: numbers, switches and short names. Raises ValueError for anything else."""
+def settings(fields: Any, called: str = "options") -> dict[str, Any]:
+    """What a run was made with: numbers, switches and short names. Raises TypeError or ValueError."""
     if not isinstance(fields, dict):
-        raise ValueError(f'"options" must be names and values, got {shown(fields)}')
+        raise TypeError(f'"{called}" must be names and values, got {shown(fields)}')
     for name, value in fields.items():
         named = isinstance(value, str) and len(value) <= LONGEST_SETTING
         if not (value is None or named or isinstance(value, bool | int | float)):
-            raise ValueError(f"option {shown(name)} must be a number, a switch or a name, got {shown(value)}")
+            raise ValueError(
+                f'"{called}": {shown(name)} must be a number, a switch or a name, got {shown(value)}'
+            )
     return dict(fields)
 
 
 def shown(value: Any, longest: int = 80) -> str:
     """A value for an error's sentence, cut where it is long."""
-    told = repr(value) if not isinstance(value, str) else repr(value[: longest + 1])
+    told = _SHORT.repr(value)
     return told if len(told) <= longest else told[: longest - 2] + " …"
 
 

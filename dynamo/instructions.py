@@ -8,6 +8,7 @@ made while the ids are built. A batch is a function of its number, as in `dynamo
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from dynamo import text
 from dynamo.data import Turns, as_turns, padded, parse_line, read_lines
+from dynamo.foreign import parse_json, shown
 from dynamo.losses import IGNORED_LABEL
 
 RATINGS = ("rating", "score")
@@ -54,17 +56,19 @@ def _rows(path: str | Path) -> Iterator[tuple[Any, str]]:
         return
     numbered = [first, *lines]
     try:
-        rows = json.loads("".join(line for line, _ in numbered))
+        rows = parse_json("".join(line for line, _ in numbered), finite=False)
     except json.JSONDecodeError as error:
         where = numbered[min(error.lineno, len(numbered)) - 1][1]
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     for number, row in enumerate(rows, start=1):
         yield row, f"{path}, row {number}"
 
 
 def _example(row: Any, where: str) -> Example:
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, got {row!r}")
+        raise ValueError(f"{where}: expected an object, got {shown(row)}")
     turns = row.get("turns", row.get("messages"))
     if turns is None:
         return Example(_alpaca(row, where), _rating(row, where))
@@ -82,7 +86,8 @@ def _alpaca(row: dict[str, Any], where: str) -> Turns:
         raise ValueError(f"{where}: 'instruction', 'input' and 'output' must be strings")
     if not instruction.strip() or not output.strip():
         raise ValueError(
-            f"{where}: expected 'instruction' and 'output', or 'turns' or 'messages', got {', '.join(row)}"
+            f"{where}: expected 'instruction' and 'output', or 'turns' or 'messages', "
+            f"got {shown(', '.join(row))}"
         )
     question = f"{instruction}\n\n{given}" if given.strip() else instruction
     return [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
@@ -93,9 +98,12 @@ def _rating(row: Any, where: str) -> float | None:
     if value is None:
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: expected a number as rating, got {value!r}") from None
+        rating = float(value)
+    except (TypeError, ValueError, OverflowError):
+        rating = math.nan
+    if not math.isfinite(rating):
+        raise ValueError(f"{where}: expected a number as rating, got {shown(value)}")
+    return rating
 
 
 def read_ratings(path: str | Path) -> list[float]:

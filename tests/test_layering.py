@@ -15,7 +15,7 @@ LAYERS = [
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"zerogpu", "foreign", "memory", "placement", "threads", "kernels", "candidates", "sampling_options"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
-    | {"dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
+    | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},
     {"evaluation", "reproduction", "embedded", "pathway", "ui"},
     {"commands"},
@@ -35,6 +35,7 @@ SIBLINGS = {
     "ndjson": {"foreign", "trace", "jointline"},
     "jointline": {"foreign", "trace"},
     "trace": {"joint"},
+    "sampler": {"attempt"},
     "exact": {"sampler"},
     "lane": {"exact", "sampler"},
     "packed": {"cache"},

@@ -5,7 +5,6 @@ A model whose tokenizer lacks the chat template completes the last turn's text i
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ def read_prompts(path: Path | None, tokenizer: Any, limit: int = 0) -> list[list
     Raises ValueError for a file that is no such list, and for a limit below 0.
     """
     from dynamo.embedded import PROMPTS_FILE
+    from dynamo.foreign import parse_json
     from dynamo.text import encode_chat, encode_prompt, has_chat_template
 
     if limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more prompts, got {limit}")
     path = path or PROMPTS_FILE
     try:
-        chats = json.loads(path.read_text(encoding="utf-8"))
+        chats = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"prompts: {path} is not JSON ({error})") from None
     if not isinstance(chats, list) or not chats or not all(_is_chat(chat) for chat in chats):
@@ -39,5 +39,8 @@ def _is_chat(chat: Any) -> bool:
     return (
         isinstance(chat, list)
         and bool(chat)
-        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in chat)
+        and all(
+            isinstance(turn, dict) and all(isinstance(turn.get(name), str) for name in ("role", "content"))
+            for turn in chat
+        )
     )

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPTNeoXForCausalLM
 
+from dynamo import foreign
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.evaluation.intervals import wilson
 from dynamo.model import DynamoForCausalLM
-from dynamo.sampler import Context, SamplingOptions, choose, top_candidates
+from dynamo.sampler import MAX_ORDER, Context, SamplingOptions, choose, top_candidates
 from dynamo.trace import Cell
 
 BINS = 10
@@ -80,9 +81,25 @@ class Reliability:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reliability:
-        names = ("low", "high", "count", "confidence", "right")
-        bins = tuple(Bin(*(b[name] for name in names), tuple(b["interval"])) for b in fields["bins"])
-        return cls(int(fields["order"]), str(fields["event"]), bins, int(fields["without_joint"]))
+        return cls(
+            foreign.whole("order", fields["order"], 2, MAX_ORDER),
+            str(fields["event"]),
+            tuple(_bin(each) for each in fields["bins"]),
+            foreign.whole("without_joint", fields["without_joint"]),
+        )
+
+
+def _bin(fields: dict[str, Any]) -> Bin:
+    low, high = fields["interval"]
+    count = foreign.whole("count", fields["count"])
+    return Bin(
+        low=foreign.number("low", fields["low"], 0, 1),
+        high=foreign.number("high", fields["high"], 0, 1),
+        count=count,
+        confidence=foreign.number("confidence", fields["confidence"], 0, 1),
+        right=foreign.whole("right", fields["right"], most=count),
+        interval=(foreign.number("interval", low, 0, 1), foreign.number("interval", high, 0, 1)),
+    )
 
 
 def measure(

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dynamo.foreign import number
+
 Z = 1.959963984540054  # two-sided 95 %
 RESAMPLES = 2000
 
@@ -30,7 +32,7 @@ class Estimate:
 
     @classmethod
     def from_json(cls, fields: dict[str, float]) -> Estimate:
-        return cls(*(float(fields[name]) for name in ("value", "low", "high")))
+        return cls(*(number(name, fields[name]) for name in ("value", "low", "high")))
 
 
 def ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from dynamo.data import parse_line, read_lines
+from dynamo.foreign import shown
 
 
 def read_journal(path: str | Path) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def read_journal(path: str | Path) -> list[dict[str, Any]]:
     for line, where in read_lines(path):
         row = parse_line(line, where)
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object, got {row!r}")
+            raise ValueError(f"{where}: expected an object, got {shown(row)}")
         rows.append(row)
     return rows
 
@@ -50,6 +51,10 @@ class Journal:
         if missing:
             raise ValueError(f"output: {self._path}, row {number} has no {', '.join(missing)}; name another")
         then, now = row["settings"], self._settings
+        if not isinstance(then, dict) or not all(isinstance(row[name], Hashable) for name in self._key):
+            raise ValueError(
+                f"output: {self._path}, row {number} is none that this program wrote; name another file"
+            )
         names = sorted(then.keys() | now.keys())
         changed = [f"{n}: {then.get(n)} then, {now.get(n)} now" for n in names if then.get(n) != now.get(n)]
         if changed:

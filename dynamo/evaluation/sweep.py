@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from dynamo import foreign
 from dynamo.engine import Engine
 from dynamo.evaluation.audit import TOP_K, audit
 from dynamo.evaluation.diversity import distinct, repeated
 from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.evaluation.runs import Run, check_batch, together
 from dynamo.loading import Pair
-from dynamo.sampler import SamplingOptions
+from dynamo.sampler import MAX_ORDER, SamplingOptions
 
 QUALITY = {
     "nats_per_token": "mean nats of the replies' tokens under the base model",
@@ -68,16 +69,23 @@ class Point:
         """Raises KeyError, TypeError or ValueError for anything that `to_json` does not write."""
         threshold = fields["threshold"]
         return cls(
-            threshold=None if threshold is None else float(threshold),
-            replies=int(fields["replies"]),
-            tokens=int(fields["tokens"]),
-            passes=int(fields["passes"]),
+            threshold=None if threshold is None else foreign.number("threshold", threshold),
+            replies=foreign.whole("replies", fields["replies"]),
+            tokens=foreign.whole("tokens", fields["tokens"]),
+            passes=foreign.whole("passes", fields["passes"]),
             tokens_per_forward=Estimate.from_json(fields["tokens_per_forward"]),
             speed_up=Estimate.from_json(fields["speed_up"]),
-            tokens_per_second=float(fields["tokens_per_second"]),
-            share_by_order={str(m): float(share) for m, share in fields["share_by_order"].items()},
-            backoff_rate=float(fields["backoff_rate"]),
-            reasons={str(reason): int(count) for reason, count in fields["reasons"].items()},
+            tokens_per_second=foreign.number("tokens_per_second", fields["tokens_per_second"], 0),
+            share_by_order={
+                str(foreign.whole("share_by_order", int(m), 1, MAX_ORDER)): foreign.number(
+                    "share_by_order", share, 0, 1
+                )
+                for m, share in fields["share_by_order"].items()
+            },
+            backoff_rate=foreign.number("backoff_rate", fields["backoff_rate"], 0, 1),
+            reasons={
+                str(reason): foreign.whole("reasons", count) for reason, count in fields["reasons"].items()
+            },
             quality={name: Estimate.from_json(fields["quality"][name]) for name in QUALITY},
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from dynamo.evaluation.calibration import EVENTS, Reliability
 from dynamo.evaluation.files import write_json
 from dynamo.evaluation.sweep import QUALITY, Point
+from dynamo.foreign import parse_json, settings, shown, whole
 
 FORMAT, VERSION = "dynamo-sweep", 1
 
@@ -53,22 +53,23 @@ class SweepReport:
         """Raises ValueError naming what is wrong."""
         found = (fields.get("format"), fields.get("version")) if isinstance(fields, dict) else ("", "")
         if found != (FORMAT, VERSION):
-            raise ValueError(f"expected {FORMAT} version {VERSION}, got {found[0]!r} version {found[1]!r}")
+            told = " version ".join(map(shown, found))
+            raise ValueError(f"expected {FORMAT} version {VERSION}, got {told}")
         try:
             report = cls(
                 model=str(fields["model"]),
-                options=dict(fields["options"]),
-                prompts=int(fields["prompts"]),
-                seeds=int(fields["seeds"]),
-                max_new_tokens=int(fields["max_new_tokens"]),
-                machine=dict(fields["machine"]),
+                options=settings(fields["options"]),
+                prompts=whole("prompts", fields["prompts"]),
+                seeds=whole("seeds", fields["seeds"]),
+                max_new_tokens=whole("max_new_tokens", fields["max_new_tokens"]),
+                machine=settings(fields["machine"], "machine"),
                 base=Point.from_json(fields["base"]),
                 points=tuple(Point.from_json(point) for point in fields["points"]),
                 calibration=tuple(Reliability.from_json(curve) for curve in fields["calibration"]),
             )
         except KeyError as error:
             raise ValueError(f"the field {error} is missing") from None
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a field has the wrong type ({error})") from None
         report.validate()
         return report
@@ -95,7 +96,7 @@ class SweepReport:
     def read(cls, path: str | os.PathLike) -> SweepReport:
         """Raises ValueError naming the file for one that is no sweep report, OSError if it is not there."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(parse_json(Path(path).read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(
                 f"{path} is no sweep report ({error}); make it with: python -m dynamo sweep"

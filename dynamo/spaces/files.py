@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from dynamo.spaces.project import SpaceProject
+from dynamo.spaces.project import SpaceProject, is_inside
 
 IGNORED = ("__pycache__", ".DS_Store")
 HUB_PREFIXES = ("http://", "https://", "#", "mailto:")
@@ -30,11 +30,17 @@ def space_files(project: SpaceProject) -> dict[str, Path | bytes]:
 
     Raises ValueError where the README points to a file that would not be there.
     """
+    outside = [pattern for pattern in project.upload if not is_inside(pattern)]
+    if outside:
+        raise ValueError(f"upload: {', '.join(outside)} leads out of the project's folder")
+    inside = project.root.resolve()
     found = (path for pattern in project.upload for path in project.root.glob(pattern))
     files: dict[str, Path | bytes] = {
         path.relative_to(project.root).as_posix(): path
         for path in sorted(found)
-        if path.is_file() and not any(part in IGNORED or part.endswith(".pyc") for part in path.parts)
+        if path.is_file()
+        and path.resolve().is_relative_to(inside)  # or a link would publish a file from elsewhere
+        and not any(part in IGNORED or part.endswith(".pyc") for part in path.parts)
     }
     card = render_card(project)
     missing = [link for link in local_links(card) if link not in files and not _folder_of(link, files)]

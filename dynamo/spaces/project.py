@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import SpaceHardware
 
+from dynamo.foreign import shown
 from dynamo.spaces.app import profile_of, read_config, read_yaml
 
 CONFIG_FILE = "spaces_config.yaml"
@@ -31,6 +32,12 @@ ZERO_GPU = SpaceHardware.ZERO_A10G.value
 NO_SLEEP_TIME = (SpaceHardware.CPU_BASIC.value, ZERO_GPU)  # the hub decides when these sleep
 ZERO_GPU_PYTHON = ("3.10", "3.10.13", "3.12", "3.12.12")
 ZERO_GPU_TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0")
+SHAPES = {
+    "card": (dict, "names and values"), "variables": (dict, "names and values"),
+    "app": (dict, "names and values"), "hardware": (str, "a name"),
+    "models": (list, "a list of names"), "upload": (list, "a list of patterns"),
+    "keep": (list, "a list of patterns"), "secrets": (list, "a list of names"),
+}  # fmt: skip
 LONGEST_RUN = 120  # seconds of quota that one run may ask for
 
 
@@ -53,7 +60,10 @@ class SpaceProject:
         if not path.is_file():
             raise ValueError(f"{root} holds no {CONFIG_FILE}; run this in the project's folder")
         config = read_yaml(path)
-        return cls(root, config, profile, profile_of(config, profile, path))
+        fields = profile_of(config, profile, path)
+        _require_shapes(config, CONFIG_FILE)
+        _require_shapes(fields, f"{CONFIG_FILE}: profiles.{profile}")
+        return cls(root, config, profile, fields)
 
     def loading(self, model: str) -> SpaceProject:
         """The same Space with another model, which its variable DYNAMO_MODEL then names."""
@@ -126,7 +136,7 @@ class SpaceProject:
         pinned = self.pins().get("gradio")
         if card.get("sdk_version") and card["sdk_version"] != pinned:
             yield f"card.sdk_version: {card['sdk_version']}, but requirements.txt pins gradio at {pinned}"
-        if card.get("app_file") and not (self.root / card["app_file"]).is_file():
+        if card.get("app_file") and not (self.root / str(card["app_file"])).is_file():
             yield f"card.app_file: there is no file {card['app_file']}"
 
     def _profile_problems(self) -> Iterator[str]:
@@ -172,7 +182,9 @@ class SpaceProject:
         if not self.upload:
             yield "upload: list the patterns of the files that the Space needs"
         for pattern in self.upload:
-            if not any(path.is_file() for path in self.root.glob(pattern)):
+            if not is_inside(pattern):
+                yield f"upload: {pattern!r} leads out of the project's folder"
+            elif not any(path.is_file() for path in self.root.glob(pattern)):
                 yield f"upload: no file matches {pattern!r}"
         requirements = self.root / "requirements.txt"
         text = requirements.read_text(encoding="utf-8") if requirements.is_file() else ""
@@ -180,3 +192,23 @@ class SpaceProject:
             yield "requirements.txt: it is missing"
         if "+cpu" in text or "--extra-index-url" in text or "--index-url" in text:
             yield "requirements.txt: a CPU build of torch stops a ZeroGPU Space at its start; pin plain torch"
+
+
+def is_inside(pattern: str) -> bool:
+    """Whether a pattern of files stays in the folder that it starts from."""
+    return bool(pattern) and not pattern.startswith(("/", "~")) and ".." not in Path(pattern).parts
+
+
+def _require_shapes(fields: dict[Any, Any], where: str) -> None:
+    """Raise ValueError unless names, mappings and lists of names are where the file has them."""
+    for key, (kind, told) in SHAPES.items():
+        value = fields.get(key)
+        named = kind is list and isinstance(value, list) and key != "secrets"
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{where}: {key}: expected {told}, got {shown(value)}")
+        if named and not all(isinstance(each, str) for each in value):
+            raise ValueError(f"{where}: {key}: expected {told}, got {shown(value)}")
+    for key in ("card", "variables"):
+        wrong = next((name for name in fields.get(key) or {} if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{where}: {key}: expected words as names, got {shown(wrong)}")

@@ -37,6 +37,9 @@ MEASURES = {
 }
 
 
+UNKNOWN_MACHINE = dict.fromkeys(("device", "dtype", "torch", "transformers", "date"), "unknown")
+
+
 def measures(report: Report) -> list[tuple[str, str]]:
     """(label, name) of the measures that a report has, as choices."""
     return [(MEASURES.get(name, (name.replace("_", " "),))[0], name) for name in report["quality"]]
@@ -54,8 +57,8 @@ def thresholds(report: Report) -> list[float]:
 
 def provenance(report: Report, *, here: bool) -> str:
     """What was run on what, HTML. here: measured by this visitor, not shipped."""
-    machine = report["machine"]
-    threads = f", {_plural(machine['threads'], 'thread')}" if machine.get("device_type") == "cpu" else ""
+    machine = UNKNOWN_MACHINE | report["machine"]
+    threads = f", {_plural(machine.get('threads'), 'thread')}" if machine.get("device_type") == "cpu" else ""
     facts = [
         f"model {report['model']}",
         f"{report['prompts']} prompts, {_plural(report['seeds'], 'seed')}, "
@@ -70,7 +73,10 @@ def provenance(report: Report, *, here: bool) -> str:
 def calibration_provenance(report: Report, *, here: bool) -> str:
     """The same for its calibration."""
     positions = max((curve["positions"] for curve in report["calibration"]), default=0)
-    return _marked(f"model {report['model']}; {positions} positions; {report['machine']['date']}.", here)
+    return _marked(
+        f"model {report['model']}; {positions} positions; {(UNKNOWN_MACHINE | report['machine'])['date']}.",
+        here,
+    )
 
 
 def _marked(told: str, here: bool) -> str:

@@ -14,6 +14,7 @@ import logging
 import math
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ class VoteBook:
         too short to tell; outcome: "dynamo", "base" or "tie"; id: the duel's own, so that it counts once.
         Raises ValueError for anything else, and for a duel that was voted on before.
         """
+        if not isinstance(model, str) or not isinstance(id, str | None):
+            raise ValueError(f"model, id: expected words, got {model!r:.80} and {id!r:.80}")
         _check(options, speed_up, tokens_per_forward, outcome)
         row = (
             id or uuid4().hex,
@@ -165,7 +168,11 @@ class VoteBook:
                 " GROUP BY threshold ORDER BY threshold",
                 (model, model),
             )
-            return [Standing(*row) for row in rows]
+            standings = [Standing(*row) for row in rows]
+        numbers = ((each.threshold, each.tokens_per_forward, each.speed_up or 0) for each in standings)
+        if not all(_is_number(number) for row in numbers for number in row):
+            raise _damaged()
+        return standings
 
     @contextmanager
     def _opened(self, mode: str) -> Iterator[sqlite3.Connection]:
@@ -218,7 +225,7 @@ def _check(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _in_words(error: sqlite3.Error) -> Exception:
@@ -226,7 +233,7 @@ def _in_words(error: sqlite3.Error) -> Exception:
     # Extended codes carry the kind of error in their lowest byte.
     kind = None if code is None else code & 0xFF
     if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return ValueError(f"votes: {VOTES_FILE} is no votes file, or damaged; move it away")
+        return _damaged()
     reason = {
         sqlite3.SQLITE_FULL: "their disk is full",
         sqlite3.SQLITE_READONLY: "their folder cannot be written to",
@@ -234,6 +241,10 @@ def _in_words(error: sqlite3.Error) -> Exception:
         sqlite3.SQLITE_BUSY: f"their file was locked for {LOCK_SECONDS:g} seconds",
     }.get(kind, "their file cannot be read or written")
     return OSError(f"votes: {reason}")
+
+
+def _damaged() -> ValueError:
+    return ValueError(f"votes: {VOTES_FILE} is no votes file, or damaged; move it away")
 
 
 def wilson(wins: int, total: int) -> tuple[float, float]:
