@@ -195,6 +195,24 @@ def test_smaller_parts_lie_within_larger_ones(workspace):
             np.testing.assert_array_equal(smaller[index], larger[index])
 
 
+def test_a_part_that_was_no_limit_decides_nothing(shared):
+    """Two steps of 64 tokens read the smallest part twice and no other."""
+    result = amounts.HOW_MUCH.run(shared)
+    times = [measured["times_read"] for measured in result["parts"].values()]
+    assert times[0] == pytest.approx(128 / (len(amounts.part(shared, 0.01)[0]) + 1))
+    result["excess_nats"]["heads-of-25-percent"] = {"value": 3.0, "low": 2.9, "high": 3.1}
+    for name, low, times, verdict in (
+        ("heads-of-1-percent", 0.01, 4.0, "holds"),
+        ("heads-of-1-percent", 0.5, 4.0, "differs"),
+        ("heads-of-1-percent", 0.5, 1.0, "cannot be tested here"),
+    ):
+        result["excess_nats"][name] = {"value": low, "low": low, "high": low + 0.01}
+        result["parts"][name]["times_read"] = times
+        finding = amounts.HOW_MUCH.show(result).finding
+        assert finding.verdict == verdict
+        assert "up to 3.000 nats apart" in finding.sentence
+
+
 # -- continual learning -----------------------------------------------------------------------------------
 
 
@@ -283,9 +301,15 @@ def test_the_held_out_part_of_the_second_corpus_is_not_trained_on(workspace):
 )
 def test_the_interval_decides(low, high, below, above, same):
     estimate = Estimate((low + high) / 2, low, high)
-    assert claims.below_zero(estimate) == below
-    assert claims.above_zero(estimate) == above
+    assert claims.below(estimate) == below
+    assert claims.above(estimate) == above
     assert claims.within(estimate, 0.05) == same
+
+
+def test_a_margin_leaves_small_differences_open():
+    small, large = Estimate(0.03, 0.02, 0.04), Estimate(0.3, 0.2, 0.4)
+    assert (claims.above(small, 0.05), claims.below(small, 0.05)) == ("cannot be tested here",) * 2
+    assert (claims.above(large, 0.05), claims.below(large, 0.05)) == ("holds", "differs")
 
 
 def claim(words, verdict):

@@ -22,15 +22,15 @@ class Claim:
     verdict: Verdict
 
 
-def below_zero(difference: Estimate) -> Verdict:
-    """Holds if the interval is below 0, differs if above, cannot be told where it holds 0."""
-    if difference.high < 0:
+def below(difference: Estimate, margin: float = 0.0) -> Verdict:
+    """Holds if the interval is below -margin, differs if above the margin, cannot be told else."""
+    if difference.high < -margin:
         return "holds"
-    return "differs" if difference.low > 0 else "cannot be tested here"
+    return "differs" if difference.low > margin else "cannot be tested here"
 
 
-def above_zero(difference: Estimate) -> Verdict:
-    return below_zero(Estimate(-difference.value, -difference.high, -difference.low))
+def above(difference: Estimate, margin: float = 0.0) -> Verdict:
+    return below(Estimate(-difference.value, -difference.high, -difference.low), margin)
 
 
 def within(difference: Estimate, margin: float) -> Verdict:

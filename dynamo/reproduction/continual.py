@@ -175,8 +175,8 @@ def show(result: dict[str, Any]) -> Shown:
         first, _ = (Estimate.from_json(fields) for fields in result["excess_nats"][f"{way} - plain"])
         _, learned = (Estimate.from_json(fields) for fields in result["excess_nats"][f"{way} - before"])
         forgets = f"{WAYS[way]} less of the first corpus is lost than plain"
-        found.append(Claim(forgets, "-", first, claims.below_zero(first)))
-        found.append(Claim(f"{WAYS[way]} the second is learned", "-", learned, claims.below_zero(learned)))
+        found.append(Claim(forgets, "-", first, claims.below(first)))
+        found.append(Claim(f"{WAYS[way]} the second is learned", "-", learned, claims.below(learned)))
     columns = ("training", "first corpus: PPL_1 / PPL_1:n", "change, nats a token of head 1",
                "second corpus: PPL_1 / PPL_1:n", "change, nats a token of head 1")  # fmt: skip
     kept = ", ".join(

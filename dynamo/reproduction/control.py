@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo.evaluation.intervals import Estimate
 from dynamo.reproduction import further, measures, variants
-from dynamo.reproduction.claims import below_zero, written
+from dynamo.reproduction.claims import below, written
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def show(result: dict[str, Any]) -> Shown:
             ),
         ),
         Finding(
-            below_zero(difference),
+            below(difference),
             f"Beside the base trained on without heads, the first head is {difference.value:+.4f} nats a "
             f"token ({difference.low:+.4f} to {difference.high:+.4f}; below 0 is better), after "
             f"{result['training']['steps']} steps.",

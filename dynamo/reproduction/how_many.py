@@ -49,7 +49,7 @@ def show(result: dict[str, Any]) -> Shown:
         gain = Estimate.from_json(result["faster"][f"{more} - {fewer}"])
         paper = "3.89 / 3.00" if more == "t4" else "-"
         words = f"{more.upper()} emits more tokens a pass than {fewer.upper()}"
-        found.append(Claim(words, paper, gain, claims.above_zero(gain)))
+        found.append(Claim(words, paper, gain, claims.above(gain)))
     caption = (
         f"Two to five tokens after {further.sentence(result['training'])}; replies at the default threshold, "
         f"under the base; table of tuples of up to {result['table_order']}"
