@@ -25,6 +25,7 @@ VERBS = {
     "sweep": "speed, passes and quality over back-off thresholds, with intervals",
     "reproduce": "rerun the paper's experiments and write the report",
     "bench": "speed against transformers' generate, and where the time goes",
+    "memory": "what a model takes in memory, loaded in every way",
     "embedded": "make the embedded pair from the dialogues",
     "push": "upload a checkpoint with its model card to the hub",
     "space": "show, check or deploy the Hugging Face Space",
