@@ -55,7 +55,7 @@ def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptio
 
 def _is_single_on_cpu(logits: Tensor) -> bool:
     """Whether the logits are where the loop can read them, and in no wider a type than it reads."""
-    return logits.device.type == "cpu" and logits.is_floating_point() and logits.itemsize <= 4
+    return logits.is_cpu and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _not_finite(largest: list[float]) -> ValueError:

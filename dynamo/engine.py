@@ -23,7 +23,7 @@ from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.dispatched import decoder_for
 from dynamo.lane import Lane
 from dynamo.model import DynamoForCausalLM
-from dynamo.sampler import SamplingOptions
+from dynamo.sampler import SamplingOptions, warm_up
 from dynamo.text import StopStrings
 from dynamo.trace import StepRecord
 
@@ -58,6 +58,7 @@ class Engine:
         self._special_ids = self.end_ids | set(special)
         if table is not None:
             table.check(vocab_size=self._decoder.vocab_size)
+        warm_up(self._decoder.heads, self._decoder.vocab_size, table)
 
     @property
     def heads(self) -> int:

@@ -8,6 +8,7 @@ asked for in every pass. Positions and counts only: no ratios, no files, no stre
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -133,6 +134,19 @@ class PairBitmap:
         positions = (words >> HALF_WORD) + np.bitwise_count(words & bits - ONE)
         row = cells // max(len(second), 1)
         return row, cells - row * len(second), positions.take(cells).astype(np.intp)
+
+
+def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray]:
+    """The levels end to end, for who walks them in one loop: (first, last).
+
+    Node t is token t, from node `vocab_size` on come the pairs, then the triples .. A node's children are the
+    nodes first[node] to first[node + 1]; last is a tuple's last token, without the single tokens.
+    """
+    ends = levels[0].vocab_size + np.cumsum([0, *(len(level.last) for level in levels)])
+    first = [level.starts[:-1] + end for level, end in zip(levels, ends[:-1], strict=True)]
+    first = np.concatenate([*first, ends[-1:]])
+    fits = ends[-1] <= np.iinfo(np.int32).max
+    return first.astype(np.int32 if fits else np.int64), np.concatenate([level.last for level in levels])
 
 
 def counted(length: int) -> np.ndarray:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo import kernels
+from dynamo import joint, kernels
 from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.kernels import cells as cells_module
+from dynamo.kernels import thresholds
 from dynamo.sampler import Context, SamplingOptions, choose, top_candidates
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,3 +95,185 @@ def test_loops_decide_as_numpy_does(problem):
         if ours.joint.ranks is not None:
             np.testing.assert_array_equal(ours.joint.ranks, theirs.joint.ranks)
             assert near(ours.joint.values, theirs.joint.values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.sampled_from([torch.float16, torch.bfloat16]))
+def test_half_precision_logits_are_the_same_numbers(problem, dtype):
+    logits, *_, options, _, _ = problem
+    half = torch.from_numpy(logits).to(dtype)
+    ours, theirs = top_candidates(half, options), top_candidates(half.float().double(), options)
+    np.testing.assert_array_equal(ours.ids, theirs.ids)
+    assert near(ours.f, theirs.f)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_seen_wherever_they_stand(wrong):
+    logits = np.zeros((2, 5000), np.float32)
+    logits[1, 4321] = wrong
+    with pytest.raises(ValueError, match="logits are not finite"):
+        top_candidates(logits, SamplingOptions())
+    with pytest.raises(ValueError, match="logits are not finite"):
+        top_candidates(np.full((1, 9), -np.inf, np.float32), SamplingOptions())
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 127, 128, 4096, 5001]), st.sampled_from([1, 50, 256]))
+@settings(max_examples=200, deadline=None)
+def test_top_k_is_a_stable_sort(seed, vocab, k):
+    """Runs, falls and plateaus, where a floor from the blocks' largest could go wrong; both zeros are one."""
+    rng = np.random.default_rng(seed)
+    row = rng.normal(size=vocab).astype(np.float32)
+    row = [row, np.sort(row), np.sort(row)[::-1].copy(), np.round(row), row * 0.0][seed % 5]
+    candidates = top_candidates(row[None], SamplingOptions(top_k=k))
+    expected = np.argsort(-row, kind="stable")[:k]
+    np.testing.assert_array_equal(candidates.ids[0], expected)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 12), st.integers(2, 4), st.floats(0.0, 0.9))
+@settings(max_examples=200, deadline=None)
+def test_pruned_product_is_every_cell_above_the_threshold(seed, k, m, above):
+    f = np.sort(np.random.default_rng(seed).dirichlet(np.full(k, 0.3), size=m), axis=1)[:, ::-1].copy()
+    dense = f[0]
+    for row in f[1:]:
+        dense = dense[..., None] * row
+    cells, values = cells_module.product_above(f, above)
+    expected = np.flatnonzero(dense > above)
+    if len(expected):
+        np.testing.assert_array_equal(cells, expected)
+        np.testing.assert_array_equal(values, dense.ravel()[expected])
+    else:
+        assert cells.tolist() == [0] and values.tolist() == [dense.ravel()[0]], "the largest is always told"
+
+
+@given(st.lists(st.integers(0, 2**20), min_size=256, max_size=256), st.integers(0, 6))
+@settings(max_examples=300, deadline=None)
+def test_otsus_bin_is_the_first_of_the_best_by_exact_fractions(counts, kept):
+    counts = np.array(counts) * (np.random.default_rng(kept).random(256) < 0.5**kept)
+    if np.count_nonzero(counts) < 2:
+        counts[[10, 200]] = 3, 7
+    below, mass = counts.cumsum(), (counts * np.arange(256)).cumsum()
+    total, whole = int(below[-1]), int(mass[-1])
+    variance = [
+        Fraction((int(s) * total - int(n) * whole) ** 2, int(n) * (total - int(n))) if 0 < n < total else 0
+        for n, s in zip(below, mass, strict=True)
+    ]
+    assert thresholds.otsu_bin(counts) == variance.index(max(variance)) == joint.otsu_bin(counts)
+
+
+@given(st.integers(1, 2**28), st.integers(1, 2**28), st.integers(1, 100))
+@settings(max_examples=200, deadline=None)
+def test_exact_ties_of_large_counts_go_to_the_first_bin(outer, inner, apart):
+    """By symmetry the splits around the middle bin are equally good; floats would round them apart."""
+    counts = np.zeros(256, np.int64)
+    counts[[10, 10 + apart, 10 + 2 * apart]] = outer, inner, outer
+    assert thresholds.otsu_bin(counts) == 10
+
+
+@given(st.integers(0, 10**6), st.integers(2, 14), st.integers(2, 4), st.sampled_from([1, 3]))
+@settings(max_examples=300, deadline=None)
+def test_adaptive_stage_keeps_what_the_whole_grid_keeps(seed, k, m, width):
+    rng = np.random.default_rng(seed)
+    grid = rng.random(k**m) ** rng.integers(1, 12) * (rng.random(k**m) < rng.choice([0.02, 0.3, 1.0]))
+    cells = np.flatnonzero(grid)
+    values = grid[cells]
+    if not len(cells):
+        return
+    keep, done = thresholds.adaptive_keep(cells, values, m, k, width)
+    theirs = joint.adaptive_keep(joint.ranks_of(cells, m, k), values, k, width)
+    assert not done or (keep == theirs).all()
+    assert done or len(cells) * width**m > thresholds.CROWD, "left to the grid only where it is crowded"
+
+
+def test_crowded_grids_are_left_to_numpy_and_decided_alike():
+    """125,000 cells of much the same value: blurring them one by one is the slower way."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 60)).astype(np.float32) * 0.05
+    for first in (False, True):
+        options = SamplingOptions(threshold=0.0, temperature=1.0, adaptive_first=first)
+        (_, ours), (_, theirs) = on_both((logits, [3, 4], None, options, 0.5, []))
+        assert len(theirs.weights) > 1000 and ours.tokens == theirs.tokens
+        np.testing.assert_array_equal(ours.survivors, theirs.survivors)
+
+
+def test_a_table_of_lower_order_is_refused_before_it_is_read_beyond_its_end():
+    table = CooccurrenceTable.count([np.arange(30)], order=2, vocab_size=30)
+    with pytest.raises(ValueError, match="tuples of 2 to 2 tokens, got tuples of 3"):
+        on_both((np.zeros((3, 30), np.float32), [], table, SamplingOptions(), 0.5, []))
+
+
+def test_large_fans_are_searched_and_found_as_the_read_ones_are():
+    rng = np.random.default_rng(1)
+    table = CooccurrenceTable.count([rng.integers(0, 2000, 60_000)], order=2, vocab_size=2000)
+    fans = table.levels[0].fans
+    assert fans.min() < cells_module.SEARCH_COST < fans.max(), "at one candidate both ways are gone"
+    for k in (1, 2, 50):
+        logits = rng.normal(size=(2, 2000)).astype(np.float32)
+        options = SamplingOptions(threshold=0.0, top_k=k, adaptive=False, max_order=2)
+        (_, ours), (_, theirs) = on_both((logits, [], table, options, 0.5, []))
+        np.testing.assert_array_equal(ours.survivors, theirs.survivors)
+
+
+def test_threads_share_a_table_and_decide_as_alone():
+    rng = np.random.default_rng(2)
+    table = CooccurrenceTable.count([rng.zipf(1.3, 20_000) % 200], order=3, vocab_size=200)
+    options = SamplingOptions(threshold=0.05)
+    steps = [(rng.normal(size=(3, 200)).astype(np.float32) * 3, rng.random()) for _ in range(60)]
+
+    def run(into):
+        for logits, uniform in steps * 5:
+            into.append(choose(top_candidates(logits, options), Context(200), table, options, uniform).tokens)
+
+    alone, others = [], [[] for _ in range(6)]
+    run(alone)
+    threads = [threading.Thread(target=run, args=(into,)) for into in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(into == alone for into in others) and len(set(alone)) > 10
+
+
+# -- where there are no loops
+
+
+def said_by(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=ROOT, timeout=240, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+ASK = "import numpy as np\nfrom dynamo import kernels\nloops = kernels.loops()\n"
+DRAW = "print(loops.drawn(np.array([0.25, 0.75]), 0.5))"
+
+
+def test_numba_is_not_imported_before_a_loop_is_asked_for():
+    assert said_by("import dynamo, sys; print('numba' in sys.modules)") == "False"
+
+
+def test_a_machine_without_numba_does_it_in_numpy():
+    assert said_by(f"import sys; sys.modules['numba'] = None\n{ASK}print(loops)") == "None"
+
+
+def test_the_environment_chooses():
+    assert said_by(f"{ASK}print(loops)", DYNAMO_KERNELS="numpy") == "None"
+    assert said_by(ASK + DRAW, DYNAMO_KERNELS="numba") == "1"
+    code = "from dynamo import kernels\ntry: kernels.loops()\nexcept ValueError as error: print(error)"
+    assert said_by(code, DYNAMO_KERNELS="cuda").startswith(
+        "DYNAMO_KERNELS: expected numba or numpy, got 'cuda'"
+    )
+
+
+def test_without_a_folder_to_keep_them_in_loops_are_compiled_anew():
+    """As in an image whose files belong to someone else: numba finds no place for its cache and says so."""
+    none = "from numba.core.caching import CacheImpl\nCacheImpl._locator_classes = []\n"
+    assert said_by(none + ASK + DRAW + "; print(loops.drawn.stats.cache_path)") == "1\nNone"
+
+
+def test_loops_are_kept_where_numba_is_told_to(tmp_path):
+    said_by(ASK + DRAW, NUMBA_CACHE_DIR=str(tmp_path))
+    assert list(tmp_path.rglob("*.nbi")), "an index of what was compiled"
+    hits = "; print(sum(loops.drawn.stats.cache_hits.values()))"
+    assert said_by(ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n1"

@@ -108,7 +108,7 @@ def adaptive_keep(cells, values, m, k, width):
 
     A blurred value is no more than the largest around it, and the largest blurred one no less than the
     largest value's own share: only the surroundings of a value of 1 / 256 of that can leave the lowest bin.
-    None where these are so many that the whole grid is the better place for it.
+    The second result is false where these are so many that the whole grid is the better place for it.
     """
     keep = np.ones(len(cells), np.bool_)
     if len(cells) <= 1:
@@ -186,44 +186,39 @@ def penalised(ranks, values, ids, seen, special, penalty):
 def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, width, seen, special, penalty):
     """What becomes of an order's cells: (outcome, best value, ranks (cells, m), weights (cells,)).
 
-    CROWDED: the cells before an adaptive stage that is left to the caller, all of them if that comes first.
+    The outcome is OK, the reason to back off, or CROWDED: the blur is then better done on the whole grid.
     """
     m, k = ids.shape
+    none = np.empty((0, m), np.int64)
     best = 0.0
     for value in values:
         best = max(best, value)
-    outcome = MASK if best <= 0 else KEPT_MASS if kept < least_kept else OK
-    if outcome == OK and adaptive and first:
+    if best <= 0 or kept < least_kept:
+        return MASK if best <= 0 else KEPT_MASS, best, none, values[:0]
+    keep, done = np.ones(len(cells), np.bool_), True
+    if adaptive and first:
         keep, done = adaptive_keep(cells, values, m, k, width)
-        if done:
-            cells, values = cells[keep], values[keep]
-        else:
-            outcome = CROWDED
-    if outcome == OK:
-        keep = values > limit
+    for i in range(len(cells)):
+        keep[i] &= values[i] > limit
+    cells, values = cells[keep], values[keep]
+    if adaptive and not first:
+        keep, done = adaptive_keep(cells, values, m, k, width)
         cells, values = cells[keep], values[keep]
-        if len(cells) == 0:
-            outcome = THRESHOLD
-        elif adaptive and not first:
-            keep, done = adaptive_keep(cells, values, m, k, width)
-            if done:
-                cells, values = cells[keep], values[keep]
-            else:
-                outcome = CROWDED
-    count = len(cells) if outcome in (OK, CROWDED) else 0
-    ranks = np.empty((count, m), np.int64)
-    for i in range(count):
+    if len(cells) == 0 or not done:
+        return THRESHOLD if done else CROWDED, best, none, values[:0]
+    ranks = np.empty((len(cells), m), np.int64)
+    for i in range(len(cells)):
         cell = cells[i]
         for head in range(m - 1, -1, -1):
             ranks[i, head] = cell % k
             cell //= k
-    if outcome != OK:
-        return outcome, best, ranks, values[:count]
     weights = penalised(ranks, values, ids, seen, special, penalty)
     heaviest = 0.0
     for weight in weights:
         heaviest = max(heaviest, weight)
-    return (OK, best, ranks, weights) if heaviest > limit else (PENALTY, heaviest, ranks, weights)
+    if heaviest > limit:
+        return OK, best, ranks, weights
+    return PENALTY, heaviest, none, weights
 
 
 @compiled
