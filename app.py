@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 
 from dynamo.commands.prompts import read_prompts
 from dynamo.evaluation.audit import audit
@@ -20,6 +21,7 @@ from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import EMBEDDED, Pair, load, load_or_embedded, memory_of
 from dynamo.spaces import AppConfig, read_config
+from dynamo.threads import settle_threads
 from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, quota
 from dynamo.zerogpu import Lender
 
@@ -43,7 +45,8 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, its models loaded, and how to launch it. Raises ValueError or OSError in a sentence."""
     config = read_config(HERE / "spaces_config.yaml", environment)
     # First of all on ZeroGPU, as loading must not touch a GPU that is not there yet.
-    stage = partial(staged, lender=Lender(quota(config.gpu_seconds)) if config.zero_gpu else None)
+    lender = Lender(quota(config.gpu_seconds)) if config.zero_gpu else None
+    stage = partial(staged, lender=lender, threads=torch.get_num_threads())
     pair, notice = load_or_embedded(config.model, quantize=config.quantize)
     shipped = pair.name == EMBEDDED
     first = stage(pair)
@@ -59,15 +62,19 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     return build_demo(*first, offer), launch_options(config.limits)
 
 
-def staged(pair: Pair, lender: Lender | None = None) -> Staged:
-    """A pair as the page runs it, and what may be found out about it; lender: of ZeroGPU's model time."""
+def staged(pair: Pair, lender: Lender | None = None, threads: int = 1) -> Staged:
+    """A pair as the page runs it, and what may be found out about it; lender: of ZeroGPU's model time;
+    threads: of the processor, at most."""
     opinion, prompts = partial(audit, pair.base), read_prompts(None, pair.tokenizer)
     split, sweep = partial(time_split, pair, prompts), partial(sweep_reports, pair, prompts)
     if lender is not None:
         # Neither measures what a visitor asked for, and both would take the quota of many answers.
         opinion, split, sweep = lender.function(f"audit of {pair.name}", opinion), None, None
     report = SweepReport.read(SWEEP).to_json() if pair.name == EMBEDDED else None
-    return Contenders.from_pair(pair, lender), Analyses(opinion, split, report, sweep)
+    contenders = Contenders.from_pair(pair, lender)
+    if lender is None:
+        settle_threads(contenders.dynamo, most=threads)
+    return contenders, Analyses(opinion, split, report, sweep)
 
 
 def offered_models(

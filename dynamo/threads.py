@@ -40,13 +40,15 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settle_threads(engine: Streaming, asked: str | int = AUTO, seconds: float = SECONDS) -> int:
+def settle_threads(
+    engine: Streaming, asked: str | int = AUTO, most: int | None = None, seconds: float = SECONDS
+) -> int:
     """Set how many threads torch computes with, `asked` or what is measured best, and return it.
 
-    Measured are no more than torch has been set to: by default one for each core, or OMP_NUM_THREADS. Raises
-    ValueError for anything but "auto" and whole numbers from 1 on.
+    most: measured are no more, by default what torch has been set to: one for each core, or OMP_NUM_THREADS.
+    Raises ValueError for anything but "auto" and whole numbers from 1 on.
     """
-    most = torch.get_num_threads()
+    most = torch.get_num_threads() if most is None else most
     if asked != AUTO:
         torch.set_num_threads(checked_threads(asked))
     elif engine.device.type == "cpu" and most > 1:
@@ -69,17 +71,29 @@ def candidates(most: int) -> list[int]:
 def _fastest(engine: Streaming, counts: list[int], seconds: float) -> int:
     started = time.perf_counter()
     passes: dict[int, list[float]] = {count: [] for count in counts}
-    for turn in range(1000):
+    turn = 0
+    while turn < 2 or time.perf_counter() - started < seconds:
         for count in counts:
             torch.set_num_threads(count)
-            spent = [record.seconds for record in engine.stream(PROMPT, None, TOKENS, turn)][1:]
+            spent = _passes(engine, turn)
             if turn:  # the first is to warm up
                 passes[count] += spent
-            elif spent and median(spent) > SLOW_PASS:
+            elif spent and spent[-1] > SLOW_PASS:
                 return counts[0]
-        if turn and time.perf_counter() - started > seconds:
+        turn += 1
+    medians = {count: median(spent) for count, spent in passes.items() if spent}
+    return choose(medians) if medians else counts[0]
+
+
+def _passes(engine: Streaming, seed: int) -> list[float]:
+    """Seconds of the passes after the first of a short text, which is given up where the model is slow."""
+    spent = []
+    for record in engine.stream(PROMPT, None, TOKENS, seed):
+        if not record.prefill:
+            spent.append(record.seconds)
+        if sum(spent) > TOKENS * SLOW_PASS / 4:
             break
-    return choose({count: median(spent) for count, spent in passes.items() if spent} or {counts[0]: 0.0})
+    return spent
 
 
 def choose(seconds: dict[int, float]) -> int:

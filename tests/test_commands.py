@@ -47,6 +47,21 @@ def test_generate_with_a_stock_model_emits_one_token_a_pass(folder, capsys):
     assert set(result["orders"]) == {1} and result["tokens_per_forward"] == 1.0
 
 
+def test_generate_and_compare_run_on_8_bit_weights_and_so_many_threads(folder, capsys, monkeypatch):
+    import torch
+
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    own = run(capsys, "generate", "Hello", "--model", folder / "pair", "--max-new-tokens", 30)[1]
+    assert not asked, "where there is one thread there is nothing to choose"
+    for verb in ("generate", "compare"):
+        code, result = run(capsys, verb, "Hello", "--model", folder / "pair", "--max-new-tokens", 30,
+                           "--weights", "int8", "--threads", 2)  # fmt: skip
+        assert code == 0 and result.get("tokens", 30) <= 30
+        assert asked == [2] and not asked.clear()
+        assert result.get("text") != own["text"], "random weights have no clear favourites: rounding tells"
+
+
 def test_compare_runs_both_lanes_and_audits_them(folder, capsys):
     code, result = run(capsys, "compare", "Hello", "--model", folder / "pair", "--max-new-tokens", 15)
     assert code == 0
@@ -91,6 +106,8 @@ def test_model_trained_on_conversations_stops_at_the_end_of_a_turn(folder, capsy
 
 
 BAD = {
+    "threads": (["generate", "hi", "--threads", "many"], "threads: expected auto, or 1 or more"),
+    "exact int8": (["generate", "hi", "--weights", "int8", "--exact"], "exact: int8 logits"),
     "too many heads": (
         ["train", "--model", "P", "--data", "D", "--output", "O", "--heads", "6"],
         "num_token_heads: expected 1 to 5, got 6",

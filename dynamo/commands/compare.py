@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dynamo.commands.generate import Reply, add_generation_arguments, add_quantize_argument
+from dynamo.commands.generate import (
+    Reply,
+    add_engine_arguments,
+    add_generation_arguments,
+    add_quantize_argument,
+)
 from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
+from dynamo.threads import settle_threads
 
 WARM_UP_TOKENS = 8
 
@@ -30,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trace", help="file for both runs, pass by pass (NDJSON); the page can replay it")
     add_quantize_argument(parser)
+    add_engine_arguments(parser)
     add_generation_arguments(parser)
 
 
@@ -48,9 +55,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
-        "base": Engine(pair.base, None, pair.tokenizer),
-        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+        "base": Engine(pair.base, None, pair.tokenizer, arguments.weights),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer, arguments.weights),
     }
+    settle_threads(engines["dynamo"], arguments.threads)
     for engine in engines.values():  # the first passes of a process are slow, and would be the base's alone
         list(engine.stream(prompt, options, WARM_UP_TOKENS, arguments.seed))
     replies = {lane: Reply(pair.tokenizer) for lane in engines}

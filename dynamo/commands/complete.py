@@ -12,9 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.engine import Engine
 from dynamo.evaluation.runs import BATCH
 from dynamo.options import add_arguments, from_arguments
 from dynamo.sampler import SamplingOptions
+from dynamo.threads import add_threads_argument, settle_threads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"timed; 1 to time every text (default: {BATCH})",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_threads_argument(parser)
     add_arguments(parser, SamplingOptions, leave_out=("threshold",))
 
 
@@ -58,6 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"seeds: expected 1 or more from 0 or more, got {arguments.seeds} from {arguments.first_seed}"
         )
     pair = loading.load(arguments.model, device=arguments.device)
+    settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     settings = {
         "model": arguments.model,
         "heads": pair.dynamo.config.num_token_heads,

@@ -10,7 +10,9 @@ import sys
 from typing import Any
 
 from dynamo.options import add_arguments, from_arguments
+from dynamo.packed import WEIGHTS
 from dynamo.sampler import SamplingOptions
+from dynamo.threads import add_threads_argument, settle_threads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
     add_quantize_argument(parser)
+    add_engine_arguments(parser)
     add_generation_arguments(parser)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
+                        help="the model's own, or 8-bit copies of a float32 model's on CPU: faster, and not "
+                        f"for exact mode (default: {WEIGHTS[0]})")  # fmt: skip
+    add_threads_argument(parser)
 
 
 def add_quantize_argument(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +61,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         quantize=arguments.quantize,
         device_map=arguments.device_map,
     )
-    engine = Engine(model, table, tokenizer)
+    engine = Engine(model, table, tokenizer, arguments.weights)
+    settle_threads(engine, arguments.threads)
     reply = Reply(tokenizer)
     prompt = text.encode_prompt(tokenizer, arguments.prompt)
     if engine.heads > 1 and table is None:

@@ -13,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.engine import Engine
 from dynamo.evaluation.runs import BATCH, check_batch
 from dynamo.options import add_arguments, from_arguments
 from dynamo.sampler import SamplingOptions
+from dynamo.threads import add_threads_argument, settle_threads
 
 THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
 
@@ -42,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="positions of --data that are looked at (default: 4000)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_threads_argument(parser)
     add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
 
 
@@ -57,6 +60,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     options = from_arguments(SamplingOptions, arguments)
     _check(arguments)
     pair = loading.load(arguments.model, device=arguments.device)
+    settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
     count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds, arguments.batch)
     with tqdm(total=count, unit="reply", leave=False, disable=None) as bar:
