@@ -341,16 +341,31 @@ def test_an_experiment_ends_in_json_that_is_read_back_and_shown(experiment, shar
     assert experiment.run(shared) == result  # from what is there, without training
 
 
-def test_what_was_learned_from_the_heads_is_compared_with_the_same_further_training(shared):
-    """The verdict follows the sign of the paired difference."""
+def test_the_first_head_is_judged_by_paired_differences_that_agree(shared):
+    """One that is sure decides where the other is open; one against the paper decides always."""
     result = control.BETTER.run(shared)
-    for low, high, verdict in (
-        (-0.3, -0.1, "holds"),
-        (0.1, 0.3, "differs"),
-        (-1, 1, "cannot be tested here"),
+    assert "pair" not in result["ppl_1"]  # of this pair it is not known how it was trained
+    below, above, open_ = (-3.0, -1.0), (1.0, 3.0), (-1.0, 1.0)
+    for here, pair, verdict in (
+        (below, None, "holds"),
+        (above, None, "differs"),
+        (open_, None, "cannot be tested here"),
+        (open_, below, "holds"),
+        (open_, open_, "cannot be tested here"),
+        (above, below, "differs"),
     ):
-        result["excess_nats"]["dynamo-further"] = {"value": 0.0, "low": low, "high": high}
+        for key, interval in (("dynamo-further", here), ("pair-base", pair)):
+            result["excess_nats"].pop(key, None)
+            if interval is not None:
+                result["excess_nats"][key] = {"value": 0.0, "low": interval[0], "high": interval[1]}
         assert control.BETTER.show(result).finding.verdict == verdict
+
+
+def test_the_embedded_pair_is_a_control_too(workspace):
+    embedded = replace(workspace, pair=replace(workspace.pair, name="embedded", dynamo=tiny_dynamo(seed=1)))
+    result = control.BETTER.run(embedded)
+    assert result["ppl_1"]["pair"] != result["ppl_1"]["base"]
+    assert "in the embedded pair" in control.BETTER.show(result).finding.sentence
 
 
 def test_more_heads_cost_more_parameters_and_their_table_reaches_as_far(shared):
