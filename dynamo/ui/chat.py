@@ -7,11 +7,11 @@ Recordings and blind duels are shown but are no part of a chat.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dynamo.foreign import parse_json, shown
 from dynamo.ndjson import End, Trace, encode_line, read_trace
 
 LONGEST_CHAT = 400_000  # characters of one lane's trace; a turn of 100 tokens takes about 8,000
@@ -57,7 +57,10 @@ class Chat:
 
     @property
     def last_seed(self) -> int:
-        return int(self.last_options.get("seed", 0))
+        seed = self.last_options.get("seed", 0)
+        if type(seed) is not int or seed < 0:
+            raise ValueError(f"chat: its seed must be a whole number, got {shown(seed)}; start a new chat")
+        return seed
 
     @property
     def last_options(self) -> Mapping[str, Any]:
@@ -109,6 +112,6 @@ def _turn(lines: list[str]) -> Turn:
 
 def _is_header(line: str) -> bool:
     try:
-        return "format" in json.loads(line)
-    except (json.JSONDecodeError, TypeError):
+        return "format" in parse_json(line)
+    except (ValueError, TypeError):
         return False  # read_trace says what is wrong with it
