@@ -81,7 +81,7 @@ def show(result: dict[str, Any]) -> Shown:
         ),
         Finding(
             next((verdict for verdict in ("differs", "holds") if verdict in verdicts), verdicts[0]),
-            "Nats a token by which the first head is worse than the base trained on: "
+            "The first head minus the base trained on, nats a token (below 0 is better): "
             + "; ".join(f"{claim.words} {' ('.join(written(claim.difference))})" for claim in found)
             + ".",
         ),
