@@ -63,7 +63,7 @@ class TableState:
 class TableDecoder:
     """`Decoder` over `logits_after`; remembers what it was fed."""
 
-    vocab_size, max_length, heads = VOCAB, 64, 3
+    vocab_size, max_length, heads, device = VOCAB, 64, 3, torch.device("cpu")
 
     def __init__(self):
         self.fed: list[int] = []
