@@ -59,7 +59,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"experiments": [each.name for each in EXPERIMENTS]}
     ran = [] if arguments.report_only else run_missing(chosen, _workspace(arguments, sizes), arguments.output)
     found = {each.name: read_result(arguments.output, each.name) for each in EXPERIMENTS}
-    results = {name: stored for name, stored in found.items() if stored is not None}
+    versions = {each.name: each.version for each in EXPERIMENTS}
+    results = {
+        name: stored
+        for name, stored in found.items()
+        if stored is not None and stored["settings"]["version"] == versions[name]
+    }
     verdicts = write_report(arguments.report, EXPERIMENTS, results, UNTESTED)
     for name, verdict in verdicts.items():
         print(f"{name:20} {verdict}", file=sys.stderr)

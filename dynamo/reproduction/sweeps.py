@@ -21,9 +21,11 @@ THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(11))
 
 
 def swept(
-    workspace: Workspace, thresholds: Sequence[float] = THRESHOLDS, **changes: Any
+    workspace: Workspace, thresholds: Sequence[float] = (), **changes: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The base's row and one per threshold (`Point.to_json`), under the default options with `changes`."""
+    """The base's row and one per threshold (`Point.to_json`; by default of `THRESHOLDS`), under the default
+    options with `changes`."""
+    thresholds = thresholds or THRESHOLDS
     options = SamplingOptions(**changes)
     own = {name: value for name, value in asdict(options).items() if name != "threshold"}
     path = workspace.folder_of("sweep", DEPENDS, options=own) / "points.jsonl"
