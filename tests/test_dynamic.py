@@ -8,10 +8,14 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import tiny_base
+from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from test_commands import run
+from test_loading import table_for
 
 from dynamo import CooccurrenceTable, DynamoForCausalLM, SamplingOptions
 from dynamo.evaluation import dynamic
+from dynamo.text import encode_turns
+from dynamo.training import save_model
 
 RANDOM = np.random.default_rng(5)
 DOCUMENTS = [RANDOM.integers(0, 12, size) for size in (26, 9, 14)]
@@ -93,3 +97,23 @@ def test_what_cannot_be_measured_is_refused_by_name(model, changes, named):
     arguments = {"documents": DOCUMENTS, "thresholds": (0.5,), "options": OPTIONS, **changes}
     with pytest.raises(ValueError, match=named):
         dynamic.measure(model, None, **arguments)
+
+
+def test_perplexity_adds_ppl_d_where_thresholds_are_named(tmp_path, capsys, tokenizer):
+    model, table = tiny_dynamo(seed=2), table_for(tokenizer)
+    save_model(model, tokenizer, tmp_path / "model")
+    table.save(tmp_path / "model" / "cooccurrence.safetensors")
+    data = tmp_path / "dialogues.jsonl"
+    data.write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
+    arguments = ["perplexity", "--data", data, "--model", tmp_path / "model"]
+    code, result = run(capsys, *arguments, "--thresholds", 0, 0.5, "--positions", 8, "--top-k", 20)
+    assert code == 0
+    documents = [np.array(encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
+    expected = dynamic.measure(
+        model, table, documents, (0, 0.5), SamplingOptions(top_k=20), 8, special_ids=tokenizer.all_special_ids
+    )
+    found = [(row["ppl"]["value"], row["places"]) for row in result["dynamic"]]
+    assert found == [(pytest.approx(each.ppl.value, rel=1e-5), 8) for each in expected]
+    code, result = run(capsys, *arguments)
+    assert code == 0 and result["dynamic"] == []
+    assert run(capsys, *arguments, "--thresholds", 2)[0] == 2

@@ -1,13 +1,17 @@
 """chrF against hand-counted n-grams; numbers and names; replies beside threshold 1."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import DIALOGUES, tiny_dynamo
+from test_commands import run
 from test_loading import table_for
 
 from dynamo import Engine, SamplingOptions
 from dynamo.evaluation import chrf, next_turns
 from dynamo.evaluation.mentions import Mentions, mentions, names
+from dynamo.training import save_model
 
 
 def test_chrf_equals_the_formula_on_counted_ngrams():
@@ -111,3 +115,18 @@ def test_exact_mode_has_no_threshold_to_move(rows, tokenizer):
     engine, places, _ = rows
     with pytest.raises(ValueError, match="exact"):
         next_turns.measure(engine, tokenizer, places, [0.5], SamplingOptions(exact=True))
+
+
+def test_audit_of_held_out_dialogues_prints_what_is_measured(tmp_path, capsys, tokenizer):
+    save_model(tiny_dynamo(seed=2), tokenizer, tmp_path / "model")
+    table_for(tokenizer).save(tmp_path / "model" / "cooccurrence.safetensors")
+    data = tmp_path / "dialogues.jsonl"
+    data.write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
+    arguments = ["audit", "--data", data, "--model", tmp_path / "model", "--max-new-tokens", 9]
+    code, result = run(capsys, *arguments, "--thresholds", 0, "--limit", 0)
+    assert code == 0 and result["places"] == 2
+    engine = Engine(tiny_dynamo(seed=2), table_for(tokenizer), tokenizer)
+    expected = next_turns.measure(engine, tokenizer, next_turns.places(DIALOGUES, 2), [0.0], max_new_tokens=9)
+    assert result["replies"] == json.loads(json.dumps([row.to_json() for row in expected]))
+    assert run(capsys, *arguments, "--prompt", "Hello")[0] == 2, "one source at a time"
+    assert run(capsys, *arguments, "--limit", -1)[0] == 2
