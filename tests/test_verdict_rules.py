@@ -91,7 +91,8 @@ def calibration():
         return {"order": order, "event": event, "meaning": EVENTS[event], "positions": 50, "without_joint": 0,
                 "expected_calibration_error": abs(0.55 - accuracy), "bins": [each]}  # fmt: skip
 
-    return {"curves": [curve(order, event, 0.54) for order in (2, 3) for event in EVENTS]}
+    curves = [curve(order, event, 0.54) for order in (2, 3) for event in EVENTS]
+    return {"curves": {"0.7": curves, "1": curves}}
 
 
 def next_turns():
@@ -168,7 +169,7 @@ CASES = {
         [(("stages", "mask, strength 0.5", "entropy"), 3.5), (("stages", "mask + Otsu", "cells"), 400)],
     ),
     "confidence that is too high for one number of tokens": (
-        replies.CALIBRATION, calibration, [(("curves", 2, "expected_calibration_error"), 0.2)],
+        replies.CALIBRATION, calibration, [(("curves", "0.7", 2, "expected_calibration_error"), 0.2)],
     ),
     "a measure below that of threshold 1 beyond doubt": (
         replies.NEXT_TURNS, next_turns,

@@ -153,8 +153,8 @@ def show_figure(result: dict[str, Any]) -> Shown:
     finding = Finding(
         "holds" if (flattest, steepest) == (FULL, UNMASKED) else "differs",
         f"Drift rises fastest with tokens a pass for: {steepest} ({100 * slopes[steepest]:.2f} points a "
-        f"token), slowest for: {flattest} ({100 * slopes[flattest]:.2f}; mask + Otsu + blur: "
-        f"{100 * slopes[FULL]:.2f}).",
+        f"token), slowest for: {flattest} ({100 * slopes[flattest]:.2f}); for mask + Otsu + blur it is "
+        f"{100 * slopes[FULL]:.2f}.",
     )
     table = Table(
         "Least-squares slope of drift over tokens a pass; drift (%) and tokens a pass at each threshold",

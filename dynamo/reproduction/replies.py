@@ -17,8 +17,10 @@ from dynamo.sampler import SamplingOptions
 from dynamo.text import has_chat_template
 
 THRESHOLDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.0)
-JUDGED = SamplingOptions().threshold
+DEFAULTS = SamplingOptions()
+JUDGED = DEFAULTS.threshold
 HONEST = 0.05
+TEMPERATURES = (DEFAULTS.temperature, 1.0)
 NAMES = {
     "chrf": "chrF",
     "numbers_in_context": "numbers found in the context, %",
@@ -29,35 +31,54 @@ NAMES = {
 def measure_calibration(workspace: Workspace) -> dict[str, Any]:
     pair = workspace.pair
     orders = range(2, min(pair.dynamo.config.num_token_heads, pair.table.order if pair.table else 3) + 1)
-    curves = calibration.measure(
-        pair.dynamo, pair.table, pair.base, workspace.documents, orders=tuple(orders),
-        positions=workspace.sizes.positions, seed=workspace.seed,
-    )  # fmt: skip
-    return {"curves": [curve.to_json() for curve in curves]}
+    curves = {}
+    for temperature in TEMPERATURES:
+        workspace.progress(f"calibration: temperature {temperature:g}")
+        curves[f"{temperature:g}"] = [
+            curve.to_json()
+            for curve in calibration.measure(
+                pair.dynamo, pair.table, pair.base, workspace.documents,
+                SamplingOptions(temperature=temperature), tuple(orders), workspace.sizes.positions,
+                seed=workspace.seed,
+            )
+        ]  # fmt: skip
+    return {"curves": curves}
 
 
 def show_calibration(result: dict[str, Any]) -> Shown:
     curves = result["curves"]
     rows = tuple(
-        (curve["order"], curve["meaning"], curve["positions"], _mean(curve, "confidence"),
+        (temperature, curve["order"], curve["meaning"], curve["positions"], _mean(curve, "confidence"),
          _mean(curve, "accuracy"), curve["expected_calibration_error"])
-        for curve in curves
+        for temperature, of in curves.items()
+        for curve in of
     )  # fmt: skip
-    columns = ("tokens", "right is what", "positions", "mean confidence", "share right", "calibration error")
-    own = [curve for curve in curves if curve["event"] == "text"]
-    errors = {curve["order"]: curve["expected_calibration_error"] for curve in own}
+    columns = ("temperature", "tokens", "right is what", "positions", "mean confidence", "share right",
+               "calibration error")  # fmt: skip
+    own = {name: [c for c in of if c["event"] == "text"] for name, of in curves.items()}
+    judged = own[f"{DEFAULTS.temperature:g}"]
     finding = Finding(
-        "holds" if max(errors.values()) <= HONEST else "differs",
+        "holds" if all(each["expected_calibration_error"] <= HONEST for each in judged) else "differs",
         "Expected calibration error against held-out text: "
-        + ", ".join(
-            f"{errors[c['order']]:.3f} for {c['order']} tokens (confident {_mean(c, 'confidence'):.2f}, "
-            f"right {_mean(c, 'accuracy'):.2f})"
-            for c in own
+        + "; ".join(
+            f"at temperature {temperature} " + ", ".join(_error_in_words(curve) for curve in of)
+            for temperature, of in own.items()
         )
         + ".",
     )
     table = Table("The joint's largest cell before thresholds", columns, rows)
-    return Shown((table,), finding, {"Reliability of the joint's confidence": calibration_figure(curves)})
+    figures = {
+        f"Reliability of the joint's confidence at temperature {temperature}": calibration_figure(of)
+        for temperature, of in curves.items()
+    }
+    return Shown((table,), finding, figures)
+
+
+def _error_in_words(curve: dict[str, Any]) -> str:
+    return (
+        f"{curve['expected_calibration_error']:.3f} for {curve['order']} tokens (confident "
+        f"{_mean(curve, 'confidence'):.2f}, right {_mean(curve, 'accuracy'):.2f})"
+    )
 
 
 def _mean(curve: dict[str, Any], name: str) -> float:
@@ -140,11 +161,12 @@ CALIBRATION = Experiment(
     name="calibration",
     title="Open question: is the joint's confidence honest?",
     paper="It thresholds the joint's largest value as if it were a probability, and does not check it.",
-    rule=f"Holds if the expected calibration error against held-out text is at most {HONEST:g} for every "
-    "number of tokens.",
+    rule="Holds if at the default temperature the expected calibration error against held-out text is at "
+    f"most {HONEST:g} for every number of tokens.",
     run=measure_calibration,
     show=show_calibration,
     depends=("validation", "documents", "positions", "seed"),
+    version=2,
 )
 NEXT_TURNS = Experiment(
     name="next-turns",
