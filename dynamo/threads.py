@@ -18,9 +18,9 @@ import torch
 
 AUTO = "auto"
 SECONDS = 0.4  # for all counts together
-SLOW_PASS = 0.05  # seconds; passes that take so long share their work out well
+SLOW_PASS = 0.05  # seconds; passes that take one thread so long share their work out well
 NEARLY = 1.05  # within 5 % of the fastest, the fewest threads are chosen: they leave more to others
-PROMPT, TOKENS = (0,) * 8, 12
+PROMPT, TOKENS = (0,), 16
 
 
 class Streaming(Protocol):
@@ -63,9 +63,8 @@ def checked_threads(asked: str | int) -> int:
 
 
 def candidates(most: int) -> list[int]:
-    """1, 2, 4 .. and `most`, the largest first."""
-    powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
-    return sorted(powers | {most}, reverse=True)
+    """1, 2, 4 .. and `most`."""
+    return sorted({2**i for i in range(most.bit_length())} | {most})
 
 
 def _fastest(engine: Streaming, counts: list[int], seconds: float) -> int:
@@ -78,20 +77,21 @@ def _fastest(engine: Streaming, counts: list[int], seconds: float) -> int:
             spent = _passes(engine, turn)
             if turn:  # the first is to warm up
                 passes[count] += spent
-            elif spent and spent[-1] > SLOW_PASS:
-                return counts[0]
+            elif count == 1 and spent and min(spent) > SLOW_PASS:
+                return counts[-1]
         turn += 1
     medians = {count: median(spent) for count, spent in passes.items() if spent}
-    return choose(medians) if medians else counts[0]
+    return choose(medians) if medians else counts[-1]
 
 
 def _passes(engine: Streaming, seed: int) -> list[float]:
-    """Seconds of the passes after the first of a short text, which is given up where the model is slow."""
+    """Seconds of the passes of a short text after the prompt's, or of that one where it is slow already."""
     spent = []
     for record in engine.stream(PROMPT, None, TOKENS, seed):
-        if not record.prefill:
-            spent.append(record.seconds)
-        if sum(spent) > TOKENS * SLOW_PASS / 4:
+        if record.prefill and record.seconds < 2 * SLOW_PASS:
+            continue
+        spent.append(record.seconds)
+        if sum(spent) > 2 * SLOW_PASS:
             break
     return spent
 
