@@ -273,7 +273,8 @@ class CooccurrenceTable:
                 metadata = file.metadata() or {}
                 found = f"{metadata.get('format', 'unknown')} version {metadata.get('version', 'unknown')}"
                 require(
-                    found == f"{FORMAT} version {VERSION}", f"it is {found}, not {FORMAT} version {VERSION}"
+                    found == f"{FORMAT} version {VERSION}",
+                    f"it is {found[:80]}, not {FORMAT} version {VERSION}",
                 )
                 arrays = {name: _counts_of(file, name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 return cls._from_arrays(arrays, metadata)

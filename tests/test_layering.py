@@ -22,7 +22,7 @@ LAYERS = [
     {"__init__", "__main__"},
 ]
 SIBLINGS = {
-    "model": {"losses"},
+    "model": {"foreign", "losses"},
     "recipes": {"options"},
     "corpus": {"data"},
     "external": {"corpus"},

@@ -86,7 +86,7 @@ class SweepReport:
                 raise ValueError(f"threshold {point.threshold}: shares by order do not add up to 1")
         unknown = {curve.event for curve in self.calibration} - set(EVENTS)
         if unknown:
-            raise ValueError(f"calibration: expected the events {', '.join(EVENTS)}, got {unknown}")
+            raise ValueError(f"calibration: expected the events {', '.join(EVENTS)}, got {shown(unknown)}")
 
     def write(self, path: str | os.PathLike) -> None:
         """Whoever reads meanwhile sees the old file or the new, never a part."""

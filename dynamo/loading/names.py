@@ -22,9 +22,12 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
+from dynamo.foreign import parse_json, shown
+
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
+LONGEST_NAME = 4096
 HUB_PROBE_SECONDS = 3.0
 HUB_AWAY_SECONDS = 300.0
 
@@ -43,18 +46,33 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
     """
     if name == EMBEDDED:
         return EMBEDDED_FOLDER
-    if name.startswith(EMBEDDED + "/"):
+    if name in (f"{EMBEDDED}/base", f"{EMBEDDED}/dynamo"):
         return EMBEDDED_FOLDER / name.removeprefix(EMBEDDED + "/")
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    possible = name.isprintable() and len(name) <= LONGEST_NAME
+    path = Path(name if possible else "").expanduser()
+    if name and possible and path.is_dir():
         return path
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not possible or path.is_file() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(
             f"model: expected '{EMBEDDED}', a model folder or a hub id such as EleutherAI/pythia-70m, "
-            f"got {name!r}"
+            f"got {shown(name)}"
         )
     cached = _cached(name)
     return cached if cached is not None else _download(name, progress)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a model folder's config.json says. Raises ValueError for what is none."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"model: {folder} is no model folder: it holds no config.json")
+    try:
+        fields = parse_json(file.read_text(encoding="utf-8"), finite=False)
+    except ValueError as error:
+        raise ValueError(f"model: {file} is not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"model: {file} must hold names and values, got {shown(fields)}")
+    return fields
 
 
 def model_folders(folder: Path) -> dict[str, Path]:
@@ -144,6 +162,11 @@ def _reporting(progress: Progress) -> type[tqdm]:
 
     class Bar(tqdm):
         def display(self, *_: Any, **__: Any) -> None:
+            pass
+
+        # Not in `display`, which holds a lock of all bars: `progress` may raise to end the download.
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
             # One bar counts files; of those that count bytes, one sees the network and one the disk.
             if self.unit == "B" and self.total:
                 most["done"] = max(most["done"], int(self.n))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GPTNeoXForCausalLM, PretrainedConfig
+from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from dynamo.cache import forget_idle_states
 from dynamo.cooccurrence import CooccurrenceTable
+from dynamo.foreign import shown
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
-from dynamo.loading.names import EMBEDDED, Progress, check_format, resolve
-from dynamo.loading.quantised import loading_options
+from dynamo.loading.names import EMBEDDED, Progress, check_format, read_config, resolve
+from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.memory import enough_memory
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
@@ -188,6 +189,7 @@ class _Fitting:
                     f"model: {self._name} {self._way()} does not fit on the GPU, and quantised layers cannot "
                     f"wait elsewhere; {self._remedy()}"
                 ) from None
+            mend_saving(model)
             return (model if options else model.to(self._device)).eval()
 
     def _too_large(self) -> str:
@@ -220,7 +222,12 @@ def load_tokenizer(name: str | Path) -> Any:
     folder = name if isinstance(name, Path) else resolve(name)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"tokenizer: {folder} holds no tokenizer.json; save the model's tokenizer there")
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # whatever the library trips over in a damaged file
+        raise ValueError(
+            f"tokenizer: {folder}: its files are damaged ({type(error).__name__}: {shown(str(error))})"
+        ) from error
 
 
 def load_table(folder: Path, vocab_size: int, tokenizer: Any) -> CooccurrenceTable | None:
@@ -235,6 +242,4 @@ def load_table(folder: Path, vocab_size: int, tokenizer: Any) -> CooccurrenceTab
 
 def model_type(folder: Path) -> str:
     """The architecture that a model folder declares."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model: {folder} is no model folder: it holds no config.json")
-    return PretrainedConfig.get_config_dict(folder)[0].get("model_type", "")
+    return str(read_config(folder).get("model_type", ""))

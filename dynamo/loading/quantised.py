@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers import BitsAndBytesConfig
+
+from dynamo.foreign import shown
+from dynamo.loading.names import read_config
 
 QUANTISATIONS = ("8bit", "4bit")
 BITS = {"8bit": 8, "4bit": 4}
@@ -61,13 +64,17 @@ def _config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _saved_as(folder: Path) -> str | None:
-    fields = PretrainedConfig.get_config_dict(folder)[0].get("quantization_config")
+    fields = read_config(folder).get("quantization_config")
     if not fields:
         return None
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"model: {folder}: its quantization_config is {shown(fields)}, expected names and values"
+        )
     found = [name for name, bits in BITS.items() if fields.get(f"load_in_{bits}bit")]
     if not found:
         raise ValueError(
-            f"model: {folder} is quantised by {fields.get('quant_method')!r}; "
+            f"model: {folder} is quantised by {shown(fields.get('quant_method'))}; "
             "only bitsandbytes in 8 or 4 bits is read here"
         )
     return found[0]
@@ -100,6 +107,30 @@ def _silence() -> None:
     """
     for module in ("autograd._functions", "backends.cpu.ops"):
         logging.getLogger(f"bitsandbytes.{module}").setLevel(logging.ERROR)
+
+
+def mend_saving(model: nn.Module) -> None:
+    """Let 4-bit layers be saved as they are, also after a pass.
+
+    On processors with AVX512-BF16 the library packs such a layer at its first pass, its scales turned round,
+    and where it is saved turns the weights back and the scales only if they are quantised themselves
+    (bitsandbytes 0.50): what is saved, and the model itself, is wrong from then on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.register_state_dict_pre_hook(_unpacked)
+
+
+def _unpacked(layer: nn.Module, prefix: str, keep_vars: bool) -> None:
+    state = getattr(layer.weight, "quant_state", None)
+    if not getattr(state, "packing_format_for_cpu", False) or state.original_nested:
+        return
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as inverse
+
+    layer.weight.data, state = inverse(layer.weight.data, state)
+    if state.absmax.ndim == 2:
+        state.absmax = state.absmax.T.reshape(-1).float().contiguous()
+    layer.weight.quant_state = state
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:

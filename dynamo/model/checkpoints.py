@@ -9,6 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from dynamo.foreign import shown
+
 
 def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
     """A stock GPT-NeoX checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
@@ -37,5 +39,5 @@ def filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"
-        raise ValueError(f"{path}: its weights do not fill a {kind} model: {wrong}")
+        raise ValueError(f"{path}: its weights do not fill a {kind} model: {shown(wrong, 400)}")
     return model

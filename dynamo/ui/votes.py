@@ -124,7 +124,7 @@ class VoteBook:
         too short to tell; outcome: "dynamo", "base" or "tie"; id: the duel's own, so that it counts once.
         Raises ValueError for anything else, and for a duel that was voted on before.
         """
-        if not isinstance(model, str) or not isinstance(id, str | None):
+        if not all(isinstance(each, str) and each.isprintable() for each in (model, id or "")):
             raise ValueError(f"model, id: expected words, got {model!r:.80} and {id!r:.80}")
         _check(options, speed_up, tokens_per_forward, outcome)
         row = (
@@ -185,6 +185,8 @@ class VoteBook:
                 # journal back and undo a vote.
                 connection.execute("PRAGMA synchronous = EXTRA")
                 yield connection
+        except UnicodeDecodeError:  # the library's own error about a damaged file may not be text
+            raise _damaged() from None
         except sqlite3.Error as error:
             log.error("votes: %s: %s", self.path, error)
             raise _in_words(error) from error
@@ -209,11 +211,11 @@ def _check(
     options: Mapping[str, Any], speed_up: float | None, tokens_per_forward: float, outcome: str
 ) -> None:
     if outcome not in OUTCOMES:
-        raise ValueError(f"outcome: expected one of {', '.join(OUTCOMES)}, got {outcome!r}")
+        raise ValueError(f"outcome: expected one of {', '.join(OUTCOMES)}, got {outcome!r:.80}")
     if speed_up is not None and not (_is_number(speed_up) and speed_up > 0):
-        raise ValueError(f"speed_up: expected a positive number or none, got {speed_up!r}")
+        raise ValueError(f"speed_up: expected a positive number or none, got {speed_up!r:.80}")
     if not (_is_number(tokens_per_forward) and tokens_per_forward >= 1):
-        raise ValueError(f"tokens_per_forward: expected 1 or more, got {tokens_per_forward!r}")
+        raise ValueError(f"tokens_per_forward: expected 1 or more, got {tokens_per_forward!r:.80}")
     for name, value in options.items():
         # Other words could be a visitor's: what was asked and answered is never kept.
         named = name == "opponent" and isinstance(value, str) and _OPPONENT.fullmatch(value)
@@ -221,7 +223,7 @@ def _check(
             raise ValueError(f"options: {name} must be a number or a switch, got {type(value).__name__}")
     threshold = options.get("threshold")
     if threshold is None or not 0 <= threshold <= 1:
-        raise ValueError(f"options: threshold must be within 0 and 1, got {threshold!r}")
+        raise ValueError(f"options: threshold must be within 0 and 1, got {threshold!r:.80}")
 
 
 def _is_number(value: Any) -> bool:
