@@ -58,10 +58,12 @@ def files(tmp_path_factory):
         {"instruction": f"Name colour {i}.", "input": "", "output": "It is a very dark green. " * 6}
         for i in range(41)
     ]
+    second = folder / "other.json"
+    second.write_text(json.dumps(other), encoding="utf-8")
     return (
         written(folder / "train.jsonl", rows * 50),
         written(folder / "dev.jsonl", rows * 3),
-        written(folder / "other.jsonl", other),
+        second,
     )
 
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamo import instructions, text
 from dynamo.blocks import TokenBlocks
 from dynamo.evaluation.intervals import Estimate
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
+from dynamo.reproduction.perplexities import read_other
 from dynamo.training import Rows
 
 if TYPE_CHECKING:
@@ -95,10 +95,8 @@ def elastic_penalty(
 
 
 def second_corpus(workspace: Workspace) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Documents of the workspace's other file, with the chat template: to train on, and held out."""
-    examples = instructions.read_examples(workspace.other)
-    chats = text.encode_many(workspace.pair.tokenizer, [example.turns for example in examples])
-    documents = [np.asarray(chat.ids, np.int32) for chat in chats]
+    """Documents of the workspace's other file: to train on, and held out."""
+    documents = read_other(workspace.other, workspace.pair.tokenizer)
     held_out = documents[::HELD_OUT]
     return [document for i, document in enumerate(documents) if i % HELD_OUT], held_out
 
