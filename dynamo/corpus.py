@@ -15,10 +15,8 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from tqdm import tqdm
 
 from dynamo import text
 from dynamo.data import encode_rows, read_rows
+from dynamo.workers import process_pool
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 ROWS_AT_A_TIME = 512
@@ -139,7 +138,7 @@ def tokenise(
         made = list(map(make, tqdm(files, desc="tokenising", unit="file", disable=not progress)))
     else:
         # Not forked: the tokenizer library's threads would not survive it.
-        with ProcessPoolExecutor(min(workers, len(files)), get_context("spawn")) as pool:
+        with process_pool(min(workers, len(files)), "spawn") as pool:
             results = pool.map(make, files)
             made = list(tqdm(results, desc="tokenising", unit="file", total=len(files), disable=not progress))
     if not any(file.documents for file in made):

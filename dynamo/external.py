@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as numbers
 from itertools import pairwise
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from dynamo.corpus import TokenFile
 from dynamo.counting import check_ids, chunks, largest_vocab, levels_of, sum_equal, tuple_keys
 from dynamo.tuples import Level
+from dynamo.workers import process_pool
 
 SLICE_TOKENS = 2**22  # some 80 bytes a token while it is counted
 MERGE_ENTRIES = 2**22  # some 60 bytes an entry while they are merged
@@ -136,7 +136,7 @@ class _mapper:
     def __init__(self, workers: int):
         # Forked where that is possible: these workers need numpy alone, and need not import models first.
         method = "fork" if "fork" in get_all_start_methods() else "spawn"
-        self._pool = ProcessPoolExecutor(workers, get_context(method)) if workers > 1 else None
+        self._pool = process_pool(workers, method) if workers > 1 else None
 
     def __enter__(self) -> Callable[..., Iterator[Any]]:
         return map if self._pool is None else self._pool.map

@@ -1,10 +1,16 @@
-"""Folders that are replaced whole: whoever reads one finds the old or the new, never a mixture."""
+"""Folders that are replaced whole, and files that grow by whole lines, whatever kill or full disk comes."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 
 def old_folder(path: Path) -> Path:
@@ -20,3 +26,38 @@ def replace_folder(new: Path, target: Path) -> None:
         os.replace(target, old)
     os.replace(new, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def being_written(folder: Path) -> Iterator[None]:
+    """Removes a folder that could not be written: what libraries raise on a full disk becomes one OSError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise OSError(f"{folder} cannot be written ({reason[0]}); make room and run it again") from error
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Adds a line of JSON, after dropping one that a kill or a full disk cut short."""
+    if path.exists():
+        drop_cut_line(path)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def drop_cut_line(path: Path) -> None:
+    """Ends a file after its last whole line."""
+    with path.open("rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 2**16)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end != size:
+            file.truncate(end)

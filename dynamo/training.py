@@ -27,14 +27,13 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
-from dynamo.folders import old_folder, replace_folder
+from dynamo.folders import append_row, being_written, old_folder, replace_folder
 from dynamo.heldout import document_losses
 from dynamo.model import DynamoForCausalLM, count_targets
 from dynamo.recipes import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
 T = TypeVar("T")
-ADAMW_BETAS = (0.9, 0.95)
-ADAMW_EPS = 1e-8
+ADAMW_BETAS, ADAMW_EPS = (0.9, 0.95), 1e-8
 
 
 class Rows(Protocol):
@@ -213,8 +212,7 @@ class Trainer:
 
     def _log(self, row: dict[str, Any]) -> None:
         if self._accelerator.is_main_process:
-            with open(self.output / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            append_row(self.output / "log.jsonl", row)
 
     # -- checkpoints --------------------------------------------------------------------------------------
 
@@ -228,7 +226,8 @@ class Trainer:
         if self._accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self._accelerator.wait_for_everyone()
-        self._accelerator.save_state(str(partial), safe_serialization=True)
+        with being_written(partial):
+            self._accelerator.save_state(str(partial), safe_serialization=True)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             run = {"step": self.step, "options": asdict(self.options), **self._subject}
@@ -293,8 +292,9 @@ def save_model(
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    for name, content in extra:
-        (partial / name).write_text(content, encoding="utf-8")
+    with being_written(partial):
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for name, content in extra:
+            (partial / name).write_text(content, encoding="utf-8")
     replace_folder(partial, output)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates", "workers"}
     | {"zerogpu", "foreign", "memory", "placement", "threads", "kernels", "candidates", "sampling_options"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from dynamo.data import parse_line, read_lines
+from dynamo.folders import drop_cut_line
 from dynamo.foreign import shown
 
 
@@ -40,7 +41,7 @@ class Journal:
         self._settings = json.loads(json.dumps(settings))
         self.rows: list[dict[str, Any]] = []
         if self._path.exists():
-            _drop_cut_line(self._path)
+            drop_cut_line(self._path)
             self.rows = read_journal(self._path)
         for number, row in enumerate(self.rows, start=1):
             self._check(row, number)
@@ -83,10 +84,3 @@ class Journal:
         self._file.flush()
         self.rows.append(row)
         self._done.add(self.key_of(row))
-
-
-def _drop_cut_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
