@@ -31,6 +31,7 @@ from transformers.generation import (
 from dynamo.cache import within_memory
 from dynamo.engine import checked_prompt, end_of_text_ids
 from dynamo.model import DynamoForCausalLM
+from dynamo.placement import execution_device
 from dynamo.processors import ChooseOne, Weigh
 from dynamo.sampler import SamplingOptions
 from dynamo.text import StopStrings
@@ -87,7 +88,7 @@ class GenerateEngine:
             else "top-k, temperature, penalty on probabilities",
             "attention": self._model.config._attn_implementation,
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "device": str(self._model.device),
+            "device": str(execution_device(self._model)),
             **self._settings,
             **({"compiled": self._compile_config().mode} if self._compiled else {}),
             **({"draft_parameters": self._draft.num_parameters()} if self._draft is not None else {}),
@@ -115,7 +116,7 @@ class GenerateEngine:
         yielded, for the inputs that `dynamo.Engine.stream` refuses.
         """
         run = self._run(input_ids, options, max_new_tokens, seed, stop)
-        return within_memory(_paced(run, self._generate), self._model.device)
+        return within_memory(_paced(run, self._generate), execution_device(self._model))
 
     def complete(
         self,
@@ -156,7 +157,7 @@ class GenerateEngine:
         return _Run(prompt, limit, seed, chooser, self.end_ids, stops)
 
     def _generate(self, run: _Run) -> None:
-        ids = torch.tensor([run.prompt], device=self._model.device)
+        ids = torch.tensor([run.prompt], device=execution_device(self._model))
         end_ids = sorted(self.end_ids) or None
         config = GenerationConfig(
             max_new_tokens=run.limit,
