@@ -171,14 +171,15 @@ def show_other(result: dict[str, Any]) -> Shown:
     home, away = (each["ppl_d"] for each in corpora.values())
     falls = falls_beyond_doubt([row["ppl"] for row in away])
     middle = [i for i, threshold in enumerate(thresholds) if 0 < threshold < 1]
-    fewer = all(away[i]["tokens_per_place"]["high"] < home[i]["tokens_per_place"]["low"] for i in middle)
+    fewer = [i for i in middle if away[i]["tokens_per_place"]["high"] < home[i]["tokens_per_place"]["low"]]
     half = middle[len(middle) // 2]
     finding = Finding(
-        "holds" if falls and fewer else "differs",
+        "holds" if falls and fewer == middle else "differs",
         f"On the other corpus PPL_d {'falls' if falls else 'does not fall'} as the threshold rises, from "
         f"{away[0]['ppl']['value']:.1f} to {away[-1]['ppl']['value']:.1f}; at threshold "
         f"{thresholds[half]:g} the sampler decides on {away[half]['tokens_per_place']['value']:.2f} tokens "
-        f"there and on {home[half]['tokens_per_place']['value']:.2f} at home.",
+        f"there and on {home[half]['tokens_per_place']['value']:.2f} at home. Fewer beyond doubt at: "
+        f"{', '.join(f'{thresholds[i]:g}' for i in fewer) or 'no threshold'}.",
     )
     figure = lines(
         [
