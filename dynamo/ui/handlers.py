@@ -42,6 +42,8 @@ def in_one_sentence(handler: Callable[..., Iterator]) -> Callable[..., Iterator]
         except (ValueError, Busy) as error:
             # Gradio shows an error's text as HTML, and the sentences may quote what the visitor sent.
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
+        except gr.Error:  # ZeroGPU's own: no quota is left, say
+            raise
         except Exception as error:
             log.exception("a handler failed")
             told = (

@@ -32,8 +32,8 @@ PLAIN_PROMPT = "Text to complete (this model was not finetuned to chat)"
 
 _INTRO = """<div class="dm-models"><h2>Which model runs here</h2>
 <p>The pair that is loaded answers in Compare, for everyone who has this page open.</p></div>"""
-_SUITE = """<div class="dm-models"><p>The Pythia models come without token heads: they complete text, and learn
-heads here.</p></div>"""
+_SUITE = """<div class="dm-models"><p>The Pythia models come without token heads: they complete text, and
+learn heads here.</p></div>"""
 _HEADLESS = """<div class="dm-models"><h2>{name} has no token heads yet</h2>
 <p>So it cannot race: one pass gives one token. It completes text, and it learns heads here; the pair in
 Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
@@ -115,12 +115,12 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     """Builds the tab inside a `gr.Tab(MODELS)` and connects it; demo: the page, refreshed for latecomers."""
     tab = _build(shelf)
     seen = gr.State(0)  # swaps of the pair that this visitor's page shows
-    refreshed = [seen, *tab.refreshed(), *pair.outputs()]
+    refreshed = [seen, tab.name, *tab.refreshed(), *pair.outputs()]
 
     def refresh(swaps: int) -> Updates:
         told = _told(tab, shelf)
         if swaps != shelf.host.swaps:
-            told |= {seen: shelf.host.swaps, **pair.shown(shelf)}
+            told |= {seen: shelf.host.swaps, tab.name: shelf.loaded, **pair.shown(shelf)}
         return told
 
     def connect(event: Any, source: Any) -> Any:

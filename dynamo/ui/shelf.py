@@ -34,6 +34,7 @@ from dynamo.model import DynamoConfig
 from dynamo.ui.analyses import ModelOffer
 from dynamo.ui.completion import Completion
 from dynamo.ui.host import Host
+from dynamo.ui.workshop import in_words
 
 POLL_SECONDS = 0.2
 WORKING_MEMORY = 1.15  # caches and activations beside the weights, as a share of them; a round guess
@@ -129,9 +130,7 @@ class Shelf:
         if self.offer.workshop is None:
             return []
         folders = sorted(self.offer.workshop.glob("*/model"))
-        return [
-            Row(str(each), each.parent.name, "heads trained here", self._badge(str(each))) for each in folders
-        ]
+        return [Row(str(each), *in_words(each.parent), self._badge(str(each))) for each in folders]
 
     def _where(self, name: str) -> str:
         if name in self.offer.ready:
@@ -163,6 +162,7 @@ class Shelf:
             if self._job is not None and self._job.running:
                 raise ValueError(f"model: {self._job.name} is being loaded; wait for it, or cancel it")
             job = self._job = _Job(name, lambda job: self._work(job, quantize))
+            job.start()
         return job.moments()
 
     def cancel(self) -> None:
@@ -225,6 +225,8 @@ class _Job:
         self._moment = Moment("")
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=f"load {name}")
+
+    def start(self) -> None:
         self._thread.start()
 
     @property

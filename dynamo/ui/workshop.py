@@ -196,7 +196,15 @@ def _folder_name(model: str, data: str | Path, steps: int) -> str:
         text = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     slug = re.sub(r"[^\w.-]+", "-", model.strip("/").split("/")[-1] if "/" in model else model)
     where = hashlib.sha256(model.encode()).hexdigest()[:4]
-    return f"{slug}-{where}-{path.name.split('.')[0]}-{text}-{steps}"
+    return "--".join([slug, path.name.split(".")[0], str(steps), where + text])
+
+
+def in_words(folder: Path) -> tuple[str, str]:
+    """What was trained in a folder of the workshop: the model's short name, and on what."""
+    model, *rest = folder.name.split("--")
+    if len(rest) != 3:
+        return folder.name, "heads trained here"
+    return model, f"heads trained here: {rest[1]} steps on {rest[0]}"
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
