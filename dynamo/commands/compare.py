@@ -139,7 +139,10 @@ def _write(path: str, recordings: Iterable[_Recording]) -> None:
     from dynamo.ndjson import write_trace
 
     temporary = Path(f"{path}.part")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for recording in recordings:
-            write_trace(file, recording.lines())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for recording in recordings:
+                write_trace(file, recording.lines())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
