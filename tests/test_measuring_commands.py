@@ -65,6 +65,7 @@ def test_sweep_prints_and_writes_the_same_report(folder, capsys):
     assert report.base.replies == report.points[0].replies == 4
     assert report.points[0].share_by_order == {"3": 1.0}, "threshold 0 without a mask always emits three"
     assert report.points[2].share_by_order == {"1": 1.0}
+    assert report.options["batch"] == 16, "only first replies were timed"
     assert report.options["mask_strength"] == 0 and not {"threshold", "exact"} & set(report.options)
     assert report.machine["dtype"] == "float32" and report.machine["threads"] == torch.get_num_threads()
     assert [(c.order, c.event) for c in report.calibration] == [

@@ -71,7 +71,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         base, *points = points
     report = SweepReport(
         model=arguments.model,
-        options={name: value for name, value in asdict(options).items() if name in vars(arguments)},
+        options={
+            **{name: value for name, value in asdict(options).items() if name in vars(arguments)},
+            "batch": arguments.batch,
+        },
         prompts=len(prompts),
         seeds=arguments.seeds,
         max_new_tokens=arguments.max_new_tokens,
