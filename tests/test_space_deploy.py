@@ -1,23 +1,16 @@
-"""Deployment against a local hub, and the app in exactly the folder that would be deployed."""
+"""Deployment against a local hub."""
 
 import functools
 import json
-import os
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
 
 from dynamo.__main__ import main
-from dynamo.spaces import Deployment, SpaceProject, deploy, space_files
+from dynamo.spaces import Deployment, SpaceProject, deploy
 from dynamo.spaces import deployment as deploying
-from dynamo.spaces.files import write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ID = "someone/dynamo"
@@ -168,49 +161,3 @@ def test_the_command_deploys_and_a_wrong_configuration_does_not(hub, project, ca
     hub.requests.clear()
     assert main(arguments) == 2
     assert "card.colorTo: expected one of" in capsys.readouterr().err and hub.requests == []
-
-
-@pytest.fixture(scope="module")
-def space_folder(tmp_path_factory):
-    """What would be uploaded, and nothing else of the project."""
-    folder = tmp_path_factory.mktemp("space") / "app"
-    write_folder(space_files(SpaceProject.read(ROOT, "cpu")), folder)
-    return folder
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def test_the_app_runs_from_exactly_what_is_uploaded(space_folder):
-    port = free_port()
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": str(space_folder), "GRADIO_SERVER_PORT": str(port),
-        "HF_HUB_OFFLINE": "1", "SPACE_ID": ID, "DYNAMO_PROFILE": "cpu", "GRADIO_ANALYTICS_ENABLED": "False",
-    }  # fmt: skip
-    log = space_folder / "log.txt"
-    with log.open("w") as output:
-        app = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=space_folder, env=environment, stdout=output, stderr=output
-        )
-    try:
-        status = wait_for_page(f"http://127.0.0.1:{port}/", app, seconds=180)
-    finally:
-        app.terminate()
-        app.wait(30)
-    assert status == 200, log.read_text()[-3000:]
-    assert not (space_folder / "votes").exists()
-
-
-def wait_for_page(url: str, app: subprocess.Popen, seconds: float) -> int | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and app.poll() is None:
-        try:
-            with opener.open(url, timeout=5) as page:
-                return page.status
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    return None

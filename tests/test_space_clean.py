@@ -1,0 +1,157 @@
+"""The app in exactly the folder that would be deployed, in a clean environment: nothing else is in reach."""
+
+import ast
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from dynamo.spaces import SpaceProject, space_files
+from dynamo.spaces.files import write_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+ID = "someone/dynamo"
+OURS = {"app", "dynamo"}
+PYTHON = [sys.executable, "-E", "-s"]  # no PYTHONPATH, no packages of the user's own
+HELPERS = {"_distutils_hack"}  # of the virtual environment itself
+GRADIOS_OWN = {"starlette"}  # what its page is a part of; the version is Gradio's business
+IMPORT_EVERYTHING = """
+import importlib, json, pkgutil, sys
+sys.path.insert(0, "")
+import app, dynamo
+for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+import os
+print(json.dumps({name: os.path.abspath(file) for name, file in files.items() if isinstance(file, str)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def space_folder(tmp_path_factory):
+    """What would be uploaded, and nothing else of the project."""
+    folder = tmp_path_factory.mktemp("space") / "app"
+    write_folder(space_files(SpaceProject.read(ROOT, "cpu")), folder)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def clean_environment(home: Path, **more: str) -> dict[str, str]:
+    """What `env -i` leaves, an empty home, and what a Space sets."""
+    home.mkdir()
+    return {
+        "PATH": os.environ["PATH"], "HOME": str(home), "HF_HUB_OFFLINE": "1", "SPACE_ID": ID,
+        "DYNAMO_PROFILE": "cpu", "GRADIO_ANALYTICS_ENABLED": "False", **more,
+    }  # fmt: skip
+
+
+def test_the_app_answers_from_exactly_what_is_uploaded(space_folder, tmp_path):
+    port = free_port()
+    environment = clean_environment(tmp_path / "home", GRADIO_SERVER_PORT=str(port))
+    log = tmp_path / "log.txt"
+    with log.open("w") as output:
+        app = subprocess.Popen(
+            [*PYTHON, "app.py"], cwd=space_folder, env=environment, stdout=output, stderr=output
+        )
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        status = wait_for_page(url, app, seconds=180)
+        assert status == 200, log.read_text()[-3000:]
+        answer = Client(url, verbose=False).predict("I need a hotel.", max_new_tokens=8, api_name="/compare")
+    finally:
+        app.terminate()
+        app.wait(30)
+    assert answer["base"]["tokens"] and answer["dynamo"]["tokens"]
+    assert not (space_folder / "votes").exists()
+
+
+def test_all_that_it_imports_is_uploaded_or_required(space_folder, tmp_path):
+    """No file of this project is in reach, and no package that requirements.txt does not bring."""
+    done = subprocess.run(
+        [*PYTHON, "-c", IMPORT_EVERYTHING], cwd=space_folder, env=clean_environment(tmp_path / "home"),
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    imported = json.loads(done.stdout.splitlines()[-1])
+    assert {"app", "dynamo.ui.host", "dynamo.spaces.app", "torch", "gradio"} <= imported.keys()
+    packages, brought = packages_distributions(), installed_by(ROOT / "requirements.txt")
+    standard, site = Path(os.__file__).parent, Path(sysconfig.get_path("purelib"))
+    for name, file in imported.items():
+        place = Path(file)
+        if place.is_relative_to(space_folder):
+            assert name.split(".")[0] in OURS
+        elif place.is_relative_to(site):
+            top = place.relative_to(site).parts[0].split(".")[0]
+            owners = {canonicalize_name(each) for each in packages.get(top, [])}
+            assert owners & brought or top in HELPERS, f"{name}: {file} is of {owners or 'no package'}"
+        else:
+            assert place.is_relative_to(standard), f"{name}: {file}"
+
+
+def test_what_is_imported_by_name_is_pinned_by_name(space_folder):
+    """Also what only a function imports, and not for being something else's dependency."""
+    pins = {
+        canonicalize_name(Requirement(line).name) for line in requirement_lines(ROOT / "requirements.txt")
+    }
+    packages = packages_distributions()
+    for path in space_folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for top in {name.split(".")[0] for name in found} - OURS - sys.stdlib_module_names:
+                owners = {canonicalize_name(each) for each in packages.get(top, [top])}
+                assert owners & (pins | GRADIOS_OWN), f"{path.relative_to(space_folder)} imports {top}"
+
+
+def requirement_lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def installed_by(requirements: Path) -> set[str]:
+    """The packages that an installation of these requirements brings, dependencies included."""
+    waiting, seen = [Requirement(line) for line in requirement_lines(requirements)], set()
+    while waiting:
+        asked = waiting.pop()
+        key = (canonicalize_name(asked.name), frozenset(asked.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            needed = distribution(asked.name).requires or []
+        except PackageNotFoundError:
+            continue  # asked for by other systems
+        for each in map(Requirement, needed):
+            extras = asked.extras or {""}
+            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(each)
+    return {name for name, _ in seen}
+
+
+def wait_for_page(url: str, app: subprocess.Popen, seconds: float) -> int | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and app.poll() is None:
+        try:
+            with opener.open(url, timeout=5) as page:
+                return page.status
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return None
