@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from fakes import HOSTILE, scripted_contenders
 from test_chat import SETTINGS, talk
 
 from dynamo.ndjson import read_runs, read_trace
+from dynamo.sampler import SamplingOptions
 from dynamo.ui import host as host_module
 from dynamo.ui.analyses import Analyses
 from dynamo.ui.chat import Chat
@@ -226,3 +228,32 @@ def test_a_duel_knows_its_speed_up():
     one = duel("a b c d e f g h i j k l m n o p")
     assert one.speed_up > 1 and one.tokens_per_forward > 1
     assert one.options["opponent"] == "loop" and one.options["threshold"] == 0.5
+
+
+# ---- another pair while others generate
+
+
+def test_runs_are_one_pairs_from_first_to_last_however_often_pairs_are_swapped():
+    pairs = {name: scripted_contenders(f"{name} " * 30) for name in ("first", "second")}
+    pairs = {name: replace(contenders, name=name) for name, contenders in pairs.items()}
+    host = Host(pairs["first"])
+    made, over = [], threading.Event()
+
+    def ask():
+        while not over.is_set():
+            made.append(host.lanes_run("hello", Settings(SamplingOptions(), 96, len(made))))
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for each in asking:
+        each.start()
+    for number in range(60):
+        host.swap(pairs[("first", "second")[number % 2]], Analyses())
+        time.sleep(0.01)
+    over.set()
+    for each in asking:
+        each.join(30)
+    assert {lanes["dynamo"].header.model for lanes in made} == set(pairs)
+    for lanes in made:
+        for lane in lanes.values():
+            name = lanes["base"].header.model
+            assert lane.header.model == name and lane.text.split() == [name] * 30

@@ -1,6 +1,7 @@
 """The latest runs, pass by pass, for a visitor who looks back: inspector values, wide joints, whole traces.
 
-A run is found by its id alone, so an id has to be unguessable; the oldest run makes room for the newest.
+A run is found by its id alone, so an id has to be unguessable; the oldest run makes room for the newest, of
+which there are so many and of so many passes together at most.
 Recordings that come with the project are kept for ever.
 """
 
@@ -14,6 +15,7 @@ from dynamo.jointline import JointLine
 from dynamo.ndjson import End, Header, PassLine, Trace, encode_line
 
 STORED_RUNS = 256
+STORED_PASSES = 12_000  # some 13 KB each, most of it the wide joint
 
 
 @dataclass
@@ -46,8 +48,10 @@ class StoredRun:
 class RunStore:
     """Runs by id, safe to use from several threads."""
 
-    def __init__(self, capacity: int = STORED_RUNS):
+    def __init__(self, capacity: int = STORED_RUNS, most_passes: int = STORED_PASSES):
         self._capacity = capacity
+        self._most_passes = most_passes
+        self._passes = 0
         self._runs: OrderedDict[str, StoredRun] = OrderedDict()
         self._kept: dict[str, StoredRun] = {}
         self._lock = threading.Lock()
@@ -55,8 +59,7 @@ class RunStore:
     def start(self, header: Header) -> None:
         with self._lock:
             self._runs[header.run] = StoredRun(header)
-            while len(self._runs) > self._capacity:
-                self._runs.popitem(last=False)
+            self._make_room()
 
     def put(self, run: str, line: PassLine, joint: JointLine | None, wide: JointLine | None = None) -> str:
         """Stores a pass and returns its inspector value."""
@@ -68,6 +71,9 @@ class RunStore:
             if joint is not None:
                 stored.joints[line.index] = encode_line(joint)
                 stored.wide[line.index] = wide or joint
+            if run in self._runs:
+                self._passes += 1
+                self._make_room()
             return stored.inspector_value(line.index)
 
     def finish(self, run: str, end: End) -> None:
@@ -86,6 +92,7 @@ class RunStore:
         if keep:
             with self._lock:
                 self._kept[run] = self._runs.pop(run)
+                self._passes -= len(self._kept[run].passes)
 
     def get_pass(self, run: str, index: int) -> str | None:
         """The inspector value of a pass, None where it is not known."""
@@ -103,6 +110,12 @@ class RunStore:
         with self._lock:
             stored = self._find(run)
             return stored.wide.get(index) if stored else None
+
+    def _make_room(self) -> None:
+        """The newest run stays, however long it is."""
+        while len(self._runs) > self._capacity or (len(self._runs) > 1 and self._passes > self._most_passes):
+            _, oldest = self._runs.popitem(last=False)
+            self._passes -= len(oldest.passes)
 
     def _find(self, run: str) -> StoredRun | None:
         return self._runs.get(run) or self._kept.get(run)
