@@ -2,10 +2,12 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from test_reproduction import counting
 
 from dynamo.charts import files
+from dynamo.charts.grids import joint_grids
 from dynamo.charts.lines import bars, lines
 from dynamo.reproduction.catalogue import EXPERIMENTS, UNTESTED
 from dynamo.reproduction.report import cell_text, write_report
@@ -42,6 +44,7 @@ def test_the_report_says_what_the_results_say(report):
     experiments = [counting("one"), counting("two"), counting("three")]
     verdicts, text = report(experiments, {"one": 1.2345678, "two": 0.5})
     assert verdicts == {"one": "holds", "two": "differs"}
+    assert "holds: 1; differs: 1; cannot be tested here: 0; not run: 1." in text
     assert "| value | 1.235 |" in text and "| value | 0.5 |" in text and "| nothing | — |" in text
     assert "**Verdict: holds.** It is 1.23." in text and "**Verdict: differs.** It is 0.50." in text
     assert "| Title of three | not run | — |" in text and "## Title of three" not in text
@@ -56,9 +59,9 @@ def test_a_verdict_follows_the_number_and_nothing_else_changes(report):
     experiments = [counting("one")]
     _, before = report(experiments, {"one": 1.5})
     _, after = report(experiments, {"one": 0.5})
-    lines = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
-    assert len(lines) == 3, "the summary's row, the table's and the verdict"
-    assert all("1.5" in a and "0.5" in b for a, b in lines)
+    changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    assert len(changed) == 4, "how many hold, the summary's row, the table's and the verdict"
+    assert all("1.5" in a and "0.5" in b for a, b in changed[1:])
 
 
 def test_cells_keep_four_digits_and_mark_what_is_missing():
@@ -103,3 +106,18 @@ def test_lines_have_the_numbers_and_their_intervals():
     trace = lines([series], "x", "y").data[0]
     assert list(trace.y) == [1.0, 2.0, None] and trace.name == "a &lt;b&gt;"
     assert list(trace.error_y.array) == [2.0, 2.0, 0.0] and list(trace.error_y.arrayminus) == [0.5, 1.0, 0.0]
+
+
+def test_grids_have_a_heatmap_each_and_no_colour_where_nothing_is_left():
+    figure = joint_grids(
+        [("product", np.array([[0.5, 0.01], [0.1, 1e-9]])), ("mask", np.array([[1.0, 0.0], [0.0, 0.0]]))],
+        (["a", "<b>"], ["c", "d"]),
+    )
+    product, mask = (trace for trace in figure.data if trace.type == "heatmap")
+    assert np.array(product.z, dtype=float) == pytest.approx(np.log10([[0.5, 0.01], [0.1, 1e-4]]))
+    assert [list(row) for row in mask.z] == [[0.0, None], [None, None]]
+    assert [title.text for title in figure.layout.annotations] == ["product", "mask"]
+    assert (
+        list(figure.layout.yaxis.ticktext) == ["a", "&lt;b&gt;"]
+        and figure.layout.yaxis.autorange == "reversed"
+    )

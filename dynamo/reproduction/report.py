@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.loading import EMBEDDED
-from dynamo.reproduction.experiment import Experiment, Shown, Table
+from dynamo.reproduction.experiment import VERDICTS, Experiment, Shown, Table
 from dynamo.reproduction.workspace import Sizes
 
 HEAD = """# The paper's experiments, rerun
@@ -92,7 +92,11 @@ def _summary(experiments: Sequence[Experiment], shown: Mapping[str, Shown]) -> s
             rows.append((link, f"**{finding.verdict}**", finding.sentence))
         else:
             rows.append((each.title, "not run", "—"))
-    return "## Verdicts\n\n" + _grid(("experiment", "verdict", "numbers"), rows)
+    verdicts = [one.finding.verdict for one in shown.values()]
+    counted = [f"{verdict}: {verdicts.count(verdict)}" for verdict in VERDICTS]
+    counted.append(f"not run: {len(experiments) - len(shown)}")
+    grid = _grid(("experiment", "verdict", "numbers"), rows)
+    return f"## Verdicts\n\n{'; '.join(counted)}.\n\n{grid}"
 
 
 def _anchor(title: str) -> str:
