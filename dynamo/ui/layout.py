@@ -55,7 +55,7 @@ def build_demo(
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
         notice = gr.HTML(notice_html(offer.notice), visible=bool(offer.notice))
-        with gr.Tabs(selected="compare") as tabs:
+        with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(host, offer, recorded)
             with gr.Tab("Explore", id="explore"):
