@@ -36,10 +36,14 @@ CANCELLED = 10  # every so many conversations
 SAMPLE_SECONDS = 10
 REST_SECONDS = 15  # after ten of them a thread of the server's pool may end
 MOST_GROWTH = 1.05  # of memory, from the second quarter of the soak to the last
-COLUMNS = (
-    "visitors", "answers", "wrong", "overtaken", "refused", "told_place", "first_p50", "first_p95",
-    "first_max", "answers_per_minute", "tokens_per_second", "model_share", "megabytes", "threads",
-)  # fmt: skip
+COLUMNS = {
+    "visitors": "visitors", "answers": "answers", "wrong": "wrong", "overtaken": "overtaken",
+    "refused": "refused", "told_place": "told", "first_p50": "first, median", "first_p95": "first, 95 %",
+    "first_max": "first, longest", "answers_per_minute": "answers a minute",
+    "tokens_per_second": "tokens a second", "model_share": "model", "megabytes": "MB", "threads": "threads",
+}  # fmt: skip
+REPORT = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
+BEGIN, END = "<!-- bench-load -->", "<!-- /bench-load -->"
 
 
 def main() -> None:
@@ -49,7 +53,9 @@ def main() -> None:
     parser.add_argument("--queue", type=int, help="visitors that may wait (default: spaces_config.yaml's)")
     parser.add_argument("--soak-minutes", type=float, default=0.0)
     parser.add_argument("--soak-conversations", type=int, help="end the soak after so many")
-    parser.add_argument("--output", type=Path, help="write the JSON there, too (docs/measurements/load.json)")
+    parser.add_argument(
+        "--output", type=Path, help="write the JSON there, and the tables of docs/reliability.md"
+    )
     arguments = parser.parse_args()
     pair = loading.load("embedded", device="cpu")
     host = Host(Contenders.from_pair(pair))
@@ -69,6 +75,7 @@ def main() -> None:
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        _report(result)
     print(json.dumps(result))
     wrong = any(level["wrong"] or level["overtaken"] for level in levels)
     sys.exit(wrong or (soak is not None and not soak["passed"]))
@@ -148,6 +155,22 @@ def _soak(server: Server, arguments: argparse.Namespace, expected: Any) -> dict[
     for name, value in row.items():
         print(f"soak {name}: {value}", file=sys.stderr)
     return row
+
+
+def _report(result: dict[str, Any]) -> None:
+    """Puts the figures between the marks of docs/reliability.md."""
+    machine, soak = result["machine"], result["soak"]
+    told = f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, torch {machine['torch']}"
+    lines = [f"`{result['command']}` on {machine['date']}: {told}.", ""]
+    lines += [f"| {' | '.join(COLUMNS.values())} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| {' | '.join(str(level[name]) for name in COLUMNS)} |" for level in result["levels"]]
+    if soak is not None:
+        lines += ["", "| soak | |", "|---|---|"]
+        lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in soak.items()]
+    text = REPORT.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    table = "\n".join(lines)
+    REPORT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 def _at_rest(server: Server) -> int:
