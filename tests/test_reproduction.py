@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_a_result_of_the_same_settings_is_not_measured_again(workspace, tmp_path
     assert run_missing(experiments, workspace, tmp_path) == [] and calls == ["one", "two"]
     more_steps = dataclasses.replace(workspace, sizes=dataclasses.replace(SMALL, steps=7))
     assert run_missing(experiments, more_steps, tmp_path) == ["two"], "only what depends on the steps"
-    assert read_result(tmp_path, "two")["settings"]["steps"] == 7
+    stored = read_result(tmp_path, "two")
+    assert stored["settings"]["steps"] == 7 and stored["load"]["cores"] == os.cpu_count()
     newer = dataclasses.replace(experiments[0], version=2)
     assert run_missing([newer], workspace, tmp_path) == ["one"]
 

@@ -28,6 +28,7 @@ def report(tmp_path):
             if each.name in values:
                 settings = {"experiment": each.name, "version": 1, "model": {"name": "embedded"}, "steps": 40}
                 results[each.name] = {"settings": settings, "hash": "", "machine": machine, "seconds": 3.0,
+                                      "load": {"average": 7.5, "cores": 2},
                                       "result": {"value": values[each.name]}}  # fmt: skip
 
         def draw(figures, folder):
@@ -50,8 +51,9 @@ def test_the_report_says_what_the_results_say(report):
     assert "| Title of three | not run | — |" in text and "## Title of three" not in text
     assert "![A line](figures/one-1.svg)" in text and "three-1" not in text
     assert text.count("*Rule.* Holds above 1.") == text.count("**Paper.** It is 3.") == 2
-    assert "A processor, 2 threads, float32" in text and "Measured 2026-01-02" in text
-    assert "`python -m dynamo reproduce --data DATA --only one --steps 40`: 3 s." in text
+    assert "A processor, threads: 2, float32" in text and "Measured 2026-01-02" in text
+    made = "`python -m dynamo reproduce --data DATA --only one --steps 40`: 3 s."
+    assert f"{made} Load of the machine: 7.5 on 2 cores." in text
     assert all(what in text and why in text for what, why in UNTESTED)
 
 

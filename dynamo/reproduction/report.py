@@ -78,7 +78,7 @@ def _measured_on(results: Mapping[str, dict[str, Any]]) -> str:
 
 def _machine(machine: Mapping[str, Any]) -> str:
     return (
-        f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, torch {machine['torch']}, "
+        f"{machine['device']}, threads: {machine['threads']}, {machine['dtype']}, torch {machine['torch']}, "
         f"transformers {machine['transformers']}, Python {machine['python']}"
     )
 
@@ -133,7 +133,9 @@ def _made_with(stored: Mapping[str, Any]) -> str:
         words.append(f"--limit {settings['prompts']['count']}")
     words += [f"--{each.name} {settings[each.name]}" for each in fields(Sizes) if each.name in settings]
     data = f" Data: {', '.join(told)}." if told else ""
-    return f"`{' '.join(words)}`: {_duration(stored['seconds'])}.{data}"
+    load = stored.get("load")
+    busy = f" Load of the machine: {load['average']:g} on {load['cores']} cores." if load else ""
+    return f"`{' '.join(words)}`: {_duration(stored['seconds'])}.{data}{busy}"
 
 
 def _duration(seconds: float) -> str:

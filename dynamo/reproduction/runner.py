@@ -6,6 +6,7 @@ A result file is there whole or not at all. It says what it was measured with an
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +46,13 @@ def read_result(output: Path, name: str) -> dict[str, Any] | None:
     return stored
 
 
+def _load() -> dict[str, Any] | None:
+    """How busy the machine was in the last minutes, for whoever reads a timing; None where it is not told."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    return {"average": round(os.getloadavg()[1], 1), "cores": os.cpu_count()}
+
+
 def run_missing(experiments: Iterable[Experiment], workspace: Workspace, output: Path) -> list[str]:
     """Run those that have no result of these settings; the names of those that were run."""
     (output / "results").mkdir(parents=True, exist_ok=True)
@@ -65,6 +73,7 @@ def run_missing(experiments: Iterable[Experiment], workspace: Workspace, output:
                 "hash": settings_hash(settings),
                 "machine": machine.describe(workspace.pair.dynamo),
                 "seconds": round(time.perf_counter() - started, 1),
+                "load": _load(),
                 "result": result,
             },
         )
