@@ -55,6 +55,13 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return float(value)
 
 
+def message(name: str, value: Any) -> str:
+    """A text that somebody typed, lone surrogates mended. Raises ValueError for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected text, got {shown(value)}")
+    return _mended(value) if _broken(value) else value
+
+
 def settings(fields: Any, called: str = "options") -> dict[str, Any]:
     """What a run was made with: numbers, switches and short names. Raises TypeError or ValueError."""
     if not isinstance(fields, dict):

@@ -64,7 +64,7 @@ class SamplingOptions:
 
     def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
         if not holds:
-            raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r} ({remedy})")
+            raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r:.80} ({remedy})")
 
     @property
     def highest_order(self) -> int:

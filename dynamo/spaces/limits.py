@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dynamo.foreign import message
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,12 +39,14 @@ class Limits:
 
     def check(self, prompt: str, max_new_tokens: int) -> None:
         """Raises ValueError naming the limit for a run that asks for more."""
+        prompt = message("prompt", prompt)
         if self.prompt_characters is not None and len(prompt) > self.prompt_characters:
             raise ValueError(
                 f"prompt: it has {len(prompt):,} characters and at most {self.prompt_characters:,} are read "
                 "here; shorten it"
             )
-        if self.answer_tokens is not None and max_new_tokens > self.answer_tokens:
+        asked = max_new_tokens if isinstance(max_new_tokens, int | float) else 0  # refused elsewhere
+        if self.answer_tokens is not None and asked > self.answer_tokens:
             raise ValueError(
                 f"max_new_tokens: expected 1 to {self.answer_tokens} here, got {max_new_tokens}; ask for less"
             )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from dynamo.foreign import shown
 from dynamo.sampler import SamplingOptions
 from dynamo.ui.chat import Chat
 from dynamo.ui.contenders import OWN_LOOP
@@ -104,6 +105,8 @@ def functions(host: Host) -> list[Any]:
             seed: same seed, same text.
         """
         host.limits.check(prompt, max_new_tokens)
+        if not isinstance(thresholds, list | tuple):
+            raise ValueError(f"thresholds: expected a list of numbers, got {shown(thresholds)}")
         if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
             raise ValueError(f"thresholds: expected 1 to {MOST_THRESHOLDS} values, got {len(thresholds)}")
         all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]

@@ -87,6 +87,8 @@ class Chat:
 
 
 def _live_turns(wire: str) -> list[Turn]:
+    if not isinstance(wire, str):
+        raise ValueError(f"chat: expected the lines of its traces, got {shown(wire)}; start a new chat")
     if len(wire) > LONGEST_CHAT:
         raise ValueError(
             f"chat: it has grown to {len(wire):,} characters of trace, at most {LONGEST_CHAT:,} are read; "

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
+from dynamo.foreign import shown
 from dynamo.ndjson import Header
 from dynamo.recorder import Decoder
 from dynamo.sampler import SamplingOptions
@@ -144,8 +145,8 @@ class Contenders:
         """
         if not prompt.strip():
             raise ValueError("prompt: it is empty; write at least one word")
-        if opponent not in self.opponents:
-            raise ValueError(f"opponent: expected one of {', '.join(self.opponents)}, got {opponent!r}")
+        if not any(opponent == each for each in self.opponents):
+            raise ValueError(f"opponent: expected one of {', '.join(self.opponents)}, got {shown(opponent)}")
         engines = {"base": opponent, "dynamo": DYNAMO}
         settings = {**asdict(options), "max_new_tokens": max_new_tokens, "seed": seed}
         # Half of the model's positions at least are the chat's.

@@ -107,8 +107,8 @@ class Handlers:
     def audit(self, base: str, dynamo: str) -> str:
         try:
             return self._host.audit(Chat.read(base, dynamo))
-        except (ValueError, Busy) as error:
-            log.warning("no audit: %s", error)
+        except Exception as error:  # its words may be a visitor's, who may have made up tokens too
+            log.warning("no audit of what a page sent (%s)", type(error).__name__)
             return ""
 
     # ---- the quality dial
@@ -152,7 +152,10 @@ class Handlers:
         trace = chat.dynamo[-1].trace
         options = trace.header.options
         own = "exact_threshold" if options.get("exact") else "threshold"
-        return charts.backoff_timeline(trace.passes, options[own])
+        threshold = options.get(own)
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise gr.Error("chat: its threshold must be 0 to 1; start a new chat", print_exception=False)
+        return charts.backoff_timeline(trace.passes, threshold)
 
     def heatmap(self, event: gr.EventData) -> tuple[Any, Any]:
         """The enlarged joint, and the panel that it opens in."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from dynamo.foreign import message, shown
 from dynamo.jointline import JointLine
 from dynamo.ndjson import PassLine, Trace, encode_line, read_runs
 from dynamo.sampler import SamplingOptions
@@ -114,7 +115,7 @@ class Host:
     def follow(self, prompt: str, settings: Settings, kind: str) -> Iterator[Lane]:
         """One lane of a first turn while it runs: the lane again and again, at most every few hundredths."""
         if kind not in LANES:
-            raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {kind!r}")
+            raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {shown(kind)}")
         lane = _lanes(self.contenders, Chat(), prompt, settings, only=(kind,))[kind]
         flushed = time.perf_counter()
         for _ in self._passes(lane):
@@ -251,9 +252,8 @@ class _Alone:
 def _lanes(
     contenders: Contenders, chat: Chat, prompt: str, settings: Settings, **more: Any
 ) -> dict[str, Lane]:
-    return contenders.lanes(
-        chat, prompt.strip(), settings.options, settings.max_new_tokens, settings.seed, **more
-    )
+    prompt = message("prompt", prompt).strip()
+    return contenders.lanes(chat, prompt, settings.options, settings.max_new_tokens, settings.seed, **more)
 
 
 def _check_answered(chat: Chat, contenders: Contenders) -> None:

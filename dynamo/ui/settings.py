@@ -11,10 +11,12 @@ from typing import Any
 
 import gradio as gr
 
+from dynamo.foreign import shown
 from dynamo.sampler import SamplingOptions
 
 LONGEST_ANSWER = 96  # tokens, to begin with
 MOST_TOKENS = 256
+LARGEST_SEED = 2**31 - 1
 
 # The paper's Table 9: what each stage of the correction is worth. Values: mask_strength, adaptive, blur.
 PRESETS: dict[str, tuple[float, bool, bool]] = {
@@ -36,9 +38,15 @@ class Settings:
     seed: int
 
     def __post_init__(self):
+        for name in ("max_new_tokens", "seed"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise ValueError(f"{name}: expected a whole number, got {shown(value)}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"seed: expected 0 to {LARGEST_SEED}, got {shown(self.seed)}")
         if not 1 <= self.max_new_tokens <= MOST_TOKENS:
             raise ValueError(
-                f"max_new_tokens: expected 1 to {MOST_TOKENS} on this page, got {self.max_new_tokens}"
+                f"max_new_tokens: expected 1 to {MOST_TOKENS} on this page, got {shown(self.max_new_tokens)}"
             )
 
     @classmethod
@@ -57,7 +65,7 @@ def _whole(name: str, value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
+        raise ValueError(f"{name}: expected a whole number, got {shown(value)}") from None
 
 
 def threshold_dial() -> gr.Slider:
