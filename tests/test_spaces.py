@@ -46,3 +46,14 @@ def test_the_environment_wins():
 def test_a_mistake_is_named_with_its_key(tmp_path, text, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_config(written(tmp_path, text), {})
+
+
+def test_models_are_chosen_on_ones_own_machine_and_on_a_space_only_where_the_file_says_so(tmp_path):
+    assert read_config(SHIPPED, {}).model_choice and not read_config(SHIPPED, {}).on_space
+    on_space = read_config(SHIPPED, {"SPACE_ID": "someone/dynamo"})
+    assert on_space.on_space and not on_space.model_choice
+    text = SHIPPED.read_text(encoding="utf-8")
+    told = written(tmp_path, text.replace("model_choice_on_space: false", "model_choice_on_space: true"))
+    assert read_config(told, {"SPACE_ID": "someone/dynamo"}).model_choice
+    with pytest.raises(ValueError, match=r"app\.model_choice: expected true or false, got 'yes please'"):
+        read_config(written(tmp_path, text.replace("model_choice: true", "model_choice: yes please")), {})

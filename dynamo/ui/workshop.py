@@ -77,9 +77,10 @@ class Workshop:
                 self._told = Progress("done", model, steps, steps, _log(folder), "", str(folder / "model"))
                 return
             prepared = prepare(Path(data).expanduser(), folder, chat)
+            folder.mkdir(parents=True, exist_ok=True)
             self._folder, self._stopping = folder, False
             self._told = Progress("training", model, 0, steps)
-        threading.Thread(target=self._work, args=(model, prepared, steps), daemon=True).start()
+        threading.Thread(target=self._watched, args=(model, prepared, steps), daemon=True).start()
 
     def stop(self) -> None:
         """Ask the training to stop; it writes a checkpoint first."""
@@ -96,6 +97,12 @@ class Workshop:
         step = rows[-1]["step"] if rows else 0
         fields = {**vars(told), "rows": rows, "step": step}
         return Progress(**fields)
+
+    def _watched(self, *task: Any) -> None:
+        try:
+            self._work(*task)
+        except Exception as error:  # a full disk, say; the page must not wait for ever
+            self._end(f"{type(error).__name__}: {error}")
 
     def _work(self, model: str, data: Path, steps: int) -> None:
         folder = self._folder

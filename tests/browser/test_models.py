@@ -1,0 +1,99 @@
+"""The Models tab in a real browser: what is offered, a model without heads, and the page after a swap."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import tiny_base, tiny_dynamo
+
+from dynamo.loading import load
+from dynamo.training import save_model
+from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, shelf
+
+PHONE = {"width": 375, "height": 812}
+
+
+def stage(pair):
+    return Contenders.from_pair(pair), Analyses()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    root = tmp_path_factory.mktemp("models")
+    save_model(tiny_dynamo(seed=1), tokenizer, root / "first")
+    save_model(tiny_dynamo(seed=2), tokenizer, root / "<b>second")
+    save_model(tiny_base(), tokenizer, root / "stock")
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    pair = load(str(folder / "first"), device="cpu")
+    models = ModelOffer(
+        stage, names=(str(folder / "<b>second"),), any_model=True, workshop=folder / "trained", device="cpu"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "available_memory", lambda device: 8 * 10**9)
+        demo = build_demo(*stage(pair), Offer(models=models))
+        options = {**launch_options(), "inbrowser": False, "mcp_server": False}
+        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
+        yield url
+        demo.close()
+
+
+def at_models(open_page, url, **options):
+    page = open_page(url, **options)
+    page.get_by_role("tab", name="Models").click()
+    page.locator(".dm-picker-row").first.wait_for()
+    return page
+
+
+def loads(page, name):
+    page.locator("#model-name textarea, #model-name input").first.fill(name)
+    page.get_by_role("button", name="Load", exact=True).click()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_models_that_do_not_fit_are_greyed_with_the_reason_and_axe_finds_nothing(open_page, url, theme):
+    page = at_models(open_page, f"{url}?__theme={theme}")
+    large = page.locator(".dm-picker-row", has_text="pythia-12b")
+    assert large.locator("input").is_disabled() and "8.0 GB are free" in large.inner_text()
+    small = page.locator(".dm-picker-row", has_text="pythia-70m")
+    small.click()
+    page.wait_for_function(
+        "document.querySelector('#model-name :is(textarea, input)').value === 'EleutherAI/pythia-70m'"
+    )
+    assert Axe().run(page).violations_count == 0
+
+
+def test_on_a_phone_all_tabs_show_and_nothing_scrolls_sideways(open_page, url):
+    page = at_models(open_page, url, viewport=PHONE)
+    assert page.get_by_role("tab", name="About").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_model_without_heads_completes_and_offers_training_and_a_failure_is_told(open_page, url, folder):
+    page = at_models(open_page, url)
+    loads(page, "/nowhere/<img src=x onerror=alert(1)>")
+    page.get_by_role("alert").filter(has_text="expected 'embedded', a model folder").wait_for()
+    loads(page, str(folder / "stock"))
+    page.get_by_role("heading", name="stock has no token heads yet").wait_for()
+    page.get_by_role("button", name="Complete it").click()
+    page.get_by_text("One token per forward pass").last.wait_for()
+    page.get_by_role("button", name="Train heads").click()
+    page.get_by_role("alert").filter(has_text="name a text file, or upload one").wait_for()
+    assert Axe().run(page).violations_count == 0
+
+
+def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(open_page, url, folder):
+    page = at_models(open_page, url)
+    loads(page, str(folder / "<b>second"))
+    page.get_by_text("it answers in Compare from the next run on").wait_for()
+    page.locator("#models-loaded").get_by_text("<b>second").wait_for()
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#generate").click()
+    page.locator("#pane-dynamo .dm-chunk").first.wait_for()
+    late = at_models(open_page, url)
+    late.locator("#models-loaded").get_by_text("<b>second").wait_for()
+    late.get_by_role("tab", name="About").click()
+    late.get_by_text("DynaMo checkpoint").wait_for()
