@@ -141,15 +141,16 @@ def _drawn_cell(weights: NDArray[np.float64], options: SamplingOptions, uniform:
 def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None) -> None:
     """Have compiled, or read from where numba keeps it, what steps of such a model run, before one is timed.
 
-    Some ten seconds on the first day of an installation, a tenth of one after that.
+    Some ten seconds of a processor in a new installation, half of one in every later process.
     """
     loops = kernels.loops()
     if loops is None:
         return
-    options, context = SamplingOptions(threshold=0.0, top_k=2), Context(vocab_size)
-    candidates = top_candidates(np.zeros((heads, vocab_size), np.float32), options)
-    _, weights = choose_one(candidates, context, options)
-    loops.drawn(weights, 0.0)
-    if heads > 1:
-        for each in {id(table): table, id(None): None}.values():
-            choose_joint(candidates, 2, context, each, options)
+    with kernels.tried():
+        options, context = SamplingOptions(threshold=0.0, top_k=2), Context(vocab_size)
+        candidates = top_candidates(np.zeros((heads, vocab_size), np.float32), options)
+        _, weights = choose_one(candidates, context, options)
+        loops.drawn(weights, 0.0)
+        if heads > 1:
+            for each in {id(table): table, id(None): None}.values():
+                choose_joint(candidates, 2, context, each, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -277,3 +278,19 @@ def test_loops_are_kept_where_numba_is_told_to(tmp_path):
     assert list(tmp_path.rglob("*.nbi")), "an index of what was compiled"
     hits = "; print(sum(loops.drawn.stats.cache_hits.values()))"
     assert said_by(ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n1"
+
+
+def test_a_full_disk_leaves_the_engine_running_in_numpy():
+    """numba hands on what the disk says when it keeps a compiled function."""
+    code = """
+import errno, os
+from numba.core.caching import IndexDataCacheFile
+def refuse(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+IndexDataCacheFile.save = refuse
+from dynamo import kernels
+from dynamo.sampler import warm_up
+warm_up(2, 9)
+print(kernels.loops())
+"""
+    with tempfile.TemporaryDirectory() as empty:
+        assert said_by(code, NUMBA_CACHE_DIR=empty) == "None"

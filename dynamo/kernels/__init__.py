@@ -9,11 +9,14 @@ nor where the environment says DYNAMO_KERNELS=numpy: the sampler then does the s
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
+logger = logging.getLogger(__name__)
 VARIABLE = "DYNAMO_KERNELS"
 MOST_CANDIDATES = 256  # the loops insert one by one, which is for few
 
@@ -29,6 +32,9 @@ class Loops(NamedTuple):
     drawn: Callable
 
 
+_given_up: list[Exception] = []
+
+
 @cache
 def loops() -> Loops | None:
     """The compiled loops, None where the sampler is to do without. Asked once a process.
@@ -38,7 +44,7 @@ def loops() -> Loops | None:
     asked = os.environ.get(VARIABLE) or "numba"
     if asked not in ("numba", "numpy"):
         raise ValueError(f"{VARIABLE}: expected numba or numpy, got {asked!r} (numba is the default)")
-    if asked == "numpy":
+    if asked == "numpy" or _given_up:
         return None
     try:
         from dynamo.kernels import cells, heads, thresholds
@@ -52,3 +58,16 @@ def loops() -> Loops | None:
         thresholds.next_token,
         thresholds.drawn,
     )
+
+
+@contextmanager
+def tried() -> Iterator[None]:
+    """Where a first call fails in the compiler or at keeping its result: this process goes on in numpy."""
+    from dynamo.kernels.compiling import FAILURES
+
+    try:
+        yield
+    except FAILURES as error:
+        logger.warning("the sampler's loops could not be compiled, it runs in numpy: %s", error)
+        _given_up.append(error)
+        loops.cache_clear()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from numba import njit
+from numba.core.errors import NumbaError
+
+FAILURES = (OSError, NumbaError)  # what a first call may end in, on a full disk for one
 
 
 def compiled(function: Callable) -> Callable:
