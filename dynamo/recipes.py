@@ -52,7 +52,7 @@ class TrainingOptions:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
         if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision: expected no or bf16, got {self.mixed_precision!r}")
+            raise ValueError(f"mixed_precision: expected no or bf16, got {self.mixed_precision!r:.80}")
 
 
 # What may change when a run goes on from a checkpoint: its weights do not depend on them.
