@@ -289,7 +289,10 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         own = self.token_heads[head - 1].output_embedding if head > 0 else None
         if own is not None:
             return own.weight
-        shared = self.get_output_embeddings().weight
+        embeddings = self.get_output_embeddings()
+        if hasattr(embeddings, "unshard"):  # a unit of its own to FSDP, and nobody calls its forward here
+            embeddings.unshard()
+        shared = embeddings.weight
         return shared if head == 0 else scale_gradient(shared, self.config.head_gradient_scale)
 
     def head_nats(
