@@ -179,7 +179,7 @@ class Server:
 
 
 @contextmanager
-def serving(command: Sequence[str], log: Path, wait: float = 120, **environment: str) -> Iterator[Server]:
+def serving(command: Sequence[str], log: Path, wait: float = 300, **environment: str) -> Iterator[Server]:
     """A page started by `command` in the project's folder, once it answers; it is stopped at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
