@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from distributed_worker import rows, step
+from distributed_worker import CONFIGURATION, plugin_of, rows, step
 from test_instructions import ALPACA
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo import loading
 from dynamo.__main__ import main
@@ -89,7 +92,10 @@ def test_two_processes_validate_and_log_once(folder):
 
 
 def test_sharded_weights_take_the_step_of_whole_ones(folder):
-    """FSDP2, every GPT-NeoX layer a unit of its own, layers recomputed: loss, step, gathered model."""
+    """accelerate's FSDP2 by our configuration, layers recomputed: loss, step, gathered model.
+
+    The output embedding is a unit of its own there, and its weight is read where nobody calls it.
+    """
     model = tiny_dynamo(heads=3).train()
     losses = step(model, *rows(), world=1)
     torch.testing.assert_close(torch.load(folder / "sharded_losses.pt"), losses, rtol=1e-5, atol=1e-6)
@@ -100,11 +106,23 @@ def test_sharded_weights_take_the_step_of_whole_ones(folder):
     assert all((weight - sharded[name]).abs().max() > 5e-4 for name, weight in before.items())
 
 
-def test_the_fsdp_configuration_is_read_by_accelerate_and_names_our_layer():
-    from accelerate.commands.config.config_args import load_config_from_file
-    from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
+def test_every_layer_of_base_and_heads_is_a_unit_of_its_own(folder):
+    units = json.loads((folder / "sharded_units.json").read_text())
+    layers = [name for name, each in tiny_dynamo(heads=3).named_modules() if type(each) is GPTNeoXLayer]
+    assert len(layers) == 5 and set(layers) <= set(units)
+    assert set(units) - set(layers) == {"", "backbone.gpt_neox.embed_in", "backbone.lm_head"}
 
-    config = load_config_from_file(str(ROOT / "configs/fsdp.yaml"))
+
+def test_the_fsdp_configuration_is_read_by_accelerate_and_names_our_layer():
+    config = load_config_from_file(str(CONFIGURATION))
     assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
-    assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == GPTNeoXLayer.__name__
-    assert yaml.safe_load((ROOT / "configs/fsdp.yaml").read_text())["mixed_precision"] == "bf16"
+    assert yaml.safe_load(CONFIGURATION.read_text())["mixed_precision"] == "bf16"
+    plugin = plugin_of(config.fsdp_config)
+    assert plugin.transformer_cls_names_to_wrap == [GPTNeoXLayer.__name__]
+    for model in (tiny_base(), tiny_dynamo()):
+        wrapped = fsdp2_prepare_auto_wrap_policy(plugin, model)
+        found = {name for name, each in model.named_modules() if wrapped(each)}
+        assert found == {name for name, each in model.named_modules() if type(each) is GPTNeoXLayer}
+    plugin.transformer_cls_names_to_wrap = ["NoSuchLayer"]
+    with pytest.raises(ValueError, match="Could not find the transformer layer class NoSuchLayer"):
+        fsdp2_prepare_auto_wrap_policy(plugin, tiny_base())
