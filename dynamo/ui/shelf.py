@@ -12,6 +12,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from dynamo.loading import (
     resolve,
 )
 from dynamo.loading.names import is_cached
-from dynamo.loading.quantised import QUANTISATIONS, loading_options
+from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
 from dynamo.ui.analyses import ModelOffer
@@ -82,17 +83,11 @@ class Shelf:
         return self.host.contenders.name
 
     def quantisations(self) -> list[str]:
-        """Those that this machine can load."""
-        if self.offer.ready:
-            return []
-        return [each for each in QUANTISATIONS if self._can(each)]
-
-    def _can(self, quantize: str) -> bool:
-        try:
-            loading_options(quantize, resolve(f"{EMBEDDED}/base"), self._dtype, self._device)
-        except ValueError:
-            return False
-        return True
+        """Those to choose from. What the machine cannot do is told by the loader: the library takes seconds
+        to import, which nobody should wait for who does not use it.
+        """
+        installed = find_spec("bitsandbytes") is not None
+        return list(QUANTISATIONS) if installed and not self.offer.ready else []
 
     # ---- what there is
 
