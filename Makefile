@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
 
-.PHONY: demo test lint bench bench-page bench-load models clean
+.PHONY: demo test test-newest lint bench bench-page bench-load models clean
 
 demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
@@ -31,8 +31,17 @@ bench-load: $(VENV)/ready-for-tests  ## 1 to 64 visitors at once and a soak of h
 models: $(VENV)/ready  ## train the embedded pair; DATA is the folder of the dialogues (see docs/embedded.md)
 	$(BIN)/python -m dynamo embedded --data $(DATA)
 
+# A virtual environment of its own; the browser tests, which need a Chromium of their Playwright, are left out.
+test-newest:  ## all tests but the browser's, on the newest versions of everything but torch; not in CI
+	$(PYTHON) -m venv --clear .venv-newest
+	sed -E '/^torch==/!s/==[^ ]+//' requirements.txt tests/requirements.txt > .venv-newest/newest.txt
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-newest/newest.txt
+	.venv-newest/bin/python -m pip list --format=freeze
+	.venv-newest/bin/python -m pytest --ignore tests/browser \
+		--deselect tests/test_security.py::test_the_licence_page_is_what_its_command_writes
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-newest
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ..")'
