@@ -124,7 +124,10 @@ def product_above(f, above):
             head += 1
             continue
         if found == len(cells):
-            cells, values = np.append(cells, cells), np.append(values, values)
+            more, larger = np.empty(2 * found, np.int64), np.empty(2 * found)
+            for i in range(found):
+                more[i], larger[i] = cells[i], values[i]
+            cells, values = more, larger
         cell = 0
         for rank in ranks:
             cell = cell * k + rank
