@@ -2,8 +2,10 @@
 
 import functools
 import gc
+import json
 import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
@@ -229,3 +231,12 @@ def test_models_that_are_ready_are_swapped_without_loading(folders, monkeypatch)
     monkeypatch.setattr(shelf_module, "resolve", None)
     list(shelf.load(folders["two"]))
     assert shelf.host.contenders is pairs["two"][0] and shelf.quantisations() == []
+
+
+def test_a_pair_that_was_not_finetuned_to_chat_is_labelled_so_on_the_page(folders):
+    contenders, _ = stage(load(folders["one"], device="cpu"))
+    for chat in (True, False):
+        demo = build_demo(replace(contenders, chat=chat), Analyses())
+        page = json.dumps(demo.get_config_file(), default=str)
+        assert ("was not finetuned to chat: it completes your text" in page) != chat
+        assert ('"label": "Text to complete' in page) != chat

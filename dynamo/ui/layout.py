@@ -45,8 +45,8 @@ def build_demo(
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
     from dynamo.ui.explore import explore_tab
-    from dynamo.ui.models import MODELS, PairParts, models_tab, notice_html
-    from dynamo.ui.shelf import Shelf
+    from dynamo.ui.models import MODELS, PLAIN_PROMPT, PairParts, models_tab, notice_html
+    from dynamo.ui.shelf import Shelf, untuned
 
     analyses, offer = analyses or Analyses(), offer or Offer()
     host = Host(contenders, analyses, offer.limits)
@@ -54,10 +54,13 @@ def build_demo(
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
-        notice = gr.HTML(notice_html(offer.notice), visible=bool(offer.notice))
+        told = offer.notice or ("" if contenders.chat else untuned(contenders.name))
+        notice = gr.HTML(notice_html(told), visible=bool(told))
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(host, offer, recorded)
+                if not contenders.chat:
+                    compare.prompt.label = PLAIN_PROMPT
             with gr.Tab("Explore", id="explore"):
                 threshold = compare.settings["threshold"]
                 sweep = None if analyses.sweep is None else lambda *asked: host.analyses.sweep(*asked)

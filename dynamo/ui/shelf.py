@@ -189,7 +189,7 @@ class Shelf:
             self.completion = None
             self._pair_bytes = memory_of(pair.base, pair.dynamo)
             self.host.swap(*self.offer.stage(pair))
-            self.notice = "" if self.host.contenders.chat else _untuned(job.name)
+            self.notice = "" if self.host.contenders.chat else untuned(job.name)
         else:
             model, tokenizer, _ = load_model(job.name, self._device, quantize=quantize)
             self.completion = Completion(job.name, model, tokenizer)
@@ -254,7 +254,8 @@ class _Job:
             self._error = error.with_traceback(None)
 
 
-def _untuned(name: str) -> str:
+def untuned(name: str) -> str:
+    """What the page says of a pair that completes text."""
     return f"{name} was not finetuned to chat: it completes your text instead of answering it."
 
 
