@@ -26,7 +26,6 @@ WORDS = (
     "\u202e",
     "a\nb",
     "../../etc/passwd",
-    "--",
     "[]",
     "None",
 )

@@ -121,14 +121,14 @@ def test_server_functions_take_anything(payload):
 
 def test_run_ids_are_random_and_never_those_of_a_file(tmp_path):
     seen = set()
-    for _ in range(200):
+    for _ in range(40):
         (result,) = FUNCTIONS["compare"]("hello")
         for lane in ("base", "dynamo"):
             (run,) = read_runs(result[lane]["trace"].splitlines())
             seen.add(run.header.run)
-    assert len(seen) == 400 and all(len(run) == 32 for run in seen)
-    # 400 ids of 122 random bits: every hexadecimal digit turns up at every place that is not fixed.
-    assert sum(len({run[place] for run in seen}) == 16 for place in range(32)) >= 30
+    assert len(seen) == 80 and all(len(run) == 32 for run in seen)
+    # 122 random bits: of 16 digits most turn up at every place but the two that say what kind of id it is.
+    assert sum(len({run[place] for run in seen}) >= 12 for place in range(32)) >= 30
     chosen = tmp_path / "trace.ndjson"
     chosen.write_text(result["base"]["trace"])
     view = HOST.load(chosen)
