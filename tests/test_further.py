@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 
 from dynamo.blocks import TokenBlocks
-from dynamo.evaluation.intervals import Estimate
+from dynamo.intervals import Estimate
 from dynamo.heldout import document_losses
 from dynamo.loading import Pair
 from dynamo.model import load_dynamo
@@ -168,6 +168,15 @@ def test_excess_is_paired_over_documents():
     assert (excess.value, excess.low, excess.high) == pytest.approx((0.05, 0.05, 0.05))
     with pytest.raises(AssertionError, match="other documents"):
         one.excess(measures.Losses(easy_and_hard, targets + 1), 1)
+
+
+def test_speed_and_drift_of_replies_by_hand():
+    """Three tokens a pass against two, two nats a token against one and a half; prompts agree."""
+    twice = np.array([1.0, 2.0])
+    one = measures.Answers(30 * twice, 10 * twice, 60 * twice, 0 * twice)
+    other = measures.Answers(20 * twice, 10 * twice, 30 * twice, 0 * twice)
+    assert one.faster(other).value == pytest.approx(1.0)
+    assert (one.drift(other).value, one.drift(other).low) == pytest.approx((0.5, 0.5))
 
 
 def test_heads_alone_leave_the_first_head_the_base(shared):

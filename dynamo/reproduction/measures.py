@@ -20,7 +20,7 @@ from dynamo.data import padded
 from dynamo.engine import Engine
 from dynamo.evaluation import replies
 from dynamo.evaluation.files import write_json
-from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.losses import IGNORED_LABEL
 from dynamo.model import DynamoForCausalLM, count_targets
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
@@ -121,10 +121,19 @@ class Answers:
 
     def faster(self, other: Answers) -> Estimate:
         """By how many tokens a pass this model is ahead of the other, over the same prompts."""
-        sums = np.stack([self.tokens, self.passes, other.tokens, other.passes], axis=1)
-        return bootstrap(
-            sums, lambda pooled: ratio(pooled[:, 0], pooled[:, 1]) - ratio(pooled[:, 2], pooled[:, 3])
-        )
+        return _difference(self.tokens, self.passes, other.tokens, other.passes)
+
+    def drift(self, other: Answers) -> Estimate:
+        """By how many nats a token its replies are further from the base's, over the same prompts."""
+        return _difference(self.nats, self.tokens, other.nats, other.tokens)
+
+
+def _difference(*columns: np.ndarray) -> Estimate:
+    """First over second column less third over fourth, pooled."""
+    return bootstrap(
+        np.stack(columns, axis=1),
+        lambda pooled: ratio(pooled[:, 0], pooled[:, 1]) - ratio(pooled[:, 2], pooled[:, 3]),
+    )
 
 
 def losses(
