@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dynamo.evaluation.calibration import Bin, Reliability
-from dynamo.evaluation.intervals import Estimate, wilson
 from dynamo.evaluation.sweep import QUALITY, Point
 from dynamo.evaluation.sweep_report import SweepReport
+from dynamo.intervals import Estimate, wilson
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 1.0)
 

@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 
 from dynamo.blocks import TokenBlocks
-from dynamo.intervals import Estimate
 from dynamo.heldout import document_losses
+from dynamo.intervals import Estimate
 from dynamo.loading import Pair
 from dynamo.model import load_dynamo
 from dynamo.reproduction import (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, wilson
+from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, wilson
 
 
 @pytest.mark.parametrize("successes, count", [(0, 10), (3, 10), (10, 10), (481, 1000), (1, 1)])
@@ -41,3 +41,9 @@ def test_same_prompts_same_interval():
     first = bootstrap(sums, lambda pooled: pooled[:, 0] / pooled[:, 1])
     assert first == bootstrap(sums, lambda pooled: pooled[:, 0] / pooled[:, 1])
     assert Estimate.from_json(first.to_json()) == first
+
+
+@pytest.mark.parametrize("successes", [-1, 4])
+def test_an_impossible_count_has_no_interval(successes):
+    with pytest.raises(ValueError, match="expected 0 to 3"):
+        wilson(successes, 3)

@@ -12,8 +12,9 @@ PACKAGE = ROOT / "dynamo"
 
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates", "workers"}
-    | {"zerogpu", "foreign", "memory", "placement", "threads", "kernels", "candidates", "sampling_options"},
+    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
+    | {"workers", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
+    | {"candidates", "sampling_options"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},
@@ -42,6 +43,7 @@ SIBLINGS = {
     "decoder": {"cache", "packed"},
     "dispatched": {"decoder"},
     "loading": {"cache", "packed"},  # what packed copies take in memory, what may be let go
+    "intervals": {"foreign"},
     "stock": {"engine", "processors"},
     "embedded": {"evaluation"},
     "reproduction": {"evaluation"},

@@ -9,10 +9,10 @@ from conftest import tiny_dynamo
 from dynamo import Engine, Pair, SamplingOptions
 from dynamo.evaluation import calibration
 from dynamo.evaluation.audit import audit
-from dynamo.evaluation.intervals import Estimate
 from dynamo.evaluation.runs import Run
 from dynamo.evaluation.sweep import QUALITY, Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
+from dynamo.intervals import Estimate
 from dynamo.trace import BackOff, StepRecord
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]

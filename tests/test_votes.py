@@ -10,12 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from dynamo.ui import votes
-from dynamo.ui.votes import VOTES_FILE, Standing, VoteBook, wilson
+from dynamo.ui.votes import VOTES_FILE, Standing, VoteBook
 
 PROMPT = "my secret prompt"
 FORK = multiprocessing.get_context("fork")  # "spawn" would import torch and gradio again in each process
@@ -28,22 +26,6 @@ def vote(outcome="dynamo", threshold=0.5, model="embedded", **fields):
 
 
 # ---- what is counted
-
-
-@given(st.integers(0, 400), st.integers(0, 400))
-def test_the_interval_is_scipys(wins, losses):
-    total = wins + losses
-    if total == 0:
-        assert wilson(0, 0) == (0.0, 1.0)
-        return
-    expected = binomtest(wins, total).proportion_ci(method="wilson")
-    assert wilson(wins, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-@pytest.mark.parametrize("wins", [-1, 4])
-def test_an_impossible_count_has_no_interval(wins):
-    with pytest.raises(ValueError, match="expected 0 to 3"):
-        wilson(wins, 3)
 
 
 def test_votes_are_summed_by_threshold(tmp_path):

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from dynamo.engine import Engine
-from dynamo.evaluation.intervals import Estimate, bootstrap, ratio
 from dynamo.evaluation.remote import Lane, LaneLost
 from dynamo.evaluation.runs import Run
+from dynamo.intervals import Estimate, bootstrap, ratio
 from dynamo.loading import Pair
 from dynamo.sampler import SamplingOptions
 from dynamo.stock import GenerateEngine

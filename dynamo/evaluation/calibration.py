@@ -20,7 +20,7 @@ from transformers import GPTNeoXForCausalLM
 
 from dynamo import foreign
 from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.evaluation.intervals import wilson
+from dynamo.intervals import wilson
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import MAX_ORDER, Context, SamplingOptions, choose, top_candidates
 from dynamo.trace import Cell

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from dynamo.data import Turns
 from dynamo.engine import Engine
 from dynamo.evaluation import chrf
-from dynamo.evaluation.intervals import Estimate, bootstrap, ratio
 from dynamo.evaluation.mentions import mentions
 from dynamo.evaluation.runs import BATCH, together
+from dynamo.intervals import Estimate, bootstrap, ratio
 from dynamo.sampler import SamplingOptions
 from dynamo.text import encode_chat
 

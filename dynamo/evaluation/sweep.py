@@ -20,8 +20,8 @@ from dynamo import foreign
 from dynamo.engine import Engine
 from dynamo.evaluation.audit import TOP_K, audit
 from dynamo.evaluation.diversity import distinct, repeated
-from dynamo.evaluation.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.evaluation.runs import Run, check_batch, together
+from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.loading import Pair
 from dynamo.sampler import MAX_ORDER, SamplingOptions
 

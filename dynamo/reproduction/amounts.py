@@ -13,7 +13,7 @@ import numpy as np
 
 from dynamo.blocks import Documents, TokenBlocks
 from dynamo.corpus import DiskCorpus
-from dynamo.evaluation.intervals import Estimate
+from dynamo.intervals import Estimate
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures, variants
 from dynamo.reproduction.claims import Claim

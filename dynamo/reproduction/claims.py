@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dynamo.evaluation.intervals import Estimate
+from dynamo.intervals import Estimate
 from dynamo.reproduction.experiment import Finding, Table, Verdict
 
 

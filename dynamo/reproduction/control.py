@@ -12,7 +12,7 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dynamo.evaluation.intervals import Estimate
+from dynamo.intervals import Estimate
 from dynamo.loading import EMBEDDED
 from dynamo.reproduction import further, measures, variants
 from dynamo.reproduction.claims import Claim, below, written

@@ -15,9 +15,9 @@ import numpy as np
 from dynamo.charts.lines import bars, lines
 from dynamo.data import encode_rows, read_rows
 from dynamo.evaluation import dynamic
-from dynamo.evaluation.intervals import Estimate, bootstrap, ratio
 from dynamo.heldout import document_losses
 from dynamo.instructions import read_examples
+from dynamo.intervals import Estimate, bootstrap, ratio
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 import sqlite3
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from dynamo.intervals import wilson
+
 log = logging.getLogger(__name__)
 
 OUTCOMES = ("dynamo", "base", "tie")
@@ -32,7 +33,6 @@ LOCK_SECONDS = 10.0
 
 _APPLICATION_ID = 0x44594D4F  # "DYMO": tells our file from another program's
 _OPPONENT = re.compile(r"[a-z][a-z0-9-]{0,23}")
-_Z = 1.959963984540054  # two-sided 95 %
 
 _SCHEMA = f"""
 CREATE TABLE votes (
@@ -247,15 +247,3 @@ def _in_words(error: sqlite3.Error) -> Exception:
 
 def _damaged() -> ValueError:
     return ValueError(f"votes: {VOTES_FILE} is no votes file, or damaged; move it away")
-
-
-def wilson(wins: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share of independent trials (Wilson, 1927); (0, 1) without any."""
-    if not 0 <= wins <= total:
-        raise ValueError(f"wins: expected 0 to {total}, got {wins}")
-    if total == 0:
-        return 0.0, 1.0
-    share, z2 = wins / total, _Z * _Z
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -66,6 +66,8 @@ def bootstrap_ratio(numerators: NDArray[np.floating], denominators: NDArray[np.f
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
     """95 % interval of a share of independent trials (Wilson, 1927); (0, 1) without any."""
+    if not 0 <= successes <= count:
+        raise ValueError(f"successes: expected 0 to {count}, got {successes}")
     if count == 0:
         return 0.0, 1.0
     share, z2 = successes / count, Z * Z
