@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from dynamo import cooccurrence, tuples
+from dynamo import cooccurrence, tablefile, tuples
 from dynamo.cooccurrence import CooccurrenceTable
 
 BLOCKS = [[0, 1, 0, 1, 2], [0, 1]]
@@ -337,7 +337,7 @@ def test_saving_that_fails_keeps_the_old_file_and_leaves_nothing_behind(saved, m
         part.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(cooccurrence, "save_file", fails)
+    monkeypatch.setattr(tablefile, "save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         table.save(path)
     assert path.read_bytes() == before
@@ -366,7 +366,7 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
 
 def rewritten(path, change):
     """The file again with `change(arrays, metadata)` applied, as a faulty writer might have left it."""
-    with cooccurrence.safe_open(path, framework="numpy") as file:
+    with tablefile.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     arrays = load_file(path)
     change(arrays, metadata)

@@ -14,7 +14,7 @@ LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"workers", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
-    | {"candidates", "sampling_options"},
+    | {"candidates", "sampling_options", "tablefile"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},
@@ -32,7 +32,8 @@ SIBLINGS = {
     "counting": {"tuples"},
     "candidates": {"joint", "kernels", "sampling_options"},
     "sampling_options": {"joint", "options"},
-    "cooccurrence": {"counting", "foreign", "tuples"},
+    "cooccurrence": {"counting", "tablefile", "tuples"},
+    "tablefile": {"foreign", "tuples"},
     "ndjson": {"foreign", "trace", "jointline"},
     "jointline": {"foreign", "trace"},
     "trace": {"joint"},
