@@ -20,13 +20,18 @@ from dynamo.reproduction.workspace import SETTINGS
 def report(tmp_path):
     """Writes the report of given results; its text."""
 
-    def write(experiments, values, untested=UNTESTED):
+    def write(experiments, values, untested=UNTESTED, version=1):
         machine = {"device": "A processor", "threads": 2, "dtype": "float32", "torch": "2.0",
                    "transformers": "5.0", "python": "3.12", "date": "2026-01-02"}  # fmt: skip
         results = {}
         for each in experiments:
             if each.name in values:
-                settings = {"experiment": each.name, "version": 1, "model": {"name": "embedded"}, "steps": 40}
+                settings = {
+                    "experiment": each.name,
+                    "version": version,
+                    "steps": 40,
+                    "model": {"name": "embedded"},
+                }
                 results[each.name] = {"settings": settings, "hash": "", "machine": machine, "seconds": 3.0,
                                       "load": {"average": 7.5, "cores": 2},
                                       "result": {"value": values[each.name]}}  # fmt: skip
@@ -55,6 +60,11 @@ def test_the_report_says_what_the_results_say(report):
     made = "`python -m dynamo reproduce --data DATA --only one --steps 40`: 3 s."
     assert f"{made} Load of the machine: 7.5 on 2 cores." in text
     assert all(what in text and why in text for what, why in UNTESTED)
+
+
+def test_a_result_of_another_version_of_an_experiment_is_not_told(report):
+    verdicts, text = report([counting("one")], {"one": 1.5}, version=7)
+    assert verdicts == {} and "| Title of one | not run | — |" in text and "1.5" not in text
 
 
 def test_a_verdict_follows_the_number_and_nothing_else_changes(report):

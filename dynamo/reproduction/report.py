@@ -37,10 +37,12 @@ def write_report(
 ) -> dict[str, str]:
     """Write the report to `path` and figures to `figures/` beside it; name -> verdict.
 
-    results: stored results by name, as `runner.read_result` gives them; untested: (what, why) of what the
+    results: stored results by name, as `runner.read_result` gives them; one of an experiment that has changed
+    since, another version of it, is as good as none; untested: (what, why) of what the
     paper has and this cannot test; write_figures: by default `dynamo.charts.files.write_figures`.
     """
-    with_result = [each for each in experiments if each.name in results]
+    with_result = [each for each in experiments if _is_of(each, results.get(each.name))]
+    results = {each.name: results[each.name] for each in with_result}
     shown = {each.name: each.show(results[each.name]["result"]) for each in with_result}
     folder = path.parent / "figures"
     figures = {
@@ -62,6 +64,10 @@ def write_report(
     part.write_text("\n".join(part.rstrip() + "\n" for part in parts if part), encoding="utf-8")
     os.replace(part, path)
     return {name: one.finding.verdict for name, one in shown.items()}
+
+
+def _is_of(experiment: Experiment, stored: Mapping[str, Any] | None) -> bool:
+    return stored is not None and stored["settings"].get("version", 1) == experiment.version
 
 
 def _measured_on(results: Mapping[str, dict[str, Any]]) -> str:
