@@ -24,6 +24,7 @@ from dynamo.memory import enough_memory, run_out
 
 BUCKET = 128  # capacities are whole multiples of this, so that states can be used again
 LARGEST_POOL = 4
+FEW_QUERIES = 8
 
 T = TypeVar("T")
 
@@ -76,6 +77,8 @@ class OneLane:
         self._new = state.cache[:, :, :, start:stop]
         self._keys, self._values = state.cache[:, :, :, :stop].unbind(0)  # (slots, heads, stop, head_dim)
         self._mask = None if new == 1 else causal(new, stop)  # (new, stop)
+        cache = state.cache
+        self._plain = new <= FEW_QUERIES and cache.device.type == "cpu" and cache.dtype == torch.float32
 
     def wanted(self, states: Tensor) -> Tensor:
         """(.., new, width) -> (.., queries, width)"""
@@ -91,6 +94,8 @@ class OneLane:
         if not whole:
             q = q[:, -self.queries :]
             mask = None if self.queries == 1 or mask is None else mask[-self.queries :]
+        if self._plain and mask is not None and n == 1:
+            return _attend_plainly(q[0].transpose(0, 1), self._keys[slot], self._values[slot], mask, scaling)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             self._keys[slot : slot + n],
@@ -99,6 +104,14 @@ class OneLane:
             scale=scaling,
         )  # (n, heads, queries, head_dim)
         return attended.transpose(1, 2).flatten(2)
+
+
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Three plain products, on CPU faster than the fused kernel for few queries: q (heads, queries, width),
+    k and v (heads, stop, width), mask (queries, stop) -> (1, queries, hidden).
+    """
+    weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scaling).softmax(dim=-1)
+    return torch.bmm(weights, v).transpose(0, 1).flatten(1).unsqueeze(0)
 
 
 class Lanes:
