@@ -9,6 +9,7 @@ this loop on other rows; plain causal-LM training is this loop on a model with o
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import resource
@@ -44,6 +45,13 @@ class Rows(Protocol):
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows start .. start + count: ids and labels (count, length) int64, -100 where nothing is scored."""
         ...
+
+
+@atexit.register
+def leave_group() -> None:
+    """Before the interpreter goes: threads of a process group that nobody ended abort the whole process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_main_first(make: Callable[[], T]) -> T:

@@ -104,12 +104,12 @@ def test_every_requirement_is_pinned_and_its_licence_is_told():
     assert len(pins) > 10 and all(pins)
     for pin in pins:
         name = re.sub(r"[-_.]+", "-", pin[1]).lower()
-        assert f"| **{name}** | {pin[2]} | " in told, f"{name}: run docs/licences.py again"
+        assert f"| **{name}** | {pin[2]} | " in told, f"{name}: run tests/licences.py again"
     assert "not stated" not in told and "CC BY-SA 4.0" in told
 
 
 def test_the_licence_page_is_what_its_command_writes():
-    spec = importlib.util.spec_from_file_location("licences", ROOT / "docs" / "licences.py")
+    spec = importlib.util.spec_from_file_location("licences", ROOT / "tests" / "licences.py")
     licences = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(licences)
     written = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")

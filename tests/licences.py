@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (rows of a table)
-"""Writes docs/licences.md from what is installed: `.venv/bin/python docs/licences.py`.
+"""Writes docs/licences.md from what is installed: `.venv/bin/python tests/licences.py`.
 
 Packages are those of requirements.txt and all that they bring; licences are what each package's own metadata
 says. Data and model assets are ours to tell, and stand here.
@@ -79,7 +79,7 @@ def page() -> str:
         [
             "# Licences of what is shipped and installed",
             "",
-            "Made by `.venv/bin/python docs/licences.py` from the metadata of the installed packages; bold: named in",
+            "Made by `.venv/bin/python tests/licences.py` from the metadata of the installed packages; bold: named in",
             "requirements.txt, the others are brought by these (Linux, x86-64). The Space installs them, the",
             "repository holds none of them. Torch for CUDA brings NVIDIA's libraries too, under NVIDIA's own terms.",
             "",
