@@ -93,7 +93,8 @@ class Race:
     def views(
         self, flush_seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter
     ) -> Iterator[RaceView]:
-        """Runs the race to its end, a view at most every `flush_seconds`; closing it stops the lanes.
+        """Runs the race to its end, one view for every `flush_seconds` at most; closing it stops the
+        lanes.
 
         What a lane raises is raised here, after a last view that says so in its panes.
         """
@@ -102,12 +103,14 @@ class Race:
         running = race({name: lane.steps for name, lane in self.lanes.items()})
         try:
             yield self.view(RACING)
-            flushed = clock()
+            due = clock() + flush_seconds
             for name, record in running:
                 self._step(self.lanes[name], record)
-                if clock() - flushed >= flush_seconds:
+                now = clock()
+                if now >= due:
+                    # From when it was due: passes that come about as often would else miss every other.
+                    due = max(due + flush_seconds, now)
                     yield self.view(RACING)
-                    flushed = clock()
         except Exception as error:
             self._stop(running, "error", str(error))
             yield self.view("")
