@@ -1,7 +1,8 @@
 """Have a judge model rate the texts of `complete`, or compare them with the base's, and sum up.
 
-The judge is any OpenAI-compatible endpoint. Verdicts are rows of JSON lines; a run that was stopped goes on
-with the texts that have none. The key is read from an environment variable and kept out of every file.
+With --instructions it rates the replies of an instruction set instead, for `finetune --min-rating`. The judge
+is any OpenAI-compatible endpoint. Verdicts are rows of JSON lines; a run that was stopped goes on with the
+texts that have none. The key is read from an environment variable and kept out of every file.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--completions", required=True, nargs="+", help="JSONL files of `complete`")
+    material = parser.add_mutually_exclusive_group(required=True)
+    material.add_argument("--completions", nargs="+", help="JSONL files of `complete`")
+    material.add_argument(
+        "--instructions", type=Path, help="JSON or JSONL of `finetune`: rate its replies from 1 to 10"
+    )
+    parser.add_argument("--ratings", type=Path, help="JSON file for the ratings of --instructions, in order")
     parser.add_argument("--output", required=True, type=Path, help="JSONL file of the verdicts")
     parser.add_argument(
         "--endpoint", help="base URL, such as http://localhost:8000/v1; without it, sum up only"
@@ -43,6 +50,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.evaluation import judge
     from dynamo.evaluation.journal import read_journal
 
+    if arguments.instructions:
+        return _rate(arguments)
+    if arguments.ratings:
+        raise ValueError("ratings: they are those of --instructions; leave it out for completions")
     completions = [row for path in arguments.completions for row in read_journal(path)]
     heads = _heads(completions)
     if arguments.mode == "single":
@@ -58,6 +69,37 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "failed": failures,
         **_costs(arguments, rows),
         **_summary(arguments, rows, completions, heads),
+    }
+
+
+def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One rating for each example, written once all are there."""
+    from dynamo.evaluation import judge
+    from dynamo.evaluation.files import write_json
+    from dynamo.instructions import read_examples
+
+    if arguments.ratings is None:
+        raise ValueError("ratings: name the file for the ratings with --ratings, for `finetune --ratings`")
+    arguments.mode = "single"
+    texts = judge.example_rows(read_examples(arguments.instructions))
+    tasks = judge.single_tasks(texts)
+    rows, failures = _rows(arguments, tasks)
+    ratings = judge.ratings_in_order(rows, len(tasks))
+    missing = len(tasks) - len(rows)
+    if missing:
+        print(f"{missing} examples have no answer yet: run again to go on", file=sys.stderr)
+    else:
+        write_json(arguments.ratings, ratings)
+    rated = [rating for rating in ratings if rating]
+    return {
+        "output": str(arguments.output),
+        "ratings": None if missing else str(arguments.ratings),
+        "judged": len(rows),
+        "missing": missing,
+        "failed": failures,
+        "without_verdict": len(rows) - len(rated),
+        "mean": sum(rated) / len(rated) if rated else None,
+        **_costs(arguments, rows),
     }
 
 
@@ -81,7 +123,10 @@ def _rows(arguments: argparse.Namespace, tasks: list[Any]) -> tuple[list[dict[st
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("mode", "order", "judge_model", "max_tokens", "temperature", "seed")
-    return {name: getattr(arguments, name) for name in names}
+    settings = {name: getattr(arguments, name) for name in names}
+    if arguments.instructions:  # a verdict's row names its example by number
+        settings["instructions"] = zlib.crc32(arguments.instructions.read_bytes())
+    return settings
 
 
 def _heads(completions: list[dict[str, Any]]) -> int:

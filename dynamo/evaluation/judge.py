@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dynamo.evaluation.endpoint import Answer, Endpoint, NoAnswer
+from dynamo.instructions import Example
 
 Mode = Literal["single", "pairwise"]
 KEYS = {
@@ -104,6 +105,26 @@ class Task:
 def single_tasks(completions: Iterable[dict[str, Any]]) -> list[Task]:
     """One task for every text, the base's (threshold None) among them."""
     return [Task({**_identity(row), "mode": "single"}, _single_question(row)) for row in completions]
+
+
+def example_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Instruction examples as texts to be rated: the last reply of each, beside all that came before it."""
+    rows = []
+    for number, example in enumerate(examples):
+        last = max(i for i, turn in enumerate(example.turns) if turn["role"] == "assistant")
+        before, reply = example.turns[:last], example.turns[last]["content"]
+        said = [turn["content"] if last == 1 else f"{turn['role']}: {turn['content']}" for turn in before]
+        row = {"prompt": "\n\n".join(said), "text": reply, "chat": True}
+        rows.append({"prompt_id": number, "seed": 0, "threshold": None, **row})
+    return rows
+
+
+def ratings_in_order(rows: Iterable[dict[str, Any]], count: int) -> list[float]:
+    """The ratings of `count` examples; 0, which is off the scale, for one that has no verdict."""
+    ratings = [0.0] * count
+    for row in rows:
+        ratings[row["prompt_id"]] = row["rating"] or 0.0
+    return ratings
 
 
 def pairwise_tasks(
