@@ -22,6 +22,7 @@ from pathlib import Path
 
 import httpx
 from gradio_client import Client
+from gradio_client.utils import QueueError
 
 from dynamo.sampler import SamplingOptions
 from dynamo.ui.chat import Chat
@@ -121,6 +122,11 @@ def visit(
             made.refused += 1
             made.ranks.clear()
             time.sleep(float(error.response.headers["retry-after"]))
+            continue
+        except QueueError:  # Gradio's own word for the same
+            made.refused += 1
+            made.ranks.clear()
+            time.sleep(15.0)
             continue
         made.total = time.perf_counter() - begun
         made.first = made.first or made.total

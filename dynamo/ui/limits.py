@@ -61,16 +61,24 @@ class Gate:
         self._limits = limits
         rate = limits.requests_per_minute
         self._rates = Rates(rate) if rate is not None else None
+        self._joining = 0  # let in, and perhaps not in Gradio's queue yet
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            refusal = self._refusal(scope)
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        joins = _is_work(scope) and refusal is None
+        self._joining += joins  # nothing was awaited since the queue was looked at
+        try:
             if refusal is None and not _is(scope, "/upload"):  # Gradio bounds files itself, while they come
                 receive, refusal = await _held(receive)
-            if refusal is not None:
+            if refusal is None:
+                await self._app(scope, receive, send)
+            else:
                 await _answer(send, *refusal)
-                return
-        await self._app(scope, receive, send)
+        finally:
+            self._joining -= joins
 
     def _refusal(self, scope: Message) -> tuple[int, str, int] | None:
         """Status, sentence and seconds to wait."""
@@ -83,8 +91,9 @@ class Gate:
                 told = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
                 return 429, told, seconds
         queue = scope["app"].get_blocks()._queue  # Gradio has no public name for it
-        if queue.max_size is not None and len(queue) >= queue.max_size:
-            told = f"The queue is full: {len(queue)} requests are waiting already; ask again in a moment."
+        waiting = len(queue) + self._joining
+        if queue.max_size is not None and waiting >= queue.max_size:
+            told = f"The queue is full: {waiting} requests are waiting already; ask again in a moment."
             return 429, told, QUEUE_WAIT
         return None
 
