@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from dynamo.ui.analyses import Analyses, Opinion
 from dynamo.ui.chat import LANES, Chat
 from dynamo.ui.contenders import OWN_LOOP, Contenders
 from dynamo.ui.figures import audit_figures, speed_of, strip_row
-from dynamo.ui.presenter import FLUSH_SECONDS, Lane, Race, RaceView
+from dynamo.ui.presenter import Beat, Lane, Race, RaceView
 from dynamo.ui.settings import Settings
 from dynamo.ui.store import RunStore
 
@@ -117,11 +116,10 @@ class Host:
         if kind not in LANES:
             raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {shown(kind)}")
         lane = _lanes(self.contenders, Chat(), prompt, settings, only=(kind,))[kind]
-        flushed = time.perf_counter()
+        beat = Beat()
         for _ in self._passes(lane):
-            if time.perf_counter() - flushed >= FLUSH_SECONDS:
+            if beat.is_due():
                 yield lane
-                flushed = time.perf_counter()
         yield lane
 
     def _passes(self, lane: Lane) -> Iterator[PassLine]:

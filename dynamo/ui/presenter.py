@@ -72,6 +72,22 @@ class Lane(Recorder):
         return self.end_line
 
 
+class Beat:
+    """Says when the next view may leave: one for every `seconds` at most."""
+
+    def __init__(self, seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter):
+        self._seconds, self._clock = seconds, clock
+        self._due = clock() + seconds
+
+    def is_due(self) -> bool:
+        now = self._clock()
+        if now < self._due:
+            return False
+        # From when it was due: passes that come about as often would else miss every other.
+        self._due = max(self._due + self._seconds, now)
+        return True
+
+
 class Race:
     """One or both lanes run to their end, seen through `RaceView`s. still: the wire of a lane at rest."""
 
@@ -103,13 +119,10 @@ class Race:
         running = race({name: lane.steps for name, lane in self.lanes.items()})
         try:
             yield self.view(RACING)
-            due = clock() + flush_seconds
+            beat = Beat(flush_seconds, clock)
             for name, record in running:
                 self._step(self.lanes[name], record)
-                now = clock()
-                if now >= due:
-                    # From when it was due: passes that come about as often would else miss every other.
-                    due = max(due + flush_seconds, now)
+                if beat.is_due():
                     yield self.view(RACING)
         except Exception as error:
             self._stop(running, "error", str(error))
