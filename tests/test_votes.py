@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -10,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from processes import FRESH
 from scipy.stats import binomtest
 
 from dynamo.ui import votes
 from dynamo.ui.votes import VOTES_FILE, Standing, VoteBook
 
 PROMPT = "my secret prompt"
-FORK = multiprocessing.get_context("fork")  # "spawn" would import torch and gradio again in each process
 
 
 def vote(outcome="dynamo", threshold=0.5, model="embedded", **fields):
@@ -150,8 +149,8 @@ def _add_many(folder, barrier, count):
 
 
 def test_two_processes_lose_no_vote_and_make_one_file(tmp_path):
-    barrier = FORK.Barrier(2)
-    workers = [FORK.Process(target=_add_many, args=(tmp_path, barrier, 20)) for _ in range(2)]
+    barrier = FRESH.Barrier(2)
+    workers = [FRESH.Process(target=_add_many, args=(tmp_path, barrier, 20)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -166,7 +165,7 @@ def _add_and_die(folder):
 
 
 def test_a_vote_outlives_a_process_that_dies_right_after_it(tmp_path):
-    worker = FORK.Process(target=_add_and_die, args=(tmp_path,))
+    worker = FRESH.Process(target=_add_and_die, args=(tmp_path,))
     worker.start()
     worker.join(60)
     assert worker.exitcode == -signal.SIGKILL
@@ -316,8 +315,8 @@ def _fill_up(folder, told):
 def test_a_disk_that_fills_up_keeps_every_acknowledged_vote(tmp_path):
     book = VoteBook(tmp_path)
     book.add(**vote())
-    told = FORK.Queue()
-    worker = FORK.Process(target=_fill_up, args=(tmp_path, told))
+    told = FRESH.Queue()
+    worker = FRESH.Process(target=_fill_up, args=(tmp_path, told))
     worker.start()
     kept, kind, text = told.get(timeout=60)
     worker.join(60)
