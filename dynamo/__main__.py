@@ -11,6 +11,7 @@ import sys
 from transformers.utils import logging
 
 from dynamo.memory import NOWHERE_LEFT, is_out_of_memory
+from dynamo.options import parse
 
 VERBS = {
     "generate": "write one reply and show its chunks",
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = importlib.import_module(f"dynamo.commands.{verb}")
     own = argparse.ArgumentParser(prog=f"python -m dynamo {verb}", description=command.__doc__)
     command.configure(own)
-    options = own.parse_args(arguments[1:])
+    options = parse(own, arguments[1:])
     # A model's weights load in seconds; the library's bars for them would drown the command's own output.
     logging.disable_progress_bar()
     try:

@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from dynamo import text
 from dynamo.foreign import parse_json, shown
 from dynamo.losses import IGNORED_LABEL
+from dynamo.options import parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -229,7 +231,7 @@ def main() -> None:
     tokenizer.add_argument("output", type=Path, help="folder of the tokenizer")
     tokenizer.add_argument("--vocab-size", type=int, default=4096)
     tokenizer.add_argument("--max-length", type=int, default=1024)
-    options = parser.parse_args()
+    options = parse(parser, sys.argv[1:])
     if options.verb == "prepare":
         result: dict[str, Any] = prepare_schema_guided(options.source, options.target)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import numbers
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, field, fields
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_type_hints
@@ -93,3 +93,15 @@ def from_arguments(cls: type[T], arguments: argparse.Namespace, **defaults: Any)
     out of range."""
     given = {**defaults, **vars(arguments)}
     return cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """`parser.parse_args`; exits with a sentence for `--flag=--` as well, which Python 3.11 takes for a flag
+    with an empty list."""
+    for argument in arguments:
+        if argument == "--":
+            break
+        flag, _, value = argument.partition("=")
+        if flag.startswith("-") and value == "--":
+            parser.error(f"argument {flag}: '--' is no value")
+    return parser.parse_args(arguments)

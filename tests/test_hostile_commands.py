@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 from dataclasses import fields
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo.__main__ import VERBS, main
+from dynamo.options import parse
 from dynamo.recipes import RECIPES, TrainingOptions, learning_rate_scale
 from dynamo.sampler import SamplingOptions
 
@@ -18,6 +21,7 @@ FIELDS = [(cls, field) for cls in (SamplingOptions, TrainingOptions) for field i
 WORDS = (
     "",
     "x",
+    "--",
     "-1",
     "nan",
     "inf",
@@ -122,6 +126,31 @@ def test_any_word_after_a_flag_of_generate_ends_in_words(flag, word, capsys):
 )
 def test_any_prompt_of_generate_ends_in_words(prompt, capsys):
     outcome(["generate", prompt, "--max-new-tokens", "1"], capsys)
+
+
+def flags_of(verb: str) -> list[str]:
+    """The flags of a command that take a value."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"dynamo.commands.{verb}").configure(parser)
+    actions = [action for action in parser._actions if action.option_strings and action.nargs != 0]
+    return [action.option_strings[-1] for action in actions]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_two_dashes_for_a_value_are_refused_by_every_flag(verb, capsys):
+    """Python 3.11 reads them as an empty list, on which everything that expects a value falls."""
+    flags = flags_of(verb)
+    assert flags
+    for flag in flags:
+        status, out, err = outcome([verb, f"{flag}=--"], capsys)
+        assert status == 2 and not out
+        assert err.splitlines()[-1].endswith(f"error: argument {flag}: '--' is no value")
+
+
+def test_what_stands_after_two_dashes_is_words():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("prompt")
+    assert parse(parser, ["--", "--threshold=--"]).prompt == "--threshold=--"
 
 
 @pytest.mark.parametrize("verb", VERBS)
