@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
-from conftest import tiny_base, tiny_dynamo
+from conftest import DIALOGUES, tiny_base, tiny_dynamo
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
@@ -251,3 +251,62 @@ def test_commands_take_a_map(folder, verb, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["model"] == str(folder)
     assert main([*arguments, "--device", "cpu"]) == 2
     assert "a device map places the layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["sweep", "complete"])
+def test_measuring_commands_write_the_same_of_a_spread_pair_as_of_a_whole_one(
+    folder, verb, capsys, monkeypatch, tmp_path
+):
+    """Texts, counts and qualities; the calibration too. Only clocks may differ."""
+    prompts = tmp_path / "prompts"
+    chats = [[{"role": "user", "content": content}] for content in ("Hello", "A room, please.")]
+    data = tmp_path / "held_out.jsonl"
+    data.write_text("".join(json.dumps({"turns": turns}) + "\n" for turns in DIALOGUES), "utf-8")
+    if verb == "sweep":
+        prompts.write_text(json.dumps(chats), "utf-8")
+        more = ["--seeds", "2", "--batch", "2", "--data", str(data), "--positions", "12"]
+    else:
+        prompts.write_text('{"prompt": "Hello"}\n{"prompt": "A room"}\n', "utf-8")
+        more = ["--seeds", "3"]
+    monkeypatch.setattr("dynamo.loading.devices.free_memory", lambda: {"cpu": 150_000})
+    spread, told = [], {}
+    load = loading.load
+
+    def watched(*arguments, **options):
+        pair = load(*arguments, **options)
+        spread.append(is_dispatched(pair.dynamo))
+        return pair
+
+    monkeypatch.setattr(loading, "load", watched)
+    for way in (["--device", "cpu"], ["--device-map", "auto"]):
+        output = tmp_path / f"output{way[0]}"
+        arguments = [verb, "--model", str(folder), "--prompts", str(prompts), "--thresholds", "0.01", "1",
+                     "--max-new-tokens", "6", "--output", str(output), *more, *way]  # fmt: skip
+        assert main(arguments) == 0, capsys.readouterr().err
+        told[way[0]] = output.read_text("utf-8")
+    assert spread == [False, True]
+    alone, other = told.values()
+    if verb == "complete":
+        rows = [[json.loads(line) for line in each.splitlines()] for each in (alone, other)]
+        texts = [[(row["prompt_id"], row["seed"], row["threshold"], row["text"]) for row in each]
+                 for each in rows]  # fmt: skip
+        assert texts[0] == texts[1] and len(texts[0]) == 2 * 3 * 3
+        return
+    whole, parted = json.loads(alone), json.loads(other)
+    for one, same in zip([whole["base"], *whole["points"]], [parted["base"], *parted["points"]], strict=True):
+        assert [one[name] for name in ("tokens", "passes", "share_by_order")] == [
+            same[name] for name in ("tokens", "passes", "share_by_order")
+        ]
+        for name, quality in one["quality"].items():
+            assert quality["value"] == pytest.approx(same["quality"][name]["value"], rel=1e-4), name
+    assert any(order != "1" for order in whole["points"][0]["share_by_order"])
+    for curve, same in zip(whole["calibration"], parted["calibration"], strict=True):
+        for name in ("count", "right", "confidence"):
+            expected = [each[name] for each in curve["bins"]]
+            assert [each[name] for each in same["bins"]] == pytest.approx(expected, rel=1e-4)
+
+
+def test_bench_has_no_map_as_it_measures_the_fast_path_of_one_device(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--device-map", "auto"])
+    assert "unrecognized arguments: --device-map auto" in capsys.readouterr().err

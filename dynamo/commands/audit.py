@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="embedded", help="a pair, or a stock GPT-NeoX to judge by (default: embedded)"
     )
+    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     add_generation_arguments(parser)
 
 

@@ -20,7 +20,8 @@ from dynamo.commands.generate import (
     Reply,
     add_engine_arguments,
     add_generation_arguments,
-    add_quantize_argument,
+    add_loading_arguments,
+    loading_options,
 )
 from dynamo.options import from_arguments
 from dynamo.sampler import SamplingOptions
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
     parser.add_argument("--trace", help="file for both runs, pass by pass (NDJSON); the page can replay it")
-    add_quantize_argument(parser)
+    add_loading_arguments(parser)
     add_engine_arguments(parser)
     add_generation_arguments(parser)
 
@@ -47,12 +48,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.race import race
 
     options = from_arguments(SamplingOptions, arguments)
-    pair = loading.load(
-        arguments.model,
-        device=arguments.device,
-        quantize=arguments.quantize,
-        device_map=arguments.device_map,
-    )
+    pair = loading.load(arguments.model, **loading_options(arguments))
     prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
         "base": Engine(pair.base, None, pair.tokenizer, arguments.weights),

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.commands.generate import add_loading_arguments, loading_options
 from dynamo.engine import Engine
 from dynamo.evaluation.runs import BATCH
 from dynamo.options import add_arguments, from_arguments
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="texts of one prompt and threshold decoded at once, all but the first seed's, which alone are "
         f"timed; 1 to time every text (default: {BATCH})",
     )  # fmt: skip
-    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_loading_arguments(parser)
     add_threads_argument(parser)
     add_arguments(parser, SamplingOptions, leave_out=("threshold",))
 
@@ -60,10 +61,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"seeds: expected 1 or more from 0 or more, got {arguments.seeds} from {arguments.first_seed}"
         )
-    pair = loading.load(arguments.model, device=arguments.device)
+    pair = loading.load(arguments.model, **loading_options(arguments))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     settings = {
         "model": arguments.model,
+        "quantize": arguments.quantize,
         "heads": pair.dynamo.config.num_token_heads,
         "table": pair.table is not None,
         "max_new_tokens": arguments.max_new_tokens,

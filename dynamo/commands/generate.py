@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
-    add_quantize_argument(parser)
+    add_loading_arguments(parser)
     add_engine_arguments(parser)
     add_generation_arguments(parser)
 
@@ -32,12 +32,19 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads_argument(parser)
 
 
-def add_quantize_argument(parser: argparse.ArgumentParser) -> None:
+def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a model is loaded; `loading_options` reads them again."""
     parser.add_argument("--quantize", choices=("8bit", "4bit"), help="load the model in 8 or 4 bits")
+    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument(
         "--device-map", choices=("auto", "balanced", "balanced_low_0", "sequential"),
         help="spread layers over GPUs, the CPU's memory and the disk, instead of --device",
     )  # fmt: skip
+
+
+def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of `loading.load` and `load_model`."""
+    return {name: getattr(arguments, name) for name in ("quantize", "device", "device_map")}
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +53,6 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
     parser.add_argument("--stop", action="append", default=[], help="end at this string; may be given again")
-    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     add_arguments(parser, SamplingOptions)
 
 
@@ -55,12 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.engine import Engine
 
     options = from_arguments(SamplingOptions, arguments)
-    model, tokenizer, table = loading.load_model(
-        arguments.model,
-        device=arguments.device,
-        quantize=arguments.quantize,
-        device_map=arguments.device_map,
-    )
+    model, tokenizer, table = loading.load_model(arguments.model, **loading_options(arguments))
     engine = Engine(model, table, tokenizer, arguments.weights)
     settle_threads(engine, arguments.threads)
     reply = Reply(tokenizer)

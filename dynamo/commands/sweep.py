@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.commands.generate import add_loading_arguments, loading_options
 from dynamo.engine import Engine
 from dynamo.evaluation.runs import BATCH, check_batch
 from dynamo.options import add_arguments, from_arguments
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--positions", type=int, default=4000,
                         help="positions of --data that are looked at (default: 4000)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
-    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
+    add_loading_arguments(parser)
     add_threads_argument(parser)
     add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
 
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     options = from_arguments(SamplingOptions, arguments)
     _check(arguments)
-    pair = loading.load(arguments.model, device=arguments.device)
+    pair = loading.load(arguments.model, **loading_options(arguments))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
     count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds, arguments.batch)
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         options={
             **{name: value for name, value in asdict(options).items() if name in vars(arguments)},
             "batch": arguments.batch,
+            "quantize": arguments.quantize,
         },
         prompts=len(prompts),
         seeds=arguments.seeds,

@@ -22,6 +22,7 @@ from dynamo import foreign
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.intervals import wilson
 from dynamo.model import DynamoForCausalLM
+from dynamo.placement import execution_device
 from dynamo.sampler import MAX_ORDER, Context, SamplingOptions, choose, top_candidates
 from dynamo.trace import Cell
 
@@ -165,7 +166,7 @@ def _top_cells(
     orders: Sequence[int],
 ) -> list[tuple[int, int, Cell | None]]:
     """(place, order, the joint's largest cell); None where the mask left no cell."""
-    states = model.head_states(torch.from_numpy(document)[None].to(model.device))
+    states = model.head_states(torch.from_numpy(document)[None].to(execution_device(model)))
     logits = torch.stack([model.head_logits(n, state[0, places]) for n, state in enumerate(states)], dim=1)
     logits = logits.float().cpu().numpy()  # (places, heads, vocab)
     context = Context(logits.shape[-1])
@@ -208,12 +209,13 @@ def base_agrees(
         ids += drafted
         position += range(place + 1, place + 1 + len(drafted))
         owner += [number] * len(drafted)
+    device = execution_device(base)
     logits = base(
-        torch.tensor([ids], device=base.device),
-        attention_mask=_tree_mask(position, owner, chunks, base.dtype).to(base.device),
-        position_ids=torch.tensor([position], device=base.device),
+        torch.tensor([ids], device=device),
+        attention_mask=_tree_mask(position, owner, chunks, base.dtype).to(device),
+        position_ids=torch.tensor([position], device=device),
         use_cache=False,
-        logits_to_keep=torch.tensor(rows, device=base.device),
+        logits_to_keep=torch.tensor(rows, device=device),
     ).logits[0]
     expected = torch.tensor([token for _, tokens in chunks for token in tokens])
     same = (logits.argmax(dim=-1).cpu() == expected).split([len(tokens) for _, tokens in chunks])
