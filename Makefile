@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
 
-.PHONY: demo test test-newest lint bench bench-page bench-load models clean
+.PHONY: demo test test-newest test-space lint bench bench-page bench-load models clean
 
 demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
@@ -39,6 +39,9 @@ test-newest:  ## all tests but the browser's, on the newest versions of everythi
 	.venv-newest/bin/python -m pip list --format=freeze
 	.venv-newest/bin/python -m pytest --ignore tests/browser \
 		--deselect tests/test_security.py::test_the_licence_page_is_what_its_command_writes
+
+test-space: $(VENV)/ready-for-tests  ## installs what a Space would install, in a place of its own, and asks the app there; not in CI
+	DYNAMO_TEST_INSTALL=1 $(BIN)/python -m pytest tests/test_space_clean.py
 
 clean:
 	rm -rf $(VENV) .venv-newest

@@ -10,8 +10,10 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+import venv
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from gradio_client import Client
@@ -77,17 +79,31 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def test_the_app_answers_from_exactly_what_is_uploaded(space_folder, tmp_path):
+    check_answers([*PYTHON, "-c", RUN_APP, not_required()], space_folder, tmp_path)
+
+
+@pytest.mark.skipif("DYNAMO_TEST_INSTALL" not in os.environ, reason="installs torch: make test-space")
+@pytest.mark.timeout(3600)
+def test_the_app_answers_from_what_is_uploaded_and_its_requirements_installed(space_folder, tmp_path):
+    """A virtual environment of its own, as the hub makes it, which is gone afterwards."""
+    with TemporaryDirectory(prefix="dynamo-space-") as folder:
+        venv.create(folder, with_pip=True)
+        python = str(Path(folder) / "bin" / "python")
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r",
+             str(space_folder / "requirements.txt")],
+            check=True,
+        )  # fmt: skip
+        check_answers([python, "-E", "-s", "app.py"], space_folder, tmp_path)
+
+
+def check_answers(command: list[str], folder: Path, tmp_path: Path) -> None:
+    """The app, started by `command` in a folder, serves its page and lets both models answer."""
     port = free_port()
     environment = clean_environment(tmp_path / "home", GRADIO_SERVER_PORT=str(port))
     log = tmp_path / "log.txt"
     with log.open("w") as output:
-        app = subprocess.Popen(
-            [*PYTHON, "-c", RUN_APP, not_required()],
-            cwd=space_folder,
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
+        app = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}/"
     try:
         status = wait_for_page(url, app, seconds=180)
@@ -97,7 +113,7 @@ def test_the_app_answers_from_exactly_what_is_uploaded(space_folder, tmp_path):
         app.terminate()
         app.wait(30)
     assert answer["base"]["tokens"] and answer["dynamo"]["tokens"]
-    assert not (space_folder / "votes").exists()
+    assert not (folder / "votes").exists()
 
 
 def test_all_that_it_imports_is_uploaded_or_required(space_folder, tmp_path):
