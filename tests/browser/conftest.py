@@ -11,11 +11,19 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
+from fakes import scripted_contenders
 
+from browser.cards import RUN, dispatch, four_runs, give, lane, launch_cards, note_shown
 from browser.chats import launch_panes
+from browser.pages import served
+from dynamo.ui import Offer
+from dynamo.ui.chat import Chat
 from dynamo.ui.components import ASSETS
+from dynamo.ui.host import Host
+from dynamo.ui.settings import SamplingOptions, Settings
 
 CHROMIUM = os.environ.get("DYNAMO_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+PATIENCE = 120_000  # milliseconds, for a machine that is busy with other things
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -51,7 +59,7 @@ def open_page(browser):
         context = browser.new_context(**{**defaults, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: note_stranger(request.url, url, troubles))
@@ -106,3 +114,74 @@ def open_panes(open_page, panes_url):
         return page
 
     return open_panes
+
+
+# ---- the inspector by itself
+
+
+@pytest.fixture(scope="package")
+def runs():
+    """A store of four runs, and what the page is told of each."""
+    return four_runs()
+
+
+@pytest.fixture(scope="package")
+def cards_url(runs):
+    page, url = launch_cards(runs[0])
+    yield url
+    page.close()
+
+
+@pytest.fixture
+def open_inspector(open_page, cards_url):
+    def open_inspector(theme: str = "light", **options):
+        page = open_page(f"{cards_url}?__theme={theme}", **{"reduced_motion": "no-preference", **options})
+        note_shown(page)
+        return page
+
+    return open_inspector
+
+
+@pytest.fixture
+def inspector(open_inspector, runs):
+    """The inspector after a run of three passes: it shows the last."""
+    page = open_inspector()
+    values, passes = runs[1][RUN]
+    give(page, "inspector", values[2])
+    page.get_by_text("Pass 3 of 3").wait_for()
+    dispatch(page, "lane", lane(RUN, passes))
+    return page
+
+
+# ---- the whole page
+
+
+@pytest.fixture(scope="package")
+def page_url():
+    with served(scripted_contenders(seconds=0.01, sleep=True)) as url:
+        yield url
+
+
+@pytest.fixture(scope="package")
+def recorded_url(tmp_path_factory):
+    """The page with a recording: both lanes' traces of one run, as `python -m dynamo compare --trace` writes
+    them."""
+    host = Host(scripted_contenders(seconds=0.01))
+    *_, view = host.answer(Chat(), "hello there", Settings(SamplingOptions(), 96, 0))
+    chat = Chat.read(view.base, view.dynamo)
+    path = tmp_path_factory.mktemp("recording") / "recording.ndjson"
+    traces = [host.store.get_trace(turns[-1].trace.header.run) for turns in (chat.base, chat.dynamo)]
+    path.write_text("".join(traces), encoding="utf-8")
+    with served(scripted_contenders(), Offer(recording=path)) as url:
+        yield url
+
+
+@pytest.fixture
+def page_at(open_page):
+    def page_at(url: str, **options):
+        page = open_page(url, **options)
+        page.wait_for_selector("#pane-dynamo .dm-pane")
+        page.wait_for_selector("#stop[disabled]")
+        return page
+
+    return page_at

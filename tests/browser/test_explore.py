@@ -61,7 +61,6 @@ def url(tmp_path_factory):
 def open_tab(open_page, url):
     def open_tab(name="Explore", look="light", width=WIDE, figures=4):
         page = open_page(f"{url}?__theme={look}", viewport={"width": width, "height": 900})
-        page.set_default_timeout(30_000)  # drawing is slow without a graphics card
         page.get_by_role("tab", name=name, exact=True).click()
         if figures:
             page.locator(".js-plotly-plot .main-svg .plot, .js-plotly-plot .main-svg .cartesianlayer").nth(

@@ -15,49 +15,13 @@ from browser.cards import (
     WORDS,
     dispatch,
     fill,
-    four_runs,
     give,
     joint,
     lane,
-    launch_cards,
-    note_shown,
     show,
     verdict,
 )
 from dynamo.trace import StepRecord
-
-
-@pytest.fixture(scope="module")
-def runs():
-    return four_runs()
-
-
-@pytest.fixture(scope="module")
-def url(runs):
-    page, url = launch_cards(runs[0])
-    yield url
-    page.close()
-
-
-@pytest.fixture
-def open_inspector(open_page, url):
-    def open_inspector(theme: str = "light", **options):
-        page = open_page(f"{url}?__theme={theme}", **{"reduced_motion": "no-preference", **options})
-        note_shown(page)
-        return page
-
-    return open_inspector
-
-
-@pytest.fixture
-def page(open_inspector, runs):
-    """The inspector after a run of three passes: it shows the last."""
-    page = open_inspector()
-    values, passes = runs[1][RUN]
-    give(page, "inspector", values[2])
-    page.get_by_text("Pass 3 of 3").wait_for()
-    dispatch(page, "lane", lane(RUN, passes))
-    return page
 
 
 def grid(page, stage: str) -> list[bool]:
@@ -80,52 +44,52 @@ def test_at_rest_it_teaches_the_three_stages_without_made_up_numbers(open_inspec
     assert not re.search(r"\d", page.inner_text(".dm-inspector"))
 
 
-def test_three_stages_are_drawn_with_the_chunk_that_was_drawn(page):
-    show(page, RUN, 0)
-    assert verdict(page) == "This pass emitted 3 tokens."
-    assert page.inner_text(".dm-verdict span") == "Its best chunk has 60 %, above 25 % = 0.5²."
-    assert page.locator(".dm-emitted .dm-token").all_inner_texts() == ["·What", "·time", "·would"]
-    kept = [[at for at, left in enumerate(grid(page, stage)) if left] for stage in ("mask", "threshold")]
+def test_three_stages_are_drawn_with_the_chunk_that_was_drawn(inspector):
+    show(inspector, RUN, 0)
+    assert verdict(inspector) == "This pass emitted 3 tokens."
+    assert inspector.inner_text(".dm-verdict span") == "Its best chunk has 60 %, above 25 % = 0.5²."
+    assert inspector.locator(".dm-emitted .dm-token").all_inner_texts() == ["·What", "·time", "·would"]
+    kept = [[at for at, left in enumerate(grid(inspector, stage)) if left] for stage in ("mask", "threshold")]
     assert kept == [[0, 1, 21], [0, 1]]
-    assert sum(grid(page, "product")) == 9
+    assert sum(grid(inspector, "product")) == 9
     assert (
-        page.locator("td.dm-cell.picked").evaluate_all("(cells) => cells.map((c) => c.dataset.at)")
+        inspector.locator("td.dm-cell.picked").evaluate_all("(cells) => cells.map((c) => c.dataset.at)")
         == ["0"] * 3
     )
-    assert page.locator(".dm-stage-result").all_inner_texts() == [
+    assert inspector.locator(".dm-stage-result").all_inner_texts() == [
         "likeliest pair: “What time” 36 %",
         "20.7 % of the product is kept; likeliest pair: “What time” 60 %",
         "2 chunks left to draw from",
     ]
-    assert page.locator(".dm-third li").all_inner_texts() == ["·would\n100 %"]
+    assert inspector.locator(".dm-third li").all_inner_texts() == ["·would\n100 %"]
 
 
-def test_the_ladder_says_which_orders_were_given_up_and_why(page):
-    show(page, RUN, 2)
-    assert verdict(page) == "This pass backed off to 1 token."
-    rungs = [rung.split("\n") for rung in page.locator(".dm-ladder li").all_inner_texts()]
+def test_the_ladder_says_which_orders_were_given_up_and_why(inspector):
+    show(inspector, RUN, 2)
+    assert verdict(inspector) == "This pass backed off to 1 token."
+    rungs = [rung.split("\n") for rung in inspector.locator(".dm-ladder li").all_inner_texts()]
     assert rungs == [
         ["3 tokens", "best 20 %, bar 25 %", "backed off"],
         ["2 tokens", "best 40 %, bar 50 %", "backed off"],
         ["1 token", "always possible", "emitted"],
     ]
-    show(page, RUN, 1)
-    assert verdict(page) == "This pass backed off from 3 tokens and emitted 2 tokens."
+    show(inspector, RUN, 1)
+    assert verdict(inspector) == "This pass backed off from 3 tokens and emitted 2 tokens."
 
 
-def test_a_cell_is_read_in_all_three_stages(page):
-    show(page, RUN, 0)
-    page.locator(".dm-stage-product td.dm-cell").first.focus()
-    page.keyboard.press("ArrowRight")
-    assert page.inner_text(".dm-readout") == (
+def test_a_cell_is_read_in_all_three_stages(inspector):
+    show(inspector, RUN, 0)
+    inspector.locator(".dm-stage-product td.dm-cell").first.focus()
+    inspector.keyboard.press("ArrowRight")
+    assert inspector.inner_text(".dm-readout") == (
         "·What + ·would → product 18 % → after the mask 30 % → 33.3 % of what is left"
     )
-    page.keyboard.press("ArrowDown")
-    assert page.inner_text(".dm-readout") == "·At + ·would → product 9 % → removed by the mask"
-    assert page.locator(".dm-cell.read").count() == 3
+    inspector.keyboard.press("ArrowDown")
+    assert inspector.inner_text(".dm-readout") == "·At + ·would → product 9 % → removed by the mask"
+    assert inspector.locator(".dm-cell.read").count() == 3
 
 
-def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(page, runs):
+def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspector, runs):
     drafts = joint({(0, 0, 0): 0.5, (0, 1, 0): 0.1, (0, 1, 2): 0.2, (2, 1, 1): 0.2})
     values, _ = fill(
         runs[0],
@@ -136,61 +100,61 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(page, 
         ],
         words=[WORDS[0], WORDS[1], [" do", " so", " <b>at"]],
     )
-    give(page, "inspector", values[0])
-    page.get_by_text("It drafts 2 tokens for the next pass to verify.").wait_for()
-    assert verdict(page) == "This pass had no drafts to verify and drew 1 token itself."
-    assert [at for at, left in enumerate(grid(page, "threshold")) if left] == [0, 1]
-    assert page.locator("td.dm-cell.picked").first.get_attribute("data-at") == "1"
-    assert page.locator(".dm-stage-result").last.inner_text() == "2 tokens drafted"
-    assert page.locator(".dm-third h3").inner_text() == "Third token, given “·What·would”"
-    dispatch(page, "threshold", 0.9)  # exact mode's drafts do not depend on it
-    assert verdict(page).startswith("This pass had no drafts")
-    assert page.locator(".dm-drafts, .dm-tries").filter(visible=True).count() == 0
+    give(inspector, "inspector", values[0])
+    inspector.get_by_text("It drafts 2 tokens for the next pass to verify.").wait_for()
+    assert verdict(inspector) == "This pass had no drafts to verify and drew 1 token itself."
+    assert [at for at, left in enumerate(grid(inspector, "threshold")) if left] == [0, 1]
+    assert inspector.locator("td.dm-cell.picked").first.get_attribute("data-at") == "1"
+    assert inspector.locator(".dm-stage-result").last.inner_text() == "2 tokens drafted"
+    assert inspector.locator(".dm-third h3").inner_text() == "Third token, given “·What·would”"
+    dispatch(inspector, "threshold", 0.9)  # exact mode's drafts do not depend on it
+    assert verdict(inspector).startswith("This pass had no drafts")
+    assert inspector.locator(".dm-drafts, .dm-tries").filter(visible=True).count() == 0
 
-    give(page, "inspector", values[1])
-    page.get_by_text("It drafts nothing.").wait_for()
-    assert verdict(page) == "This pass verified 2 drafts, kept 1 and drew 1 token itself."
-    assert page.locator(".dm-drafts s").all_inner_texts() == ["·<b>at"]
-    assert not any(grid(page, "threshold"))
+    give(inspector, "inspector", values[1])
+    inspector.get_by_text("It drafts nothing.").wait_for()
+    assert verdict(inspector) == "This pass verified 2 drafts, kept 1 and drew 1 token itself."
+    assert inspector.locator(".dm-drafts s").all_inner_texts() == ["·<b>at"]
+    assert not any(grid(inspector, "threshold"))
 
 
-def test_hostile_text_is_text_in_grids_notes_and_titles(page, runs):
+def test_hostile_text_is_text_in_grids_notes_and_titles(inspector, runs):
     values, passes = runs[1][NASTY_RUN]
-    give(page, "inspector", values[0])
-    dispatch(page, "lane", lane(NASTY_RUN, passes))
-    show(page, NASTY_RUN, 0)
-    assert HOSTILE.replace(" ", "·") in page.locator(".dm-stage-mask tbody th").first.text_content()
-    assert HOSTILE in page.locator(".dm-stage-mask .dm-stage-result").text_content()
-    assert page.locator(".dm-inspector img, .dm-inspector b b").count() == 0
-    assert page.evaluate("window.pwned") is None
+    give(inspector, "inspector", values[0])
+    dispatch(inspector, "lane", lane(NASTY_RUN, passes))
+    show(inspector, NASTY_RUN, 0)
+    assert HOSTILE.replace(" ", "·") in inspector.locator(".dm-stage-mask tbody th").first.text_content()
+    assert HOSTILE in inspector.locator(".dm-stage-mask .dm-stage-result").text_content()
+    assert inspector.locator(".dm-inspector img, .dm-inspector b b").count() == 0
+    assert inspector.evaluate("window.pwned") is None
 
 
-def test_a_single_token_run_has_no_stages(page, runs):
+def test_a_single_token_run_has_no_stages(inspector, runs):
     alone = StepRecord((1,), 1, 0.01, probabilities=(0.3,))
     values, _ = fill(runs[0], "6" * 32, [alone], threshold=1.0)
-    give(page, "inspector", values[0])
-    page.get_by_text("This pass built no joint distribution: single tokens were asked for").wait_for()
-    assert page.locator(".dm-stages, .dm-verdict").filter(visible=True).count() == 0
+    give(inspector, "inspector", values[0])
+    inspector.get_by_text("This pass built no joint distribution: single tokens were asked for").wait_for()
+    assert inspector.locator(".dm-stages, .dm-verdict").filter(visible=True).count() == 0
 
 
 # ---- the threshold slider
 
 
-def test_the_slider_asks_what_if_and_its_return_ends_it(page):
-    show(page, RUN, 0)
-    before = page.locator(".dm-inspector").bounding_box()
-    dispatch(page, "threshold", 0.8)
-    assert verdict(page) == "At threshold 0.8 this pass would have backed off from 3 tokens."
-    assert "not above 64 % = 0.8²" in page.inner_text(".dm-verdict span")
-    assert not any(grid(page, "threshold"))
-    assert page.locator(".dm-stage-result").last.inner_text() == "no chunk is left: back off"
-    assert page.locator(".dm-inspector").bounding_box() == before, "nothing may move under the slider"
-    dispatch(page, "threshold", 0.3)
-    assert verdict(page) == "At threshold 0.3 this pass would still have emitted 3 tokens."
-    assert sum(grid(page, "threshold")) == 3
-    dispatch(page, "threshold", 0.5)
-    assert verdict(page) == "This pass emitted 3 tokens."
-    assert page.locator(".dm-asking").count() == 0
+def test_the_slider_asks_what_if_and_its_return_ends_it(inspector):
+    show(inspector, RUN, 0)
+    before = inspector.locator(".dm-inspector").bounding_box()
+    dispatch(inspector, "threshold", 0.8)
+    assert verdict(inspector) == "At threshold 0.8 this pass would have backed off from 3 tokens."
+    assert "not above 64 % = 0.8²" in inspector.inner_text(".dm-verdict span")
+    assert not any(grid(inspector, "threshold"))
+    assert inspector.locator(".dm-stage-result").last.inner_text() == "no chunk is left: back off"
+    assert inspector.locator(".dm-inspector").bounding_box() == before, "nothing may move under the slider"
+    dispatch(inspector, "threshold", 0.3)
+    assert verdict(inspector) == "At threshold 0.3 this pass would still have emitted 3 tokens."
+    assert sum(grid(inspector, "threshold")) == 3
+    dispatch(inspector, "threshold", 0.5)
+    assert verdict(inspector) == "This pass emitted 3 tokens."
+    assert inspector.locator(".dm-asking").count() == 0
 
 
 @pytest.mark.parametrize(
@@ -203,31 +167,31 @@ def test_the_slider_asks_what_if_and_its_return_ends_it(page):
         (2, 0.39, "At threshold 0.39 this pass would have emitted 3 tokens instead of 1."),
     ],
 )
-def test_what_if_counts_the_orders_that_were_given_up(page, index, threshold, words):
-    show(page, RUN, index)
-    dispatch(page, "threshold", threshold)
-    assert verdict(page) == words
+def test_what_if_counts_the_orders_that_were_given_up(inspector, index, threshold, words):
+    show(inspector, RUN, index)
+    dispatch(inspector, "threshold", threshold)
+    assert verdict(inspector) == words
 
 
-def test_what_if_is_asked_of_one_run_only(page, runs):
-    show(page, RUN, 0)
-    dispatch(page, "threshold", 0.8)
-    assert page.locator(".dm-asking").count() or verdict(page)
-    show(page, NEXT_RUN, 0)
-    assert verdict(page) == "This pass backed off to 1 token."
+def test_what_if_is_asked_of_one_run_only(inspector, runs):
+    show(inspector, RUN, 0)
+    dispatch(inspector, "threshold", 0.8)
+    assert inspector.locator(".dm-asking").count() or verdict(inspector)
+    show(inspector, NEXT_RUN, 0)
+    assert verdict(inspector) == "This pass backed off to 1 token."
 
 
-def test_the_slider_leaves_the_first_two_stages_alone(page):
-    show(page, RUN, 0)
-    page.evaluate(
+def test_the_slider_leaves_the_first_two_stages_alone(inspector):
+    show(inspector, RUN, 0)
+    inspector.evaluate(
         """() => { window.touched = []; new MutationObserver((all) => touched.push(...all.map((one) =>
         one.target.closest?.('.dm-stage')?.className))).observe(document.querySelector('.dm-stages'),
         { subtree: true, attributes: true }) }"""
     )
-    dispatch(page, "threshold", 0.8)
-    verdict(page)
-    assert set(page.evaluate("touched")) == {"dm-stage dm-stage-threshold"}
-    assert len(page.evaluate("touched")) == 2  # both cells that were left
+    dispatch(inspector, "threshold", 0.8)
+    verdict(inspector)
+    assert set(inspector.evaluate("touched")) == {"dm-stage dm-stage-threshold"}
+    assert len(inspector.evaluate("touched")) == 2  # both cells that were left
 
 
 # ---- for everyone

@@ -9,47 +9,10 @@ from browser.cards import (
     NEXT_RUN,
     RUN,
     dispatch,
-    four_runs,
     give,
     lane,
-    launch_cards,
-    note_shown,
     show,
 )
-
-
-@pytest.fixture(scope="module")
-def runs():
-    return four_runs()
-
-
-@pytest.fixture(scope="module")
-def url(runs):
-    page, url = launch_cards(runs[0])
-    yield url
-    page.close()
-
-
-@pytest.fixture
-def open_inspector(open_page, url):
-    def open_inspector(theme: str = "light", **options):
-        page = open_page(f"{url}?__theme={theme}", **{"reduced_motion": "no-preference", **options})
-        note_shown(page)
-        return page
-
-    return open_inspector
-
-
-@pytest.fixture
-def page(open_inspector, runs):
-    """The inspector after a run of three passes: it shows the last."""
-    page = open_inspector()
-    values, passes = runs[1][RUN]
-    give(page, "inspector", values[2])
-    page.get_by_text("Pass 3 of 3").wait_for()
-    dispatch(page, "lane", lane(RUN, passes))
-    return page
-
 
 # ---- which pass
 
@@ -63,6 +26,8 @@ def test_all_missing_passes_come_in_one_call_when_the_run_is_over(open_inspector
     page.get_by_text("Pass 6 of 6").wait_for()
     for _ in range(3):  # a playhead makes the pane tell the same again and again
         dispatch(page, "lane", lane(LONG_RUN, passes))
+    asked = "() => performance.getEntriesByType('resource').some(({ name }) => /component_server/.test(name))"
+    page.wait_for_function(asked)
     page.wait_for_timeout(300)
     assert len(calls) == 1
     for index in (0, 26, 13):
@@ -106,32 +71,32 @@ def test_a_pinned_pass_stays_until_it_is_let_go(open_inspector, runs):
     assert page.inner_text(".dm-live") == "Follow again"
 
 
-def test_an_earlier_answers_pass_can_be_looked_at_and_says_so(page, runs):
+def test_an_earlier_answers_pass_can_be_looked_at_and_says_so(inspector, runs):
     values, passes = runs[1][NEXT_RUN]
-    give(page, "inspector", values[0])
-    dispatch(page, "lane", lane(NEXT_RUN, passes))
-    show(page, RUN, 1)
-    assert page.inner_text(".dm-subtitle") == "emitted 2 tokens · an earlier answer"
-    assert page.inner_text(".dm-title") == "Pass 2 of 3"
+    give(inspector, "inspector", values[0])
+    dispatch(inspector, "lane", lane(NEXT_RUN, passes))
+    show(inspector, RUN, 1)
+    assert inspector.inner_text(".dm-subtitle") == "emitted 2 tokens · an earlier answer"
+    assert inspector.inner_text(".dm-title") == "Pass 2 of 3"
 
 
-def test_a_pass_that_nobody_has_is_told_and_the_rest_stays(page):
-    dispatch(page, "show", {"run": "7" * 32, "index": 3, "pinned": True})
-    page.get_by_text("This pass is no longer stored. Generate again to look inside it.").wait_for()
-    assert page.inner_text(".dm-title") == "Pass 3 of 3"
+def test_a_pass_that_nobody_has_is_told_and_the_rest_stays(inspector):
+    dispatch(inspector, "show", {"run": "7" * 32, "index": 3, "pinned": True})
+    inspector.get_by_text("This pass is no longer stored. Generate again to look inside it.").wait_for()
+    assert inspector.inner_text(".dm-title") == "Pass 3 of 3"
 
 
-def test_a_new_chat_brings_it_back_to_rest(page):
-    dispatch(page, "lane", lane(None, [], "empty"))
-    page.get_by_text("Inside a forward pass").wait_for()
-    assert page.locator(".dm-sketch:visible").count() == 3
+def test_a_new_chat_brings_it_back_to_rest(inspector):
+    dispatch(inspector, "lane", lane(None, [], "empty"))
+    inspector.get_by_text("Inside a forward pass").wait_for()
+    assert inspector.locator(".dm-sketch:visible").count() == 3
 
 
-def test_enlarge_tells_python_run_and_pass(page):
-    show(page, RUN, 1)
-    page.get_by_role("button", name="Enlarge").click()
-    page.wait_for_function("document.querySelector('#told textarea, #told input').value")
-    assert page.input_value("#told textarea, #told input") == f'{{"run": "{RUN}", "index": 1}}'
+def test_enlarge_tells_python_run_and_pass(inspector):
+    show(inspector, RUN, 1)
+    inspector.get_by_role("button", name="Enlarge").click()
+    inspector.wait_for_function("document.querySelector('#told textarea, #told input').value")
+    assert inspector.input_value("#told textarea, #told input") == f'{{"run": "{RUN}", "index": 1}}'
 
 
 @pytest.mark.parametrize(("motion", "interval"), [("reduce", 500), ("no-preference", 33)])

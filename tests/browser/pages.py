@@ -1,0 +1,85 @@
+"""The whole page on scripted engines: how it is served, asked and read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from axe_playwright_python.sync_playwright import Axe
+
+from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options
+
+DONE = "#pane-base .dm-pane[data-state=done]", "#pane-dynamo .dm-pane[data-state=done]"
+PROMPT = "I want to book a table for two in San Jose"
+
+
+def opinion(prompt, reply):
+    """An audit for which every fifth token is unlikely."""
+    shares = [0.004 if index % 5 == 4 else 0.6 for index in range(len(reply))]
+    return SimpleNamespace(
+        log_probabilities=tuple(map(math.log, shares)), ranks=tuple(60 if s < 0.01 else 0 for s in shares),
+        nats_per_token=1.1, unlikely_share=0.2, repetition=0.05,
+    )  # fmt: skip
+
+
+@contextmanager
+def served(contenders: Contenders, offer: Offer | None = None) -> Iterator[str]:
+    """The page's address."""
+    demo = build_demo(contenders, Analyses(audit=opinion), offer)
+    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    try:
+        yield url
+    finally:
+        demo.close()
+
+
+def generate(page, prompt: str = PROMPT, key: str = "") -> None:
+    """Asks, and waits until both lanes have answered. A run may be too quick for Stop to be seen."""
+    page.fill("#prompt textarea", prompt)
+    if key:
+        page.press("#prompt textarea", key)
+    else:
+        page.click("#generate")
+    page.wait_for_function(
+        """(prompt) => ["base", "dynamo"].every((lane) => {
+          const asked = [...document.querySelectorAll(`#pane-${lane} .dm-asked`)].at(-1);
+          const pane = document.querySelector(`#pane-${lane} .dm-pane`);
+          return asked?.textContent === prompt && pane.dataset.state === "done";
+        })""",
+        arg=prompt,
+    )
+    page.wait_for_selector("#stop[disabled]")
+
+
+def bubbles(page, name: str) -> list[str]:
+    return page.locator(f"#pane-{name} .dm-asked").all_text_contents()
+
+
+def chunks(page, size: int = 3):
+    return page.locator(f"#pane-dynamo .dm-chunk.size-{size}")
+
+
+def set_threshold(page, value: str) -> None:
+    """As a pointer does: drags to the value, and lets go."""
+    slider = page.locator("#threshold input[type=range]")
+    slider.evaluate(
+        "(node, value) => { node.value = value; node.dispatchEvent(new Event('input', {bubbles: true})); }",
+        value,
+    )
+
+
+def assert_accessible(page) -> None:
+    """By axe, once no transition has run for ten frames: colours in between are nobody's choice."""
+    page.evaluate(
+        """async () => {
+          const ends = (one) => one.effect.getComputedTiming().endTime !== Infinity;
+          const moves = (one) => one.playState === "running" && ends(one);
+          for (let still = 0; still < 10; still = document.getAnimations().some(moves) ? 0 : still + 1)
+            await new Promise(requestAnimationFrame);
+        }"""
+    )
+    found = Axe().run(page).response["violations"]
+    told = [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]]
+    assert told == []

@@ -1,0 +1,74 @@
+"""The whole page by keyboard, in the dark, on a phone, and read by axe."""
+
+from __future__ import annotations
+
+import pytest
+
+from browser.pages import DONE, assert_accessible, chunks, generate
+
+TABS = ("Explore", "About", "Compare")
+
+
+def test_the_whole_page_works_from_the_keyboard(page_at, page_url):
+    page = page_at(page_url)
+    page.focus("#prompt textarea")
+    page.keyboard.press("Enter")
+    for selector in DONE:
+        page.wait_for_selector(selector)
+    page.wait_for_selector("#stop[disabled]")
+    shown = "dynamoBus.addEventListener('lane', ({ detail }) => (window.lane = detail))"
+    page.evaluate(f"() => {{ window.lane = null; {shown}; }}")
+    reached = set()
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
+        reached.add(page.evaluate("document.activeElement.className.split?.(' ')[0] ?? ''"))
+    assert {"generate", "retry", "edit", "new-chat", "dm-chunk", "dm-cell", "threshold"} <= reached
+    assert page.evaluate("window.lane") is None  # passing by a control asks for nothing
+    page.locator("#pane-dynamo .dm-chunk").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.get_by_text("Pass 2 of ").first.wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_axe_finds_nothing(page_at, recorded_url, theme, width):
+    page = page_at(f"{recorded_url}?__theme={theme}", viewport={"width": width, "height": 900})
+    assert_accessible(page)
+    generate(page)
+    page.locator("#audit").get_by_text("0.4 %").first.wait_for()
+    chunks(page).first.click()
+    page.click("#settings button")
+    assert_accessible(page)
+    for tab in ("Explore", "About"):
+        page.get_by_role("tab", name=tab).click()
+        assert_accessible(page)
+
+
+def test_dark_mode_is_dark_and_readable(page_at, page_url):
+    page = page_at(f"{page_url}?__theme=dark")
+    background, ink = page.evaluate(
+        "[getComputedStyle(document.querySelector('#pane-dynamo .dm-pane')).backgroundColor,"
+        " getComputedStyle(document.querySelector('#pane-dynamo .dm-text')).color]"
+    )
+    assert (background, ink) == ("rgb(24, 27, 32)", "rgb(242, 244, 247)")
+
+
+@pytest.mark.parametrize("width", [375, 320])
+def test_a_phone_shows_everything_without_scrolling_sideways(page_at, page_url, width):
+    page = page_at(page_url, viewport={"width": width, "height": 800})
+    generate(page)
+    page.click("#settings button")
+    for tab in TABS:
+        if not page.get_by_role("tab", name=tab).is_visible():
+            continue
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") == width, tab
+    too_wide = page.evaluate(
+        "(width) => [...document.querySelectorAll('.dm-card, .dm-card *, .dm-race *')]"
+        ".filter((part) => part.checkVisibility() && !part.closest('.dm-unseen, table')"
+        " && part.getBoundingClientRect().right > width).map((part) => part.className)",
+        width,
+    )
+    assert too_wide == []
