@@ -3,6 +3,7 @@
 import csv
 import io
 import threading
+from functools import partial
 
 import gradio as gr
 import pytest
@@ -125,14 +126,29 @@ class Selected:
 
 def test_coming_to_the_tab_redraws_for_the_slider_and_for_new_votes(tmp_path):
     book = VoteBook(tmp_path)
-    redraw = explore._redraw(book, "m")
+    redraw = explore._redraw(partial(explore._votes_chart, book, lambda: "m"))
     speed, votes = redraw(report(), "repetition", 0.7, Selected("Explore"))
     assert any(trace.name == "nearest to Compare's 0.7" for trace in speed.data)
     assert len(votes.data[0].x) == 0
     book.add(model="m", options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo")
     assert len(redraw(None, "repetition", 0.7, Selected("Explore"))[1].data[0].x) == 1
-    assert len(explore._votes_chart(book, "another model").data[0].x) == 0
+    assert len(explore._votes_chart(book, lambda: "another model").data[0].x) == 0
     assert redraw(report(), "repetition", 0.7, Selected("About")) == (gr.skip(), gr.skip())
+
+
+def test_the_votes_are_those_on_the_pair_that_is_loaded_now(tmp_path):
+    book, loaded = VoteBook(tmp_path), "one"
+    for model in ("one", "two", "two"):
+        book.add(
+            model=model, options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo"
+        )
+    with gr.Blocks(), gr.Tabs() as tabs:
+        tab = explore.explore_tab(None, None, gr.Slider(0, 1, 0.5), tabs, book, lambda: loaded)
+    chart = next(each for each in tab.outputs if each.elem_id == "votes-chart")
+    assert "1 won" in tab.show(None)[chart].data[0].hovertext[0]
+    loaded = "two"
+    assert "2 won" in tab.show(None)[chart].data[0].hovertext[0]
+    assert "2 won" in tab.show(report())[chart].data[0].hovertext[0]
 
 
 def test_votes_that_cannot_be_read_leave_the_tab_standing(tmp_path):

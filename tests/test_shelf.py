@@ -233,6 +233,13 @@ def test_models_that_are_ready_are_swapped_without_loading(folders, monkeypatch)
     assert shelf.host.contenders is pairs["two"][0] and shelf.quantisations() == []
 
 
+def test_examples_are_those_that_the_pair_can_do_something_with(shelf, folders):
+    assert shelf.host.contenders.examples == "chat"
+    assert replace(shelf.host.contenders, chat=False).examples == "completion"
+    list(shelf.load(EMBEDDED))
+    assert shelf.host.contenders.examples == "dialogues"
+
+
 def test_a_pair_that_was_not_finetuned_to_chat_is_labelled_so_on_the_page(folders):
     contenders, _ = stage(load(folders["one"], device="cpu"))
     for chat in (True, False):

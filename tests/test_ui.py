@@ -21,6 +21,7 @@ from dynamo.sampler import SamplingOptions
 from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options, layout
 from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, SCRIPTS, script, served_passes, served_trace
+from dynamo.ui.examples import LABELS, examples_for, is_example
 from dynamo.ui.handlers import Handlers, in_one_sentence
 from dynamo.ui.host import Host
 from dynamo.ui.settings import exact_switch, settings_panel, threshold_dial
@@ -258,10 +259,21 @@ def test_a_recording_is_on_the_page_before_anything_was_asked(tmp_path):
 
 
 def test_examples_start_with_the_restaurant_and_cover_the_domains():
-    examples = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
-    assert 8 <= len(examples) <= 10
-    assert examples[0]["prompt"] == "I want to book a table for two in San Jose"
-    assert len({example["label"] for example in examples}) == len(examples)
+    examples = examples_for("dialogues")
+    assert examples.first == "I want to book a table for two in San Jose"
+    for kind in LABELS:
+        assert 8 <= len(examples_for(kind).prompts) <= 10
+
+
+def test_a_model_that_completes_is_given_beginnings_and_no_questions():
+    prompts = examples_for("completion").prompts.values()
+    assert not any(prompt.rstrip().endswith((".", "?", "!")) for prompt in prompts)
+    assert all(prompt.rstrip().endswith((".", "?")) for prompt in examples_for("chat").prompts.values())
+
+
+def test_what_a_visitor_wrote_is_no_example():
+    assert is_example("") and is_example(examples_for("chat").first)
+    assert not is_example("I want to book a table for two in San Jose, please")
 
 
 def test_the_description_is_shown_as_text():

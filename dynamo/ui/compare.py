@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
 
 from dynamo.ui.analyses import Offer
-from dynamo.ui.components import ASSETS, joint_inspector, part, race_bar, token_pane
+from dynamo.ui.components import joint_inspector, part, race_bar, token_pane
 from dynamo.ui.contenders import GENERATE, OWN_LOOP, THRESHOLD_1
+from dynamo.ui.examples import Examples, examples_for
 from dynamo.ui.host import READY, Host
 from dynamo.ui.presenter import RaceView
 from dynamo.ui.settings import CUSTOM, PRESETS, exact_switch, settings_panel, threshold_dial
@@ -42,6 +42,7 @@ class CompareTab:
     """The parts of the tab that events read or write."""
 
     prompt: gr.Textbox
+    examples: gr.Dataset
     generate: gr.Button
     stop: gr.Button
     retry: gr.Button
@@ -71,7 +72,7 @@ class CompareTab:
 def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareTab:
     """Builds the tab inside a `gr.Tab`; `recorded` is what the panes show before anything was asked."""
     first = recorded or RaceView("", "", "", READY)
-    prompt, generate, stop = _prompt_row()
+    prompt, generate, stop, examples = _prompt_row(examples_for(host.contenders.examples))
     retry, edit, new_chat, load, blind = _chat_row(voting=offer.votes is not None)
     bar = race_bar(first.status, host.split, elem_id="race")
     votes, vote_buttons = _vote_row() if blind else (None, {})
@@ -112,6 +113,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
         heatmap = gr.Plot(label="Joint of one pass, 25 candidates by 25", elem_id="heatmap")
     return CompareTab(
         prompt=prompt,
+        examples=examples,
         generate=generate,
         stop=stop,
         retry=retry,
@@ -139,14 +141,13 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     )
 
 
-def _prompt_row() -> tuple[gr.Textbox, gr.Button, gr.Button]:
-    examples = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))
+def _prompt_row(examples: Examples) -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Dataset]:
     with gr.Row(elem_classes="dm-prompt-row"):
         with gr.Column(scale=5, min_width=300):
             prompt = gr.Textbox(
-                examples[0]["prompt"],
-                label="Your message",
-                placeholder="Ask for a table, a room, a flight, a film, a song, a ride …",
+                examples.first,
+                label=examples.label,
+                placeholder=examples.placeholder,
                 lines=1,
                 max_lines=4,
                 max_length=LONGEST_PROMPT,
@@ -155,16 +156,10 @@ def _prompt_row() -> tuple[gr.Textbox, gr.Button, gr.Button]:
         with gr.Column(scale=1, min_width=220), gr.Row(elem_classes="dm-actions"):
             generate = gr.Button("Generate", variant="primary", min_width=100, elem_id="generate")
             stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="stop")
-    gr.Examples(
-        [[example["prompt"]] for example in examples],
-        prompt,
-        example_labels=[example["label"] for example in examples],
-        label="Try one",
-        examples_per_page=len(examples),
-        elem_id="examples",
-        api_visibility="private",
+    shown = gr.Dataset(
+        components=[prompt], **examples.samples(), label="Try one", samples_per_page=20, elem_id="examples"
     )
-    return prompt, generate, stop
+    return prompt, generate, stop, shown
 
 
 def _chat_row(

@@ -20,6 +20,7 @@ from dynamo.sampler import SamplingOptions
 from dynamo.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
 from dynamo.trace import StepRecord
 from dynamo.ui.chat import LANES, Chat, Message
+from dynamo.ui.examples import CHAT, COMPLETION, DIALOGUES
 from dynamo.ui.presenter import Lane
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Contenders:
     opponents: engines for the base lane by name, the usual one first; encode: messages (`role`, `content`)
     and the most ids that they may take to input ids, the oldest turns left out where they do not fit;
     decoder: a fresh decoder for one run; label: one token id to something that can be read alone;
-    end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes text; start:
+    end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes text;
+    general: whether it may be asked for anything, and not for the dialogues' domains alone; start:
     starts the lanes of one run where they have to start together, None: each engine's own `stream`.
     """
 
@@ -97,12 +99,14 @@ class Contenders:
     max_length: int = 1024
     heads: int = 3
     chat: bool = True
+    general: bool = False
     start: Start | None = None
 
     @classmethod
     def from_pair(cls, pair: Pair, lender: Lender | None = None) -> Contenders:
         """lender: who lends model time on a ZeroGPU Space; the engines are then made and run there."""
         from dynamo.engine import end_of_text_ids
+        from dynamo.loading import EMBEDDED
 
         makers = engine_makers(pair)
         start = None
@@ -126,8 +130,16 @@ class Contenders:
             max_length=pair.dynamo.config.max_position_embeddings,
             heads=pair.dynamo.config.num_token_heads,
             chat=has_chat_template(pair.tokenizer),
+            general=pair.name != EMBEDDED,
             start=start,
         )
+
+    @property
+    def examples(self) -> str:
+        """Which prompts to offer (`dynamo.ui.examples`)."""
+        if not self.chat:
+            return COMPLETION
+        return CHAT if self.general else DIALOGUES
 
     def lanes(
         self,

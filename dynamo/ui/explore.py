@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -38,8 +39,8 @@ the tokens of that cell what the text says next (filled), and what the base mode
 On the dashed line a confidence of 60 % is right 60 times in 100; "off by" is the mean distance
 from it.</p></div>"""
 _VOTES = """<div class="dm-explore"><h2>Blind votes</h2>
-<p>Of the visitors who preferred one answer in a blind duel, how many preferred DynaMo's, with 95 % Wilson
-intervals. Above the dashed line DynaMo is preferred.</p></div>"""
+<p>Of the visitors who preferred one answer in a blind duel of the pair that is loaded, how many preferred
+DynaMo's, with 95 % Wilson intervals. Above the dashed line DynaMo is preferred.</p></div>"""
 _DOWNLOAD = (ASSETS / "explore" / "download.js").read_text(encoding="utf-8")
 
 
@@ -60,23 +61,24 @@ def explore_tab(
     threshold: gr.Slider,
     tabs: gr.Tabs,
     book: VoteBook | None = None,
-    model: str | None = None,
+    model: Callable[[], str | None] = lambda: None,
 ) -> ExploreTab:
     """Builds the tab inside a `gr.Tab("Explore")`.
 
     report: the sweep to begin with; run_sweep: what may measure one here (`dynamo.ui.sweep_run`); threshold,
-    tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart, those
-    on `model`.
+    tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart; model:
+    the name of the pair that is loaded now, whose votes they are, None for all.
     """
     kept = gr.State(report)
-    parts = _Parts.build(report, book, model)
+    votes = partial(_votes_chart, book, model)
+    parts = _Parts.build(report, votes() if book else None, voting=book is not None)
     parts.measure.input(
         lambda report, measure, at: (_speed_quality(report, measure, at), _told(report, measure)),
         [kept, parts.measure, threshold],
         [parts.speed, parts.note],
         **QUIET,
     )
-    tabs.select(_redraw(book, model), [kept, parts.measure, threshold], [parts.speed, parts.votes], **QUIET)
+    tabs.select(_redraw(votes), [kept, parts.measure, threshold], [parts.speed, parts.votes], **QUIET)
     use = parts.use.click(
         lambda chosen: (chosen, gr.Tabs(selected=COMPARE)), parts.chosen, [threshold, tabs], **QUIET
     )
@@ -91,10 +93,12 @@ def explore_tab(
 
     def show(report: Report | None) -> Updates:
         if report is not None:
-            return {kept: report, **parts.measured(report, None, None, here=False)}
-        return {kept: None, parts.empty: gr.update(visible=True), parts.content: gr.update(visible=False)}
+            about = parts.measured(report, None, None, here=False)
+        else:
+            about = {parts.empty: gr.update(visible=True), parts.content: gr.update(visible=False)}
+        return {kept: report, parts.votes: votes(), **about}
 
-    return ExploreTab(use, [kept, *parts.reporting()], show)
+    return ExploreTab(use, [kept, parts.votes, *parts.reporting()], show)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class _Parts:
     votes: gr.Plot
 
     @classmethod
-    def build(cls, report: Report | None, book: VoteBook | None, model: str | None) -> _Parts:
+    def build(cls, report: Report | None, votes: Any, voting: bool) -> _Parts:
         values = _values(report, here=False) if report else {}
         parts: dict[str, Any] = {}
 
@@ -167,9 +171,9 @@ class _Parts:
                 gr.HTML(_CALIBRATION)
                 place("positions", gr.HTML)
                 place("calibration", gr.Plot, show_label=False, elem_id="calibration")
-        with gr.Column(visible=book is not None):
+        with gr.Column(visible=voting):
             gr.HTML(_VOTES)
-            place("votes", gr.Plot, value=_votes_chart(book, model), show_label=False, elem_id="votes-chart")
+            place("votes", gr.Plot, value=votes, show_label=False, elem_id="votes-chart")
         return cls(**parts)
 
     def measured(
@@ -228,22 +232,22 @@ def _told(report: Report | None, measure: str) -> str:
     return sweep_view.measure_in_words(report, measure) if report else ""
 
 
-def _redraw(book: VoteBook | None, model: str | None) -> Callable[..., tuple[Any, Any]]:
+def _redraw(votes: Callable[[], Any]) -> Callable[..., tuple[Any, Any]]:
     """For whoever comes to this tab: Compare's slider may have moved, others may have voted."""
 
     def redraw(report: Report | None, measure: str, at: float, event: gr.SelectData) -> tuple[Any, Any]:
         if event.value != EXPLORE:
             return gr.skip(), gr.skip()
-        return _speed_quality(report, measure, at), _votes_chart(book, model)
+        return _speed_quality(report, measure, at), votes()
 
     return redraw
 
 
-def _votes_chart(book: VoteBook | None, model: str | None) -> Any:
+def _votes_chart(book: VoteBook | None, model: Callable[[], str | None]) -> Any:
     if book is None:
         return None
     try:
-        return charts.votes_chart([standing.to_json() for standing in book.summary(model)])
+        return charts.votes_chart([standing.to_json() for standing in book.summary(model())])
     except (ValueError, OSError) as error:
         log.warning("no chart of the votes: %s", error)
         return None

@@ -45,7 +45,7 @@ def build_demo(
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
     from dynamo.ui.explore import explore_tab
-    from dynamo.ui.models import MODELS, PLAIN_PROMPT, PairParts, models_tab, notice_html
+    from dynamo.ui.models import MODELS, PairParts, models_tab, notice_html
     from dynamo.ui.shelf import Shelf, untuned
 
     analyses, offer = analyses or Analyses(), offer or Offer()
@@ -59,12 +59,12 @@ def build_demo(
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = compare_tab(host, offer, recorded)
-                if not contenders.chat:
-                    compare.prompt.label = PLAIN_PROMPT
             with gr.Tab("Explore", id="explore"):
                 threshold = compare.settings["threshold"]
                 sweep = None if analyses.sweep is None else lambda *asked: host.analyses.sweep(*asked)
-                explore = explore_tab(analyses.report, sweep, threshold, tabs, book, contenders.name)
+                explore = explore_tab(
+                    analyses.report, sweep, threshold, tabs, book, lambda: host.contenders.name
+                )
             if offer.models is not None:
                 models = gr.Tab(MODELS, id="models")
             with gr.Tab("About", id="about"):

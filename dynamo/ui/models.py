@@ -17,6 +17,7 @@ import gradio as gr
 from dynamo.sampler import SamplingOptions
 from dynamo.ui.compare import OPPONENTS, CompareTab
 from dynamo.ui.components import part
+from dynamo.ui.examples import examples_for, is_example
 from dynamo.ui.explore import ExploreTab
 from dynamo.ui.handlers import in_one_sentence
 from dynamo.ui.host import READY
@@ -27,8 +28,6 @@ from dynamo.ui.wiring import IN_BROWSER, QUIET, RUN
 MODELS = "Models"  # label of the tab
 AS_SAVED = "as they are"
 LONGEST_NAME = 300
-CHAT_PROMPT = "Your message"
-PLAIN_PROMPT = "Text to complete (this model was not finetuned to chat)"
 
 _INTRO = """<div class="dm-models"><h2>Which model runs here</h2>
 <p>The pair that is loaded answers in Compare, for everyone who has this page open.</p></div>"""
@@ -55,18 +54,26 @@ class PairParts:
         tab = self.compare
         cards = [card for card in (tab.audit, tab.strip) if card is not None]
         return [
-            tab.prompt, tab.opponent, tab.settings["max_order"], self.notice, self.description,
+            tab.prompt, tab.examples, tab.opponent, tab.settings["max_order"], self.notice, self.description,
             tab.base, tab.dynamo, tab.inspector, tab.bar, tab.replacing, tab.duel, *cards,
             *self.explore.outputs,
         ]  # fmt: skip
 
-    def shown(self, shelf: Shelf) -> Updates:
-        """Everything about the pair that is loaded now, and no chat yet."""
+    def shown(self, shelf: Shelf, prompt: str) -> Updates:
+        """Everything about the pair that is loaded now, and no chat yet; a `prompt` that a visitor wrote
+        stays.
+        """
         tab, contenders = self.compare, shelf.host.contenders
         cards = [card for card in (tab.audit, tab.strip) if card is not None]
         names = list(contenders.opponents)
+        examples = examples_for(contenders.examples)
         return {
-            tab.prompt: gr.update(label=CHAT_PROMPT if contenders.chat else PLAIN_PROMPT),
+            tab.prompt: gr.update(
+                label=examples.label,
+                placeholder=examples.placeholder,
+                value=examples.first if is_example(prompt) else prompt,
+            ),
+            tab.examples: gr.update(**examples.samples()),
             tab.opponent: gr.update(choices=[(OPPONENTS[name], name) for name in names], value=names[0]),
             tab.settings["max_order"]: gr.update(
                 maximum=max(contenders.heads, 2), value=min(contenders.heads, SamplingOptions().max_order)
@@ -117,15 +124,15 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     seen = gr.State(0)  # swaps of the pair that this visitor's page shows
     refreshed = [seen, tab.name, *tab.refreshed(), *pair.outputs()]
 
-    def refresh(swaps: int) -> Updates:
+    def refresh(swaps: int, prompt: str) -> Updates:
         told = _told(tab, shelf)
         if swaps != shelf.host.swaps:
-            told |= {seen: shelf.host.swaps, tab.name: shelf.loaded, **pair.shown(shelf)}
+            told |= {seen: shelf.host.swaps, tab.name: shelf.loaded, **pair.shown(shelf, prompt or "")}
         return told
 
     def connect(event: Any, source: Any) -> Any:
         loading = event(_load(shelf), [source, tab.quantize], tab.status, **_LOADING)
-        loading.then(refresh, seen, refreshed, **QUIET).then(
+        loading.then(refresh, [seen, pair.compare.prompt], refreshed, **QUIET).then(
             lambda: (gr.update(interactive=True), gr.update(interactive=False)), None,
             [tab.load, tab.cancel], **QUIET,
         )  # fmt: skip
@@ -138,7 +145,7 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     connect(begun.then, tab.name)
     tab.cancel.click(shelf.cancel, None, None, **QUIET)
     # The page was built for the pair that it began with.
-    demo.load(refresh, seen, refreshed, **QUIET)
+    demo.load(refresh, [seen, pair.compare.prompt], refreshed, **QUIET)
     tab.picker.pick(_picked, None, tab.name, **QUIET)
     about_memory = {"inputs": [tab.quantize, tab.name], "outputs": tab.picker, **QUIET}
     tab.quantize.change(lambda quantize, name: _picker(shelf, _bits(quantize), name), **about_memory)

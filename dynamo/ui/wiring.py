@@ -150,6 +150,7 @@ class Wiring:
             [*self._views, tab.replacing, tab.duel, *cards],
             **QUIET,
         )
+        tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, **QUIET)
         tab.load.upload(self._handlers.load, tab.load, self._views, **IN_BROWSER)
         for card in cards:
             tab.load.upload(lambda: "", None, card, **QUIET)

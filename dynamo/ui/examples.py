@@ -1,0 +1,54 @@
+"""Prompts to try, which the pair that is loaded can do something with.
+
+The embedded pair knows the dialogues' domains alone, a pair that was finetuned to chat answers anything, and
+one that was not completes what is begun.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from dynamo.ui.components import ASSETS
+
+DIALOGUES, CHAT, COMPLETION = "dialogues", "chat", "completion"
+LABELS = {
+    DIALOGUES: "Your message",
+    CHAT: "Your message",
+    COMPLETION: "Text to complete (this model was not finetuned to chat)",
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """label, placeholder: of the box that prompts go into; prompts: by the name of their button."""
+
+    label: str
+    placeholder: str
+    prompts: dict[str, str]
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.prompts.values()))
+
+    def samples(self) -> dict[str, Any]:
+        """Keywords of the `gr.Dataset` that shows them."""
+        return {
+            "samples": [[prompt] for prompt in self.prompts.values()],
+            "sample_labels": list(self.prompts),
+        }
+
+
+@cache
+def examples_for(kind: str) -> Examples:
+    """kind: `DIALOGUES`, `CHAT` or `COMPLETION`."""
+    fields = json.loads((ASSETS / "examples.json").read_text(encoding="utf-8"))[kind]
+    prompts = {each["label"]: each["prompt"] for each in fields["examples"]}
+    return Examples(LABELS[kind], fields["placeholder"], prompts)
+
+
+def is_example(prompt: str) -> bool:
+    """Whether a box holds nothing that a visitor wrote, and may be given another."""
+    return not prompt.strip() or any(prompt in examples_for(kind).prompts.values() for kind in LABELS)
