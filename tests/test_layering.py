@@ -14,7 +14,7 @@ LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"workers", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
-    | {"candidates", "sampling_options", "tablefile"},
+    | {"candidates", "direction", "sampling_options", "tablefile"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},

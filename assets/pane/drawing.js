@@ -3,7 +3,7 @@
 function make(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
-  made.textContent = text;
+  made.append(...tamed(text));
   return made;
 }
 
@@ -17,6 +17,7 @@ function drawTurn(turn, number) {
     pieces: [], // one per pass, see drawPass
   };
   const asked = make("div", "dm-asked", turn.header.prompt);
+  asked.dir = drawn.answer.dir = "auto";
   asked.setAttribute("role", "group");
   asked.setAttribute("aria-label", "You");
   drawn.root.dataset.turn = number;

@@ -82,9 +82,10 @@ function extend(i) {
   if (playhead !== null) for (const piece of pieces) piece.hidden = true;
   else count += pieces.length;
   drawn.rest.before(...pieces);
-  if (!drawn.pieces.length && pieces[0]?.firstElementChild) openAnswer(drawn, pieces[0].firstElementChild);
+  const chunk = drawn.pieces.length ? null : pieces[0]?.querySelector(".dm-chunk");
+  if (chunk) openAnswer(drawn, chunk);
   drawn.pieces.push(...pieces);
-  drawn.rest.textContent = turn.end?.text ?? "";
+  drawn.rest.replaceChildren(...tamed(turn.end?.text ?? ""));
   drawn.tally.textContent = turn.end ? tallyOf(turn) : "";
 }
 

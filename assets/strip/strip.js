@@ -74,6 +74,7 @@ function measureCell({ name, words }, i) {
 /** The text as the panes draw it: a tint for each chunk of two tokens or three. */
 function textOf(row) {
   const text = document.createElement("div");
+  text.dir = "auto";
   for (const chunk of row.text) {
     const span = document.createElement("span");
     span.className = `dm-chunk size-${chunk.length}`;
@@ -81,7 +82,7 @@ function textOf(row) {
       ...chunk.map((piece) => {
         const token = document.createElement("span");
         token.className = "dm-token";
-        token.textContent = piece;
+        token.append(...tamed(piece));
         return token;
       }),
     );

@@ -42,7 +42,7 @@ function passInWords(step, threshold) {
   const { tokens, order, best } = columnOf(step, threshold);
   const text = step.text.join("").trim();
   const cut = emittedOrder(step) > tokens ? ` of ${emittedOrder(step)}, as the answer ended` : "";
-  const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${text}”` : ""}.`];
+  const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${apart(text)}”` : ""}.`];
   for (const backOff of step.backoffs ?? []) sentences.push(`${backOffInWords(backOff)}.`);
   if (emittedOrder(step) > 1) sentences.push(`Best joint ${percent(best)} is above ${barInWords(threshold, order)}.`);
   else if (order === null) sentences.push("No joint was built.");

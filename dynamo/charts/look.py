@@ -12,6 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dynamo.direction import apart
+
 INK = "#1b1f24"
 MUTED = "#8a94a3"
 BACK_OFF = "#a64d97"
@@ -53,7 +55,7 @@ def dress(figure: go.Figure, *, height: int = 380, **layout: Any) -> go.Figure:
 
 def plain(text: str) -> str:
     """Text as Plotly has to be given it, which reads `<b>` and `&amp;` in every label."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return apart(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def visible(text: str) -> str:

@@ -6,7 +6,6 @@ sentence. Which component is which is `wiring`'s.
 
 from __future__ import annotations
 
-import html
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from dynamo import charts
+from dynamo.direction import in_html
 from dynamo.ui.chat import Chat
 from dynamo.ui.duel import Duel
 from dynamo.ui.host import READY, Busy, Host
@@ -41,7 +41,7 @@ def in_one_sentence(handler: Callable[..., Iterator]) -> Callable[..., Iterator]
             yield from handler(*arguments, **keywords)
         except (ValueError, Busy) as error:
             # Gradio shows an error's text as HTML, and the sentences may quote what the visitor sent.
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            raise gr.Error(in_html(str(error)), print_exception=False) from error
         except gr.Error:  # ZeroGPU's own: no quota is left, say
             raise
         except Exception as error:
@@ -179,7 +179,7 @@ class Handlers:
                 outcome=outcome,
             )
         except (ValueError, OSError) as error:
-            raise gr.Error(html.escape(f"The vote was not kept: {error}"), print_exception=False) from error
+            raise gr.Error(in_html(f"The vote was not kept: {error}"), print_exception=False) from error
         said = {"tie": "A tie", "dynamo": "You chose DynaMo", "base": "You chose the other lane, not DynaMo"}
         where = "left" if duel.left == "dynamo" else "right"
         told = f"{said[outcome]}; DynaMo was on the {where}. Your vote is kept."
@@ -189,7 +189,7 @@ class Handlers:
         try:
             return Chat.read(base, dynamo)
         except ValueError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            raise gr.Error(in_html(str(error)), print_exception=False) from error
 
 
 def outputs(view: RaceView) -> tuple[str, str, str, str]:

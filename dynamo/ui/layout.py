@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import sys
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from dynamo.direction import in_html
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui.analyses import Analyses, Offer
 from dynamo.ui.api import add_api
@@ -100,4 +100,4 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
 
 def _about(description: str) -> str:
     page = (ASSETS / "about" / "about.html").read_text(encoding="utf-8")
-    return page.replace("{description}", html.escape(description))
+    return page.replace("{description}", in_html(description))

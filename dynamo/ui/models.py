@@ -6,7 +6,6 @@ whoever opens the page later. `dynamo.ui.shelf` loads, `dynamo.ui.training` trai
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from dynamo.direction import in_html
 from dynamo.sampler import SamplingOptions
 from dynamo.ui.compare import OPPONENTS, CompareTab
 from dynamo.ui.components import part
@@ -33,7 +33,7 @@ _INTRO = """<div class="dm-models"><h2>Which model runs here</h2>
 <p>The pair that is loaded answers in Compare, for everyone who has this page open.</p></div>"""
 _SUITE = """<div class="dm-models"><p>The Pythia models come without token heads: they complete text, and
 learn heads here.</p></div>"""
-_HEADLESS = """<div class="dm-models"><h2>{name} has no token heads yet</h2>
+_HEADLESS = """<div class="dm-models"><h2><bdi>{name}</bdi> has no token heads yet</h2>
 <p>So it cannot race: one pass gives one token. It completes text, and it learns heads here; the pair in
 Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
 
@@ -93,7 +93,7 @@ def notice_update(told: str) -> Any:
 
 
 def notice_html(told: str) -> str:
-    return f'<p class="dm-notice" role="status">{html.escape(told)}</p>' if told else ""
+    return f'<p class="dm-notice" role="status">{in_html(told)}</p>' if told else ""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _build(shelf: Shelf) -> _Tab:
 def _told(tab: _Tab, shelf: Shelf) -> Updates:
     completion = shelf.completion
     chosen = completion.name if completion else shelf.loaded
-    title = _HEADLESS.format(name=html.escape(completion.name)) if completion else ""
+    title = _HEADLESS.format(name=in_html(completion.name)) if completion else ""
     return {
         tab.loaded: _loaded(shelf),
         tab.picker: _picker(shelf, None, chosen),
@@ -229,7 +229,8 @@ def _loaded(shelf: Shelf) -> str:
     contenders = shelf.host.contenders
     kind = "" if contenders.chat else " It completes text; it was not finetuned to chat."
     heads = f"{contenders.heads} token heads, up to {contenders.max_length:,} tokens."
-    return f'<div class="dm-models"><p>Loaded: <b>{html.escape(contenders.name)}</b>, {heads}{kind}</p></div>'
+    name = f"<b><bdi>{in_html(contenders.name)}</bdi></b>"
+    return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p></div>'
 
 
 def _picker(shelf: Shelf, quantize: str | None, chosen: str) -> str:
@@ -256,13 +257,13 @@ def _bits(quantize: Any) -> str | None:
 
 def _status(moment: Moment) -> str:
     bar = f'<progress max="{moment.total}" value="{moment.done}" aria-label="Download"></progress>'
-    told = f'<p role="status">{html.escape(moment.told)}</p>'
+    told = f'<p role="status">{in_html(moment.told)}</p>'
     return f'<div class="dm-models">{told}{bar if moment.total else ""}</div>'
 
 
 def failed(reason: str) -> str:
     """A reason that stays on the page; Gradio's own message goes away after some seconds."""
-    return f'<div class="dm-models"><p class="dm-failed" role="alert">{html.escape(reason)}</p></div>'
+    return f'<div class="dm-models"><p class="dm-failed" role="alert">{in_html(reason)}</p></div>'
 
 
 # ---- what is done
@@ -294,6 +295,6 @@ def _complete(shelf: Shelf) -> Callable[[str], Iterator[tuple[str, str]]]:
         options = SamplingOptions()
         with shelf.host.alone():
             for written, speed in completion.complete(text, options):
-                yield written, f'<div class="dm-models"><p>{html.escape(speed)}</p></div>'
+                yield written, f'<div class="dm-models"><p>{in_html(speed)}</p></div>'
 
     return complete

@@ -6,10 +6,11 @@ A report is the JSON that `python -m dynamo sweep` writes; nothing here knows ho
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Mapping
 from typing import Any
+
+from dynamo.direction import in_html
 
 Report = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ def measures(report: Report) -> list[tuple[str, str]]:
 def measure_in_words(report: Report, measure: str) -> str:
     """What a measure is and how to read it, HTML."""
     told = MEASURES[measure][1] if measure in MEASURES else str(report["quality"][measure])
-    return f'<div class="dm-explore"><p>{html.escape(told)}</p></div>'
+    return f'<div class="dm-explore"><p>{in_html(told)}</p></div>'
 
 
 def thresholds(report: Report) -> list[float]:
@@ -81,7 +82,7 @@ def calibration_provenance(report: Report, *, here: bool) -> str:
 
 def _marked(told: str, here: bool) -> str:
     badge = "measured here" if here else "shipped"
-    return f'<div class="dm-explore"><p><span class="dm-badge">{badge}</span>{html.escape(told)}</p></div>'
+    return f'<div class="dm-explore"><p><span class="dm-badge">{badge}</span>{in_html(told)}</p></div>'
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:

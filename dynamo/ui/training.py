@@ -6,13 +6,13 @@ when the page is closed.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from dynamo import charts
+from dynamo.direction import in_html
 from dynamo.ui.shelf import Shelf
 from dynamo.ui.wiring import QUIET
 from dynamo.ui.workshop import BATCH_SIZE, BLOCK_SIZE, FEW_STEPS, MOST_STEPS, Progress, Workshop
@@ -73,7 +73,7 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
                 raise ValueError("data: name a text file, or upload one")
             workshop.start(completion.name, data.strip(), int(count), completion.chat)
         except (ValueError, OSError) as error:
-            reason = html.escape(str(error))
+            reason = in_html(str(error))
             told = f'<div class="dm-models"><p class="dm-failed" role="alert">{reason}</p></div>'
             return told, *(gr.skip() for _ in shown[1:])
         return look((-1, ""))
@@ -133,4 +133,4 @@ def _in_words(told: Progress) -> str:
 
 def _html(told: str, bad: bool = False) -> str:
     kind = ' class="dm-failed" role="alert"' if bad else ' role="status"'
-    return f'<div class="dm-models"><p{kind}>{html.escape(told)}</p></div>'
+    return f'<div class="dm-models"><p{kind}>{in_html(told)}</p></div>'

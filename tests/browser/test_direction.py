@@ -117,13 +117,13 @@ def test_a_number_after_a_word_stays_after_it(arithmetic, word):
           const line = document.createElement("p");
           line.textContent = text;
           document.body.append(line);
-          const at = (word) => {
+          const at = (index) => {
             const range = document.createRange();
-            range.setStart(line.firstChild, text.indexOf(word));
-            range.setEnd(line.firstChild, text.indexOf(word) + 1);
+            range.setStart(line.firstChild, index);
+            range.setEnd(line.firstChild, index + 1);
             return range.getBoundingClientRect().left;
           };
-          return [at("p"), at("1"), at("%"), at("k")];
+          return [0, "pair ".length + 1, ...["1", "%", "k"].map((each) => text.indexOf(each))].map(at);
         })(`pair ${apart(args[0])} 12 % is kept`.replace("is k", "k"))""",
         word,
     )

@@ -1,0 +1,28 @@
+// Text of others beside our own: Hebrew and Arabic run from right to left, and invisible characters command
+// directions until a paragraph's end. Neither may turn round what stands beside it (dynamo/direction.py is the same).
+
+const COMMANDS = /[\u202A-\u202E\u2066-\u2069]/;
+const FROM_THE_RIGHT = /[\u0590-\u08FF\u200F\uFB1D-\uFDFF\uFE70-\uFEFC\u{10800}-\u{10FFF}\u{1E800}-\u{1EFFF}]/u;
+
+function codeOf(command) {
+  return `U+${command.codePointAt(0).toString(16).toUpperCase()}`;
+}
+
+/** A text for the middle of a sentence: commands are spelled out, and what runs the other way stays by itself. */
+function apart(text) {
+  const spelled = text.replace(new RegExp(COMMANDS, "g"), (command) => `⟨${codeOf(command)}⟩`);
+  return FROM_THE_RIGHT.test(spelled) ? `\u2068${spelled}\u2069` : spelled;
+}
+
+/** A text as nodes of a paragraph: each command is alone in an element that ends it, and that shows its name. */
+function tamed(text) {
+  if (!COMMANDS.test(text)) return text ? [text] : [];
+  return text.split(new RegExp(`(${COMMANDS.source})`)).map((piece) => {
+    if (!COMMANDS.test(piece)) return piece;
+    const alone = document.createElement("bdi");
+    alone.className = "dm-command";
+    alone.dataset.name = codeOf(piece);
+    alone.textContent = piece;
+    return alone;
+  });
+}
