@@ -21,7 +21,7 @@ import numpy as np
 
 from dynamo.counting import count_tuples
 from dynamo.tablefile import Counted, read_table, write_table
-from dynamo.tuples import Level, PairBitmap, is_tensor, nodes_of
+from dynamo.tuples import Level, PairBitmap, is_tensor, nodes_of, side_by_side
 
 CHUNK_TOKENS = 2**21
 PADDING = 0.02  # by which a model's vocabulary may exceed its tokenizer's
@@ -188,10 +188,12 @@ class CooccurrenceTable:
 
     @cached_property
     def _trie(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        first, last = nodes_of(self.levels)
+        nodes = nodes_of(self.levels)
+        types = [*((len(each), each.dtype) for each in nodes), (len(nodes[1]), np.float64)]
+        first, last, ratio = side_by_side(types)
+        first[:], last[:] = nodes
         p = self.unigrams / self.total_tokens
-        independent, ratio = p, np.empty(len(last))
-        end = 0
+        independent, end = p, 0
         for level in self.levels:
             start, end = end, end + len(level.last)
             independent = independent.repeat(level.fans) * p[level.last]

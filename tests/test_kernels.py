@@ -21,6 +21,7 @@ from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.kernels import cells as cells_module
 from dynamo.kernels import thresholds
 from dynamo.sampler import Context, SamplingOptions, choose, top_candidates
+from dynamo.tuples import LARGE_PAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -294,3 +295,12 @@ print(kernels.loops())
 """
     with tempfile.TemporaryDirectory() as empty:
         assert said_by(code, NUMBA_CACHE_DIR=empty) == "None"
+
+
+def test_what_the_loops_walk_lies_in_one_piece_that_begins_a_large_page():
+    table = CooccurrenceTable.count([np.arange(300) % 7, np.arange(40) % 3], order=3, vocab_size=9)
+    first, last, ratio = table.trie(3)
+    assert first.ctypes.data % LARGE_PAGE == 0
+    assert first.base is last.base is ratio.base
+    assert all(array.ctypes.data % 64 == 0 for array in (first, last, ratio))
+    assert not any(np.shares_memory(one, other) for one, other in [(first, last), (last, ratio)])
