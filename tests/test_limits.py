@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import replace
+
 import gradio as gr
 import httpx
 import pytest
@@ -13,20 +16,38 @@ from dynamo.spaces import read_config
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui import Offer, build_demo, launch_options
 from dynamo.ui.api import functions
+from dynamo.ui.chat import Chat
 from dynamo.ui.host import Host
-from dynamo.ui.limits import LARGEST_REQUEST, MOST_VISITORS, Rates, visitor_of
+from dynamo.ui.limits import (
+    FIRST_WAIT,
+    LARGEST_REQUEST,
+    LONGEST_WAIT,
+    MOST_VISITORS,
+    RECENT_RUNS,
+    SHORTEST_WAIT,
+    Pace,
+    Rates,
+    visitor_of,
+)
+from dynamo.ui.settings import SamplingOptions, Settings
 
 LIMITS = Limits(prompt_characters=20, answer_tokens=64, requests_per_minute=6, upload_mb=1, behind_proxy=True)
 
 
-@pytest.fixture(scope="module")
-def page():
-    offer = Offer(limits=LIMITS, queue_size=2)
+@contextmanager
+def served(limits: Limits):
+    offer = Offer(limits=limits, queue_size=2)
     demo = build_demo(scripted_contenders(seconds=0.02, sleep=True, repeat=4), offer=offer)
-    options = launch_options(LIMITS)
+    options = launch_options(limits)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
     yield f"{url}gradio_api/"
     demo.close()
+
+
+@pytest.fixture(scope="module")
+def page():
+    with served(LIMITS) as page:
+        yield page
 
 
 def ask(page: str, visitor: str, prompt: str = "hello", tokens: int = 1) -> httpx.Response:
@@ -83,6 +104,11 @@ def test_no_number_of_visitors_takes_memory_without_bound():
         ("10.0.0.3", "nonsense, <b>", "10.0.0.3"),
         ("10.0.0.3", "", "10.0.0.3"),
         ("10.0.0.3", "2001:4860:4860::8888", "2001:4860:4860::/64"),
+        ("10.0.0.3", "1.1.1.1, 8.8.8.8:5432", "8.8.8.8"),
+        ("10.0.0.3", "1.1.1.1, [2001:4860:4860::8888]:5432", "2001:4860:4860::/64"),
+        ("10.0.0.3", "::ffff:8.8.8.8", "8.8.8.8"),
+        ("10.0.0.3", "1.1.1.1, unknown", "10.0.0.3"),  # what stands before it may be the visitor's
+        ("9.9.9.9", "1.1.1.1", "9.9.9.9"),  # no proxy of ours: it came past it
     ],
 )
 def test_a_visitor_behind_a_proxy_is_the_last_public_address(client, told, visitor):
@@ -104,7 +130,55 @@ def test_too_many_requests_of_one_visitor_are_refused_and_anothers_are_not(page)
     assert ask(page, "9.9.9.9").status_code == 200
 
 
+def test_without_a_proxy_a_forged_header_makes_nobody_another_visitor(monkeypatch):
+    """Uvicorn believes the header of whoever connects from this machine, or from where a variable says."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    with served(replace(LIMITS, behind_proxy=False)) as page:
+        answers = [ask(page, f"8.8.{number}.8", prompt=" ") for number in range(8)]
+    told = [answer.json().get("detail", "") for answer in answers]
+    assert any(each.startswith("At most 6 requests a minute") for each in told)
+
+
+def test_behind_a_proxy_a_forged_hop_makes_nobody_another_visitor(page):
+    answers = [ask(page, f"1.1.{number}.1, 5.5.5.5", prompt=" ") for number in range(8)]
+    told = [answer.json().get("detail", "") for answer in answers]
+    assert any(each.startswith("At most 6 requests a minute") for each in told)
+    assert not ask(page, "1.1.0.1, 6.6.6.6", prompt=" ").text.startswith('{"detail":"At most')
+
+
 # ---- how many wait
+
+
+def test_whoever_is_refused_is_told_how_long_the_queue_takes_at_the_pace_of_the_last_runs():
+    now = [0.0]
+    pace = Pace(clock=lambda: now[0])
+
+    def run(seconds):
+        with pace.run():
+            now[0] += seconds
+
+    assert pace.wait(20) == FIRST_WAIT
+    run(3)
+    run(4)
+    assert [pace.wait(waiting) for waiting in (2, 20)] == [7, 70]
+    with pytest.raises(RuntimeError), pace.run():
+        now[0] += 5
+        raise RuntimeError("stopped")
+    assert pace.wait(20) == 80
+    for _ in range(RECENT_RUNS):
+        run(0.01)
+    assert pace.wait(20) == SHORTEST_WAIT
+    for _ in range(RECENT_RUNS):
+        run(600)
+    assert pace.wait(20) == LONGEST_WAIT
+
+
+def test_runs_of_the_page_are_what_its_pace_is_measured_by():
+    host = Host(scripted_contenders(seconds=0.001))
+    assert host.pace.wait(1000) == FIRST_WAIT
+    for _ in host.answer(Chat(), "hello", Settings(SamplingOptions(), 8, 0)):
+        pass
+    assert host.pace.wait(0) == SHORTEST_WAIT
 
 
 def test_a_full_queue_refuses_with_its_length_and_serves_those_who_wait(page):
@@ -114,7 +188,8 @@ def test_a_full_queue_refuses_with_its_length_and_serves_those_who_wait(page):
     assert 2 <= len(refused) <= 4 and answers[0].status_code == 200
     for answer in refused:
         assert answer.json()["detail"].startswith("The queue is full: 2 requests are waiting already")
-        assert int(answer.headers["retry-after"]) > 0
+        assert SHORTEST_WAIT <= int(answer.headers["retry-after"]) <= LONGEST_WAIT
+        assert answer.json()["detail"].endswith(f"ask again in {answer.headers['retry-after']} s.")
     for answer in answers:
         if answer.status_code == 200:
             assert '"end": "length"' in answer_of(page, answer).split("event: complete")[1]
@@ -183,7 +258,9 @@ def test_limits_hold_on_a_space_and_not_at_home(tmp_path):
     expected = Limits(prompt_characters=9, requests_per_minute=4, behind_proxy=True)
     assert read_config(path, {"SPACE_ID": "someone/dynamo"}).limits == expected
     assert read_config(path, {"DYNAMO_LIMITS": "on", "DYNAMO_QUEUE": "64"}).queue_size == 64
-    assert read_config(path, {"DYNAMO_LIMITS": "on"}).limits == expected
+    assert read_config(path, {"DYNAMO_LIMITS": "proxy"}).limits == expected
+    assert read_config(path, {"DYNAMO_LIMITS": "on", "SPACE_ID": "someone/dynamo"}).limits == expected
+    assert read_config(path, {"DYNAMO_LIMITS": "on"}).limits == replace(expected, behind_proxy=False)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +271,7 @@ def test_limits_hold_on_a_space_and_not_at_home(tmp_path):
         ("{upload_mb: yes}", {}, "app.limits.upload_mb: expected a whole number from 1, got True"),
         ("[]", {}, "limits: expected dict"),
         ("{}", {"DYNAMO_QUEUE": "many"}, "DYNAMO_QUEUE: expected a whole number"),
-        ("{}", {"DYNAMO_LIMITS": "1"}, "DYNAMO_LIMITS: expected on or off"),
+        ("{}", {"DYNAMO_LIMITS": "1"}, "DYNAMO_LIMITS: expected on, proxy or off"),
     ],
 )
 def test_a_mistake_in_the_limits_is_named(tmp_path, limits, environment, sentence):

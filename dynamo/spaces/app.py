@@ -39,7 +39,7 @@ class AppConfig:
 
 def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     """Reads the file and the variables DYNAMO_MODEL, DYNAMO_VOTES, DYNAMO_QUANTIZE, DYNAMO_PROFILE,
-    DYNAMO_QUEUE, DYNAMO_LIMITS ("on" or "off"), SPACE_ID and SPACES_ZERO_GPU.
+    DYNAMO_QUEUE, DYNAMO_LIMITS ("on", "proxy" or "off"), SPACE_ID and SPACES_ZERO_GPU.
 
     A relative folder lies beside the file. Raises ValueError naming the key and what it may be.
     """
@@ -48,7 +48,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     models = _of(list, {"models": config.get("models"), **profile}, "models", path)
     app = _of(dict, config, "app", path)
     queue_size = _queue_size(app, environment, path)
-    limits = Limits.of(_of(dict, {"limits": {}, **app}, "limits", path), f"{path.name}: app.limits")
+    given = _of(dict, {"limits": {}, **app}, "limits", path)
     if not models or not all(isinstance(model, str) for model in models):
         raise ValueError(f"{path.name}: models: expected a list of names, got {models!r}")
     on_space = "SPACE_ID" in environment
@@ -58,6 +58,8 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
         raise ValueError(f"{path.name}: app.{choice}: expected true or false, got {model_choice!r}")
     votes = _of(str, app, "votes_on_space" if on_space else "votes", path)
     votes = environment.get("DYNAMO_VOTES", votes)
+    limited, behind_proxy = _limited(environment, on_space)
+    limits = Limits.of(given, f"{path.name}: app.limits", behind_proxy)
     return AppConfig(
         model=environment.get("DYNAMO_MODEL") or models[0],
         votes=path.parent / votes if votes else None,
@@ -66,7 +68,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
         models=tuple(models),
         quantize=environment.get("DYNAMO_QUANTIZE") or profile.get("quantize"),
         gpu_seconds=profile.get("gpu_seconds", AppConfig.gpu_seconds),
-        limits=limits if _limited(environment, on_space) else UNLIMITED,
+        limits=limits if limited else UNLIMITED,
         on_space=on_space,
         model_choice=model_choice,
     )
@@ -82,11 +84,12 @@ def _queue_size(app: dict[str, Any], environment: Mapping[str, str], path: Path)
     return size
 
 
-def _limited(environment: Mapping[str, str], on_space: bool) -> bool:
+def _limited(environment: Mapping[str, str], on_space: bool) -> tuple[bool, bool]:
+    """Whether the limits hold, and whether a proxy that can be believed stands before the page."""
     told = environment.get("DYNAMO_LIMITS", "on" if on_space else "off")
-    if told not in ("on", "off"):
-        raise ValueError(f"DYNAMO_LIMITS: expected on or off, got {told!r}")
-    return told == "on"
+    if told not in ("on", "proxy", "off"):
+        raise ValueError(f"DYNAMO_LIMITS: expected on, proxy or off, got {told!r}")
+    return told != "off", on_space or told == "proxy"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

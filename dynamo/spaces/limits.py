@@ -17,7 +17,7 @@ class Limits:
 
     prompt_characters, answer_tokens: of one run; requests_per_minute: of one visitor, by address, that
     many at once and then evenly; upload_mb: of one file; behind_proxy: whether a visitor's address is what
-    the proxy in front of the page says, as on a Space.
+    the proxy in front of the page says, as on a Space. Without a proxy anyone could say anything.
     """
 
     prompt_characters: int | None = None
@@ -27,15 +27,15 @@ class Limits:
     behind_proxy: bool = False
 
     @classmethod
-    def of(cls, given: dict[str, Any], where: str) -> Limits:
-        """From the file's keys, for a page behind a proxy. Raises ValueError naming the key."""
+    def of(cls, given: dict[str, Any], where: str, behind_proxy: bool) -> Limits:
+        """From the file's keys. Raises ValueError naming the key."""
         names = [field.name for field in fields(cls) if field.name != "behind_proxy"]
         for name, value in given.items():
             if name not in names:
                 raise ValueError(f"{where}.{name}: expected one of {', '.join(names)}")
             if type(value) is not int or value < 1:
                 raise ValueError(f"{where}.{name}: expected a whole number from 1, got {value!r}")
-        return cls(**given, behind_proxy=True)
+        return cls(**given, behind_proxy=behind_proxy)
 
     def check(self, prompt: str, max_new_tokens: int) -> None:
         """Raises ValueError naming the limit for a run that asks for more."""

@@ -26,6 +26,7 @@ from dynamo.ui.analyses import Analyses, Opinion
 from dynamo.ui.chat import LANES, Chat
 from dynamo.ui.contenders import OWN_LOOP, Contenders
 from dynamo.ui.figures import audit_figures, speed_of, strip_row
+from dynamo.ui.limits import Pace
 from dynamo.ui.presenter import Beat, Lane, Race, RaceView
 from dynamo.ui.settings import Settings
 from dynamo.ui.store import RunStore
@@ -56,6 +57,7 @@ class Host:
     def __init__(self, contenders: Contenders, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
         self._cast = Cast(contenders, analyses or Analyses())
         self.limits = limits
+        self.pace = Pace()
         self.store = RunStore()
         self.swaps = 0
         self._model = threading.Lock()
@@ -123,7 +125,7 @@ class Host:
         yield lane
 
     def _passes(self, lane: Lane) -> Iterator[PassLine]:
-        with self.alone(), closing(lane.steps) as steps:
+        with self.alone(), self.pace.run(), closing(lane.steps) as steps:
             for record in steps:
                 yield lane.take(record)
         lane.end()
@@ -132,7 +134,7 @@ class Host:
         return Race(lanes, label=contenders.label, store=self.store, **more)
 
     def _run(self, race: Race) -> Iterator[RaceView]:
-        with self.alone(), closing(race.views()) as views:
+        with self.alone(), self.pace.run(), closing(race.views()) as views:
             yield from views
 
     # ---- the quality dial

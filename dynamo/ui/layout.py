@@ -44,6 +44,8 @@ def build_demo(
     # Or it groups its last 10,000 events with pandas after every single one.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
+    # Or uvicorn takes what X-Forwarded-For says for the address of who connects; `limits` reads that header.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
     from dynamo.ui.explore import explore_tab
     from dynamo.ui.models import MODELS, PairParts, models_tab, notice_html
     from dynamo.ui.shelf import Shelf, untuned
@@ -75,6 +77,7 @@ def build_demo(
                 models_tab(Shelf(host, offer.models), parts, tabs, demo)
         Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
         add_api(host)
+    demo.pace = host.pace  # for the gate in front of the page
     # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.
     return demo.queue(max_size=offer.queue_size, api_open=False)
 

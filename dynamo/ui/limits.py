@@ -1,9 +1,9 @@
 """What stands before Gradio: no request too large to be held, too many of one visitor, or past a full queue.
 
 A request for work is refused before it is read or queued, with one sentence that the page shows and a program
-finds under `detail`: 413 for its size, 429 with `Retry-After` for the rest. Who asks is told by the address;
-behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put others before it.
-Gradio's own functions stay as they are; all that is asked of it is how many wait.
+finds under `detail`: 413 for its size, 429 with `Retry-After` for the rest. Who asks is told by the address
+that connects, behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put
+others before it. Gradio's own functions stay as they are; all that is asked of it is how many wait.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import json
 import math
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 from dynamo.spaces.limits import Limits
 
 LARGEST_REQUEST = 4_000_000  # bytes; both lanes of the longest chat take less
 MOST_VISITORS = 10_000  # that are told apart; who asked longest ago is forgotten first
-QUEUE_WAIT = 15  # seconds after which to ask again, told to whom the queue refused
+FIRST_WAIT = 15  # seconds after which to ask again, told to whom the queue refused before a run was measured
+SHORTEST_WAIT, LONGEST_WAIT = 2, 300
+RECENT_RUNS = 16
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -53,8 +57,32 @@ class Rates:
             return 0.0 if granted else (1 - left) * 60 / self._per_minute
 
 
+class Pace:
+    """How long the model's last runs took, and so how long a queue of them will."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._seconds: deque[float] = deque(maxlen=RECENT_RUNS)
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Around a run; one that was stopped counts with what it took."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds.append(self._clock() - begun)
+
+    def wait(self, waiting: int) -> int:
+        """Whole seconds until so many runs, which go one by one, will be over."""
+        recent = tuple(self._seconds)
+        if not recent:
+            return FIRST_WAIT
+        return min(LONGEST_WAIT, max(SHORTEST_WAIT, math.ceil(waiting * sum(recent) / len(recent))))
+
+
 class Gate:
-    """ASGI middleware with some `Limits`."""
+    """ASGI middleware with some `Limits`, in front of a page whose `pace` is known."""
 
     def __init__(self, app: Any, limits: Limits):
         self._app = app
@@ -90,20 +118,25 @@ class Gate:
                 most = self._limits.requests_per_minute
                 told = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
                 return 429, told, seconds
-        queue = scope["app"].get_blocks()._queue  # Gradio has no public name for it
+        page = scope["app"].get_blocks()
+        queue = page._queue  # Gradio has no public name for it
         waiting = len(queue) + self._joining
         if queue.max_size is not None and waiting >= queue.max_size:
-            told = f"The queue is full: {waiting} requests are waiting already; ask again in a moment."
-            return 429, told, QUEUE_WAIT
+            seconds = page.pace.wait(waiting)
+            told = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
+            return 429, told, seconds
         return None
 
 
 def visitor_of(scope: Message, behind_proxy: bool) -> str:
-    """The address that stands for a visitor; of IPv6 the network, which is one household's."""
+    """The address that stands for a visitor; of IPv6 the network, which is one household's.
+
+    behind_proxy: read the proxies' chain from its end, past private addresses, as far as it can be read.
+    """
     client = (scope.get("client") or ("",))[0]
     told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
     hops = [client, *reversed(told.decode("latin-1").split(","))] if behind_proxy else [client]
-    known = [address for hop in hops if (address := _address(hop)) is not None]
+    known = list(takewhile(lambda address: address is not None, map(_address, hops)))
     chosen = next((address for address in known if address.is_global), known[0] if known else None)
     if chosen is None:
         return client
@@ -111,10 +144,14 @@ def visitor_of(scope: Message, behind_proxy: bool) -> str:
 
 
 def _address(hop: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Of a hop such as 8.8.8.8, 8.8.8.8:443, 2001:db8::1 or [2001:db8::1]:443."""
+    hop = hop.strip()
+    bare = hop[1:].split("]")[0] if hop.startswith("[") else hop.split(":")[0] if hop.count(":") == 1 else hop
     try:
-        return ipaddress.ip_address(hop.strip())
+        address = ipaddress.ip_address(bare)
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is(scope: Message, ending: str) -> bool:
