@@ -13,7 +13,8 @@ from test_charts import every_figure
 
 from dynamo.direction import apart, in_html, spelled
 from dynamo.ui.layout import _about
-from dynamo.ui.models import failed, notice_html
+from dynamo.ui.models import failed
+from dynamo.ui.pair_parts import notice_html
 
 COMMANDS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 texts = st.text(st.sampled_from(COMMANDS + "ab 1<&\u05d0\u0627\u0661\u200f\n"))

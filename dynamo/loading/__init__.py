@@ -8,6 +8,7 @@ from dynamo.loading.devices import (
     memory_by_device,
     memory_of,
 )
+from dynamo.loading.footprint import Footprint
 from dynamo.loading.names import EMBEDDED, EMBEDDED_FOLDER, HUB_FILES, model_folders, resolve
 from dynamo.loading.pairs import (
     EMBEDDED_DESCRIPTION,
@@ -31,6 +32,7 @@ __all__ = [
     "MAPS",
     "QUANTISATIONS",
     "TABLE_FILE",
+    "Footprint",
     "ModelSize",
     "Pair",
     "available_memory",

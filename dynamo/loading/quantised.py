@@ -133,6 +133,13 @@ def _unpacked(layer: nn.Module, prefix: str, keep_vars: bool) -> None:
     layer.weight.quant_state = state
 
 
+def quantised_as(model: nn.Module) -> str:
+    """ "8bit", "4bit", or "" for a model whose layers are as they were."""
+    kinds = {"Linear8bitLt": "8bit", "Linear4bit": "4bit"}
+    names = (type(module).__name__ for module in model.modules())
+    return next((kinds[name] for name in names if name in kinds), "")
+
+
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """A module's own weights and buffers, and what a quantised one keeps beside them."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]

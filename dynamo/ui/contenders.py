@@ -26,7 +26,7 @@ from dynamo.ui.presenter import Lane
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dynamo.loading import Pair
+    from dynamo.loading import Footprint, Pair
     from dynamo.zerogpu import Lender
 
 OWN_LOOP, GENERATE, THRESHOLD_1 = "loop", "generate", "threshold-1"
@@ -85,7 +85,8 @@ class Contenders:
     decoder: a fresh decoder for one run; label: one token id to something that can be read alone;
     end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes text;
     general: whether it may be asked for anything, and not for the dialogues' domains alone; start:
-    starts the lanes of one run where they have to start together, None: each engine's own `stream`.
+    starts the lanes of one run where they have to start together, None: each engine's own `stream`;
+    footprint: what it takes in memory, None where that is not known.
     """
 
     name: str
@@ -101,12 +102,13 @@ class Contenders:
     chat: bool = True
     general: bool = False
     start: Start | None = None
+    footprint: Footprint | None = None
 
     @classmethod
     def from_pair(cls, pair: Pair, lender: Lender | None = None) -> Contenders:
         """lender: who lends model time on a ZeroGPU Space; the engines are then made and run there."""
         from dynamo.engine import end_of_text_ids
-        from dynamo.loading import EMBEDDED
+        from dynamo.loading import EMBEDDED, Footprint
 
         makers = engine_makers(pair)
         start = None
@@ -132,6 +134,7 @@ class Contenders:
             chat=has_chat_template(pair.tokenizer),
             general=pair.name != EMBEDDED,
             start=start,
+            footprint=Footprint.of(pair) if lender is None else None,
         )
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +60,7 @@ class Host:
         self.pace = Pace()
         self.store = RunStore()
         self.swaps = 0
+        self._speeds: dict[tuple[str, str], dict[str, float]] = {}
         self._model = threading.Lock()
         self._split: tuple[Cast, str] | None = None
 
@@ -89,6 +90,17 @@ class Host:
         contenders = self.contenders
         lanes = _lanes(contenders, chat, prompt, settings, opponent=opponent)
         yield from self._run(self._race(contenders, lanes))
+        speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
+        if opponent == OWN_LOOP and all(speeds.values()):
+            self._speeds[_way(contenders)] = speeds
+
+    def speeds(self, in_full: bool = False) -> Mapping[str, float]:
+        """Tokens per second of model time of the loaded pair's last whole answer, by lane; nothing before it.
+
+        in_full: of the same pair unquantised, where it was loaded and answered before.
+        """
+        name, bits = _way(self.contenders)
+        return self._speeds.get((name, "" if in_full else bits), {})
 
     def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
         """The last turn's DynaMo lane at other settings, same prompt and seed; the base lane stays."""
@@ -247,6 +259,11 @@ class _Alone:
 
     def __exit__(self, *_: Any) -> None:
         self._lock.release()
+
+
+def _way(contenders: Contenders) -> tuple[str, str]:
+    """What a speed belongs to: a pair, as it was loaded."""
+    return contenders.name, contenders.footprint.quantised if contenders.footprint else ""
 
 
 def _lanes(

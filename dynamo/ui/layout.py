@@ -47,7 +47,8 @@ def build_demo(
     # Or uvicorn takes what X-Forwarded-For says for the address of who connects; `limits` reads that header.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
     from dynamo.ui.explore import explore_tab
-    from dynamo.ui.models import MODELS, PairParts, models_tab, notice_html
+    from dynamo.ui.models import MODELS, models_tab
+    from dynamo.ui.pair_parts import PairParts, notice_html
     from dynamo.ui.shelf import Shelf, untuned
 
     analyses, offer = analyses or Analyses(), offer or Offer()

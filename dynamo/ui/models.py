@@ -15,12 +15,10 @@ import gradio as gr
 
 from dynamo.direction import in_html
 from dynamo.sampler import SamplingOptions
-from dynamo.ui.compare import OPPONENTS, CompareTab
 from dynamo.ui.components import part
-from dynamo.ui.examples import examples_for, is_example
-from dynamo.ui.explore import ExploreTab
+from dynamo.ui.footprint import footprint_table
 from dynamo.ui.handlers import in_one_sentence
-from dynamo.ui.host import READY
+from dynamo.ui.pair_parts import PairParts, Updates
 from dynamo.ui.shelf import Moment, Shelf
 from dynamo.ui.training import training_section
 from dynamo.ui.wiring import IN_BROWSER, QUIET, RUN
@@ -36,64 +34,6 @@ learn heads here.</p></div>"""
 _HEADLESS = """<div class="dm-models"><h2><bdi>{name}</bdi> has no token heads yet</h2>
 <p>So it cannot race: one pass gives one token. It completes text, and it learns heads here; the pair in
 Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
-
-Updates = dict[Any, Any]
-
-
-@dataclass(frozen=True)
-class PairParts:
-    """What on the page is about the loaded pair. about: a description to the About page's HTML."""
-
-    compare: CompareTab
-    explore: ExploreTab
-    notice: gr.HTML
-    description: gr.HTML
-    about: Callable[[str], str]
-
-    def outputs(self) -> list[Any]:
-        tab = self.compare
-        cards = [card for card in (tab.audit, tab.strip) if card is not None]
-        return [
-            tab.prompt, tab.examples, tab.opponent, tab.settings["max_order"], self.notice, self.description,
-            tab.base, tab.dynamo, tab.inspector, tab.bar, tab.replacing, tab.duel, *cards,
-            *self.explore.outputs,
-        ]  # fmt: skip
-
-    def shown(self, shelf: Shelf, prompt: str) -> Updates:
-        """Everything about the pair that is loaded now, and no chat yet; a `prompt` that a visitor wrote
-        stays.
-        """
-        tab, contenders = self.compare, shelf.host.contenders
-        cards = [card for card in (tab.audit, tab.strip) if card is not None]
-        names = list(contenders.opponents)
-        examples = examples_for(contenders.examples)
-        return {
-            tab.prompt: gr.update(
-                label=examples.label,
-                placeholder=examples.placeholder,
-                value=examples.first if is_example(prompt) else prompt,
-            ),
-            tab.examples: gr.update(**examples.samples()),
-            tab.opponent: gr.update(choices=[(OPPONENTS[name], name) for name in names], value=names[0]),
-            tab.settings["max_order"]: gr.update(
-                maximum=max(contenders.heads, 2), value=min(contenders.heads, SamplingOptions().max_order)
-            ),
-            self.notice: notice_update(shelf.notice),
-            self.description: self.about(contenders.description),
-            **dict.fromkeys((tab.base, tab.dynamo, tab.inspector, *cards), ""),
-            tab.bar: READY,
-            tab.replacing: False,
-            tab.duel: None,
-            **self.explore.show(shelf.host.analyses.report),
-        }
-
-
-def notice_update(told: str) -> Any:
-    return gr.update(value=notice_html(told), visible=bool(told))
-
-
-def notice_html(told: str) -> str:
-    return f'<p class="dm-notice" role="status">{in_html(told)}</p>' if told else ""
 
 
 @dataclass(frozen=True)
@@ -147,9 +87,11 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     # The page was built for the pair that it began with.
     demo.load(refresh, [seen, pair.compare.prompt], refreshed, **QUIET)
     tab.picker.pick(_picked, None, tab.name, **QUIET)
-    about_memory = {"inputs": [tab.quantize, tab.name], "outputs": tab.picker, **QUIET}
-    tab.quantize.change(lambda quantize, name: _picker(shelf, _bits(quantize), name), **about_memory)
-    tabs.select(_arrived(shelf), **about_memory)
+    asked = [tab.quantize, tab.name]
+    tab.quantize.change(
+        lambda quantize, name: _picker(shelf, _bits(quantize), name), asked, tab.picker, **QUIET
+    )
+    tabs.select(_arrived(shelf), asked, [tab.picker, tab.loaded], **QUIET)
     tab.complete.click(_complete(shelf), tab.begun, [tab.written, tab.speed], **RUN)
     if shelf.offer.workshop is not None:
         with tab.headless:
@@ -230,7 +172,9 @@ def _loaded(shelf: Shelf) -> str:
     kind = "" if contenders.chat else " It completes text; it was not finetuned to chat."
     heads = f"{contenders.heads} token heads, up to {contenders.max_length:,} tokens."
     name = f"<b><bdi>{in_html(contenders.name)}</bdi></b>"
-    return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p></div>'
+    host = shelf.host
+    table = footprint_table(contenders.footprint, host.speeds(), host.speeds(in_full=True))
+    return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p>{table}</div>'
 
 
 def _picker(shelf: Shelf, quantize: str | None, chosen: str) -> str:
@@ -238,10 +182,12 @@ def _picker(shelf: Shelf, quantize: str | None, chosen: str) -> str:
 
 
 def _arrived(shelf: Shelf) -> Callable[..., Any]:
-    """What is free, cached and trained may have changed since the tab was seen last."""
+    """What is free, cached, trained and how fast may have changed since the tab was seen last."""
 
     def arrived(quantize: str, name: str, event: gr.SelectData) -> Any:
-        return _picker(shelf, _bits(quantize), name) if event.value == MODELS else gr.skip()
+        if event.value != MODELS:
+            return gr.skip(), gr.skip()
+        return _picker(shelf, _bits(quantize), name), _loaded(shelf)
 
     return arrived
 
