@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from conftest import tiny_dynamo
 from oracle import choose as oracle_choose
 from scipy import stats
-from test_engine import PROMPT, random_table, tokens_of
+from tablemodel import END, START, VOCAB, engine, logits_after, table
+from test_engine import tokens_of
 
-from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.decoder import Decoder
-from dynamo.engine import Engine
 from dynamo.exact import Draft, propose, verify
 from dynamo.sampler import Context, SamplingOptions, choose_joint, top_candidates
-from dynamo.text import IncrementalDecoder
 
-VOCAB, END, START = 5, 4, [0, 1]
+__all__ = ["engine", "table"]  # fixtures
 MODES = [
     {},
     {"exact_threshold": 0.1},
@@ -30,69 +25,6 @@ MODES = [
     {"top_k": 3, "temperature": 0.6},
     {"max_order": 2},
 ]
-
-
-def logits_after(prefix) -> np.ndarray:
-    """A small language model as a table: three heads, correlated enough for drafts to be kept sometimes."""
-    rng = np.random.default_rng([7, *prefix])
-    logits = 1.3 * rng.normal(size=(3, VOCAB))
-    for head in range(1, 3):
-        follower = np.random.default_rng([7, *prefix, int(logits[head - 1].argmax())])
-        logits[head] = 0.7 * logits[head] + 1.3 * follower.normal(size=VOCAB)
-    return logits
-
-
-@dataclass
-class TableState:
-    tokens: list[int] = field(default_factory=list)
-
-    capacity = 64
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
-
-    @length.setter
-    def length(self, length: int) -> None:
-        del self.tokens[length:]
-
-    def rewind(self, positions: int) -> None:
-        del self.tokens[len(self.tokens) - positions :]
-
-
-class TableDecoder:
-    """`Decoder` over `logits_after`; remembers what it was fed."""
-
-    vocab_size, max_length, heads, device = VOCAB, 64, 3, torch.device("cpu")
-
-    def __init__(self):
-        self.fed: list[int] = []
-
-    def new_state(self, capacity: int) -> TableState:
-        return TableState()
-
-    def forward(self, state, tokens, heads, queries) -> torch.Tensor:
-        state.tokens += tokens
-        self.fed.append(len(tokens))
-        after = [logits_after(state.tokens[: state.length - back]) for back in reversed(range(queries))]
-        return torch.tensor(np.stack(after, axis=1)[:heads])
-
-
-@pytest.fixture(scope="module")
-def table():
-    """Most pairs and half of the triples of 0 to 2; 3 begins pairs but no triple; nothing follows the end."""
-    rng = np.random.default_rng(3)
-    documents = [[*rng.integers(0, 3, 5), END] for _ in range(10)]
-    documents += [[first, 3, second] for first in range(3) for second in (0, 1, END)]
-    return CooccurrenceTable.count(documents, vocab_size=VOCAB)
-
-
-@pytest.fixture
-def engine(table):
-    engine = Engine(tiny_dynamo(), None)
-    engine._decoder, engine._table = TableDecoder(), table
-    engine.end_ids = engine._special_ids = frozenset({END})
-    return engine
 
 
 def first_head(prefix, options) -> dict[int, float]:
@@ -271,58 +203,6 @@ def test_a_draft_outside_the_first_heads_candidates_is_never_kept():
     assert (verdict.accepted, verdict.tokens) == (0, (0,))
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
-@pytest.mark.parametrize("exact_threshold", [0.0, 0.05])
-def test_greedy_exact_mode_is_the_greedy_one_token_loop(seed, penalty, exact_threshold):
-    """A table of the model's own greedy text, so that drafts are often right."""
-    model = tiny_dynamo(seed=seed, head_init="copy")
-    options = SamplingOptions(temperature=0, repetition_penalty=penalty, top_k=20)
-    alone = tokens_of(Engine(model.to_pythia()).stream(PROMPT, options, 80))
-    table = CooccurrenceTable.count([PROMPT + alone] * 3, vocab_size=300)
-    exact = replace(options, exact=True, exact_threshold=exact_threshold)
-    steps = list(Engine(model, table).stream(PROMPT, exact, 80))
-    assert tokens_of(steps) == alone
-    if exact_threshold == 0 and len(alone) > 40:
-        assert any(len(step.tokens) > 1 for step in steps) and any(step.rejected for step in steps)
-
-
-def test_a_stock_model_or_no_draft_gives_the_base_loop_from_the_same_seed():
-    model = tiny_dynamo()
-    options = SamplingOptions(temperature=1.2)
-    base = tokens_of(Engine(model.to_pythia()).stream(PROMPT, options, 40, seed=3))
-    exact = replace(options, exact=True)
-    assert tokens_of(Engine(model.to_pythia()).stream(PROMPT, exact, 40, seed=3)) == base
-    for nothing_drafted in (replace(exact, exact_threshold=1.0), replace(exact, max_order=1)):
-        steps = list(Engine(model).stream(PROMPT, nothing_drafted, 40, seed=3))
-        assert tokens_of(steps) == base and not any(step.drafted or step.rejected for step in steps)
-
-
-@pytest.mark.parametrize(
-    "shape", [{}, {"heads": 4}, {"head_source": "last"}, {"heads": 2, "head_layers": 2}], ids=str
-)
-@pytest.mark.parametrize("packed", [True, False])
-def test_rolled_back_cache_equals_a_cacheless_pass(shape, packed):
-    """Chunks of drafts are fed, all positions read, and a random number of the last ones taken back."""
-    rng = np.random.default_rng(1)
-    model = tiny_dynamo(**shape)
-    decoder = Decoder(model, packed=packed)
-    state = decoder.new_state(400)
-    ids = list(PROMPT)
-    decoder.forward(state, ids)
-    for step in range(60):
-        chunk = rng.integers(0, 300, rng.integers(1, 4)).tolist()
-        logits = decoder.forward(state, chunk, queries=len(chunk))
-        if step % 6 == 0:
-            with torch.no_grad():
-                whole = model(torch.tensor([ids + chunk])).head_logits[:, 0, -len(chunk) :]
-            torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
-        rejected = int(rng.integers(0, len(chunk)))
-        state.rewind(rejected)
-        ids += chunk[: len(chunk) - rejected]
-    assert state.length == len(ids)
-
-
 def test_records_of_exact_mode_tell_what_was_drafted_kept_and_rejected(engine):
     options = SamplingOptions(exact=True, temperature=1.0)
     lengths = set()
@@ -365,16 +245,6 @@ def test_an_accepted_end_of_text_is_the_last_token(engine):
         assert END not in tokens[:-1]
         ended += len(steps) > 1 and steps[-2].drafted[: len(steps[-1].tokens)] == steps[-1].tokens
     assert ended > 5, "some ends must have been drafts"
-
-
-def test_stop_string_inside_accepted_drafts_ends_the_text(tokenizer):
-    model = tiny_dynamo()
-    options = SamplingOptions(exact=True, temperature=0, repetition_penalty=1.0)
-    engine = Engine(model, random_table(), tokenizer)
-    free = tokens_of(engine.stream(PROMPT, options, 60))
-    pieces = IncrementalDecoder(tokenizer).push(free)
-    place = next(i for i, piece in enumerate(pieces) if i > 3 and piece and piece not in "".join(pieces[:i]))
-    assert tokens_of(engine.stream(PROMPT, options, 60, stop=[pieces[place]])) == free[: place + 1]
 
 
 def test_residual_of_equal_distributions_falls_back_to_the_first_head():

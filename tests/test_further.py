@@ -7,17 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from conftest import tiny_dynamo
+from workspaces import files, fresh_accelerator, shared, short_rows, two_heads, workspace
 
 from dynamo.blocks import TokenBlocks
 from dynamo.heldout import document_losses
-from dynamo.intervals import Estimate
-from dynamo.loading import Pair
 from dynamo.model import load_dynamo
 from dynamo.reproduction import (
     amounts,
-    claims,
     continual,
     control,
     further,
@@ -25,68 +22,9 @@ from dynamo.reproduction import (
     measures,
     variants,
 )
-from dynamo.reproduction.workspace import Sizes, Workspace
-from dynamo.text import encode_chat
 from dynamo.training import Trainer
 
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps one state per process; a run of another precision needs a new one."""
-    yield
-    AcceleratorState._reset_state()
-
-
-@pytest.fixture(autouse=True)
-def short_rows(monkeypatch):
-    monkeypatch.setattr(further, "BLOCK_SIZE", 32)
-    monkeypatch.setattr(further, "BATCH_SIZE", 2)
-    monkeypatch.setattr(continual, "FISHER_ROWS", 2)
-
-
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Training and held-out dialogues, and a second corpus."""
-    folder = tmp_path_factory.mktemp("corpora")
-    rows = [{"turns": turns} for turns in DIALOGUES]
-    other = [
-        {"instruction": f"Name colour {i}.", "input": "", "output": "It is a very dark green. " * 6}
-        for i in range(41)
-    ]
-    second = folder / "other.json"
-    second.write_text(json.dumps(other), encoding="utf-8")
-    return (
-        written(folder / "train.jsonl", rows * 50),
-        written(folder / "dev.jsonl", rows * 3),
-        second,
-    )
-
-
-@pytest.fixture(scope="module")
-def shared(files, tokenizer, tmp_path_factory):
-    """One workspace for all that only reads what was trained, so each variant is trained once."""
-    return workspace_in(tmp_path_factory.mktemp("work"), files, tokenizer)
-
-
-@pytest.fixture
-def workspace(files, tokenizer, tmp_path):
-    return workspace_in(tmp_path, files, tokenizer)
-
-
-def workspace_in(folder, files, tokenizer):
-    train, validation, other = files
-    pair = Pair("tiny", "", tiny_base(), tiny_dynamo(), tokenizer, None)
-    prompts = [encode_chat(tokenizer, turns[:1]) for turns in DIALOGUES]
-    return Workspace(pair, train, validation, folder, prompts, Sizes(steps=2, documents=4), other)
-
-
-def two_heads(workspace):
-    return further.with_heads(workspace, num_token_heads=2, head_init="copy")
+__all__ = ["files", "fresh_accelerator", "shared", "short_rows", "workspace"]  # fixtures
 
 
 # -- runs -------------------------------------------------------------------------------------------------
@@ -222,120 +160,6 @@ def test_a_part_that_was_no_limit_decides_nothing(shared):
         finding = amounts.HOW_MUCH.show(result).finding
         assert finding.verdict == verdict
         assert "up to 3.000 nats apart" in finding.sentence
-
-
-# -- continual learning -----------------------------------------------------------------------------------
-
-
-def test_rows_alternate_whatever_the_batch(workspace):
-    one = TokenBlocks([np.full(400, 7)], 7, 16)
-    other = TokenBlocks([np.arange(400) % 200], 0, 16)
-    rows = continual.Alternating([one, other])
-    whole, labels = rows.batch(0, 6)
-    np.testing.assert_array_equal(whole, labels)
-    np.testing.assert_array_equal(whole[::2], np.full((3, 16), 7))
-    np.testing.assert_array_equal(whole[1::2], other.batch(0, 3)[0])
-    np.testing.assert_array_equal(np.concatenate([rows.batch(0, 1)[0], rows.batch(1, 5)[0]]), whole)
-    assert rows.fingerprint() != continual.Alternating([other, one]).fingerprint()
-
-
-def test_elastic_penalty_by_hand():
-    model = tiny_dynamo(heads=2)
-    fisher = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
-    name, weight = next(iter(model.named_parameters()))
-    fisher[name].view(-1)[:2] = torch.tensor([2.0, 5.0])
-    penalty = continual.elastic_penalty(model, fisher)
-    assert penalty(model) == 0
-    with torch.no_grad():
-        weight.view(-1)[:3] += torch.tensor([3.0, -1.0, 100.0])
-    assert penalty(model).item() == pytest.approx((2 * 9 + 5 * 1) / 2, rel=1e-5)
-
-
-def test_fisher_information_of_one_row_is_its_squared_gradient_times_its_tokens():
-    model = tiny_dynamo(heads=2)
-    rows = TokenBlocks([np.arange(4, 200)], 0, 16)
-    fisher = continual.token_fisher(model, rows, 1)
-    ids = torch.from_numpy(rows.batch(0, 1)[0])
-    with torch.autocast("cpu", torch.bfloat16):
-        model(ids, labels=ids, return_logits=False).loss.backward()
-    weight = model.token_heads[0].layers[0].mlp.dense_h_to_4h.weight
-    name = "token_heads.0.layers.0.mlp.dense_h_to_4h.weight"
-    torch.testing.assert_close(fisher[name], 16 * weight.grad**2, rtol=0.1, atol=1e-6)
-    unread = fisher["backbone.gpt_neox.embed_in.weight"][250:]  # no row holds these tokens
-    assert torch.count_nonzero(unread) == 0 and fisher[name].sum() > 0
-
-
-def test_a_penalty_holds_the_weights_and_counts_once_however_the_batch_is_divided(workspace, tmp_path):
-    start = two_heads(workspace)
-    anchor = {name: weight.detach().clone() for name, weight in start.named_parameters()}
-
-    def drift(name, accumulation, strength):
-        def penalty(model):
-            squares = [((weight - anchor[key]) ** 2).sum() for key, weight in model.named_parameters()]
-            return strength * torch.stack(squares).sum()
-
-        options = further.training_options(workspace, steps=8, accumulation=accumulation, base_lr=1e-3)
-        trainer = Trainer(two_heads(workspace), further.blocks(workspace), options, tmp_path / name,
-                          penalty=penalty)  # fmt: skip
-        model = trainer.run()
-        return float(sum(((w - anchor[key]) ** 2).sum() for key, w in model.named_parameters()).detach())
-
-    free, held, divided = drift("free", 1, 0.0), drift("held", 1, 1e3), drift("divided", 2, 1e3)
-    assert held < 0.8 * free
-    assert divided == pytest.approx(held, rel=0.02)
-
-
-def test_without_a_second_corpus_continual_learning_is_not_tested(workspace):
-    result = continual.CONTINUAL.run(replace(workspace, other=None))
-    shown = continual.CONTINUAL.show(result)
-    assert shown.finding.verdict == "cannot be tested here" and "--other" in shown.finding.sentence
-
-
-def test_the_held_out_part_of_the_second_corpus_is_not_trained_on(workspace):
-    train, held_out = continual.second_corpus(workspace)
-    assert (len(train), len(held_out)) == (38, 3)
-    assert not {tuple(each) for each in held_out} & {tuple(each) for each in train}
-
-
-# -- verdicts ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "below", "above", "same"),
-    [
-        (-0.3, -0.2, "holds", "differs", "differs"),
-        (-0.04, -0.01, "holds", "differs", "holds"),
-        (-0.01, 0.02, "cannot be tested here", "cannot be tested here", "holds"),
-        (-0.2, 0.2, "cannot be tested here", "cannot be tested here", "cannot be tested here"),
-        (0.01, 0.2, "differs", "holds", "cannot be tested here"),
-    ],
-)
-def test_the_interval_decides(low, high, below, above, same):
-    estimate = Estimate((low + high) / 2, low, high)
-    assert claims.below(estimate) == below
-    assert claims.above(estimate) == above
-    assert claims.within(estimate, 0.05) == same
-
-
-def test_a_margin_leaves_small_differences_open():
-    small, large = Estimate(0.03, 0.02, 0.04), Estimate(0.3, 0.2, 0.4)
-    assert (claims.above(small, 0.05), claims.below(small, 0.05)) == ("cannot be tested here",) * 2
-    assert (claims.above(large, 0.05), claims.below(large, 0.05)) == ("holds", "differs")
-
-
-def claim(words, verdict):
-    return claims.Claim(words, "-", Estimate(0.0, 0.0, 0.0), verdict)
-
-
-def test_claims_hold_only_together():
-    held, unsure, against = claim("a", "holds"), claim("b", "cannot be tested here"), claim("c", "differs")
-    assert claims.together([held, held]).verdict == "holds"
-    assert claims.together([held, unsure]).verdict == "cannot be tested here"
-    finding = claims.together([held, unsure, against])
-    assert finding.verdict == "differs"
-    assert finding.sentence == (
-        "1 of 3 claims hold. Not so here: c. At this size it cannot be told whether b."
-    )
 
 
 # -- whole experiments ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The store of runs is bounded, whatever comes."""
+"""The store of runs is bounded, whatever comes, and hands out what it holds, whoever asks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 
 from dynamo.ndjson import Header, PassLine
 from dynamo.trace import StepRecord
+from dynamo.ui.components import served_passes, served_trace
 from dynamo.ui.store import RunStore
 
 
@@ -51,3 +52,18 @@ def test_runs_that_go_on_after_they_were_dropped_never_break_the_bound():
         total = sum(held(store, each) for each in [*reached][-8:]) if step % 100 == 0 else 0
         assert total <= 40 + reached[name]
     assert held(store, [*reached][-1]) == reached[[*reached][-1]]
+
+
+# ---- looking up a pass or a run: anyone may send anything
+
+
+def test_passes_are_served_by_run_and_index():
+    get_passes = served_passes(lambda run, index: f"{run} {index}" if (run, index) == ("run", 3) else None)
+    assert get_passes(["run", [3, 4, True, "3"]]) == ["run 3", None, None, None]
+    wrong = (["run", 3], ["run"], [["run"], [3]], "run", {"run": [3]}, None, ["run", list(range(513))])
+    assert all(get_passes(key) == [] for key in wrong)
+
+
+def test_a_trace_is_served_by_its_run():
+    get_trace = served_trace({"run": "lines"}.get)
+    assert [get_trace(run) for run in ("run", "other", None, ["run"], 3)] == ["lines", None, None, None, None]
