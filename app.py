@@ -2,7 +2,8 @@
 
 DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project, which also
 stands in, and the page says so, where the named one cannot be had); DYNAMO_QUANTIZE may be 8bit or 4bit;
-DYNAMO_VOTES names the folder of the blind votes ("" for none). All may be set in spaces_config.yaml.
+DYNAMO_VOTES names the folder of the blind votes ("" for none), DYNAMO_DATA that of the dialogues that heads
+may be trained on, if it is there. All may be set in spaces_config.yaml.
 """
 
 import os
@@ -93,8 +94,15 @@ def offered_models(
         any_model=not config.on_space,
         ready=ready,
         workshop=None if config.on_space else HERE / "trained",
+        dialogues=dialogues_in(config.data),
         held=held,
     )
+
+
+def dialogues_in(folder: Path | None) -> Path | None:
+    """What the embedded pair was trained on, where this machine has it: no part of the project."""
+    path = folder / "dialogues_train.jsonl.gz" if folder else None
+    return path if path is not None and path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -51,3 +51,11 @@ def training_bytes(parameters: int, extra: int, heads_only: bool) -> int:
     """Memory of one process that holds everything, without activations."""
     trained = extra if heads_only else parameters + extra
     return 4 * (parameters + extra - trained) + ADAM_BYTES * trained + SLICE_LOGITS
+
+
+def duration(seconds: float) -> str:
+    """In words, as roughly as it is known."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} seconds"

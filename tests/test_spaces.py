@@ -57,3 +57,10 @@ def test_models_are_chosen_on_ones_own_machine_and_on_a_space_only_where_the_fil
     assert read_config(told, {"SPACE_ID": "someone/dynamo"}).model_choice
     with pytest.raises(ValueError, match=r"app\.model_choice: expected true or false, got 'yes please'"):
         read_config(written(tmp_path, text.replace("model_choice: true", "model_choice: yes please")), {})
+
+
+def test_the_folder_of_the_dialogues_is_beside_the_file_and_never_on_a_space():
+    assert read_config(SHIPPED, {}).data == SHIPPED.parent / "data"
+    assert read_config(SHIPPED, {"DYNAMO_DATA": "/mine"}).data == Path("/mine")
+    assert read_config(SHIPPED, {"DYNAMO_DATA": ""}).data is None
+    assert read_config(SHIPPED, {"SPACE_ID": "someone/dynamo", "DYNAMO_DATA": "/data"}).data is None

@@ -102,7 +102,7 @@ def _estimate(arguments: argparse.Namespace, found: list[Any]) -> dict[str, str]
             tokens, heads_only = round((asked.epochs or 1) * read), bool(asked.heads_only)
         seconds = estimates.training_seconds(parameters, own, tokens, heads_only, speed)
         needed = estimates.training_bytes(parameters, own, heads_only)
-        told[stage.name] = f"about {_duration(seconds)}, {needed / 1e9:.1f} GB, {tokens:,} tokens"
+        told[stage.name] = f"about {estimates.duration(seconds)}, {needed / 1e9:.1f} GB, {tokens:,} tokens"
     return told
 
 
@@ -120,10 +120,3 @@ def _parameters(arguments: argparse.Namespace) -> tuple[int, int]:
         size = arguments.recipe.removeprefix("pythia-").removesuffix("-quick")
         base, hidden = parameters(size), PYTHIA[size][1]
     return base, (arguments.heads - 1) * layer_parameters(hidden)
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"

@@ -56,6 +56,11 @@ class Footprint:
         return self.weights + self.copies + self.caches + self.table
 
 
+def parameters_of(model: nn.Module) -> int:
+    """How many numbers its weights stand for, quantised or not."""
+    return sum({id(weight): count for weight, count in _counts(model)}.values())
+
+
 def _arrays(holder: Any) -> dict[int, np.ndarray]:
     """What an object holds of numpy's, by identity: what shares its memory counts once."""
     if isinstance(holder, np.ndarray):

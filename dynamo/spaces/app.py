@@ -22,7 +22,8 @@ class AppConfig:
     may wait; zero_gpu: whether the machine is a ZeroGPU Space, where model time is a visitor's quota; models:
     all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: what a run asks of that quota;
     limits: what one visitor may ask for; on_space: whether this is a Hugging Face Space, where only `models`
-    can be loaded; model_choice: whether a visitor may load another model.
+    can be loaded; model_choice: whether a visitor may load another model; data: folder of the dialogues,
+    never on a Space.
     """
 
     model: str
@@ -35,11 +36,12 @@ class AppConfig:
     limits: Limits = UNLIMITED
     on_space: bool = False
     model_choice: bool = True
+    data: Path | None = None
 
 
 def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
-    """Reads the file and the variables DYNAMO_MODEL, DYNAMO_VOTES, DYNAMO_QUANTIZE, DYNAMO_PROFILE,
-    DYNAMO_QUEUE, DYNAMO_LIMITS ("on", "proxy" or "off"), SPACE_ID and SPACES_ZERO_GPU.
+    """Reads the file and the variables DYNAMO_MODEL, DYNAMO_VOTES, DYNAMO_DATA, DYNAMO_QUANTIZE,
+    DYNAMO_PROFILE, DYNAMO_QUEUE, DYNAMO_LIMITS ("on", "proxy" or "off"), SPACE_ID and SPACES_ZERO_GPU.
 
     A relative folder lies beside the file. Raises ValueError naming the key and what it may be.
     """
@@ -60,6 +62,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     votes = environment.get("DYNAMO_VOTES", votes)
     limited, behind_proxy = _limited(environment, on_space)
     limits = Limits.of(given, f"{path.name}: app.limits", behind_proxy)
+    data = "" if on_space else environment.get("DYNAMO_DATA", _of(str, {"data": "", **app}, "data", path))
     return AppConfig(
         model=environment.get("DYNAMO_MODEL") or models[0],
         votes=path.parent / votes if votes else None,
@@ -71,6 +74,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
         limits=limits if limited else UNLIMITED,
         on_space=on_space,
         model_choice=model_choice,
+        data=path.parent / data if data else None,
     )
 
 

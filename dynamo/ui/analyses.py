@@ -46,7 +46,8 @@ class ModelOffer:
     stage: a loaded pair to what runs and what may be found out about it; names: listed models, by name;
     any_model: whether any other may be loaded too, from a folder or the hub, which is never so on a public
     Space; ready: pairs that are loaded already; workshop: folder in which heads are trained, None for no
-    training; device: where models go, None for the default; held: bytes of the pair to begin with.
+    training; dialogues: a text to train them on that this machine has, None without; device: where models go,
+    None for the default; held: bytes of the pair to begin with.
     """
 
     stage: Callable[[Any], tuple[Contenders, Analyses]]
@@ -54,6 +55,7 @@ class ModelOffer:
     any_model: bool = False
     ready: Mapping[str, tuple[Contenders, Analyses]] = field(default_factory=dict)
     workshop: Path | None = None
+    dialogues: Path | None = None
     device: str | None = None
     held: int = 0
 

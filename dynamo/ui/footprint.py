@@ -52,7 +52,7 @@ def _column(footprint: Footprint, weights: int, speeds: Speeds, otherwise: str) 
         "Together": weights + footprint.caches + footprint.table,
     }
     told = {name: _megabytes(count) for name, count in parts.items()}
-    return told | {f"{LANE_NAMES[lane]}, speed": _speed(speeds.get(lane), otherwise) for lane in LANES}
+    return told | {f"{LANE_NAMES[lane]}, tokens/s": _speed(speeds.get(lane), otherwise) for lane in LANES}
 
 
 def _megabytes(count: int) -> str:
@@ -60,4 +60,4 @@ def _megabytes(count: int) -> str:
 
 
 def _speed(tokens_per_second: float | None, otherwise: str) -> str:
-    return otherwise if tokens_per_second is None else f"{tokens_per_second:,.0f} tokens/s"
+    return otherwise if tokens_per_second is None else f"{tokens_per_second:,.0f}"

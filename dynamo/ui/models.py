@@ -61,6 +61,10 @@ class _Tab:
 def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) -> None:
     """Builds the tab inside a `gr.Tab(MODELS)` and connects it; demo: the page, refreshed for latecomers."""
     tab = _build(shelf)
+    training = None
+    if shelf.offer.workshop is not None:
+        with tab.headless:
+            training = training_section(shelf, demo)
     seen = gr.State(0)  # swaps of the pair that this visitor's page shows
     refreshed = [seen, tab.name, *tab.refreshed(), *pair.outputs()]
 
@@ -72,7 +76,10 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
 
     def connect(event: Any, source: Any) -> Any:
         loading = event(_load(shelf), [source, tab.quantize], tab.status, **_LOADING)
-        loading.then(refresh, [seen, pair.compare.prompt], refreshed, **QUIET).then(
+        shown = loading.then(refresh, [seen, pair.compare.prompt], refreshed, **QUIET)
+        if training is not None:
+            shown.then(training.foretell, training.steps, training.estimate, **QUIET)
+        shown.then(
             lambda: (gr.update(interactive=True), gr.update(interactive=False)), None,
             [tab.load, tab.cancel], **QUIET,
         )  # fmt: skip
@@ -93,9 +100,9 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     )
     tabs.select(_arrived(shelf), asked, [tab.picker, tab.loaded], **QUIET)
     tab.complete.click(_complete(shelf), tab.begun, [tab.written, tab.speed], **RUN)
-    if shelf.offer.workshop is not None:
-        with tab.headless:
-            finished = training_section(shelf, demo).finished
+    if training is not None:
+        finished = training.finished
+        demo.load(training.foretell, training.steps, training.estimate, **QUIET)
         connect(finished.change, finished).then(
             lambda folder: gr.Tabs(selected="compare") if shelf.loaded == folder else gr.skip(),
             finished, tabs, **QUIET,

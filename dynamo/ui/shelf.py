@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,8 @@ from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
 from dynamo.ui.analyses import ModelOffer
 from dynamo.ui.completion import Completion
-from dynamo.ui.host import Host
+from dynamo.ui.forecast import machine_pace
+from dynamo.ui.host import Busy, Host
 from dynamo.ui.workshop import in_words
 
 POLL_SECONDS = 0.2
@@ -66,15 +68,17 @@ class Moment:
 
 
 class Shelf:
-    """For one host. loaded: the pair's name; completion: a stock model that stands beside it, if any."""
+    """For one host. loaded: the pair's name; completion: a stock model that stands beside it, if any; device:
+    where models go.
+    """
 
     def __init__(self, host: Host, offer: ModelOffer):
         self.host, self.offer = host, offer
         self.completion: Completion | None = None
         self.notice = ""
         self._pair_bytes = offer.held
-        self._device = checked_device(offer.device)
-        self._dtype = default_dtype(self._device)
+        self.device = checked_device(offer.device)
+        self._dtype = default_dtype(self.device)
         self._job: _Job | None = None
         self._lock = threading.Lock()
 
@@ -104,10 +108,10 @@ class Shelf:
 
     def _suite(self, quantize: str | None) -> list[Row]:
         """The Pythia sizes that no row above names."""
-        free = available_memory(self._device)
+        free = available_memory(self.device)
         if free is not None:
             free += self._held()
-        packed = self._device.type == "cpu"
+        packed = self.device.type == "cpu"
         return [
             Row(
                 size.name,
@@ -185,26 +189,35 @@ class Shelf:
         self._make_room(job, folders, quantize)
         job.tell(Moment(f"Reading the weights of {job.name} …"))
         if heads or len(folders) > 1:
-            pair = load(job.name, self._device, quantize=quantize)
+            pair = load(job.name, self.device, quantize=quantize)
             self.completion = None
             self._pair_bytes = memory_of(pair.base, pair.dynamo)
             self.host.swap(*self.offer.stage(pair))
             self.notice = "" if self.host.contenders.chat else untuned(job.name)
         else:
-            model, tokenizer, _ = load_model(job.name, self._device, quantize=quantize)
+            model, tokenizer, _ = load_model(job.name, self.device, quantize=quantize)
             self.completion = Completion(job.name, model, tokenizer)
+            self._measure_pace(job)
+
+    def _measure_pace(self, job: _Job) -> None:
+        """For the forecast of a training, while no run goes on whose clock it would disturb."""
+        if self.offer.workshop is None:
+            return
+        job.tell(Moment("Measuring how fast this machine could train its heads …"))
+        with suppress(Busy), self.host.alone():
+            machine_pace()
 
     def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
         """Lets go of what stands in the way: nothing, where the new model fits beside it."""
         needed = round(WORKING_MEMORY * stored_bytes(folders, self._dtype, quantize))
-        free = available_memory(self._device)
+        free = available_memory(self.device)
         if free is None or needed <= free:
             return
         self.completion = None
         if self.loaded != EMBEDDED:
             job.tell(Moment("Waiting until no run is going on, to make room …"))
             with self.host.alone():
-                self.host.swap(*self.offer.stage(load(EMBEDDED, self._device)))
+                self.host.swap(*self.offer.stage(load(EMBEDDED, self.device)))
             self.notice = (
                 f"There is no room for two models: the embedded pair answers until {job.name} is loaded."
             )

@@ -6,6 +6,7 @@ when the page is closed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ import gradio as gr
 
 from dynamo import charts
 from dynamo.direction import in_html
+from dynamo.loading import available_memory
+from dynamo.ui.completion import Completion
+from dynamo.ui.forecast import Forecast, forecast
 from dynamo.ui.shelf import Shelf
 from dynamo.ui.wiring import QUIET
 from dynamo.ui.workshop import BATCH_SIZE, BLOCK_SIZE, FEW_STEPS, MOST_STEPS, Progress, Workshop
@@ -26,22 +30,33 @@ meanwhile. Then its word pairs are counted and it races in Compare. JSON lines (
 plain text.</p></div>"""
 
 
+_DIALOGUES = """<div class="dm-models"><p>The dialogues are those of the Schema-Guided Dialogue corpus that
+the embedded pair learnt from: <code>{path}</code> on this machine.</p></div>"""
+
+
 @dataclass(frozen=True)
 class TrainingSection:
-    """finished: changes to the folder of a model whose heads have been trained."""
+    """finished: changes to the folder of a model whose heads have been trained; foretell: steps to what shows
+    in `estimate`, of the model that is loaded now.
+    """
 
     finished: gr.Textbox
+    steps: gr.Slider
+    estimate: gr.HTML
+    foretell: Callable[[int], str]
 
 
 def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
     """Builds the section where it is called, and connects it with the page."""
-    workshop = Workshop(shelf.offer.workshop)
+    workshop, dialogues = Workshop(shelf.offer.workshop), shelf.offer.dialogues
     gr.HTML(_INTRO)
+    if dialogues is not None:
+        gr.HTML(_DIALOGUES.format(path=in_html(str(dialogues))))
     with gr.Row(elem_classes="dm-models-row"):
         path = gr.Textbox(
             label="Text file on this machine",
             placeholder="dialogues_train.jsonl.gz",
-            info="Or upload one below",
+            info="Or choose one below",
             min_width=260,
             elem_id="training-path",
         )
@@ -49,10 +64,15 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
             10, MOST_STEPS, FEW_STEPS, step=10, label="Steps", info="More steps, better heads",
             min_width=260, elem_id="training-steps",
         )  # fmt: skip
+    estimate = gr.HTML(elem_id="training-estimate")
     with gr.Row(elem_classes="dm-models-row"):
         upload = gr.UploadButton(
             "Upload a text", file_types=[".jsonl", ".txt", ".md", ".gz"], size="lg", min_width=190, scale=0,
             elem_id="training-upload",
+        )  # fmt: skip
+        own = gr.Button(
+            "Use the dialogues", min_width=240, scale=0, visible=dialogues is not None,
+            elem_id="training-dialogues",
         )  # fmt: skip
         train = gr.Button("Train heads", variant="primary", min_width=150, scale=0, elem_id="training-start")
         cancel = gr.Button("Stop", min_width=100, scale=0, interactive=False, elem_id="training-stop")
@@ -64,6 +84,13 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
     timer = gr.Timer(TICK_SECONDS, active=False)
     shown = [status, plot, drawn, train, cancel, timer, finished]
 
+    def expected(completion: Completion, count: int) -> Forecast:
+        return forecast(completion.name, completion.model, count, available_memory(shelf.device))
+
+    def foretell(count: int) -> str:
+        completion = shelf.completion
+        return "" if completion is None else _html(expected(completion, int(count)).in_words())
+
     def start(data: str, count: int) -> tuple[Any, ...]:
         completion = shelf.completion
         try:
@@ -71,6 +98,8 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
                 raise ValueError("model: load one without heads first")
             if not (data or "").strip():
                 raise ValueError("data: name a text file, or upload one")
+            if not workshop.is_there(completion.name, data.strip(), int(count)):
+                expected(completion, int(count)).check()
             workshop.start(completion.name, data.strip(), int(count), completion.chat)
         except (ValueError, OSError) as error:
             reason = in_html(str(error))
@@ -100,12 +129,14 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
         workshop.stop()
         return gr.update(interactive=False), _html("Stopping: a checkpoint is written …")
 
+    steps.change(foretell, steps, estimate, trigger_mode="always_last", **QUIET)
+    own.click(lambda: str(dialogues), None, path, **QUIET)
     upload.upload(lambda file: file, upload, path, **QUIET)
     train.click(start, [path, steps], shown, **QUIET)
     timer.tick(look, drawn, shown, **QUIET)
     cancel.click(stop, None, [cancel, status], **QUIET)
     demo.load(come_back, None, shown, **QUIET)
-    return TrainingSection(finished)
+    return TrainingSection(finished, steps, estimate, foretell)
 
 
 def _start_label(told: Progress) -> str:

@@ -72,8 +72,8 @@ class Workshop:
         with self._lock:
             if self._told.running:
                 raise ValueError(f"training: heads for {self._told.model} are being trained; wait or cancel")
-            folder = self.root / _folder_name(model, data, steps)
-            if (folder / "model" / TABLE_FILE).is_file():
+            folder = self._folder_of(model, data, steps)
+            if _is_done(folder):
                 self._told = Progress("done", model, steps, steps, _log(folder), "", str(folder / "model"))
                 return
             prepared = prepare(Path(data).expanduser(), folder, chat)
@@ -81,6 +81,13 @@ class Workshop:
             self._folder, self._stopping = folder, False
             self._told = Progress("training", model, 0, steps)
         threading.Thread(target=self._watched, args=(model, prepared, steps), daemon=True).start()
+
+    def is_there(self, model: str, data: str | Path, steps: int) -> bool:
+        """Whether the same training is done already. Raises as `start` does."""
+        return _is_done(self._folder_of(model, data, steps))
+
+    def _folder_of(self, model: str, data: str | Path, steps: int) -> Path:
+        return self.root / _folder_name(model, data, steps)
 
     def stop(self) -> None:
         """Ask the training to stop; it writes a checkpoint first."""
@@ -204,6 +211,10 @@ def _folder_name(model: str, data: str | Path, steps: int) -> str:
     slug = re.sub(r"[^\w.-]+", "-", model.strip("/").split("/")[-1] if "/" in model else model)
     where = hashlib.sha256(model.encode()).hexdigest()[:4]
     return "--".join([slug, path.name.split(".")[0], str(steps), where + text])
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / "model" / TABLE_FILE).is_file()
 
 
 def in_words(folder: Path) -> tuple[str, str]:

@@ -1,0 +1,53 @@
+"""What training heads on the page will take, foretold: `recipe --plan`'s estimate for the page's short runs.
+
+Time is the training's own, on a machine that does nothing else; memory is that of the process that trains,
+libraries included. What does not fit is refused before anything is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from dynamo import estimates
+from dynamo.loading import parameters_of
+from dynamo.loading.sizes import RESERVE, gigabytes, layer_parameters
+from dynamo.ui.workshop import BATCH_SIZE, BLOCK_SIZE
+
+EXTRA_HEADS = 2  # those that `train` adds unless told otherwise
+
+machine_pace = cache(estimates.multiplications_per_second)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """seconds, bytes: of the training; free: bytes that there are, None where the system does not say."""
+
+    model: str
+    seconds: float
+    bytes: int
+    free: int | None
+
+    def in_words(self) -> str:
+        free = "" if self.free is None else f" ({gigabytes(self.free)} are free)"
+        return (
+            f"An estimate, from a short trial of this machine: about {estimates.duration(self.seconds)} of "
+            f"training, and {gigabytes(self.bytes)} of memory{free}."
+        )
+
+    def check(self) -> None:
+        """Raises ValueError where the memory is not there."""
+        if self.free is not None and self.bytes > self.free:
+            raise ValueError(
+                f"training: heads for {self.model} need about {gigabytes(self.bytes)} of memory, and "
+                f"{gigabytes(self.free)} are free; load a smaller model without heads"
+            )
+
+
+def forecast(name: str, model: Any, steps: int, free: int | None) -> Forecast:
+    """Of a stock GPT-NeoX whose heads learn for `steps` of the page's small batches."""
+    parameters, extra = parameters_of(model), EXTRA_HEADS * layer_parameters(model.config.hidden_size)
+    tokens = steps * BATCH_SIZE * BLOCK_SIZE
+    seconds = estimates.training_seconds(parameters, extra, tokens, True, machine_pace())
+    return Forecast(name, seconds, RESERVE + estimates.training_bytes(parameters, extra, True), free)

@@ -1,0 +1,90 @@
+"""Before heads are trained from the page: how long it will take, what memory, and what is refused."""
+
+import re
+
+import gradio as gr
+import pytest
+from conftest import tiny_base
+from test_shelf import stage
+
+from app import dialogues_in
+from dynamo import estimates
+from dynamo.loading import load, load_model
+from dynamo.training import save_model
+from dynamo.ui import ModelOffer, training
+from dynamo.ui import forecast as forecast_module
+from dynamo.ui.forecast import forecast
+from dynamo.ui.host import Host
+from dynamo.ui.shelf import Shelf
+
+GIGABYTE = 10**9
+
+
+@pytest.fixture
+def stock(tmp_path, tokenizer):
+    save_model(tiny_base(), tokenizer, tmp_path / "stock")
+    return str(tmp_path / "stock")
+
+
+@pytest.fixture
+def told(tmp_path, stock, monkeypatch):
+    """Builds the section for the stock model on a machine of so many free bytes; its functions by name."""
+
+    def told(free, dialogues=None):
+        monkeypatch.setattr(training, "available_memory", lambda device: free)
+        offer = ModelOffer(
+            stage, any_model=True, workshop=tmp_path / "trained", dialogues=dialogues, device="cpu"
+        )
+        shelf = Shelf(Host(*stage(load(device="cpu"))), offer)
+        list(shelf.load(stock))
+        with gr.Blocks() as demo:
+            section = training.training_section(shelf, demo)
+        return section, {each.fn.__name__: each.fn for each in demo.fns.values() if each.fn}, demo
+
+    return told
+
+
+def test_time_grows_with_the_steps_and_memory_does_not(stock, monkeypatch):
+    monkeypatch.setattr(forecast_module, "machine_pace", lambda: 1e9)
+    model, _, _ = load_model(stock, device="cpu")
+    few, many = (forecast("stock", model, steps, None) for steps in (100, 300))
+    assert many.seconds == pytest.approx(3 * few.seconds) and many.bytes == few.bytes
+    assert few.in_words().startswith("An estimate") and "free" not in few.in_words()
+
+
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_a_quantised_model_is_trained_in_full_and_foretold_so(stock, quantize, monkeypatch):
+    monkeypatch.setattr(forecast_module, "machine_pace", lambda: 1e9)
+    whole, few = (load_model(stock, device="cpu", quantize=each)[0] for each in (None, quantize))
+    assert forecast("stock", few, 100, None) == forecast("stock", whole, 100, None)
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence_before_anything_is_read(told, tmp_path):
+    text = tmp_path / "story.txt"
+    text.write_text("Once upon a time. " * 500, encoding="utf-8")
+    section, functions, _ = told(free=GIGABYTE // 10)
+    status, *_ = functions["start"](str(text), 50)
+    assert re.search(
+        r"heads for \S+stock need about [\d.]+ GB of memory, and 0.1 GB are free; load a smaller", status
+    )
+    assert 'role="alert"' in status and not (tmp_path / "trained").exists()
+    assert "An estimate" in section.foretell(50) and "(0.1 GB are free)" in section.foretell(50)
+
+
+def test_the_dialogues_are_offered_where_they_are_and_nowhere_else(told, tmp_path):
+    assert dialogues_in(None) is None and dialogues_in(tmp_path) is None
+    file = tmp_path / "dialogues_train.jsonl.gz"
+    file.touch()
+    assert dialogues_in(tmp_path) == file
+    for offered in (None, file):
+        _, _, demo = told(GIGABYTE, offered)
+        button = next(each for each in demo.blocks.values() if each.elem_id == "training-dialogues")
+        assert button.visible == (offered is not None)
+        assert (str(file) in str(demo.get_config_file())) == (offered is not None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.2, "1 seconds"), (119, "119 seconds"), (150, "2 minutes"), (10**6, "12 days")]
+)
+def test_durations_are_told_as_roughly_as_they_are_known(seconds, told):
+    assert estimates.duration(seconds) == told
