@@ -10,8 +10,10 @@ demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
 
 test: $(VENV)/ready-for-tests lint  ## lint, then all tests
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& for package in chromium-headless-shell chromium; do \
+		apt-get install -y -qq --no-install-recommends $$package >/dev/null && break; done; } \
 		|| echo "no Chromium and no right to install it: the browser tests will say that they are skipped"
 	$(BIN)/python -m pytest
 

@@ -8,10 +8,13 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import gc
+
 import huggingface_hub
 import pytest
 import torch
 from hub import Hub, serving
+from hypothesis import HealthCheck, settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamo.data import train_tokenizer
@@ -19,6 +22,16 @@ from dynamo.model import DynamoForCausalLM
 
 # Tiny tensors gain nothing from a second thread and lose much where cores are busy.
 torch.set_num_threads(1)
+# How long an example takes says something of the machine alone.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_collection_finish():
+    """What was imported stays to the end: no later collection of garbage need look at it."""
+    gc.collect()
+    gc.freeze()
+
 
 DIALOGUES = [
     [

@@ -104,7 +104,7 @@ def test_figures_without_anything_to_draw_them_are_light_pages(tmp_path, monkeyp
 
 
 @pytest.mark.skipif(
-    shutil.which("chromium") is None or files.find_spec("playwright") is None, reason="no Chromium"
+    not any(map(shutil.which, files.BROWSERS)) or files.find_spec("playwright") is None, reason="no Chromium"
 )
 def test_a_browser_draws_figures_as_svg(tmp_path):
     written = files.write_figures({"a": lines([{"name": "n", "x": [0, 1], "y": [3, 4]}], "x", "y")}, tmp_path)

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import plotly.graph_objects as go
 
 WIDTH = 820
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")  # the first on the path draws
 _PAPER = "#ffffff"  # a file is seen on any background, the page's figures are transparent
 
 Draw = Callable[[Mapping[str, go.Figure]], Mapping[str, bytes]]
@@ -63,7 +64,7 @@ def _by_kaleido(figures: Mapping[str, go.Figure]) -> dict[str, bytes] | None:
 
 
 def _by_chromium(figures: Mapping[str, go.Figure]) -> dict[str, bytes] | None:
-    program = os.environ.get("DYNAMO_CHROMIUM") or which("chromium") or which("google-chrome")
+    program = os.environ.get("DYNAMO_CHROMIUM") or next(filter(None, map(which, BROWSERS)), None)
     if find_spec("playwright") is None or program is None:
         return None
     from playwright.sync_api import Error, sync_playwright

@@ -1,7 +1,7 @@
 """One Chromium for all tests of this folder, and pages that fail their test on what a page must not do.
 
 Needs playwright and a Chromium, named by DYNAMO_CHROMIUM or found on the path; without them the tests are
-skipped and say so.
+skipped and say so. The shell without windows opens a page in half of the time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from fakes import scripted_contenders
 from browser.cards import RUN, dispatch, four_runs, give, lane, launch_cards, note_shown
 from browser.chats import launch_panes
 from browser.pages import served
+from dynamo.charts.files import BROWSERS
 from dynamo.ui import Offer
 from dynamo.ui.chat import Chat
 from dynamo.ui.components import ASSETS
 from dynamo.ui.host import Host
 from dynamo.ui.settings import SamplingOptions, Settings
 
-CHROMIUM = os.environ.get("DYNAMO_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = os.environ.get("DYNAMO_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 PATIENCE = 120_000  # milliseconds, for a machine that is busy with other things
 QUIET = [
     "--no-sandbox",
