@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import tiny_base, tiny_dynamo
@@ -14,7 +16,8 @@ PHONE = {"width": 375, "height": 812}
 
 
 def stage(pair):
-    return Contenders.from_pair(pair), Analyses()
+    contenders = Contenders.from_pair(pair)
+    return replace(contenders, chat="untuned" not in pair.name), Analyses()
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,7 @@ def folder(tmp_path_factory, tokenizer):
     root = tmp_path_factory.mktemp("models")
     save_model(tiny_dynamo(seed=1), tokenizer, root / "first")
     save_model(tiny_dynamo(seed=2), tokenizer, root / "<b>second")
+    save_model(tiny_dynamo(seed=3), tokenizer, root / "untuned")
     save_model(tiny_base(), tokenizer, root / "stock")
     return root
 
@@ -80,6 +84,9 @@ def test_a_model_without_heads_completes_and_offers_training_and_a_failure_is_to
     page.get_by_role("heading", name="stock has no token heads yet").wait_for()
     page.get_by_role("button", name="Complete it").click()
     page.get_by_text("One token per forward pass").last.wait_for()
+    foretold = page.locator("#training-estimate")
+    foretold.get_by_text("An estimate, from a short trial of this machine").wait_for()
+    assert "GB are free" in foretold.inner_text() and page.locator("#training-dialogues").count() == 0
     page.get_by_role("button", name="Train heads").click()
     page.get_by_role("alert").filter(has_text="name a text file, or upload one").wait_for()
     assert Axe().run(page).violations_count == 0
@@ -97,3 +104,43 @@ def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(open_pa
     late.locator("#models-loaded").get_by_text("<b>second").wait_for()
     late.get_by_role("tab", name="About").click()
     late.get_by_text("DynaMo checkpoint").wait_for()
+
+
+def test_after_a_swap_the_examples_are_what_the_new_pair_can_do_and_its_memory_and_speed_are_told(
+    open_page, url, folder
+):
+    page = at_models(open_page, url)
+    page.get_by_role("radio", name="8bit").check()
+    loads(page, str(folder / "untuned"))
+    page.get_by_text("it answers in Compare from the next run on").wait_for()
+    table = page.locator(".dm-footprint")
+    table.get_by_text("Loaded in 8bit").wait_for()
+    assert "As float32 (estimate)" in table.inner_text() and table.get_by_text("after an answer").count() == 2
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Code", exact=True).click()
+    page.get_by_label("Text to complete (this model").wait_for()
+    page.wait_for_function(
+        "document.querySelector('#prompt :is(textarea, input)').value.startsWith('def fibonacci')"
+    )
+    assert page.get_by_role("button", name="Restaurant").count() == 0
+    page.locator("#generate").click()
+    page.get_by_text("Same prompt, settings and seed").first.wait_for()
+    page.get_by_role("tab", name="Models").click()
+    table.get_by_text("after an answer").first.wait_for(state="detached")
+    assert table.get_by_text("not measured").count() == 2
+    assert Axe().run(page).violations_count == 0
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, url, folder):
+    page = open_page(url)
+    typed = page.locator("#prompt textarea, #prompt input").first
+    typed.fill("My own words")
+    page.get_by_role("tab", name="Models").click()
+    loads(page, str(folder / "first"))
+    page.get_by_text("it answers in Compare from the next run on").wait_for()
+    page.locator("#models-loaded").get_by_text("first").wait_for()
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Explain", exact=True).wait_for()
+    assert typed.input_value() == "My own words"
