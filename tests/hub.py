@@ -11,6 +11,7 @@ import hashlib
 import json
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +44,8 @@ class Hub:
         self.requests: list[str] = []
         self.failing: dict[str, int] = {}  # path prefix -> status
         self.cut: dict[str, int] = {}  # file -> bytes after which the line drops, and is not taken again
+        self.spoiled: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}  # path ending -> the answer
+        self.tokens: list[str] = []  # that were sent here
         self.url = ""
 
     def model(self, repo_id: str) -> Repo:
@@ -59,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _answer(self, status: int, body: Any = None, **headers: str) -> None:
+    def answer(self, status: int, body: Any = None, **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
         self.send_response(status)
         headers = {"Content_Type": "application/json", "Content_Length": str(len(data)), **headers}
@@ -73,20 +76,25 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        if token := self.headers.get("Authorization"):
+            self.hub.tokens.append(token)
+        for ending, answer in self.hub.spoiled.items():
+            if path.endswith(ending):
+                return answer(self)
         for prefix, status in self.hub.failing.items():
             if path.startswith(prefix):
-                return self._answer(status, {"error": "told to fail"})
+                return self.answer(status, {"error": "told to fail"})
         writes = self.command not in ("GET", "HEAD") and not path.startswith(("/lfs/", "/api/validate-yaml"))
         if writes and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
-            return self._answer(401, {"error": "Invalid credentials"})
+            return self.answer(401, {"error": "Invalid credentials"})
         parts = path.strip("/").split("/")
         if parts[0] == "lfs":
             self.hub.stored[parts[1]] = body
-            return self._answer(200)
+            return self.answer(200)
         if path == "/api/validate-yaml":
-            return self._answer(200, {"errors": [], "warnings": []})
+            return self.answer(200, {"errors": [], "warnings": []})
         if path == "/api/whoami-v2":
-            return self._answer(200, {"name": "someone", "type": "user", "orgs": []})
+            return self.answer(200, {"name": "someone", "type": "user", "orgs": []})
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if parts[0] == "api":
@@ -97,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._lfs_batch(json.loads(body))
         if parts[2:3] == ["resolve"]:
             return self._file(self.hub.repos.get((kind, "/".join(parts[:2]))), "/".join(parts[4:]))
-        self._answer(404, {"error": f"{self.command} {path} is not spoken here"})
+        self.answer(404, {"error": f"{self.command} {path} is not spoken here"})
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
@@ -105,35 +113,33 @@ class _Handler(BaseHTTPRequestHandler):
         key = (asked.get("type", "model"), f"{asked.get('organization') or 'someone'}/{asked['name']}")
         url = f"{self.hub.url}/{'spaces/' if key[0] == 'space' else ''}{key[1]}"
         if key in self.hub.repos:
-            return self._answer(409, {"error": "You already created this repo", "url": url})
+            return self.answer(409, {"error": "You already created this repo", "url": url})
         # A Space comes with a card of the hub's own.
         files = {".gitattributes": b"*.bin filter=lfs\n"}
         if key[0] == "space":
             files["README.md"] = b"---\ntitle: untitled\n---\n"
         repo = self.hub.repos[key] = Repo(files=files, created_with=asked)
         repo.hardware = asked.get("hardware") or "cpu-basic"
-        self._answer(200, {"url": url, "name": key[1], "id": key[1]})
+        self.answer(200, {"url": url, "name": key[1], "id": key[1]})
 
     def _api(self, kind: str, repo_id: str, rest: list[str], body: bytes) -> None:
         repo = self.hub.repos.get((kind, repo_id))
         if repo is None:
-            return self._answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+            return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         if repo.gated:
-            return self._answer(403, {"error": "gated"}, X_Error_Code="GatedRepo")
+            return self.answer(403, {"error": "gated"}, X_Error_Code="GatedRepo")
         match rest:
             case [] | ["revision", _]:
                 files = [{"rfilename": name, "size": len(data)} for name, data in repo.files.items()]
-                self._answer(
-                    200, {"id": repo_id, "sha": SHA, "siblings": files, "private": False, "tags": []}
-                )
+                self.answer(200, {"id": repo_id, "sha": SHA, "siblings": files, "private": False, "tags": []})
             case ["tree", *_]:
-                self._answer(200, [self._entry(name, data) for name, data in repo.files.items()])
+                self.answer(200, [self._entry(name, data) for name, data in repo.files.items()])
             case ["preupload", _]:
                 files = json.loads(body)["files"]
                 modes = [{"path": file["path"], "shouldIgnore": False, "oid": None,
                           "uploadMode": "lfs" if file["size"] >= self.hub.lfs_from else "regular"}
                          for file in files]  # fmt: skip
-                self._answer(200, {"files": modes})
+                self.answer(200, {"files": modes})
             case ["commit", _]:
                 self._commit(repo, repo_id, body)
             case _:
@@ -158,39 +164,39 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del repo.files[value["path"]]
             else:
-                return self._answer(400, {"error": f"unknown operation {line['key']}"})
+                return self.answer(400, {"error": f"unknown operation {line['key']}"})
         url = f"{self.hub.url}/{repo_id}/commit/{SHA}"
-        self._answer(200, {"commitUrl": url, "commitOid": SHA, "hookOutput": ""})
+        self.answer(200, {"commitUrl": url, "commitOid": SHA, "hookOutput": ""})
 
     def _lfs_batch(self, asked: dict[str, Any]) -> None:
         objects = [
             {**each, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{each['oid']}"}}}
             for each in asked["objects"]
         ]
-        self._answer(200, {"transfer": "basic", "objects": objects})
+        self.answer(200, {"transfer": "basic", "objects": objects})
 
     def _file(self, repo: Repo | None, name: str) -> None:
         if repo is None:
-            return self._answer(404, {}, X_Error_Code="RepoNotFound")
+            return self.answer(404, {}, X_Error_Code="RepoNotFound")
         if name not in repo.files:
-            return self._answer(404, {}, X_Error_Code="EntryNotFound")
+            return self.answer(404, {}, X_Error_Code="EntryNotFound")
         data = repo.files[name]
         first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         headers = {"ETag": etag, "X_Repo_Commit": SHA, "Content_Type": "application/octet-stream"}
         if self.command == "HEAD":
-            return self._answer(200, data, **headers)
+            return self.answer(200, data, **headers)
         self.hub.requests.append(f"{name} from {first}")
         if name in self.hub.cut:
-            return self._drop(data[first : self.hub.cut[name]], len(data) - first, **headers)
+            return self.drop(data[first : self.hub.cut[name]], len(data) - first, **headers)
         if first:
             headers["Content_Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-        self._answer(206 if first else 200, data[first:], **headers)
+        self.answer(206 if first else 200, data[first:], **headers)
 
-    def _drop(self, part: bytes, announced: int, **headers: str) -> None:
+    def drop(self, part: bytes, announced: int, **headers: str) -> None:
         """A part of what is announced, and then nothing more."""
         if part:
-            self._answer(200, part, **headers, Content_Length=str(announced))
+            self.answer(200, part, **headers, Content_Length=str(announced))
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
@@ -200,27 +206,27 @@ class _Handler(BaseHTTPRequestHandler):
             case ("GET", "runtime"):
                 stage = repo.stages.pop(0) if len(repo.stages) > 1 else repo.stages[0]
                 hardware = {"current": repo.hardware, "requested": repo.hardware}
-                self._answer(200, {"stage": stage, "hardware": hardware, "gcTimeout": repo.sleep_time})
+                self.answer(200, {"stage": stage, "hardware": hardware, "gcTimeout": repo.sleep_time})
             case ("GET", "variables" | "secrets" as what):
                 kept = getattr(repo, what)
                 shown = {
                     k: {"key": k} | ({"value": v} if what == "variables" else {}) for k, v in kept.items()
                 }
-                self._answer(200, shown)
+                self.answer(200, shown)
             case ("POST", "variables" | "secrets" as what):
                 getattr(repo, what)[asked["key"]] = asked["value"]
-                self._answer(200)
+                self.answer(200)
             case ("DELETE", "variables" | "secrets" as what):
                 del getattr(repo, what)[asked["key"]]
-                self._answer(200)
+                self.answer(200)
             case ("POST", "hardware"):
                 repo.hardware, repo.sleep_time = asked["flavor"], asked.get("sleepTimeSeconds")
-                self._answer(200, {"stage": "BUILDING", "hardware": {"requested": repo.hardware}})
+                self.answer(200, {"stage": "BUILDING", "hardware": {"requested": repo.hardware}})
             case ("POST", "sleeptime"):
                 repo.sleep_time = asked["seconds"]
-                self._answer(200, {"stage": "BUILDING", "hardware": {"requested": repo.hardware}})
+                self.answer(200, {"stage": "BUILDING", "hardware": {"requested": repo.hardware}})
             case _:
-                self._answer(404, {"error": f"{self.command} {rest} is not spoken here"})
+                self.answer(404, {"error": f"{self.command} {rest} is not spoken here"})
 
 
 @contextmanager

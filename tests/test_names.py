@@ -95,7 +95,8 @@ def test_every_refusal_of_the_hub_has_its_own_sentence(at_hub):
 
 
 def test_an_architecture_that_is_not_ours_is_named(at_hub):
-    files = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", "model.safetensors": b"{}"}
+    files = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}"}
+    files["model.safetensors"] = (2).to_bytes(8, "little") + b"{}"
     at_hub.repos[("model", "someone/llama")] = Repo(files)
     with pytest.raises(ValueError, match=r"no token heads \(model_type 'llama'\)"):
         loading.load("someone/llama")

@@ -7,15 +7,18 @@ minutes. Every way in which this can fail has its own sentence.
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, RepoFile, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -23,6 +26,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from dynamo.foreign import parse_json, shown
+from dynamo.loading.fetched import Untrue, be_careful, check_names, enter, missing, take_out
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
@@ -112,15 +116,39 @@ def _cached(name: str) -> Path | None:
 
 
 def _download(name: str, progress: Progress | None) -> Path:
+    be_careful()
     api = HfApi()
     when, failure = _away.get(api.endpoint, (float("-inf"), ""))
     if time.monotonic() - when < HUB_AWAY_SECONDS:
         raise _unreachable(name, failure)
+    with _explained(api, name):
+        commit = api.model_info(name, timeout=HUB_PROBE_SECONDS).sha
+        check_names(commit, [])
+        tree = api.list_repo_tree(name, recursive=True, revision=commit)
+        files = [entry.path for entry in tree if isinstance(entry, RepoFile)]
+        check_names(commit, files)
+    check_format(name, files)
+    if not any(PurePosixPath(file).name == "config.json" for file in files):
+        raise ValueError(f"model: the hub's {name} is no model: it holds no config.json")
+    wanted = [file for file in files if any(fnmatch(file, pattern) for pattern in HUB_FILES)]
     bars = {} if progress is None else {"tqdm_class": _reporting(progress)}
+    with _explained(api, name):
+        for _ in range(2):  # the first may have gone on from what another time left
+            folder = Path(api.snapshot_download(name, revision=commit, allow_patterns=HUB_FILES, **bars))
+            fault = take_out(folder) or missing(folder, wanted)
+            if not fault:
+                break
+        else:
+            raise Untrue(fault)
+    enter(folder)
+    return folder
+
+
+@contextmanager
+def _explained(api: HfApi, name: str) -> Iterator[None]:
+    """Whatever a hub does, as one sentence."""
     try:
-        info = api.model_info(name, timeout=HUB_PROBE_SECONDS)
-        check_format(name, [file.rfilename for file in info.siblings or []])
-        return Path(api.snapshot_download(name, allow_patterns=HUB_FILES, **bars))
+        yield
     except GatedRepoError:
         raise OSError(
             f"model: {name} is gated; accept its terms on its page on the hub and set HF_TOKEN"
@@ -131,16 +159,30 @@ def _download(name: str, progress: Progress | None) -> Path:
         ) from None
     except OfflineModeIsEnabled:
         raise _unreachable(name, "HF_HUB_OFFLINE is set") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
-        raise _unreachable(name, f"it answered {status}") from error
-    except ValueError:
+    except HFValidationError:
         raise
     except Exception as error:
         # The HTTP library's own errors share no base class with OSError.
-        failure = type(_root(error)).__name__
+        root = _root(error)
+        response = getattr(root, "response", None)
+        if response is not None:
+            raise _unreachable(name, f"it answered {response.status_code}") from error
+        failure = type(root).__name__
+        if not _is_silence(root):
+            told = getattr(root, "strerror", None) or f"its answer cannot be used ({failure})"
+            told = str(root) if isinstance(root, Untrue) else told
+            raise OSError(f"model: {name} cannot be fetched from the hub: {told}; try again later") from error
         _away[api.endpoint] = (time.monotonic(), failure)
         raise _unreachable(name, failure) from error
+
+
+_SILENT = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError"}  # the HTTP library's own
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether it is the hub that does not answer, and not this model that is spoiled."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or bool(kinds & _SILENT)
 
 
 def _unreachable(name: str, failure: str) -> OSError:
