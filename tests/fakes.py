@@ -6,6 +6,7 @@ the threshold decides how many tokens a pass emits, as it does in the real thing
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -67,8 +68,8 @@ class ScriptedDecoder:
 class ScriptedEngine:
     """Emits `vocabulary.answer`, up to `heads` tokens a pass, and takes `seconds` for each pass.
 
-    `sleep` makes a pass last as long as it claims; `fail_at` raises RuntimeError at that pass; `closed`
-    counts how often a stream was closed or ran out.
+    `sleep` makes a pass last as long as it claims; `fail_at` raises RuntimeError at that pass; `go` holds
+    every pass back while it is clear; `closed` counts how often a stream was closed or ran out.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class ScriptedEngine:
         self.answer = vocabulary.answer[:-1] * repeat + vocabulary.answer[-1:]
         self.fail_at = fail_at
         self.closed = 0
+        self.go = threading.Event()
+        self.go.set()
 
     def stream(
         self, input_ids, options, max_new_tokens: int = 128, seed: int = 0, stop: Sequence[str] = ()
@@ -101,6 +104,7 @@ class ScriptedEngine:
                     raise RuntimeError("the scripted engine fails here")
                 if self.sleep:
                     time.sleep(self.seconds)
+                self.go.wait(120)
                 record = self._pass(answer[position:], options, rng, prefill=passes == 0)
                 yield record
                 position += len(record.tokens)

@@ -168,7 +168,7 @@ def test_every_verb_explains_itself(verb, capsys):
 def test_the_program_itself_exits_with_2_and_no_traceback():
     done = subprocess.run(
         [sys.executable, "-m", "dynamo", "generate", "hi", "--threshold", "7"],
-        capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, cwd=ROOT, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: threshold: expected 0 to 1, got 7.0")

@@ -1,18 +1,20 @@
 """Writing texts to be judged: each once, killed or not, by itself or decoded with others."""
 
+import itertools
 import json
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
+from processes import killed_itself
 from test_loading import table_for
 
 from dynamo import loading
 from dynamo.__main__ import main
 from dynamo.evaluation import completion
+from dynamo.evaluation.journal import Journal
 from dynamo.training import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,33 +83,25 @@ def test_seeds_decoded_together_write_the_same_texts_and_carry_no_clock(pair, tm
             assert not any(row[name] for name in clocks)
 
 
-KILLED = """
-import os, signal, sys
-from dynamo.evaluation import journal
-from dynamo.__main__ import main
-write, count = journal.Journal.write, 0
-def counted(self, row):
-    global count
-    write(self, row)
-    count += 1
-    if count == 7:
-        self._file.write('{"prompt_id": "paper-')
-        self._file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-journal.Journal.write = counted
-main(sys.argv[1:])
-"""
+def _complete_until_killed(arguments):
+    write, rows = Journal.write, itertools.count(1)
+
+    def counted(self, row):
+        write(self, row)
+        if next(rows) == 7:
+            self._file.write('{"prompt_id": "paper-')
+            self._file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.write = counted
+    main(arguments)
 
 
 def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, tmp_path, capsys):
     """kill -9 in the middle of writing the eighth row."""
     killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     arguments = ["complete", "--model", str(pair), *SHAPE, "--output"]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments, str(killed)],
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed_itself(_complete_until_killed, [*arguments, str(killed)])
     assert killed.read_text().endswith('{"prompt_id": "paper-')
     assert run(capsys, *arguments, killed)[1]["written"] == 60 - 7
     run(capsys, *arguments, whole)

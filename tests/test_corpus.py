@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from conftest import DIALOGUES, tiny_base
+from processes import pool
 
 from dynamo import data
 from dynamo.__main__ import main
@@ -79,7 +80,8 @@ def test_a_kill_between_the_files_leaves_no_half_shard(folder, tokenizer):
     assert len(whole.read_ids()) == whole.tokens == sum(map(len, whole.read_documents()))
 
 
-def test_a_corrupt_row_of_a_shard_is_named(folder, tokenizer):
+def test_a_corrupt_row_of_a_shard_is_named(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr("dynamo.corpus.process_pool", pool)
     (folder / "shards/below/c.jsonl").write_text('{"text": "fine"}\n{oops')
     for workers in (1, 2):
         with pytest.raises(ValueError, match=r"c.jsonl, line 2: not JSON"):

@@ -23,6 +23,7 @@ from dynamo.model import load_dynamo
 from dynamo.training import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(900)  # three processes import everything, and train
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def folder(tmp_path_factory, tokenizer):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "tests/distributed_worker.py", str(job)],
-        capture_output=True, text=True, cwd=ROOT, timeout=400,
+        capture_output=True, text=True, cwd=ROOT, timeout=800,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

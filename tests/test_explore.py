@@ -211,13 +211,13 @@ def test_cancel_reaches_a_run_from_another_thread():
             yield report([])
 
     def cancel():
-        started.wait(10)
+        started.wait(60)
         stops.stop("visitor")
 
     other = threading.Thread(target=cancel)
     other.start()
     assert measured(endless, stops) == []
-    other.join()
+    other.join(60)
 
 
 def test_a_run_after_a_cancelled_one_starts_afresh():

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DIALOGUES
+from processes import pool
 
 from dynamo import text
 from dynamo.__main__ import main
@@ -56,7 +57,8 @@ def test_out_of_core_counts_are_the_counts_in_memory(corpus, tmp_path, order, mi
     assert not list(tmp_path.glob("counting-*")), "nothing is left on the disk"
 
 
-def test_two_processes_count_the_same(corpus):
+def test_two_processes_count_the_same(corpus, monkeypatch):
+    monkeypatch.setattr("dynamo.external.process_pool", pool)
     documents, files = corpus
     table = CooccurrenceTable.count(documents, 3, vocab_size=VOCAB)
     same(*count_files(files, 3, VOCAB, workers=2, slice_tokens=500, merge_entries=300)[:2], table)

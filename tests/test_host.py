@@ -143,7 +143,7 @@ def test_a_run_may_be_closed_by_another_thread():
     next(running)
     closer = threading.Thread(target=running.close)
     closer.start()
-    closer.join()
+    closer.join(60)
     next(host.answer(Chat(), "two", SETTINGS))
 
 
@@ -246,12 +246,14 @@ def test_runs_are_one_pairs_from_first_to_last_however_often_pairs_are_swapped()
     asking = [threading.Thread(target=ask) for _ in range(4)]
     for each in asking:
         each.start()
-    for number in range(60):
-        host.swap(pairs[("first", "second")[number % 2]], Analyses())
+    for number in itertools.count():
+        host.swap(pairs[("second", "first")[number % 2]], Analyses())
         time.sleep(0.01)
+        if number >= 60 and {lanes["dynamo"].header.model for lanes in [*made]} == set(pairs):
+            break
     over.set()
     for each in asking:
-        each.join(30)
+        each.join(60)
     assert {lanes["dynamo"].header.model for lanes in made} == set(pairs)
     for lanes in made:
         for lane in lanes.values():

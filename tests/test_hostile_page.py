@@ -164,7 +164,7 @@ def fetch(url: str, body: dict | None = None) -> tuple[int, bytes]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -225,9 +225,9 @@ def test_a_strange_prompt_comes_back_through_the_network(page, prompt):
         json.dumps({"data": [prompt, "dynamo", 0.5, 1, 0.7, 50, 1.1, 3, False, 96, 0]}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(name, timeout=20) as response:
+    with urllib.request.urlopen(name, timeout=60) as response:
         event = json.loads(response.read())["event_id"]
-    with urllib.request.urlopen(f"{page}gradio_api/call/generate/{event}", timeout=20) as response:
+    with urllib.request.urlopen(f"{page}gradio_api/call/generate/{event}", timeout=60) as response:
         answer = response.read().decode()
     assert "event: complete" in answer or "prompt: " in answer, answer[-300:]
 

@@ -2,15 +2,14 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from processes import killed_itself
 from test_loading import table_for
 
-from dynamo import instructions, loading, text
+from dynamo import instructions, loading, text, training
 from dynamo.__main__ import main
 from dynamo.data import train_tokenizer
 from dynamo.heldout import document_losses
@@ -226,29 +225,19 @@ def test_a_model_without_the_template_gets_it_and_learns_to_stop(models, write, 
     assert text.has_chat_template(tokenizer) and end in tuned.generation_config.eos_token_id
 
 
-KILLED = """
-import os, signal, sys
-from dynamo import training
-from dynamo.__main__ import main
-whole = training.Trainer.run
-def run(self):
-    return whole(self, stop=lambda: self.step == 5 and os.kill(os.getpid(), signal.SIGKILL))
-training.Trainer.run = run
-main(sys.argv[1:])
-"""
+def _finetune_until_killed(arguments):
+    whole = training.Trainer.run
+    training.Trainer.run = lambda self: whole(
+        self, stop=lambda: self.step == 5 and os.kill(os.getpid(), signal.SIGKILL)
+    )
+    main(["finetune", *map(str, arguments), *SHAPE])
 
 
 def test_a_killed_finetuning_resumes_to_the_same_weights(models, write, capsys):
     """kill -9 after step 5; the last checkpoint is of step 4."""
     arguments = ["--model", models / "dynamo", "--data", write([*ALPACA, *CHATS]), "--steps", 7,
                  "--checkpoint-every", 2]  # fmt: skip
-    command = [sys.executable, "-c", KILLED, "finetune", *arguments, *SHAPE, "--output", models / "killed"]
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True, text=True, timeout=300, cwd=os.path.dirname(os.path.dirname(__file__)),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in this process: sums of floats depend on it
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed_itself(_finetune_until_killed, [*arguments, "--output", models / "killed"])
     assert json.loads((models / "killed/checkpoint/run.json").read_text())["step"] == 4
     assert finetune(capsys, *arguments, "--output", models / "killed")[0] == 0
     assert finetune(capsys, *arguments, "--output", models / "whole")[0] == 0

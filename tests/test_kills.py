@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import DIALOGUES
 from judges import JudgeServer
-from processes import started
+from processes import WORK_SECONDS, started
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from test_training import OPTIONS, documents, trainer
@@ -52,12 +51,12 @@ def killed_again_and_again(
     kills = 0
     while True:
         process = started(work)
-        process.join(rng.uniform(shortest, longest) if kills < MOST_KILLS else 120)
+        process.join(rng.uniform(shortest, longest) if kills < MOST_KILLS else WORK_SECONDS)
         if process.exitcode is not None:
             assert process.exitcode == 0
             return kills
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.join(60)
         assert kills < MOST_KILLS, "left alone, it did not come to its end"
         kills += 1
         try:
@@ -213,11 +212,13 @@ def _vote_on(folder: Path, said: str) -> None:
 
 def test_voting_killed_at_any_moment_keeps_every_acknowledged_vote(tmp_path):
     said = tmp_path / "acknowledged"
-    for _ in range(MOST_KILLS):
+    for number in range(MOST_KILLS):
         process = started(_vote_on, tmp_path, str(said))
-        time.sleep(random.uniform(0.05, 0.5))
+        process.join(random.uniform(0.05, 0.5))
+        if number == 0:
+            until(lambda: said.exists() and said.stat().st_size, 60)
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.join(60)
         acknowledged = said.read_text().count("\n") if said.exists() else 0
         standing = VoteBook(tmp_path).summary()
         votes = standing[0].votes if standing else 0

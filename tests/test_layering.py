@@ -1,8 +1,6 @@
 """The import law: a module imports only lower layers or siblings named here; heavy libraries have a home."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -108,14 +106,6 @@ def test_heavy_libraries_stay_in_their_rooms(path):
         assert library not in HOMES or room(path) in HOMES[library], f"{path.name} imports {library}"
 
 
-def test_importing_the_package_touches_no_network_and_no_page():
-    code = (
-        "import socket, sys\n"
-        "def refuse(*_): raise AssertionError('network')\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "import dynamo\n"
-        "print(sorted({'gradio', 'plotly', 'bitsandbytes', 'datasets'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+def test_importing_the_package_touches_no_network_and_no_page(imported_modules):
+    """A connection would have failed the import."""
+    assert not {"gradio", "plotly", "bitsandbytes", "datasets"} & imported_modules

@@ -13,6 +13,8 @@ from dynamo import loading
 from dynamo.ui import Contenders
 from dynamo.ui.host import Host
 
+pytestmark = pytest.mark.timeout(900)  # real answers, for up to 16 at once
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):

@@ -10,6 +10,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
+from visitors import until
 
 from dynamo.ndjson import read_trace
 from dynamo.ui import build_demo, launch_options
@@ -35,8 +36,7 @@ def test_a_program_streams_an_answer(client):
 
 def test_a_program_may_cancel(client):
     job = client.submit("hello", max_new_tokens=256, api_name="/generate")
-    while len(job.outputs()) < 2:
-        pass
+    until(lambda: len(job.outputs()) >= 2, 60)
     job.cancel()
     assert client.predict("hello", lane="base", max_new_tokens=1, api_name="/generate")["tokens"] == 1
 

@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 from conftest import tiny_base
+from processes import FRESH
 from test_bench import PROMPTS, reply
 
 from dynamo import Engine, SamplingOptions
@@ -42,10 +43,19 @@ def sleeping():
 
 
 @pytest.fixture
+def no_imports(monkeypatch):
+    """Lanes begin at once, not by importing everything anew."""
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: FRESH)
+
+
+at_once = pytest.mark.usefixtures("no_imports")
+
+
+@pytest.fixture
 def remote():
     made = []
 
-    def make(lane, seconds=60.0):
+    def make(lane, seconds=240.0):
         made.append(RemoteLane(lane, seconds))
         return made[-1]
 
@@ -67,11 +77,12 @@ def test_a_lane_elsewhere_replies_as_the_same_lane_at_home(remote, capfd):
 @pytest.mark.parametrize(
     "make, seconds, reason",
     [
-        (failing, 60, "^RuntimeError: no C\\+\\+ compiler found$"),
-        (dying, 60, "^its process ended with code 7$"),
+        (failing, 240, "^RuntimeError: no C\\+\\+ compiler found$"),
+        (dying, 240, "^its process ended with code 7$"),
         (sleeping, 0.2, "^no reply within 0 s$"),
     ],
 )
+@at_once
 def test_what_goes_wrong_there_is_one_sentence_and_the_process_is_gone(remote, make, seconds, reason):
     lane = remote(make, seconds)
     with pytest.raises(LaneLost, match=reason):
@@ -79,6 +90,7 @@ def test_what_goes_wrong_there_is_one_sentence_and_the_process_is_gone(remote, m
     assert lane._process.exitcode is not None
 
 
+@at_once
 def test_a_lane_that_is_lost_on_the_way_leaves_the_others_times(remote):
     lost, lanes = {}, {"own": lambda prompt, seed: reply(3, 3, 1.0), "compiled": remote(fails_later)}
     times = bench.interleave(lanes, PROMPTS, 2, lost=lost)

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_dynamo
+from processes import killed_itself
 
 from dynamo import text
 from dynamo.blocks import TokenBlocks
@@ -60,28 +59,14 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(documents, tmp_path)
     assert not same_weights(whole, tiny_dynamo(heads=3, head_init="copy"))
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from test_training import OPTIONS, trainer
-from dynamo.data import train_tokenizer
-from accelerate.state import AcceleratorState
-from conftest import DIALOGUES
-from dynamo import text
-import numpy as np
-tokenizer = train_tokenizer(iter(DIALOGUES), vocab_size=300, max_length=640)
-documents = [np.asarray(text.encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
-run = trainer(documents, {output!r})
-run.run(stop=lambda: run.step == 8 and os.kill(os.getpid(), signal.SIGKILL))
-"""
+def _train_until_killed(documents, output):
+    run = trainer(documents, output)
+    run.run(stop=lambda: run.step == 8 and os.kill(os.getpid(), signal.SIGKILL))
 
 
 def test_killed_run_resumes_to_the_same_weights(documents, tmp_path):
     """kill -9 at step 8; the last checkpoint is of step 6."""
-    tests = os.path.dirname(__file__)
-    code = KILLED.format(tests=tests, root=os.path.dirname(tests), output=str(tmp_path / "killed"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed_itself(_train_until_killed, documents, tmp_path / "killed")
     resumed = trainer(documents, tmp_path / "killed")
     assert resumed.step == 6
     assert same_weights(resumed.run(), trainer(documents, tmp_path / "whole").run())

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from processes import FRESH
+from processes import FRESH, START_SECONDS
 from scipy.stats import binomtest
 
 from dynamo.ui import votes
@@ -143,7 +143,7 @@ def test_threads_lose_no_vote(tmp_path):
 
 
 def _add_many(folder, barrier, count):
-    barrier.wait()
+    barrier.wait(START_SECONDS)
     for _ in range(count):
         VoteBook(folder).add(**vote("base"))
 
@@ -154,7 +154,7 @@ def test_two_processes_lose_no_vote_and_make_one_file(tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(2 * START_SECONDS)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert VoteBook(tmp_path).summary()[0].losses == 40
 
@@ -167,7 +167,7 @@ def _add_and_die(folder):
 def test_a_vote_outlives_a_process_that_dies_right_after_it(tmp_path):
     worker = FRESH.Process(target=_add_and_die, args=(tmp_path,))
     worker.start()
-    worker.join(60)
+    worker.join(START_SECONDS)
     assert worker.exitcode == -signal.SIGKILL
     assert VoteBook(tmp_path).summary()[0].wins == 1
 
@@ -318,8 +318,8 @@ def test_a_disk_that_fills_up_keeps_every_acknowledged_vote(tmp_path):
     told = FRESH.Queue()
     worker = FRESH.Process(target=_fill_up, args=(tmp_path, told))
     worker.start()
-    kept, kind, text = told.get(timeout=60)
-    worker.join(60)
+    kept, kind, text = told.get(timeout=START_SECONDS)
+    worker.join(START_SECONDS)
     assert kept > 0 and kind == "OSError"
     assert text.startswith("votes: ")
     assert book.summary()[0].votes == 1 + kept

@@ -32,7 +32,7 @@ def dialogues(tmp_path):
     return path
 
 
-def wait(workshop, phases, seconds=120):
+def wait(workshop, phases, seconds=400):
     deadline = time.monotonic() + seconds
     while workshop.progress().phase not in phases:
         assert time.monotonic() < deadline, workshop.progress()
@@ -86,6 +86,7 @@ def test_a_pythia_gets_the_rates_of_its_own_recipe(tmp_path):
 # ---- a run
 
 
+@pytest.mark.timeout(900)
 def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dialogues, monkeypatch):
     workshop = Workshop(tmp_path / "trained")
     workshop.start(stock, dialogues, 60, chat=True)

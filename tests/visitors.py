@@ -150,13 +150,13 @@ def visits_at_once(
     ready = threading.Barrier(visitors + 1)
 
     def come(number: int) -> list[Visit]:
-        ready.wait()
+        ready.wait(120)
         return [visit(clients[number], question, tick) for question in questions[number::visitors]]
 
     try:
         with ThreadPoolExecutor(visitors) as pool:
             coming = [pool.submit(come, number) for number in range(visitors)]
-            ready.wait()
+            ready.wait(120)
             begun = time.perf_counter()
             made = [each for come_back in coming for each in come_back.result()]
         return made, time.perf_counter() - begun
@@ -203,7 +203,10 @@ def serving(command: Sequence[str], log: Path, wait: float = 300, **environment:
         yield Server(url, process)
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def app(log: Path, **environment: str) -> contextmanager[Server]:
