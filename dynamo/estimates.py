@@ -58,4 +58,4 @@ def duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    return f"{max(1, round(seconds) if seconds < 20 else round(seconds, -1)):.0f} seconds"

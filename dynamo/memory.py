@@ -1,4 +1,4 @@
-"""Running out of memory, as one sentence with a remedy, after which the program lives on.
+"""Running out of memory, as one sentence with a remedy, after which the program lives on; and the most held.
 
 torch says it in three ways: an error of its own on a GPU, a plain RuntimeError of the CPU's allocator, and
 Python's MemoryError. What a failed pass held is let go before the sentence is raised: the frames of the error
@@ -8,6 +8,8 @@ hold tensors, and whoever catches it might keep it.
 from __future__ import annotations
 
 import gc
+import resource
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,3 +55,11 @@ def run_out(device: torch.device) -> str:
         f"memory: {device} has no room left for this run; shorten the chat or ask for fewer new tokens, load "
         "the model in 8bit or 4bit, spread it with device_map auto, or choose a smaller one"
     )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's most since the process began, on CPU the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

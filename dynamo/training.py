@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from dynamo.folders import append_row, being_written, old_folder, replace_folder
 from dynamo.heldout import document_losses
+from dynamo.memory import peak_memory
 from dynamo.model import DynamoForCausalLM, count_targets
 from dynamo.recipes import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
@@ -44,7 +44,6 @@ class Rows(Protocol):
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows start .. start + count: ids and labels (count, length) int64, -100 where nothing is scored."""
-        ...
 
 
 @atexit.register
@@ -145,7 +144,7 @@ class Trainer:
                         "step": self.step,
                         "losses": losses.tolist(),
                         "tokens_per_second": self._tokens / seconds,
-                        "peak_mb": peak_megabytes(self._accelerator.device),
+                        "peak_mb": peak_memory(self._accelerator.device) / 1e6,
                         "lr": [group["lr"] for group in self._optimizer.param_groups],
                     }
                 )
@@ -275,13 +274,6 @@ def gathered(model: DynamoForCausalLM, state: dict[str, Tensor]) -> DynamoForCau
     whole.load_state_dict(state)
     whole.generation_config = model.generation_config
     return whole.eval()
-
-
-def peak_megabytes(device: torch.device) -> float:
-    """The most memory that this process held: of the GPU if it has one, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _shape(model: DynamoForCausalLM) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def test_the_dialogues_are_offered_where_they_are_and_nowhere_else(told, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "1 seconds"), (119, "119 seconds"), (150, "2 minutes"), (10**6, "12 days")]
+    ("seconds", "told"),
+    [(0.2, "1 seconds"), (13.2, "13 seconds"), (107, "110 seconds"), (150, "2 minutes"), (10**6, "12 days")],
 )
 def test_durations_are_told_as_roughly_as_they_are_known(seconds, told):
     assert estimates.duration(seconds) == told

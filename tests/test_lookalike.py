@@ -134,7 +134,7 @@ def test_a_program_asks_the_served_page(pairs):
 def test_the_command_that_tells_its_memory(checkpoint, capsys):
     told = measure(str(checkpoint), "float32")
     assert told["weights_mb"] == {"cpu": pytest.approx(306.9, abs=0.2)}
-    assert told["peak_mb"] > told["before_mb"] > 0
+    assert told["peak_mb"] >= told["before_mb"] > 0  # this process may have held more before
     command = ["memory", "--model", "embedded", "--ways", "8bit"]
     assert main(command) == 0
     shown = capsys.readouterr()

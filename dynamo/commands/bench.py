@@ -17,6 +17,7 @@ from typing import Any
 
 from dynamo.engine import Engine
 from dynamo.evaluation.remote import Contestant
+from dynamo.memory import peak_memory
 from dynamo.sampler import SamplingOptions
 from dynamo.stock import GenerateEngine
 from dynamo.threads import AUTO, add_threads_argument, checked_threads, settle_threads
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "lost": lost,
         "split": profile.to_json(),
         "bandwidth_gb_per_second": reading / 1e9,
-        "peak_memory_mb": cost.peak_memory(pair.base.device) / 1e6,
+        "peak_memory_mb": peak_memory(pair.base.device) / 1e6,
         "prompts": len(prompts),
         "runs": arguments.runs,
         "max_new_tokens": arguments.max_new_tokens,

@@ -67,10 +67,10 @@ def measure(model: str, way: str) -> dict[str, Any]:
 
     from dynamo import loading, text
     from dynamo.engine import Engine
-    from dynamo.evaluation.cost import peak_memory
     from dynamo.evaluation.machine import describe
     from dynamo.loading.names import resolve
     from dynamo.loading.sizes import stored_bytes
+    from dynamo.memory import peak_memory
 
     device = loading.default_device()
     before = _most_resident()
@@ -105,7 +105,7 @@ def _most_resident() -> int:
             return 1024 * int(line.split()[1])
     import torch
 
-    from dynamo.evaluation.cost import peak_memory
+    from dynamo.memory import peak_memory
 
     return peak_memory(torch.device("cpu"))
 

@@ -5,8 +5,6 @@ And the machine's limit to hold it against: how fast memory can be read, measure
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -150,11 +148,3 @@ def bandwidth(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> flo
         synchronise()
         best = min(best, time.perf_counter() - started)
     return matrix.numel() * dtype.itemsize / best
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's most since the process began, on CPU the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,14 +1,9 @@
 """The model: `causal_lm` is the thing itself; this is what the rest of the project takes from here."""
 
-from dynamo.model.causal_lm import (
-    DynamoForCausalLM,
-    DynamoOutput,
-    TokenHead,
-    extra_parameter_share,
-    load_dynamo,
-)
+from dynamo.model.causal_lm import DynamoForCausalLM, load_dynamo
 from dynamo.model.checkpoints import load_neox
 from dynamo.model.config import MAX_TOKEN_HEADS, DynamoConfig
+from dynamo.model.heads import DynamoOutput, TokenHead, extra_parameter_share
 from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
 
 __all__ = [

@@ -11,7 +11,6 @@ Nothing here samples: decoding is `dynamo.engine`'s.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,45 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, GPTNeoXForCausalLM
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import ModelOutput
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXPreTrainedModel
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
 from dynamo.losses import IGNORED_LABEL, summed_nats
 from dynamo.model.checkpoints import filled, load_neox
 from dynamo.model.config import DynamoConfig
+from dynamo.model.heads import DynamoOutput, TokenHead
 from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
-
-
-@dataclass
-class DynamoOutput(ModelOutput):
-    """What one forward pass gives; logits are None where they were not asked for.
-
-    loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq, vocab)
-    of the first head; head_logits: (heads, batch, seq, vocab).
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    head_losses: Tensor | None = None
-    head_logits: Tensor | None = None
-    past_key_values: Any = None
-
-
-class TokenHead(nn.Module):
-    """The layers that one extra head owns. Their `layer_idx` go on from the base's, one cache slot each."""
-
-    def __init__(self, config: DynamoConfig, index: int):
-        super().__init__()
-        first = config.num_hidden_layers + (index - 1) * config.head_layers
-        self.layers = nn.ModuleList(GPTNeoXLayer(config, first + i) for i in range(config.head_layers))
-        self.final_layer_norm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.own_final_norm else None
-        )
-        self.output_embedding = (
-            nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            if config.own_output_embedding
-            else None
-        )
 
 
 class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
@@ -186,10 +153,10 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         each head's nats instead of the number of its own valid targets, where this is a part of a batch. With
         a cache, or with `logits_to_keep` as `generate` asks for it, only head 1 runs.
         """
-        if use_cache or past_key_values is not None or not _is_zero(logits_to_keep):
+        if use_cache or past_key_values is not None or isinstance(logits_to_keep, Tensor) or logits_to_keep:
             if labels is not None:
                 raise ValueError("labels: losses need every position of every head; leave caches out")
-            return self._first_head_only(
+            output = self.backbone(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -198,6 +165,7 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
                 use_cache=use_cache,
                 logits_to_keep=logits_to_keep,
             )
+            return DynamoOutput(logits=output.logits, past_key_values=output.past_key_values)
         states = self.head_states(input_ids, attention_mask, position_ids, inputs_embeds)
         if return_logits is None:
             return_logits = labels is None or not self.training
@@ -218,10 +186,6 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
             logits=None if logits is None else logits[0],
             head_logits=None if logits is None else torch.stack(logits),
         )
-
-    def _first_head_only(self, **inputs: Any) -> DynamoOutput:
-        output = self.backbone(**inputs)
-        return DynamoOutput(logits=output.logits, past_key_values=output.past_key_values)
 
     def head_states(
         self,
@@ -329,18 +293,6 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         )
 
 
-def _is_zero(logits_to_keep: int | Tensor) -> bool:
-    return isinstance(logits_to_keep, int) and logits_to_keep == 0
-
-
 def load_dynamo(path: str, dtype: torch.dtype | None = None, **hub: Any) -> DynamoForCausalLM:
     """A DynaMo checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
     return filled(DynamoForCausalLM, path, dtype, **hub)
-
-
-def extra_parameter_share(config: DynamoConfig) -> float:
-    """Extra heads' parameters over the base's, by the configuration alone (Table 4, as a fraction)."""
-    with torch.device("meta"):
-        model = DynamoForCausalLM(config)
-    extra = sum(p.numel() for p in model.token_heads.parameters())
-    return extra / sum(p.numel() for p in model.backbone.parameters())
