@@ -14,17 +14,22 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynamo import kernels
 from dynamo.memory import enough_memory, run_out
 
 BUCKET = 128  # capacities are whole multiples of this, so that states can be used again
 LARGEST_POOL = 4
 FEW_QUERIES = 8
+LOOP_NUMBERS = 2**19  # of keys and of values: from about here on torch's operators are as fast
+
+Rotary = tuple[Tensor, Tensor]  # cosines and sines of every position, (positions, 1, 1, rotary_dim)
 
 T = TypeVar("T")
 
@@ -68,21 +73,63 @@ class BatchState:
 class OneLane:
     """New positions of one lane; each sees itself and all before it, and the last `queries` are wanted."""
 
-    def __init__(self, state: DecodeState, new: int, queries: int, causal: Callable[[int, int], Tensor]):
+    def __init__(
+        self, state: DecodeState, new: int, queries: int, rotary: Rotary, causal: Callable[[int, int], Tensor]
+    ):
         start, stop = state.length, state.length + new
         assert new > 0 and stop <= state.capacity, f"positions {start} to {stop} of {state.capacity}"
         assert 1 <= queries <= new, f"{queries} queries, {new} new positions"
-        self.positions: slice | Tensor = slice(start, stop)
+        self.cos, self.sin = (each[start:stop] for each in rotary)  # (new, 1, 1, rotary_dim)
         self.queries = queries
-        self._new = state.cache[:, :, :, start:stop]
-        self._keys, self._values = state.cache[:, :, :, :stop].unbind(0)  # (slots, heads, stop, head_dim)
-        self._mask = None if new == 1 else causal(new, stop)  # (new, stop)
-        cache = state.cache
+        self._cache = cache = state.cache
+        self._start, self._stop, self._causal = start, stop, causal
         self._plain = new <= FEW_QUERIES and cache.device.type == "cpu" and cache.dtype == torch.float32
+        self._loop = None
+        if self._plain and stop * cache.shape[2] * cache.shape[4] <= LOOP_NUMBERS:
+            self._loop = getattr(kernels.loops(), "attend", None)
+            self._turns = [each.view(new, -1).numpy() for each in (self.cos, self.sin)]
+            self._memory = cache.numpy()
+
+    @cached_property
+    def _new(self) -> Tensor:
+        return self._cache[:, :, :, self._start : self._stop]
+
+    @cached_property
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, (slots, heads, stop, head_dim) each."""
+        return self._cache[:, :, :, : self._stop].unbind(0)
+
+    @cached_property
+    def _mask(self) -> Tensor | None:
+        new = self._stop - self._start
+        return None if new == 1 else self._causal(new, self._stop)  # (new, stop)
 
     def wanted(self, states: Tensor) -> Tensor:
         """(.., new, width) -> (.., queries, width)"""
         return states[..., -self.queries :, :]
+
+    def attend_packed(
+        self, projected: list[Tensor], heads: int, slot: int, scaling: float, whole: bool
+    ) -> Sequence[Tensor]:
+        """`attend` for n slots from a packed projection's rows each (`_unpacked`)."""
+        if self._loop is None:
+            return self.attend(*_unpacked(projected, heads, self.cos, self.sin), slot, scaling, whole)
+        queries = self._stop - self._start if whole else self.queries
+        keys, values = self._memory
+        return [
+            torch.from_numpy(
+                self._loop(
+                    rows.numpy(),
+                    *self._turns,
+                    keys[slot + i],
+                    values[slot + i],
+                    self._start,
+                    scaling,
+                    queries,
+                )
+            )
+            for i, rows in enumerate(projected)
+        ]
 
     def attend(self, q: Tensor, kv: Tensor, slot: int, scaling: float, whole: bool) -> Tensor:
         """Write keys and values of `n` slots from `slot` on, then attend: q (n, new, heads, head_dim),
@@ -90,20 +137,46 @@ class OneLane:
         """
         n = len(q)
         self._new[:, slot : slot + n] = kv.permute(2, 0, 3, 1, 4)
-        mask = self._mask
+        mask, (keys, values) = self._mask, self._filled
         if not whole:
             q = q[:, -self.queries :]
             mask = None if self.queries == 1 or mask is None else mask[-self.queries :]
         if self._plain and mask is not None and n == 1:
-            return _attend_plainly(q[0].transpose(0, 1), self._keys[slot], self._values[slot], mask, scaling)
+            return _attend_plainly(q[0].transpose(0, 1), keys[slot], values[slot], mask, scaling)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2),
-            self._keys[slot : slot + n],
-            self._values[slot : slot + n],
+            keys[slot : slot + n],
+            values[slot : slot + n],
             attn_mask=mask,
             scale=scaling,
         )  # (n, heads, queries, head_dim)
         return attended.transpose(1, 2).flatten(2)
+
+
+def _unpacked(projected: Sequence[Tensor], heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Turned queries, and turned keys with values, from n packed projections' rows.
+
+    projected: n of (new, 3 hidden + 2 heads rotary_dim): queries, keys, values, half-rotated queries and
+    keys, each by head -> (n, new, heads, head_dim), (n, new, 2, heads, head_dim).
+    """
+    n, (new, width), rotary = len(projected), projected[0].shape, cos.shape[-1]
+    rows = projected[0].unsqueeze(0) if n == 1 else torch.stack(projected)
+    hidden = (width - 2 * heads * rotary) // 3
+    qkv = rows[..., : 3 * hidden].view(n, new, 3, heads, hidden // heads)
+    halves = rows[..., 3 * hidden :].view(n, new, 2, heads, rotary)
+    qkv[:, :, :2, :, :rotary].mul_(cos).addcmul_(halves, sin)
+    return qkv[:, :, 0], qkv[:, :, 1:]
+
+
+def warm_up() -> None:
+    """Have the loop of `OneLane.attend_packed` compiled, if there is one, before a pass needs it."""
+    if kernels.loops() is not None:
+        with kernels.tried():
+            turns = torch.zeros(1, 1, 1, 2)
+            lane = OneLane(
+                DecodeState(torch.zeros(2, 1, 1, 1, 2)), 1, 1, (turns, turns), lambda new, stop: turns
+            )
+            lane.attend_packed([torch.zeros(1, 10)], 1, 0, 1.0, whole=True)
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
@@ -119,7 +192,7 @@ class Lanes:
     `queries[i]` of them wanted.
     """
 
-    def __init__(self, state: BatchState, counts: Sequence[int], queries: Sequence[int]):
+    def __init__(self, state: BatchState, counts: Sequence[int], queries: Sequence[int], rotary: Rotary):
         assert len(counts) == len(queries) == len(state.lanes)
         starts = [lane.length for lane in state.lanes]
         self._filled = max(start + count for start, count in zip(starts, counts, strict=True))
@@ -130,7 +203,8 @@ class Lanes:
         offsets = torch.arange(self._widest, device=device)
         inside = offsets < number[:, None]  # (rows, widest)
         places = torch.tensor(starts, device=device)[:, None] + offsets
-        self.positions: slice | Tensor = places[inside]
+        self._positions = places[inside]
+        self.cos, self.sin = (each[self._positions] for each in rotary)  # (new, 1, 1, rotary_dim)
         self._row = inside.nonzero()[:, 0]
         # Where each new position stands in a grid of rows x widest; None where the grid has no holes.
         self._place = None if min(counts) == self._widest else inside.flatten().nonzero()[:, 0]
@@ -144,11 +218,17 @@ class Lanes:
         """(.., new, width) -> (.., all queries, width)"""
         return states[..., self._wanted, :]
 
+    def attend_packed(
+        self, projected: list[Tensor], heads: int, slot: int, scaling: float, whole: bool
+    ) -> Sequence[Tensor]:
+        """As `OneLane.attend_packed`."""
+        return self.attend(*_unpacked(projected, heads, self.cos, self.sin), slot, scaling, whole)
+
     def attend(self, q: Tensor, kv: Tensor, slot: int, scaling: float, whole: bool) -> Tensor:
         """As `OneLane.attend`."""
         n, rows, widest = len(q), self._rows, self._widest
         slots = self._cache[:, slot : slot + n]
-        slots[:, :, self._row, :, self.positions] = kv.permute(1, 2, 0, 3, 4)
+        slots[:, :, self._row, :, self._positions] = kv.permute(1, 2, 0, 3, 4)
         if self._place is not None:
             grid = q.new_zeros(n, rows * widest, *q.shape[2:])
             grid[:, self._place] = q

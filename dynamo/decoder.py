@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
 
-from dynamo.cache import BatchState, DecodeState, Lanes, OneLane
+from dynamo.cache import BatchState, DecodeState, Lanes, OneLane, warm_up
 from dynamo.model import DynamoForCausalLM
 from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, can_pack, fits_half, has_int8, product
 
@@ -55,7 +55,7 @@ class Decoder:
         self._attention_heads = config.num_attention_heads
         self._head_dim = config.hidden_size // config.num_attention_heads
         self._slots = len(self._layers) + sum(len(head.layers) for head in self._token_heads)
-        self._cos, self._sin = self._rotary_tables()
+        self._rotary = self._rotary_tables()
         # The last layer and the extra heads side by side, where each head is one layer on the stem's output.
         side_by_side = [self._layers[-1], *(layer for head in self._token_heads for layer in head.layers)]
         regular = not self._source_is_last and len(side_by_side) == self.heads
@@ -71,7 +71,12 @@ class Decoder:
         if self.packed:
             self._stem = [self._pack([layer], slot) for slot, layer in enumerate(self._layers[:-1])]
             self._finals = self._pack(side_by_side, len(self._layers) - 1)
+            warm_up()
+        self._embed, self._final_norm = self._base.gpt_neox.embed_in, self._base.gpt_neox.final_layer_norm
         self._unembed = self._output_embedding()
+        self._output_is_shared = not any(
+            head.final_layer_norm or head.output_embedding for head in self._token_heads
+        )
 
     def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
         """What a pass is made of, for whoever times it from outside: (owner, name of a function, part).
@@ -104,7 +109,7 @@ class Decoder:
         return self._base.gpt_neox.embed_in.weight.device
 
     def _pack(self, layers: list[nn.Module], slot: int) -> PackedLayers:
-        return PackedLayers(layers, slot, self._attention_heads, self._cos.shape[-1], self._weights)
+        return PackedLayers(layers, slot, self._attention_heads, self._rotary[0].shape[-1], self._weights)
 
     @torch.inference_mode()
     def _output_embedding(self) -> Callable[[Tensor], Tensor]:
@@ -151,7 +156,7 @@ class Decoder:
 
         heads: how many to run, all by default; the others' caches then miss these positions for good.
         """
-        step = OneLane(state, len(tokens), queries or 1, self._causal)
+        step = OneLane(state, len(tokens), queries or 1, self._rotary, self._causal)
         logits = self._run(tokens, step, heads)
         state.length += len(tokens)
         return logits[:, 0] if queries is None else logits
@@ -168,7 +173,8 @@ class Decoder:
 
         Logits (heads, all queries, vocab) at the last `queries[i]` positions of each lane, 1 by default.
         """
-        step = Lanes(state, [len(each) for each in tokens], queries or [1] * len(tokens))
+        counts = [len(each) for each in tokens]
+        step = Lanes(state, counts, queries or [1] * len(tokens), self._rotary)
         logits = self._run([token for each in tokens for token in each], step, heads)
         for lane, each in zip(state.lanes, tokens, strict=True):
             lane.length += len(each)
@@ -177,10 +183,9 @@ class Decoder:
     def _run(self, tokens: Sequence[int], step: OneLane | Lanes, heads: int | None) -> Tensor:
         heads = self.heads if heads is None else heads
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
-        cos, sin = self._cos[step.positions], self._sin[step.positions]  # (new, 1, 1, rotary_dim)
-        hidden_states = self._base.gpt_neox.embed_in(torch.tensor(tokens, device=self.device))
+        hidden_states = self._embed(torch.tensor(tokens, device=self.device))
         run = self._packed_pass if self.packed else self._module_pass
-        return self._logits(run(hidden_states, heads, step, cos, sin))
+        return self._logits(run(hidden_states, heads, step))
 
     def _causal(self, new: int, stop: int) -> Tensor:
         """What the last `new` of `stop` positions do not see, as (new, stop) of 0 and -inf."""
@@ -193,31 +198,27 @@ class Decoder:
                 self._causal_ends[new] = end
         return end[:, end.shape[1] - stop :]
 
-    def _packed_pass(
-        self, hidden_states: Tensor, heads: int, step: OneLane | Lanes, cos: Tensor, sin: Tensor
-    ) -> Tensor:
+    def _packed_pass(self, hidden_states: Tensor, heads: int, step: OneLane | Lanes) -> Tensor:
         """Outputs of the last layer and the extra heads where they are wanted, (heads, queries, hidden)."""
         for layer in self._stem:
-            hidden_states = layer.forward(hidden_states, 1, step, cos, sin, whole=True)[0]
-        return self._finals.forward(hidden_states, heads, step, cos, sin, whole=False)
+            hidden_states = layer.forward(hidden_states, 1, step, whole=True)[0]
+        return self._finals.forward(hidden_states, heads, step, whole=False)
 
-    def _module_pass(
-        self, hidden_states: Tensor, heads: int, step: OneLane | Lanes, cos: Tensor, sin: Tensor
-    ) -> Tensor:
+    def _module_pass(self, hidden_states: Tensor, heads: int, step: OneLane | Lanes) -> Tensor:
         """The same through the model's own modules."""
         for layer in self._layers[:-1]:
-            hidden_states = self._layer(layer, hidden_states, step, cos, sin, whole=True)
+            hidden_states = self._layer(layer, hidden_states, step, whole=True)
         # Heads that read the last layer's output need it at every new position, not only where it is wanted.
         whole = self._source_is_last and heads > 1
-        last = self._layer(self._layers[-1], hidden_states, step, cos, sin, whole)
+        last = self._layer(self._layers[-1], hidden_states, step, whole)
         source = last if self._source_is_last else hidden_states
         outputs = [step.wanted(last) if whole else last]
         for head in self._token_heads[: heads - 1]:
             output = source
             for layer in head.layers[:-1]:
-                output = self._layer(layer, output, step, cos, sin, whole=True)
+                output = self._layer(layer, output, step, whole=True)
             if head.layers:
-                outputs.append(self._layer(head.layers[-1], output, step, cos, sin, whole=False))
+                outputs.append(self._layer(head.layers[-1], output, step, whole=False))
             else:
                 outputs.append(step.wanted(source))
         return torch.stack(outputs)
@@ -227,10 +228,11 @@ class Decoder:
 
         (heads, queries, hidden) -> (heads, queries, vocab)
         """
-        norm = self._base.gpt_neox.final_layer_norm
+        norm = self._final_norm
+        if self._output_is_shared:
+            heads, queries, hidden = outputs.shape
+            return self._unembed(norm(outputs).view(-1, hidden)).view(heads, queries, -1)
         extra = self._token_heads[: len(outputs) - 1]
-        if not any(head.final_layer_norm or head.output_embedding for head in extra):
-            return self._unembed(norm(outputs).flatten(0, 1)).unflatten(0, outputs.shape[:2])
         rows = [self._unembed(norm(outputs[0]))]
         for head, output in zip(extra, outputs[1:], strict=True):
             rows.append((head.output_embedding or self._unembed)((head.final_layer_norm or norm)(output)))
@@ -241,12 +243,10 @@ class Decoder:
         layer: nn.Module,
         hidden_states: Tensor,
         step: OneLane | Lanes,
-        cos: Tensor,
-        sin: Tensor,
         whole: bool,
     ) -> Tensor:
         """One layer at all new positions, or unless `whole` where it is wanted; keys and values at all."""
-        attention = layer.attention
+        attention, cos, sin = layer.attention, step.cos, step.sin
         new = len(hidden_states)
         qkv = attention.query_key_value(layer.input_layernorm(hidden_states))
         qkv = qkv.view(new, self._attention_heads, 3, self._head_dim)

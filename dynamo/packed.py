@@ -92,21 +92,14 @@ class PackedLayers:
         bias = last.bias if dense.bias is None else last.bias + dense.bias
         return matrix_product(self.weights, torch.cat([dense.weight, last.weight], dim=1), bias)
 
-    def forward(
-        self, hidden_states: Tensor, n: int, step: OneLane | Lanes, cos: Tensor, sin: Tensor, whole: bool
-    ) -> Tensor:
-        """The first `n` layers' outputs, (n, new, hidden) or, unless `whole`, (n, queries, hidden).
-
-        hidden_states (new, hidden); cos, sin (new, 1, 1, rotary_dim).
+    def forward(self, hidden_states: Tensor, n: int, step: OneLane | Lanes, whole: bool) -> Tensor:
+        """The first `n` layers' outputs, (n, new, hidden) or, unless `whole`, (n, queries, hidden), from
+        hidden_states (new, hidden).
         """
-        new, hidden = hidden_states.shape
-        normed = F.layer_norm(hidden_states, (hidden,), None, None, self.eps)
+        normed = F.layer_norm(hidden_states, (self.hidden,), None, None, self.eps)
         normed = torch.addcmul(self.shift[:n], self.gain[:n], normed)  # (n, 2, new, hidden)
-        projected = _side_by_side([self.project[i](normed[i, 0]) for i in range(n)])
-        qkv = projected[..., : 3 * hidden].view(n, new, 3, self.heads, self.head_dim)
-        halves = projected[..., 3 * hidden :].view(n, new, 2, self.heads, self.rotary_dim)
-        qkv[:, :, :2, :, : self.rotary_dim].mul_(cos).addcmul_(halves, sin)
-        attended = step.attend(qkv[:, :, 0], qkv[:, :, 1:], self.slot, self.scaling, whole)
+        projected = [self.project[i](normed[i, 0]) for i in range(n)]
+        attended = step.attend_packed(projected, self.heads, self.slot, self.scaling, whole)
         inputs = normed[:, 1]
         if not whole:
             inputs, hidden_states = step.wanted(inputs), step.wanted(hidden_states)
@@ -114,15 +107,12 @@ class PackedLayers:
         for i in range(n):
             inner = self.activation(self.expand[i](inputs[i]))
             outputs.append(self.contract[i](torch.cat((attended[i], inner), dim=-1)))
-        return _side_by_side(outputs).add_(hidden_states)
+        side_by_side = outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)
+        return side_by_side.add_(hidden_states)
 
 
 def _stacked(rows: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row) for row in rows]).unsqueeze(2)  # (n, 2, 1, hidden)
-
-
-def _side_by_side(each: list[Tensor]) -> Tensor:
-    return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
 
 
 def product(linear: nn.Linear, weights: str = "own") -> Product:

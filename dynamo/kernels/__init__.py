@@ -1,10 +1,12 @@
-"""The sampler's inner loops, compiled by numba: what `dynamo.joint` and `dynamo.tuples` state in numpy.
+"""Inner loops compiled by numba: the sampler's, which `dynamo.joint` and `dynamo.tuples` state in numpy, and
+attention for a few positions, which `dynamo.cache` states in torch.
 
-A pass looks at a few thousand cells: too few for numpy's calls to be cheap, too many for Python's loops. Same
-candidates, cells, reasons and tokens as the numpy path; values agree up to the rounding of sums.
+A pass looks at a few thousand cells, and attends for up to three positions of a small model: too little for
+the calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as
+without them; values agree up to the rounding of sums.
 
 numba is imported, and a loop compiled, when a loop is first asked for. Where numba is missing there are none,
-nor where the environment says DYNAMO_KERNELS=numpy: the sampler then does the same in numpy.
+nor where the environment says DYNAMO_KERNELS=numpy: numpy and torch then do the same.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Loops(NamedTuple):
     survivors: Callable
     next_token: Callable
     drawn: Callable
+    attend: Callable
 
 
 _given_up: list[Exception] = []
@@ -37,7 +40,7 @@ _given_up: list[Exception] = []
 
 @cache
 def loops() -> Loops | None:
-    """The compiled loops, None where the sampler is to do without. Asked once a process.
+    """The compiled loops, None where there are to be none. Asked once a process.
 
     Raises ValueError if DYNAMO_KERNELS names neither of the two.
     """
@@ -47,7 +50,7 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import cells, heads, thresholds
+        from dynamo.kernels import attention, cells, heads, thresholds
     except ImportError:
         return None
     return Loops(
@@ -57,17 +60,18 @@ def loops() -> Loops | None:
         thresholds.survivors,
         thresholds.next_token,
         thresholds.drawn,
+        attention.attend,
     )
 
 
 @contextmanager
 def tried() -> Iterator[None]:
-    """Where a first call fails in the compiler or at keeping its result: this process goes on in numpy."""
+    """Where a first call fails, in the compiler or at keeping its result, this process goes on without loops."""
     from dynamo.kernels.compiling import FAILURES
 
     try:
         yield
     except FAILURES as error:
-        logger.warning("the sampler's loops could not be compiled, it runs in numpy: %s", error)
+        logger.warning("the inner loops could not be compiled, numpy and torch do their work: %s", error)
         _given_up.append(error)
         loops.cache_clear()
