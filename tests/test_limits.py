@@ -33,11 +33,14 @@ from dynamo.ui.settings import SamplingOptions, Settings
 
 LIMITS = Limits(prompt_characters=20, answer_tokens=64, requests_per_minute=6, upload_mb=1, behind_proxy=True)
 
+CONTENDERS = scripted_contenders(seconds=0.02, sleep=True, repeat=4)
+PATIENCE = 60  # seconds, for a machine that is busy with other things
+
 
 @contextmanager
 def served(limits: Limits):
     offer = Offer(limits=limits, queue_size=2)
-    demo = build_demo(scripted_contenders(seconds=0.02, sleep=True, repeat=4), offer=offer)
+    demo = build_demo(CONTENDERS, offer=offer)
     options = launch_options(limits)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
     yield f"{url}gradio_api/"
@@ -53,12 +56,14 @@ def page():
 def ask(page: str, visitor: str, prompt: str = "hello", tokens: int = 1) -> httpx.Response:
     """One request by the REST interface, as a proxy hands on a visitor's."""
     data = [prompt, "base", 0.5, 1.0, 0.7, 50, 1.1, 3, False, tokens, 0]
-    return httpx.post(f"{page}call/generate", json={"data": data}, headers={"X-Forwarded-For": visitor})
+    return httpx.post(
+        f"{page}call/generate", json={"data": data}, headers={"X-Forwarded-For": visitor}, timeout=PATIENCE
+    )
 
 
 def answer_of(page: str, response: httpx.Response) -> str:
     """What the stream of a request says last."""
-    return httpx.get(f"{page}call/generate/{response.json()['event_id']}", timeout=30).text
+    return httpx.get(f"{page}call/generate/{response.json()['event_id']}", timeout=PATIENCE).text
 
 
 # ---- how often
@@ -119,10 +124,9 @@ def test_a_visitor_behind_a_proxy_is_the_last_public_address(client, told, visit
 
 
 def test_too_many_requests_of_one_visitor_are_refused_and_anothers_are_not(page):
-    answers = [ask(page, "8.8.4.4", prompt=" ") for _ in range(7)]
-    assert [answer.status_code for answer in answers[:6]] == [200] * 6 or 429 in {
-        answer.status_code for answer in answers
-    }
+    answers = [ask(page, "8.8.4.4", prompt=" ")]
+    while answers[-1].status_code == 200 and len(answers) < 30:  # one more is allowed every ten seconds
+        answers.append(ask(page, "8.8.4.4", prompt=" "))
     refused = answers[-1]
     assert refused.status_code == 429 and int(refused.headers["retry-after"]) <= 10
     told = refused.json()["detail"]
@@ -183,7 +187,11 @@ def test_runs_of_the_page_are_what_its_pace_is_measured_by():
 
 def test_a_full_queue_refuses_with_its_length_and_serves_those_who_wait(page):
     visitors = [f"8.8.8.{number}" for number in range(6)]
-    answers = [ask(page, visitor, tokens=64) for visitor in visitors]
+    CONTENDERS.opponents["loop"].go.clear()  # the first is under way for as long as the others ask
+    try:
+        answers = [ask(page, visitor, tokens=64) for visitor in visitors]
+    finally:
+        CONTENDERS.opponents["loop"].go.set()
     refused = [answer for answer in answers if answer.status_code == 429]
     assert 2 <= len(refused) <= 4 and answers[0].status_code == 200
     for answer in refused:
@@ -210,18 +218,19 @@ def test_a_long_prompt_and_a_long_answer_are_refused_with_their_limit(page):
 
 
 def test_a_huge_request_is_refused_before_anything_reads_it(page):
-    answer = httpx.post(f"{page}queue/join", content=b" " * (LARGEST_REQUEST + 1))
+    answer = httpx.post(f"{page}queue/join", content=b" " * (LARGEST_REQUEST + 1), timeout=PATIENCE)
     assert answer.status_code == 413 and "larger than 4,000,000 bytes" in answer.json()["detail"]
 
     def endless():
         for _ in range(100):
             yield b" " * 100_000
 
-    assert httpx.post(f"{page}queue/join", content=endless()).status_code == 413
+    assert httpx.post(f"{page}queue/join", content=endless(), timeout=PATIENCE).status_code == 413
 
 
 def test_a_file_above_the_limit_is_not_taken(page, tmp_path):
-    answer = httpx.post(f"{page}upload", files={"files": ("run.ndjson", b"x" * 1_000_001)})
+    too_large = {"files": ("run.ndjson", b"x" * 1_000_001)}
+    answer = httpx.post(f"{page}upload", files=too_large, timeout=PATIENCE)
     assert answer.status_code == 413
     path = tmp_path / "run.ndjson"
     path.write_bytes(b"x" * 1_000_001)
