@@ -9,29 +9,20 @@ Slots are the model's layers and its heads' layers, in the order of their `layer
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dynamo import kernels
-from dynamo.memory import enough_memory, run_out
 
-BUCKET = 128  # capacities are whole multiples of this, so that states can be used again
-LARGEST_POOL = 4
 FEW_QUERIES = 8
 LOOP_NUMBERS = 2**19  # of keys and of values: from about here on torch's operators are as fast
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines of every position, (positions, 1, 1, rotary_dim)
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)  # a state is its memory, not what it holds
@@ -245,59 +236,3 @@ class Lanes:
         if self._place is not None:
             attended = attended[:, self._place]
         return attended if whole else self.wanted(attended)
-
-
-class StatePool:
-    """Lends decode states and takes them back, so that a stream does not begin by making its memory.
-
-    Keeps at most `largest` idle states. Nobody waits: where no idle one is large enough, one is made.
-    """
-
-    def __init__(self, make: Callable[[int], DecodeState], most: int, largest: int = LARGEST_POOL):
-        self._make, self._most, self._largest = make, most, largest
-        self._idle: list[DecodeState] = []
-        self._lock = threading.Lock()
-        _pools.add(self)
-
-    @property
-    def idle(self) -> int:
-        return len(self._idle)
-
-    def clear(self) -> None:
-        """Let go of every idle state."""
-        with self._lock:
-            self._idle.clear()
-
-    @contextmanager
-    def lease(self, capacity: int) -> Iterator[DecodeState]:
-        """An empty state for at least `capacity` positions (the model's `most` at most), for one stream."""
-        with self._lock:
-            fitting = [state for state in self._idle if state.capacity >= capacity]
-            state = min(fitting, key=lambda state: state.capacity, default=None)
-            if state is not None:
-                self._idle.remove(state)
-        if state is None:
-            state = self._make(min(-(-capacity // BUCKET) * BUCKET, self._most))
-        state.length = 0
-        try:
-            yield state
-        finally:
-            with self._lock:
-                self._idle.append(state)
-                self._idle.sort(key=lambda state: state.capacity)
-                del self._idle[: -self._largest]
-
-
-_pools: weakref.WeakSet[StatePool] = weakref.WeakSet()
-
-
-def forget_idle_states() -> None:
-    """All pools let go of what nobody uses, as they share the machine's memory."""
-    for pool in list(_pools):
-        pool.clear()
-
-
-def within_memory(records: Iterator[T], device: torch.device) -> Iterator[T]:
-    """The same records; a pass that finds no memory left frees the idle states and raises ValueError."""
-    with enough_memory(lambda: run_out(device), forget_idle_states):
-        yield from records

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from transformers import GPTNeoXForCausalLM
 
-from dynamo.cache import DecodeState, StatePool, within_memory
+from dynamo.cache import DecodeState
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.dispatched import decoder_for
 from dynamo.lane import Lane
 from dynamo.model import DynamoForCausalLM
+from dynamo.pool import StatePool, within_memory
 from dynamo.sampler import SamplingOptions, warm_up
 from dynamo.text import StopStrings
 from dynamo.trace import StepRecord

@@ -28,10 +28,10 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
-from dynamo.cache import within_memory
 from dynamo.engine import checked_prompt, end_of_text_ids
 from dynamo.model import DynamoForCausalLM
 from dynamo.placement import execution_device
+from dynamo.pool import within_memory
 from dynamo.processors import ChooseOne, Weigh
 from dynamo.sampler import SamplingOptions
 from dynamo.text import StopStrings

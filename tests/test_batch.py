@@ -10,9 +10,9 @@ import torch
 from conftest import tiny_base, tiny_dynamo
 from test_engine import PROMPT, random_table, tokens_of
 
-from dynamo.cache import StatePool
 from dynamo.decoder import Decoder
 from dynamo.engine import Engine
+from dynamo.pool import StatePool
 from dynamo.sampler import SamplingOptions
 
 PROMPTS = [[*PROMPT, 7 * row] * (1 + row % 3) for row in range(6)]

@@ -13,7 +13,7 @@ LAYERS = [
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"workers", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
     | {"candidates", "direction", "sampling_options", "tablefile"},
-    {"sampler", "exact", "lane", "cache", "packed", "decoder", "data", "loading", "race", "recorder"}
+    {"sampler", "exact", "lane", "cache", "packed", "decoder", "pool", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},
     {"evaluation", "reproduction", "embedded", "pathway", "ui"},
@@ -40,8 +40,9 @@ SIBLINGS = {
     "lane": {"exact", "sampler"},
     "packed": {"cache"},
     "decoder": {"cache", "packed"},
+    "pool": {"cache"},
     "dispatched": {"decoder"},
-    "loading": {"cache", "packed"},  # what packed copies take in memory, what may be let go
+    "loading": {"packed", "pool"},  # what packed copies take in memory, what may be let go
     "intervals": {"foreign"},
     "stock": {"engine", "processors"},
     "embedded": {"evaluation"},

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from dynamo.cache import forget_idle_states
 from dynamo.evaluation.diversity import repeated
 from dynamo.memory import enough_memory, run_out
 from dynamo.placement import execution_device
+from dynamo.pool import forget_idle_states
 
 UNLIKELY = 0.01
 TOP_K = 50

@@ -66,7 +66,7 @@ def loops() -> Loops | None:
 
 @contextmanager
 def tried() -> Iterator[None]:
-    """Where a first call fails, in the compiler or at keeping its result, this process goes on without loops."""
+    """Where a first call fails, in compiling or at keeping the result, this process goes on without loops."""
     from dynamo.kernels.compiling import FAILURES
 
     try:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from dynamo.cache import forget_idle_states
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.foreign import shown
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
@@ -24,6 +23,7 @@ from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.memory import enough_memory
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
+from dynamo.pool import forget_idle_states
 from dynamo.text import fingerprint, has_chat_template
 
 OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
