@@ -154,6 +154,22 @@ def test_a_count_killed_at_any_moment_leaves_a_whole_table_or_none_and_nobody_be
     assert all(np.array_equal(counted[name], expected[name]) for name in expected)
 
 
+def test_a_killed_tokenising_leaves_nobody_behind_and_is_taken_up_again(corpus, tokenizer):
+    """Its workers are spawned and not forked: each waits at a pipe whose other end it holds itself."""
+    files = data_files([str(corpus)])
+    process = started(tokenise, files, tokenizer, corpus / "tokens", 2)
+    try:
+        until(lambda: len(_alive(process.pid)) >= 3, 120)  # itself and two workers
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        until(lambda: not _alive(process.pid), 60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    again, whole = (tokenise(files, tokenizer, corpus / folder) for folder in ("tokens", "others"))
+    assert [each.crc for each in again] == [each.crc for each in whole]
+
+
 def _metadata(table: Path) -> dict[str, str]:
     with safe_open(table, framework="numpy") as file:
         return file.metadata()
