@@ -28,26 +28,28 @@ SWEEP = json.loads((ROOT / "assets" / "sweep.json").read_text(encoding="utf-8"))
 # -- sweeps -----------------------------------------------------------------------------------------------
 
 
-def use_sweep(path: Path, text: str, drawn: bool) -> None:
+ONE_CURVE = {**SWEEP, "calibration": SWEEP["calibration"][:1]}
+CHARTS = {"points": charts.sweep_shares, "calibration": charts.calibration}
+
+
+def use_sweep(path: Path, text: str, drawn: str) -> None:
     path.write_text(text)
     report = SweepReport.read(path).to_json()
     sweep_view.table(report)
     sweep_view.provenance(report, here=False).encode()
     json.dumps(report, allow_nan=False)
-    if drawn:
-        charts.sweep_shares(report["points"])
-        charts.calibration(report["calibration"])
+    if drawn in CHARTS:
+        CHARTS[drawn](report[drawn])
 
 
-@pytest.mark.parametrize("place", list(places(SWEEP)), ids=str)
+@pytest.mark.parametrize("place", list(places(ONE_CURVE)), ids=str)
 def test_any_value_in_any_field_of_a_sweep_is_read_or_refused(tmp_path, place):
     for value in VALUES:
         try:
-            text = json.dumps(changed(SWEEP, place, value))
+            text = json.dumps(changed(ONE_CURVE, place, value))
         except ValueError:
             continue
-        drawn = place[0] in ("points", "calibration")
-        refusal(lambda text=text, drawn=drawn: use_sweep(tmp_path / "sweep.json", text, drawn))
+        refusal(lambda text=text: use_sweep(tmp_path / "sweep.json", text, place[0]))
 
 
 def test_no_cell_of_the_csv_is_a_formula():
