@@ -17,6 +17,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from fakes import ScriptedEngine, Vocabulary, scripted_contenders
+from gradio.queueing import Queue
 from hub import Repo
 from huggingface_hub import HfApi
 from visitors import until
@@ -249,6 +250,20 @@ def test_visitors_who_came_and_went_are_forgotten(page):
             client.post(f"{page.api}/run/predict", json=body).raise_for_status()
     assert len(page.demo.app.state_holder.session_data) <= MOST_SESSIONS
     assert page.answers()
+
+
+def test_events_are_not_summed_up_after_each_of_them(page, monkeypatch):
+    """Gradio would group its last 10,000 events by pandas after every single one."""
+    grouped = []
+    frame = Queue._get_df
+    monkeypatch.setattr(Queue, "_get_df", staticmethod(lambda events: grouped.append(1) or frame(events)))
+    queue = page.demo._queue
+    before = queue.events_recorded
+    for _ in range(6):
+        assert page.answers()
+    assert queue.events_recorded >= before + 6
+    until(lambda: not any(event["status"] == "processing" for event in queue.event_analytics.values()), 10)
+    assert len(grouped) <= 1 and queue.ANALYTICS_MAX_EVENTS == 1000
 
 
 # ---- the hub goes away
