@@ -1,6 +1,7 @@
 """Before heads are trained from the page: how long it will take, what memory, and what is refused."""
 
 import re
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -16,6 +17,7 @@ from dynamo.ui import forecast as forecast_module
 from dynamo.ui.forecast import forecast
 from dynamo.ui.host import Host
 from dynamo.ui.shelf import Shelf
+from dynamo.ui.workshop import Progress
 
 GIGABYTE = 10**9
 
@@ -81,6 +83,15 @@ def test_the_dialogues_are_offered_where_they_are_and_nowhere_else(told, tmp_pat
         button = next(each for each in demo.blocks.values() if each.elem_id == "training-dialogues")
         assert button.visible == (offered is not None)
         assert (str(file) in str(demo.get_config_file())) == (offered is not None)
+
+
+def test_while_heads_are_trained_what_is_left_goes_by_the_measured_pace():
+    row = {"step": 50, "losses": [1.0, 2.0, 3.0], "tokens_per_second": 512.0}
+    progress = Progress("training", "m", 50, 200, [row])
+    assert "Step 50 of 200, about 5 minutes left. Nats" in training._in_words(progress)  # 150 of 1,024 tokens
+    unmeasured = replace(progress, rows=[{**row, "tokens_per_second": None}])
+    assert "Step 50 of 200. Nats" in training._in_words(unmeasured)
+    assert "left" not in training._in_words(replace(progress, phase="stopped"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import gradio as gr
 
 from dynamo import charts
 from dynamo.direction import in_html
+from dynamo.estimates import duration
 from dynamo.loading import available_memory
 from dynamo.ui.completion import Completion
 from dynamo.ui.forecast import Forecast, forecast
@@ -153,13 +154,20 @@ def _in_words(told: Progress) -> str:
         each = [f"{loss:.2f}" for loss in told.rows[-1]["losses"]]
         losses = f" Nats per token, head by head: {', '.join(each)}."
     words = {
-        "training": f"Step {told.step} of {told.steps}.{losses}",
+        "training": f"Step {told.step} of {told.steps}{_left(told)}.{losses}",
         "counting": f"{told.steps} steps are done; counting which tokens follow each other …",
         "done": f"The heads of {told.model} are trained.{losses}",
         "stopped": f"Stopped after step {told.step} of {told.steps}.{losses} “Go on” goes on from there.",
         "failed": f"The training failed: {told.message}",
     }
     return _html(words[told.phase], bad=told.phase == "failed")
+
+
+def _left(told: Progress) -> str:
+    """By the pace of the last steps, which is measured."""
+    pace = told.rows[-1].get("tokens_per_second") if told.rows else None
+    tokens = (told.steps - told.step) * BATCH_SIZE * BLOCK_SIZE
+    return f", about {duration(tokens / pace)} left" if pace and tokens else ""
 
 
 def _html(told: str, bad: bool = False) -> str:
