@@ -167,7 +167,7 @@ def page_url():
 def recorded_url(tmp_path_factory):
     """The page with a recording: both lanes' traces of one run, as `python -m dynamo compare --trace` writes
     them."""
-    host = Host(scripted_contenders(seconds=0.01))
+    host = Host(scripted_contenders(seconds=1.0))  # as it says: still playing when a busy machine looks
     *_, view = host.answer(Chat(), "hello there", Settings(SamplingOptions(), 96, 0))
     chat = Chat.read(view.base, view.dynamo)
     path = tmp_path_factory.mktemp("recording") / "recording.ndjson"

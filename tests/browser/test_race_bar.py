@@ -69,14 +69,21 @@ def test_the_wall_clock_says_against_whom(race):
 
 
 def test_a_short_race_is_shown_slowed_and_says_so_with_the_truth_beside(race):
-    page = race(*short_race(), **MOVING)
-    assert page.inner_text(".dm-pace").startswith("Shown 20× slower so that you can follow. ")
-    assert page.inner_text(".dm-pace").endswith("It really took 0.16 s (base) and 0.10 s (DynaMo).")
+    page = race(**MOVING)
+    page.evaluate(
+        """() => { window.paces = [];
+          const pace = document.querySelector(".dm-pace");
+          const note = new MutationObserver(() => window.paces.push(pace.textContent));
+          note.observe(pace, { childList: true, characterData: true, subtree: true }); }"""
+    )
+    send(page, short_race())
     page.wait_for_selector(".dm-race[data-phase=settled]")
+    truth = "It really took 0.16 s (base) and 0.10 s (DynaMo)."
+    assert f"Shown 20× slower so that you can follow. {truth}" in page.evaluate("window.paces")
     moments = [detail["milliseconds"] for detail in heard(page, "playhead")]
     moments = moments[len(moments) - moments[::-1].index(0) :]  # since both lanes were there
     assert moments[-1] is None and moments[:-1] == sorted(moments[:-1])
-    assert len(moments) > 20
+    assert len(moments) > 5
     slowed = [detail for detail in heard(page, "player") if detail["playing"]]
     assert slowed == [{"playing": True, "mode": "auto", "slowdown": 20}]
     assert page.inner_text(".dm-toggle") == "Play again"
@@ -127,7 +134,7 @@ def test_modes_are_a_radio_group_that_arrows_move_in(race):
 
 def test_a_recording_is_labelled_and_plays_by_itself_unless_motion_is_unwelcome(race):
     said = "Recording: a laptop, spring. Press Generate to run it live here."
-    moving = race(*short_race(recorded="a laptop, spring"), **MOVING)
+    moving = race(*long_race(recorded="a laptop, spring"), **MOVING)
     assert moving.get_attribute(".dm-race", "data-phase") == "playing"
     assert moving.inner_text(".dm-remark") == said
     still = race(*short_race(recorded="a laptop, spring"))
