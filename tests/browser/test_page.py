@@ -55,8 +55,15 @@ def test_a_chat_of_three_turns_keeps_both_histories(page_at, page_url):
     generate(page, "Goodbye")
     assert bubbles(page, "base") == [PROMPT, "For six please", "Goodbye"]
     seed = page.locator("#settings input[type=number]").last
+    page.evaluate(
+        """() => { window.lanes = {};
+          dynamoBus.addEventListener("lane", ({ detail }) => (lanes[detail.kind] = detail)); }"""
+    )
     page.click("#retry")
-    page.wait_for_selector("#stop:not([disabled])")
+    page.wait_for_function(
+        """() => ["base", "dynamo"].every((kind) =>
+          lanes[kind]?.state === "done" && lanes[kind].header.options.seed === 1)"""
+    )
     page.wait_for_selector("#stop[disabled]")
     assert bubbles(page, "base") == [PROMPT, "For six please", "Goodbye"]
     page.click("#settings button")
@@ -166,6 +173,7 @@ def test_the_dial_shows_what_if_and_then_decodes_again(page_at, page_url):
     page.keyboard.press("End")  # to 1, as from the keyboard
     slider.dispatch_event("pointerup")
     page.get_by_text("DynaMo re-decoded at threshold 1; base lane unchanged.").wait_for()
+    page.locator("#pane-dynamo .dm-chunk").nth(44).wait_for()
     page.wait_for_selector(DONE[1])
     assert page.locator("#pane-dynamo .dm-chunk").count() == 45 > before
     assert page.locator("#pane-base .dm-text").text_content() == base_before
