@@ -135,6 +135,6 @@ function traceOf(turn) {
 }
 
 function fileName(header, extension) {
-  const plain = (text) => text.replace(/[^\w-]/g, "");
-  return `dynamo-${plain(header.lane)}-${plain(header.run).slice(0, 8)}.${extension}`;
+  const plain = (text) => text.replace(/[^\w-]/g, "").slice(0, 8);
+  return `dynamo-${plain(header.lane)}-${plain(header.run)}.${extension}`;
 }
