@@ -49,13 +49,15 @@ def killed_itself(work: Callable[..., object], *args: Any) -> bool:
     """Whether work(*args) came to an end by its own kill -9."""
     process = started(work, *args)
     process.join(WORK_SECONDS)
-    return process.exitcode == -signal.SIGKILL
+    ended = process.exitcode
+    process.kill()
+    return ended == -signal.SIGKILL
 
 
 def printed(code: str, **environment: str) -> str:
     """What `code` prints where the package is imported and nothing of it has run. It must not fail."""
     here, there = FRESH.Pipe(duplex=False)
-    process = FRESH.Process(target=_tell, args=(there, code, environment))
+    process = FRESH.Process(target=_tell, args=(there, code, environment), daemon=True)
     process.start()
     there.close()
     assert here.poll(START_SECONDS + WORK_SECONDS), "it came to no end"

@@ -150,7 +150,7 @@ def _add_many(folder, barrier, count):
 
 def test_two_processes_lose_no_vote_and_make_one_file(tmp_path):
     barrier = FRESH.Barrier(2)
-    workers = [FRESH.Process(target=_add_many, args=(tmp_path, barrier, 20)) for _ in range(2)]
+    workers = [FRESH.Process(target=_add_many, args=(tmp_path, barrier, 20), daemon=True) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -165,7 +165,7 @@ def _add_and_die(folder):
 
 
 def test_a_vote_outlives_a_process_that_dies_right_after_it(tmp_path):
-    worker = FRESH.Process(target=_add_and_die, args=(tmp_path,))
+    worker = FRESH.Process(target=_add_and_die, args=(tmp_path,), daemon=True)
     worker.start()
     worker.join(START_SECONDS)
     assert worker.exitcode == -signal.SIGKILL
@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_keeps_every_acknowledged_vote(tmp_path):
     book = VoteBook(tmp_path)
     book.add(**vote())
     told = FRESH.Queue()
-    worker = FRESH.Process(target=_fill_up, args=(tmp_path, told))
+    worker = FRESH.Process(target=_fill_up, args=(tmp_path, told), daemon=True)
     worker.start()
     kept, kind, text = told.get(timeout=START_SECONDS)
     worker.join(START_SECONDS)
