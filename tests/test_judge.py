@@ -7,21 +7,10 @@ import random
 import pytest
 from huggingface_hub import constants
 from judges import JudgeServer
+from test_complete import lines, run
 
-from dynamo.__main__ import main
 from dynamo.evaluation import judge
 from dynamo.evaluation.endpoint import Endpoint, NoAnswer
-
-
-def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return code, json.loads(out.splitlines()[-1]) if out else err
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
 
 # -- asking the judge ---------------------------------------------------------------------------------------
 

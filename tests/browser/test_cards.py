@@ -9,9 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fakes import HOSTILE
 
-from browser.cards import dispatch, give, lane, launch_cards
+from browser.cards import dispatch, give, lane
 from dynamo.ui.components import script
-from dynamo.ui.store import RunStore
 
 RUN = "1" * 32
 FIGURES = {"nats": 0.82, "below_1_percent": 0.25, "outside_top_k": 0.125, "repetition": 0.0, "tokens": 8}
@@ -44,17 +43,10 @@ def ndjson(*lines: dict) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-@pytest.fixture(scope="module")
-def url():
-    page, url = launch_cards(RunStore())
-    yield url
-    page.close()
-
-
 @pytest.fixture
-def open_cards(open_page, url):
+def open_cards(open_page, cards_url):
     def open_cards(theme: str = "light", **options):
-        page = open_page(f"{url}?__theme={theme}", **options)
+        page = open_page(f"{cards_url}?__theme={theme}", **options)
         page.wait_for_selector(".dm-dial")
         return page
 
