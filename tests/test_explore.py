@@ -142,7 +142,7 @@ def test_the_votes_are_those_on_the_pair_that_is_loaded_now(tmp_path):
         book.add(
             model=model, options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo"
         )
-    with gr.Blocks(), gr.Tabs() as tabs:
+    with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Explore", id="explore"):
         tab = explore.explore_tab(None, None, gr.Slider(0, 1, 0.5), tabs, book, lambda: loaded)
     chart = next(each for each in tab.outputs if each.elem_id == "votes-chart")
     assert "1 won" in tab.show(None)[chart].data[0].hovertext[0]
