@@ -16,6 +16,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hub import Hub, serving
 from hypothesis import HealthCheck, settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -73,6 +74,13 @@ def tiny_base(seed: int = 0, **changes) -> GPTNeoXForCausalLM:
 def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
     """Weights are large enough for logits to differ clearly; `changes` are heads' options."""
     return DynamoForCausalLM.from_neox(tiny_base(seed), num_token_heads=heads, **changes).eval()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps one state per process; a later run of another precision needs a new one."""
+    yield
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dynamo
-from workspaces import files, fresh_accelerator, short_rows, two_heads, workspace
+from workspaces import files, short_rows, two_heads, workspace
 
 from dynamo.blocks import TokenBlocks
 from dynamo.reproduction import (
@@ -15,7 +15,7 @@ from dynamo.reproduction import (
 )
 from dynamo.training import Trainer
 
-__all__ = ["files", "fresh_accelerator", "short_rows", "workspace"]  # fixtures
+__all__ = ["files", "short_rows", "workspace"]  # fixtures
 
 
 def test_rows_alternate_whatever_the_batch(workspace):

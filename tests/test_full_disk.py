@@ -34,12 +34,6 @@ def full_disk(room: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state()
-
-
 @pytest.mark.parametrize("room", [0, 50_000, 300_000])
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_the_run_goes_on_from_it(
     documents, tmp_path, room

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dynamo
-from workspaces import files, fresh_accelerator, shared, short_rows, two_heads, workspace
+from workspaces import files, shared, short_rows, two_heads, workspace
 
 from dynamo.blocks import TokenBlocks
 from dynamo.heldout import document_losses
@@ -24,7 +24,7 @@ from dynamo.reproduction import (
 )
 from dynamo.training import Trainer
 
-__all__ = ["files", "fresh_accelerator", "shared", "short_rows", "workspace"]  # fixtures
+__all__ = ["files", "shared", "short_rows", "workspace"]  # fixtures
 
 
 # -- runs -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_dynamo
-from test_training import OPTIONS, documents, fresh_accelerator, trainer  # noqa: F401 (fixtures)
+from test_training import OPTIONS, documents, trainer  # noqa: F401 (fixtures)
 
 from dynamo.losses import summed_nats
 

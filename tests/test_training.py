@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_dynamo
 from processes import killed_itself
 
@@ -25,13 +24,6 @@ OPTIONS = TrainingOptions(
 @pytest.fixture(scope="module")
 def documents(tokenizer):
     return [np.asarray(text.encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps one state per process; a run of another precision needs a new one."""
-    yield
-    AcceleratorState._reset_state()
 
 
 def trainer(documents, output, options=OPTIONS, **more):

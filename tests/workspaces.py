@@ -6,7 +6,6 @@ A module takes those that it imports; a shared workspace is shared within the mo
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 
 from dynamo.loading import Pair
@@ -16,13 +15,6 @@ from dynamo.reproduction import (
 )
 from dynamo.reproduction.workspace import Sizes, Workspace
 from dynamo.text import encode_chat
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps one state per process; a run of another precision needs a new one."""
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.fixture(autouse=True)
