@@ -16,7 +16,7 @@ from dynamo.sampler import SamplingOptions
 from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options, layout
 from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, SCRIPTS, script
-from dynamo.ui.examples import LABELS, examples_for, is_example
+from dynamo.ui.examples import LABELS, all_examples, examples_for
 from dynamo.ui.handlers import Handlers, in_one_sentence
 from dynamo.ui.host import Host
 from dynamo.ui.settings import exact_switch, settings_panel, threshold_dial
@@ -266,9 +266,9 @@ def test_a_model_that_completes_is_given_beginnings_and_no_questions():
     assert all(prompt.rstrip().endswith((".", "?")) for prompt in examples_for("chat").prompts.values())
 
 
-def test_what_a_visitor_wrote_is_no_example():
-    assert is_example("") and is_example(examples_for("chat").first)
-    assert not is_example("I want to book a table for two in San Jose, please")
+def test_all_examples_are_those_of_every_kind():
+    assert len(all_examples()) == sum(len(examples_for(kind).prompts) for kind in LABELS)
+    assert {examples_for(kind).first for kind in LABELS} <= set(all_examples())
 
 
 def test_the_description_is_shown_as_text():

@@ -42,6 +42,7 @@ class CompareTab:
     """The parts of the tab that events read or write."""
 
     prompt: gr.Textbox
+    suggested: gr.Textbox
     examples: gr.Dataset
     generate: gr.Button
     stop: gr.Button
@@ -72,7 +73,7 @@ class CompareTab:
 def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareTab:
     """Builds the tab inside a `gr.Tab`; `recorded` is what the panes show before anything was asked."""
     first = recorded or RaceView("", "", "", READY)
-    prompt, generate, stop, examples = _prompt_row(examples_for(host.contenders.examples))
+    prompt, suggested, generate, stop, examples = _prompt_row(examples_for(host.contenders.examples))
     retry, edit, new_chat, load, blind = _chat_row(voting=offer.votes is not None)
     bar = race_bar(first.status, host.split, elem_id="race")
     votes, vote_buttons = _vote_row() if blind else (None, {})
@@ -113,6 +114,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
         heatmap = gr.Plot(label="Joint of one pass, 25 candidates by 25", elem_id="heatmap")
     return CompareTab(
         prompt=prompt,
+        suggested=suggested,
         examples=examples,
         generate=generate,
         stop=stop,
@@ -141,7 +143,7 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     )
 
 
-def _prompt_row(examples: Examples) -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Dataset]:
+def _prompt_row(examples: Examples) -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.Button, gr.Dataset]:
     with gr.Row(elem_classes="dm-prompt-row"):
         with gr.Column(scale=5, min_width=300):
             prompt = gr.Textbox(
@@ -159,7 +161,7 @@ def _prompt_row(examples: Examples) -> tuple[gr.Textbox, gr.Button, gr.Button, g
     shown = gr.Dataset(
         components=[prompt], **examples.samples(), label="Try one", samples_per_page=20, elem_id="examples"
     )
-    return prompt, generate, stop, shown
+    return prompt, gr.Textbox(examples.first, visible=False), generate, stop, shown
 
 
 def _chat_row(

@@ -49,6 +49,6 @@ def examples_for(kind: str) -> Examples:
     return Examples(LABELS[kind], fields["placeholder"], prompts)
 
 
-def is_example(prompt: str) -> bool:
-    """Whether a box holds nothing that a visitor wrote, and may be given another."""
-    return not prompt.strip() or any(prompt in examples_for(kind).prompts.values() for kind in LABELS)
+def all_examples() -> list[str]:
+    """Every prompt of every kind: a box that holds one holds nothing that a visitor wrote."""
+    return [prompt for kind in LABELS for prompt in examples_for(kind).prompts.values()]

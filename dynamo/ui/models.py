@@ -18,7 +18,7 @@ from dynamo.sampler import SamplingOptions
 from dynamo.ui.components import part
 from dynamo.ui.footprint import footprint_table
 from dynamo.ui.handlers import in_one_sentence
-from dynamo.ui.pair_parts import PairParts, Updates
+from dynamo.ui.pair_parts import PairParts, Updates, suggest
 from dynamo.ui.shelf import Moment, Shelf
 from dynamo.ui.training import training_section
 from dynamo.ui.wiring import IN_BROWSER, QUIET, RUN
@@ -68,15 +68,15 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     seen = gr.State(0)  # swaps of the pair that this visitor's page shows
     refreshed = [seen, tab.name, *tab.refreshed(), *pair.outputs()]
 
-    def refresh(swaps: int, prompt: str) -> Updates:
+    def refresh(swaps: int) -> Updates:
         told = _told(tab, shelf)
         if swaps != shelf.host.swaps:
-            told |= {seen: shelf.host.swaps, tab.name: shelf.loaded, **pair.shown(shelf, prompt or "")}
+            told |= {seen: shelf.host.swaps, tab.name: shelf.loaded, **pair.shown(shelf)}
         return told
 
     def connect(event: Any, source: Any) -> Any:
         loading = event(_load(shelf), [source, tab.quantize], tab.status, **_LOADING)
-        shown = loading.then(refresh, [seen, pair.compare.prompt], refreshed, **QUIET)
+        shown = suggest(loading.then(refresh, seen, refreshed, **QUIET).then, pair.compare)
         if training is not None:
             shown.then(training.foretell, training.steps, training.estimate, **QUIET)
         shown.then(
@@ -92,7 +92,7 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     connect(begun.then, tab.name)
     tab.cancel.click(shelf.cancel, None, None, **QUIET)
     # The page was built for the pair that it began with.
-    demo.load(refresh, [seen, pair.compare.prompt], refreshed, **QUIET)
+    suggest(demo.load(refresh, seen, refreshed, **QUIET).then, pair.compare)
     tab.picker.pick(_picked, None, tab.name, **QUIET)
     asked = [tab.quantize, tab.name]
     tab.quantize.change(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import gradio as gr
 from dynamo.direction import in_html
 from dynamo.sampler import SamplingOptions
 from dynamo.ui.compare import OPPONENTS, CompareTab
-from dynamo.ui.examples import examples_for, is_example
+from dynamo.ui.examples import all_examples, examples_for
 from dynamo.ui.explore import ExploreTab
 from dynamo.ui.host import READY
 from dynamo.ui.shelf import Shelf
@@ -33,25 +34,20 @@ class PairParts:
         tab = self.compare
         cards = [card for card in (tab.audit, tab.strip) if card is not None]
         return [
-            tab.prompt, tab.examples, tab.opponent, tab.settings["max_order"], self.notice, self.description,
-            tab.base, tab.dynamo, tab.inspector, tab.bar, tab.replacing, tab.duel, *cards,
+            tab.prompt, tab.suggested, tab.examples, tab.opponent, tab.settings["max_order"], self.notice,
+            self.description, tab.base, tab.dynamo, tab.inspector, tab.bar, tab.replacing, tab.duel, *cards,
             *self.explore.outputs,
         ]  # fmt: skip
 
-    def shown(self, shelf: Shelf, prompt: str) -> Updates:
-        """Everything about the pair that is loaded now, and no chat yet; a `prompt` that a visitor wrote
-        stays.
-        """
+    def shown(self, shelf: Shelf) -> Updates:
+        """Everything about the pair that is loaded now, and no chat yet; what the visitor wrote stays."""
         tab, contenders = self.compare, shelf.host.contenders
         cards = [card for card in (tab.audit, tab.strip) if card is not None]
         names = list(contenders.opponents)
         examples = examples_for(contenders.examples)
         return {
-            tab.prompt: gr.update(
-                label=examples.label,
-                placeholder=examples.placeholder,
-                value=examples.first if is_example(prompt) else prompt,
-            ),
+            tab.prompt: gr.update(label=examples.label, placeholder=examples.placeholder),
+            tab.suggested: examples.first,
             tab.examples: gr.update(**examples.samples()),
             tab.opponent: gr.update(choices=[(OPPONENTS[name], name) for name in names], value=names[0]),
             tab.settings["max_order"]: gr.update(
@@ -65,6 +61,13 @@ class PairParts:
             tab.duel: None,
             **self.explore.show(shelf.host.analyses.report),
         }
+
+
+def suggest(event: Any, tab: CompareTab) -> Any:
+    """After `event` the box holds the suggested prompt, unless the visitor has written another by then."""
+    js = f"""(prompt, suggested) =>
+      prompt?.trim() && !{json.dumps(all_examples())}.includes(prompt) ? prompt : suggested"""
+    return event(None, [tab.prompt, tab.suggested], tab.prompt, js=js, api_visibility="private")
 
 
 def notice_update(told: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -143,4 +144,27 @@ def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, url, fol
     page.locator("#models-loaded").get_by_text("first").wait_for()
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("button", name="Explain", exact=True).wait_for()
+    assert typed.input_value() == "My own words"
+
+
+def test_what_a_visitor_writes_while_the_page_learns_of_another_pair_stays(open_page, url, folder):
+    """The page asks about the pair when it opens; the answers come only after the visitor has written."""
+    first = at_models(open_page, url)
+    loads(first, str(folder / "untuned"))
+    first.get_by_text("it answers in Compare from the next run on").wait_for()
+    page, held, written = open_page(url), [], threading.Event()
+    page.route(
+        "**/gradio_api/run/**", lambda route: route.continue_() if written.is_set() else held.append(route)
+    )
+    page.reload()
+    typed = page.locator("#prompt textarea, #prompt input").first
+    while not held:
+        page.wait_for_timeout(50)
+    typed.fill("My own words")
+    written.set()
+    for route in held:
+        route.continue_()
+    page.get_by_label("Text to complete (this model").wait_for()
+    page.get_by_role("button", name="Code", exact=True).wait_for()
+    page.wait_for_timeout(300)  # what would overwrite it comes right behind
     assert typed.input_value() == "My own words"
