@@ -88,7 +88,9 @@ def _in_loops(
         cells, values, kept_mass = loops.masked_joint(
             ids, f, *table.trie(order), table.vocab_size, float(options.mask_strength)
         )
-        seen = Joint.deferred(ids, f, lambda: (joint.ranks_of(cells, order, k), values))
+        seen = Joint.deferred(
+            ids, f, lambda: joint.in_rank_order(joint.ranks_of(cells, order, k).T, values, k)
+        )
     else:
         above = 0.0 if options.adaptive_first else limit
         _require_few_cells(k, order, above)

@@ -1,7 +1,7 @@
 """The cells of a joint that are not zero: what `dynamo.tuples` and `dynamo.joint` find in numpy.
 
-Cells are flat indices into the grid of k^m, row-major, and rise. The products are those of the numpy path;
-sums are taken in order here, so they agree up to rounding.
+Cells are flat indices into the grid of k^m, row-major. The products are those of the numpy path; sums are
+taken in the order of the cells, so they agree up to rounding.
 """
 
 from __future__ import annotations
@@ -62,15 +62,9 @@ def _extended(cells, nodes, products, head, f, first, last, vocab):
                 found += np.uint64(rank_of[np.uint64(last[child])] >= 0)
     longer, below, times = np.empty(found, np.int64), np.empty(found, np.uint64), np.empty(found)
     for j in range(found):
-        child = np.uint64(children[j])
-        cell, at = cells[parents[j]] * k + rank_of[np.uint64(last[child])], np.int64(j)
-        while at > 0 and longer[at - 1] > cell:  # children rise by token, cells by rank
-            longer[at], below[at] = longer[at - 1], below[at - 1]
-            at -= 1
-        longer[at], below[at] = cell, child + tokens
-    for j in range(found):
-        i = np.uint64(parents[j])
-        times[j] = products[i] * f[np.uint64(longer[j] - cells[i] * k)]
+        child, i = np.uint64(children[j]), np.uint64(parents[j])
+        rank = np.uint64(rank_of[np.uint64(last[child])])
+        longer[j], below[j], times[j] = cells[i] * k + rank, child + tokens, products[i] * f[rank]
     return longer, below, times
 
 
@@ -78,6 +72,7 @@ def _extended(cells, nodes, products, head, f, first, last, vocab):
 def masked_joint(ids, f, first, last, ratio, vocab, strength):
     """The cells of the grid that are tuples of the table, their masked joint, and the mass that was kept.
 
+    Cells come in the order in which they are found: first tokens by rank, later ones by token.
     ids, f (m, k); the table as `CooccurrenceTable.trie` lays it out. The joint is normalised where it is not
     all zero.
     """
@@ -111,7 +106,9 @@ def masked_joint(ids, f, first, last, ratio, vocab, strength):
 
 @compiled
 def product_above(f, above):
-    """The cells of the plain product whose value is above `above`, at least the largest: rows of f fall."""
+    """The cells of the plain product whose value is above `above`, at least the largest; they rise, rows of f
+    fall.
+    """
     m, k = f.shape
     cells, values = np.empty(64, np.int64), np.empty(64)
     found = 0

@@ -9,7 +9,10 @@ import numpy as np
 from dynamo.kernels.compiling import compiled
 
 NAN, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # as `_rank_key` orders them
-BLOCKS = 128  # a head's logits are looked at in about so many pieces
+LEAST = np.int32(-0x7FFFFFFF)
+LAST = np.int64(0x7FFFFFFF)
+LANES = 128  # so many maxima of a head's logits tell where its top k begin
+FEW = 512  # of so many, counting who is ahead of each is faster than putting one by one in its place
 
 
 @compiled
@@ -21,59 +24,85 @@ def _rank_key(bits):
 
 
 @compiled
-def _insert(keys, places, held, key, place):
-    """Into the largest so far, which fall: `key` behind those that it equals. How many are held then."""
-    if held == len(keys):
-        if key <= keys[held - 1]:
-            return held
-        held -= 1
-    at = held
-    while at > 0 and keys[at - 1] < key:
-        keys[at], places[at] = keys[at - 1], places[at - 1]
-        at -= 1
-    keys[at], places[at] = key, place
-    return held + 1
+def _floor(keys, k):
+    """A key that the k largest are not below: the k-th largest of `LANES` interleaved maxima, by halving."""
+    lanes = min(len(keys), LANES)
+    if lanes < k:
+        return LEAST
+    largest = keys[:lanes].copy()
+    for start in range(lanes, len(keys), lanes):
+        more = keys[start : start + lanes]
+        for lane in range(len(more)):
+            largest[lane] = max(largest[lane], more[lane])
+    low, high = np.int64(LEAST), np.int64(NAN)
+    while low < high:
+        middle = (low + high + 1) >> 1
+        reached = 0
+        for one in largest:
+            reached += one >= middle
+        low, high = (middle, high) if reached >= k else (low, middle - 1)
+    return np.int32(low)
+
+
+@compiled
+def _count_ranks(order, best):
+    """The first len(best) places by falling `order`, each counting those ahead of it."""
+    for i in range(len(order)):
+        ahead = 0
+        for other in order:
+            ahead += other > order[i]
+        if ahead < len(best):
+            best[ahead] = LAST - (order[i] & LAST)
+
+
+@compiled
+def _insert(order, best):
+    """The same, one by one into the largest so far."""
+    held, most = 0, len(best)
+    for one in order:
+        if held == most:
+            if one <= best[held - 1]:
+                continue
+            held -= 1
+        at = held
+        while at > 0 and best[at - 1] < one:
+            best[at] = best[at - 1]
+            at -= 1
+        best[at] = one
+        held += 1
+    for rank in range(most):
+        best[rank] = LAST - (best[rank] & LAST)
 
 
 @compiled
 def top_k(logits, k, temperature):
     """Ids and softmax of the k largest float32 logits of each row, ties to the lower id: (heads, vocab) ->
     (heads, k) twice; and whether every row's largest is finite.
+
+    Where a branch depends on the logits the processor guesses wrong; so most of this is counting.
     """
     heads, vocab = logits.shape
     ids, f = np.empty((heads, k), np.int64), np.empty((heads, k))
-    block = max(vocab // BLOCKS, 1)
-    blocks = (vocab + block - 1) // block
-    largest = np.empty(blocks, np.int32)
-    keys, places = np.empty(k, np.int32), np.empty(k, np.int64)
+    keys, order = np.empty(vocab, np.int32), np.empty(vocab + 1, np.int64)
     finite = True
     for head in range(heads):
         row = logits[head]
         bits = row.view(np.int32)
-        for piece in range(blocks):
-            most = np.int32(-0x7FFFFFFF)
-            for i in range(piece * block, min((piece + 1) * block, vocab)):
-                most = max(most, _rank_key(bits[i]))
-            largest[piece] = most
-        floor = np.int32(-0x7FFFFFFF)
-        if blocks >= k:  # k pieces have a largest of at least `floor`, so no smaller one is among the top k
-            held = 0
-            for piece in range(blocks):
-                held = _insert(keys, places, held, largest[piece], piece)
-            floor = keys[k - 1]
-        held = 0
-        for piece in range(blocks):
-            if largest[piece] < floor:
-                continue
-            for i in range(piece * block, min((piece + 1) * block, vocab)):
-                key = _rank_key(bits[i])
-                if key >= floor:
-                    held = _insert(keys, places, held, key, i)
-        finite = finite and abs(keys[0]) < INFINITE
-        total, first = 0.0, np.float64(row[places[0]])
+        for i in range(vocab):
+            keys[i] = _rank_key(bits[i])
+        floor = _floor(keys, k)
+        found = 0
+        for i in range(vocab):
+            order[found] = (np.int64(keys[i]) << 32) | (LAST - i)  # by key, then by place
+            found += keys[i] >= floor
+        if found <= FEW:
+            _count_ranks(order[:found], ids[head])
+        else:
+            _insert(order[:found], ids[head])
+        finite = finite and abs(keys[ids[head, 0]]) < INFINITE
+        total, first = 0.0, np.float64(row[ids[head, 0]])
         for rank in range(k):
-            ids[head, rank] = places[rank]
-            f[head, rank] = math.exp((np.float64(row[places[rank]]) - first) / temperature)
+            f[head, rank] = math.exp((np.float64(row[ids[head, rank]]) - first) / temperature)
             total += f[head, rank]
         for rank in range(k):
             f[head, rank] /= total

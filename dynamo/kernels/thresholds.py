@@ -1,6 +1,6 @@
 """What becomes of a joint's cells: thresholds, penalty, draw, as `dynamo.joint` states them in numpy.
 
-Cells are flat indices into the grid of k^m, row-major, and rise; every other cell of the grid is zero.
+Cells are flat indices into the grid of k^m, row-major; every other cell of the grid is zero.
 """
 
 from __future__ import annotations
@@ -103,6 +103,17 @@ def otsu_bin(counts):
 
 
 @compiled
+def _put_in_order(cells, values):
+    """Cells rise from here on. Most of them do already."""
+    for i in range(1, len(cells)):
+        cell, value, at = cells[i], values[i], i
+        while at > 0 and cells[at - 1] > cell:
+            cells[at], values[at] = cells[at - 1], values[at - 1]
+            at -= 1
+        cells[at], values[at] = cell, value
+
+
+@compiled
 def adaptive_keep(cells, values, m, k, width):
     """As `joint.adaptive_keep`, without the cells whose blurred value is in the lowest bin for certain.
 
@@ -184,8 +195,9 @@ def penalised(ranks, values, ids, seen, special, penalty):
 
 @compiled
 def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, width, seen, special, penalty):
-    """What becomes of an order's cells: (outcome, best value, ranks (cells, m), weights (cells,)).
+    """What becomes of an order's cells: (outcome, best value, ranks (cells, m), weights (cells,) by rank).
 
+    They may come in any order.
     The outcome is OK, the reason to back off, or CROWDED: the blur is then better done on the whole grid.
     """
     m, k = ids.shape
@@ -197,10 +209,13 @@ def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, widt
         return MASK if best <= 0 else KEPT_MASS, best, none, values[:0]
     keep, done = np.ones(len(cells), np.bool_), True
     if adaptive and first:
+        cells, values = cells.copy(), values.copy()
+        _put_in_order(cells, values)
         keep, done = adaptive_keep(cells, values, m, k, width)
     for i in range(len(cells)):
         keep[i] &= values[i] > limit
     cells, values = cells[keep], values[keep]
+    _put_in_order(cells, values)
     if adaptive and not first:
         keep, done = adaptive_keep(cells, values, m, k, width)
         cells, values = cells[keep], values[keep]
