@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,11 +75,10 @@ class OneLane:
         self.queries = queries
         self._cache = cache = state.cache
         self._start, self._stop, self._causal = start, stop, causal
-        self._plain = new <= FEW_QUERIES and cache.device.type == "cpu" and cache.dtype == torch.float32
-        self._loop = None
-        if self._plain and stop * cache.shape[2] * cache.shape[4] <= LOOP_NUMBERS:
-            self._loop = getattr(kernels.loops(), "attend", None)
-            self._turns = [each.view(new, -1).numpy() for each in (self.cos, self.sin)]
+        self._plain = _is_plain(cache, new)
+        self._loop = _loop(cache, new, stop)
+        if self._loop is not None:
+            self._turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
             self._memory = cache.numpy()
 
     @cached_property
@@ -144,6 +144,16 @@ class OneLane:
         return attended.transpose(1, 2).flatten(2)
 
 
+def _is_plain(cache: Tensor, new: int) -> bool:
+    return new <= FEW_QUERIES and cache.device.type == "cpu" and cache.dtype == torch.float32
+
+
+def _loop(cache: Tensor, new: int, filled: int) -> Callable | None:
+    """The compiled loop where it is the faster way, None elsewhere; cache (.., heads, capacity, head_dim)."""
+    fits = _is_plain(cache, new) and filled * cache.shape[-3] * cache.shape[-1] <= LOOP_NUMBERS
+    return getattr(kernels.loops(), "attend", None) if fits else None
+
+
 def _unpacked(projected: Sequence[Tensor], heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Turned queries, and turned keys with values, from n packed projections' rows.
 
@@ -204,6 +214,11 @@ class Lanes:
         self._mask = unseen.masked_fill_(~seen, float("-inf")).unsqueeze(1)  # (rows, 1, widest, filled)
         asked = torch.tensor(queries, device=device)
         self._wanted = (inside & (offsets >= (number - asked)[:, None]))[inside].nonzero()[:, 0]
+        self._loop = _loop(state.cache, self._widest, self._filled)
+        if self._loop is not None:
+            self._lanes = list(zip(starts, counts, queries, strict=True))
+            self._turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
+            self._memory = state.cache.numpy()
 
     def wanted(self, states: Tensor) -> Tensor:
         """(.., new, width) -> (.., all queries, width)"""
@@ -212,8 +227,23 @@ class Lanes:
     def attend_packed(
         self, projected: list[Tensor], heads: int, slot: int, scaling: float, whole: bool
     ) -> Sequence[Tensor]:
-        """As `OneLane.attend_packed`."""
-        return self.attend(*_unpacked(projected, heads, self.cos, self.sin), slot, scaling, whole)
+        """As `OneLane.attend_packed`, lane by lane."""
+        if self._loop is None:
+            return self.attend(*_unpacked(projected, heads, self.cos, self.sin), slot, scaling, whole)
+        attended = []
+        for at, rows in enumerate((each.numpy() for each in projected), start=slot):
+            keys, values = self._memory[:, at]  # (rows, heads, capacity, head_dim)
+            parts, end = [], 0
+            for lane, (start, count, queries) in enumerate(self._lanes):
+                here = slice(end, end + count)
+                end += count
+                cos, sin = (each[here] for each in self._turns)
+                asked = count if whole else queries
+                parts.append(
+                    self._loop(rows[here], cos, sin, keys[lane], values[lane], start, scaling, asked)
+                )
+            attended.append(torch.from_numpy(np.concatenate(parts)))
+        return attended
 
     def attend(self, q: Tensor, kv: Tensor, slot: int, scaling: float, whole: bool) -> Tensor:
         """As `OneLane.attend`."""

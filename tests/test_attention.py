@@ -96,6 +96,25 @@ def test_passes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
     assert not all(torch.equal(*pair) for pair in zip(*logits, strict=True))  # it was another way
 
 
+def test_passes_of_several_lanes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
+    decoder = Decoder(tiny_dynamo(), packed=True)
+    logits = []
+    for limit in (cache.LOOP_NUMBERS, 0):
+        monkeypatch.setattr("dynamo.cache.LOOP_NUMBERS", limit)
+        state = decoder.new_batch(3, 64)
+        for lane, length in zip(state.lanes, (20, 1, 9), strict=True):
+            decoder.forward(lane, list(range(length)))
+        logits.append(
+            [
+                decoder.forward_batch(state, [[7], [1, 2, 3], [9, 8]]),
+                decoder.forward_batch(state, [[4, 5, 6], [2], [3, 1]], queries=[2, 1, 2]),
+            ]
+        )
+    for with_loop, without in zip(*logits, strict=True):
+        torch.testing.assert_close(with_loop, without, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(logits[0][1], logits[1][1])  # it was another way
+
+
 def test_longer_memories_and_prompts_are_left_to_torch(monkeypatch):
     lane, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
     assert lane._loop is not None
