@@ -154,18 +154,24 @@ def _loop(cache: Tensor, new: int, filled: int) -> Callable | None:
     return getattr(kernels.loops(), "attend", None) if fits else None
 
 
+def turn(qk: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary embedding of queries and keys (.., new, 2, heads, head_dim), in place; cos, sin (new, 1, 1,
+    rotary_dim).
+    """
+    turned = qk[..., : cos.shape[-1]]
+    first, second = turned.chunk(2, dim=-1)
+    turned.copy_(turned * cos + torch.cat((-second, first), dim=-1) * sin)
+
+
 def _unpacked(projected: Sequence[Tensor], heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Turned queries, and turned keys with values, from n packed projections' rows.
 
-    projected: n of (new, 3 hidden + 2 heads rotary_dim): queries, keys, values, half-rotated queries and
-    keys, each by head -> (n, new, heads, head_dim), (n, new, 2, heads, head_dim).
+    projected: n of (new, 3 hidden): queries, keys, values, each by head -> (n, new, heads, head_dim),
+    (n, new, 2, heads, head_dim).
     """
-    n, (new, width), rotary = len(projected), projected[0].shape, cos.shape[-1]
-    rows = projected[0].unsqueeze(0) if n == 1 else torch.stack(projected)
-    hidden = (width - 2 * heads * rotary) // 3
-    qkv = rows[..., : 3 * hidden].view(n, new, 3, heads, hidden // heads)
-    halves = rows[..., 3 * hidden :].view(n, new, 2, heads, rotary)
-    qkv[:, :, :2, :, :rotary].mul_(cos).addcmul_(halves, sin)
+    rows = projected[0].unsqueeze(0) if len(projected) == 1 else torch.stack(projected)
+    qkv = rows.unflatten(-1, (3, heads, -1))
+    turn(qkv[:, :, :2], cos, sin)
     return qkv[:, :, 0], qkv[:, :, 1:]
 
 
@@ -177,7 +183,7 @@ def warm_up() -> None:
             lane = OneLane(
                 DecodeState(torch.zeros(2, 1, 1, 1, 2)), 1, 1, (turns, turns), lambda new, stop: turns
             )
-            lane.attend_packed([torch.zeros(1, 10)], 1, 0, 1.0, whole=True)
+            lane.attend_packed([torch.zeros(1, 6)], 1, 0, 1.0, whole=True)
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
 
-from dynamo.cache import BatchState, DecodeState, Lanes, OneLane, warm_up
+from dynamo.cache import BatchState, DecodeState, Lanes, OneLane, turn, warm_up
 from dynamo.model import DynamoForCausalLM
 from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, can_pack, fits_half, has_int8, product
 
@@ -109,7 +109,7 @@ class Decoder:
         return self._base.gpt_neox.embed_in.weight.device
 
     def _pack(self, layers: list[nn.Module], slot: int) -> PackedLayers:
-        return PackedLayers(layers, slot, self._attention_heads, self._rotary[0].shape[-1], self._weights)
+        return PackedLayers(layers, slot, self._attention_heads, self._weights)
 
     @torch.inference_mode()
     def _output_embedding(self) -> Callable[[Tensor], Tensor]:
@@ -246,13 +246,11 @@ class Decoder:
         whole: bool,
     ) -> Tensor:
         """One layer at all new positions, or unless `whole` where it is wanted; keys and values at all."""
-        attention, cos, sin = layer.attention, step.cos, step.sin
+        attention = layer.attention
         new = len(hidden_states)
         qkv = attention.query_key_value(layer.input_layernorm(hidden_states))
         qkv = qkv.view(new, self._attention_heads, 3, self._head_dim)
-        turned = qkv[:, :, :2, : cos.shape[-1]]  # queries and keys at once
-        first, second = turned.chunk(2, dim=-1)
-        qkv[:, :, :2, : cos.shape[-1]] = turned * cos + torch.cat((-second, first), dim=-1) * sin
+        turn(qkv[:, :, :2], step.cos, step.sin)
         q, kv = qkv[None, :, :, 0], qkv[None, :, :, 1:].transpose(2, 3)
         attended = step.attend(q, kv, attention.layer_idx, attention.scaling, whole)
         attended = attention.dense(attended[0])

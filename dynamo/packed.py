@@ -1,9 +1,7 @@
 """GPT-NeoX layers as few operators, for models on CPU that wait for operators and for memory.
 
-The half-rotated queries and keys that rotary embedding needs are linear in the hidden states: they are
-further rows of the matrix that makes queries, keys and values. Attention output and the MLP's second half are
-one matrix. Layers that read the same hidden states (a model's last layer and its extra heads) run side by
-side.
+Attention output and the MLP's second half are one matrix. Layers that read the same hidden states (a model's
+last layer and its extra heads) run side by side.
 
 Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
 numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
@@ -53,13 +51,11 @@ class PackedLayers:
     """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on; `weights`
     is one of `WEIGHTS`."""
 
-    def __init__(
-        self, layers: Sequence[GPTNeoXLayer], slot: int, heads: int, rotary_dim: int, weights: str = "own"
-    ):
+    def __init__(self, layers: Sequence[GPTNeoXLayer], slot: int, heads: int, weights: str = "own"):
         first = layers[0]
         self.slot = slot
         self.hidden = first.attention.dense.out_features
-        self.heads, self.head_dim, self.rotary_dim = heads, self.hidden // heads, rotary_dim
+        self.heads = heads
         self.eps = first.input_layernorm.eps
         self.scaling = first.attention.scaling
         self.activation = getattr(first.mlp.act, "act", first.mlp.act)
@@ -73,19 +69,13 @@ class PackedLayers:
             self.contract = [self._contraction(layer) for layer in layers]
 
     def _projection(self, linear: nn.Linear) -> Product:
-        """Rows: queries, keys, values, half-rotated queries and keys."""
-        weight = linear.weight.view(self.heads, 3, self.head_dim, self.hidden).transpose(0, 1)
-        parts = [self._with_half_rotated(weight).reshape(-1, self.hidden)]
-        if linear.bias is not None:
-            bias = linear.bias.view(self.heads, 3, self.head_dim, 1).transpose(0, 1)
-            parts.append(self._with_half_rotated(bias).reshape(-1))
+        """Rows: queries, keys, values, each by head."""
+        parts = [
+            part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+            for part in (linear.weight, linear.bias)
+            if part is not None
+        ]
         return matrix_product(self.weights, *parts)
-
-    def _with_half_rotated(self, part: Tensor) -> Tensor:
-        """(3, heads, head_dim, width) and below it rotary embedding's second term, (-x2, x1)."""
-        first, second = part[:2, :, : self.rotary_dim].chunk(2, dim=2)
-        rotated = torch.cat((-second, first), dim=2)
-        return torch.cat((part.flatten(0, 2), rotated.flatten(0, 2)))
 
     def _contraction(self, layer: GPTNeoXLayer) -> Product:
         dense, last = layer.attention.dense, layer.mlp.dense_4h_to_h

@@ -100,10 +100,12 @@ def _three_weighted(rows, weights, count, shares, out):
 
 
 @compiled
-def _turned(row, halves, cos, sin, out):
-    """out = rotary embedding of a head's row, whose half-rotated part is `halves`: the rest is as it was."""
-    for d in range(len(cos)):
-        out[d] = row[d] * cos[d] + halves[d] * sin[d]
+def _turned(row, cos, sin, out):
+    """out = rotary embedding of a head's row; what is behind its rotary part stays as it was."""
+    half = len(cos) // 2
+    for d in range(half):
+        out[d] = row[d] * cos[d] - row[half + d] * sin[d]
+        out[half + d] = row[half + d] * cos[half + d] + row[d] * sin[half + d]
     for d in range(len(cos), len(row)):
         out[d] = row[d]
 
@@ -112,11 +114,10 @@ def _turned(row, halves, cos, sin, out):
 def attend(projected, cos, sin, keys, values, start, scaling, queries):
     """Attention output of the last `queries` of the new positions, (queries, hidden), all float32.
 
-    projected (new, 3 hidden + 2 heads rotary): queries, keys, values, half-rotated queries and keys, each by
-    head. cos, sin (new, rotary). keys, values (heads, capacity, width) hold `start` positions and get the new
-    ones.
+    projected (new, 3 hidden): queries, keys, values, each by head. cos, sin (new, rotary). keys, values
+    (heads, capacity, width) hold `start` positions and get the new ones.
     """
-    new, rotary = cos.shape
+    new = len(projected)
     heads, _, width = keys.shape
     hidden, end, late = heads * width, start + new, new - queries
     scaling = np.float32(scaling)
@@ -124,14 +125,13 @@ def attend(projected, cos, sin, keys, values, start, scaling, queries):
     mixed = np.empty((3, width), np.float32)
     scores, powers = np.empty((3, end), np.float32), np.empty(end, np.int32)
     for head in range(heads):
-        at, half = head * width, 3 * hidden + head * rotary
+        at = head * width
         for i in range(new):
             row = projected[i]
-            key, halves = row[hidden + at : hidden + at + width], row[half + heads * rotary :][:rotary]
-            _turned(key, halves, cos[i], sin[i], keys[head, start + i])
+            _turned(row[hidden + at : hidden + at + width], cos[i], sin[i], keys[head, start + i])
             values[head, start + i] = row[2 * hidden + at : 2 * hidden + at + width]
             if i >= late:
-                _turned(row[at : at + width], row[half : half + rotary], cos[i], sin[i], turned[i - late])
+                _turned(row[at : at + width], cos[i], sin[i], turned[i - late])
         i = 0
         while i < queries:
             seen = start + late + i + 1  # by the first of these queries
