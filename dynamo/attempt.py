@@ -234,5 +234,8 @@ def penalised_next(
     options: SamplingOptions,
 ) -> NDArray[np.float64]:
     """Values (n,) of tokens (n,) that may follow the chunk, divided by the penalty where they repeat."""
-    penalty = options.repetition_penalty
+    penalty, loops = options.repetition_penalty, kernels.loops()
+    if loops is not None:
+        before = np.array(chunk, np.int64)
+        return loops.next_token(values, ids, before, context.seen, context.special, float(penalty))
     return values if penalty == 1.0 else values / np.where(context.repeating(ids, chunk), penalty, 1.0)

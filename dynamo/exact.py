@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynamo import joint
+from dynamo import joint, kernels
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.sampler import (
     Candidates,
@@ -31,6 +31,7 @@ from dynamo.sampler import (
     SamplingOptions,
     choose_joint,
     choose_one,
+    drawn_cell,
     penalised_next,
     top_candidates,
 )
@@ -83,8 +84,9 @@ def verify(
         tokens.append(token)
         probabilities.append(_at(token, head.ids[0], head.f[0]))
 
-    for accepted, row in enumerate(logits):
-        head = top_candidates(row[None], options)
+    heads = top_candidates(logits, options)
+    for accepted in range(len(logits)):
+        head = Candidates(heads.ids[accepted : accepted + 1], heads.f[accepted : accepted + 1])
         p = _first_head(head, context, options)
         if accepted < len(drafts):
             draft = drafts[accepted]
@@ -94,7 +96,7 @@ def verify(
                     return Verdict(accepted + 1, tuple(tokens), tuple(probabilities), None)
                 continue
             p = _residual(p, head.ids[0], draft)
-        settle(int(head.ids[0][joint.draw(p, uniform())]), head)
+        settle(int(head.ids[0][drawn_cell(p, options, uniform())]), head)
         return Verdict(accepted, tuple(tokens), tuple(probabilities), head)
     raise AssertionError(f"{len(logits)} rows of logits for {len(drafts)} drafts")
 
@@ -112,15 +114,14 @@ def _point(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _at(token: int, ids: NDArray[np.int64], p: NDArray[np.float64]) -> float:
-    return float(p[ids == token].sum())
+    place = (ids == token).nonzero()[0]  # ids are distinct
+    return float(p[place[0]]) if len(place) else 0.0
 
 
 def _residual(p: NDArray[np.float64], ids: NDArray[np.int64], draft: Draft) -> NDArray[np.float64]:
     """(p - q)+ on the first head's candidates; p itself where rounding leaves nothing of it."""
-    order = np.argsort(draft.ids)
-    place = order[np.searchsorted(draft.ids, ids, sorter=order).clip(max=len(order) - 1)]
-    q = np.where(draft.ids[place] == ids, draft.q[place], 0.0)
-    rest = np.maximum(p - q, 0.0)
+    q = dict(zip(draft.ids.tolist(), draft.q.tolist(), strict=True))
+    rest = np.maximum(p - [q.get(token, 0.0) for token in ids.tolist()], 0.0)
     return rest if rest.any() else p
 
 
@@ -148,7 +149,7 @@ def propose(
         if not len(weights):
             break
         q = _point(weights) if options.temperature == 0 else weights / weights.sum()
-        chunk.append(int(ids[joint.draw(q, uniform())]))
+        chunk.append(int(ids[drawn_cell(q, options, uniform())]))
         drafts.append(Draft(chunk[-1], ids, q))
     return tuple(drafts)
 
@@ -171,7 +172,11 @@ def _following(
         here = (tokens[:, :-1] == chunk).all(axis=1)
         return tokens[here, -1], attempt.weights[here]
     # Every cell that the mask left survives: the rest of the grid need not be built.
-    if table is not None and options.mask_strength > 0:
+    loops = kernels.loops()
+    if table is not None and options.mask_strength > 0 and loops is not None and hasattr(table, "trie"):
+        strength = float(options.mask_strength)
+        ids, f = loops.followers(np.array(chunk), ids, f, *table.trie(order), table.vocab_size, strength)
+    elif table is not None and options.mask_strength > 0:
         columns, ratios = table.cells([*np.array(chunk)[:, None], ids])
         by_rank = columns[-1].argsort()
         ranks = columns[-1].take(by_rank)

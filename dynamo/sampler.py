@@ -33,6 +33,7 @@ __all__ = [
     "choose",
     "choose_joint",
     "choose_one",
+    "drawn_cell",
     "penalised_next",
     "top_candidates",
     "warm_up",
@@ -88,12 +89,7 @@ def choose_one(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Order 1: the first head's survivors after the penalty, without mask or threshold."""
     ids, f = candidates.ids[0], candidates.f[0]
-    loops = kernels.loops()
-    if loops is None:
-        weights = penalised_next(f, ids, (), context, options)
-    else:
-        weights = loops.next_token(f, ids, context.seen, context.special, float(options.repetition_penalty))
-    return counted(len(ids))[:, None], weights
+    return counted(len(ids))[:, None], penalised_next(f, ids, (), context, options)
 
 
 def choose_joint(
@@ -116,7 +112,7 @@ def _drawn(
     backoffs: list[BackOff],
     last: Attempt | None,
 ) -> Decision:
-    cell = ranks[_drawn_cell(weights, options, uniform)].tolist()
+    cell = ranks[drawn_cell(weights, options, uniform)].tolist()
     return Decision(
         tokens=tuple([candidates.ids.item(head, rank) for head, rank in enumerate(cell)]),
         probabilities=tuple([candidates.f.item(head, rank) for head, rank in enumerate(cell)]),
@@ -129,7 +125,8 @@ def _drawn(
     )
 
 
-def _drawn_cell(weights: NDArray[np.float64], options: SamplingOptions, uniform: float) -> int:
+def drawn_cell(weights: NDArray[np.float64], options: SamplingOptions, uniform: float) -> int:
+    """Which of the cells is drawn: in proportion to the weights, the heaviest at temperature 0."""
     if options.temperature == 0:
         return int(weights.argmax())
     loops = kernels.loops()
@@ -154,3 +151,6 @@ def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None)
         if heads > 1:
             for each in {id(table): table, id(None): None}.values():
                 choose_joint(candidates, 2, context, each, options)
+            if table is not None:
+                chunk, head = candidates.ids[0, :1], Candidates(*(each[1] for each in candidates))
+                loops.followers(chunk, *head, *table.trie(2), table.vocab_size, 1.0)

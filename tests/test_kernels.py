@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import printed
 
-from dynamo import joint, kernels
+from dynamo import exact, joint, kernels
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.kernels import cells as cells_module
 from dynamo.kernels import thresholds
@@ -293,3 +293,24 @@ def test_what_the_loops_walk_lies_in_one_piece_that_begins_a_large_page():
     assert first.base is last.base is ratio.base
     assert all(array.ctypes.data % 64 == 0 for array in (first, last, ratio))
     assert not any(np.shares_memory(one, other) for one, other in [(first, last), (last, ratio)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 4))
+def test_exact_modes_drafts_are_those_of_the_numpy_path(problem, rank):
+    logits, context, table, options, uniform, special = problem
+    if len(logits) < 2:
+        return
+    seen, drafts = Context(logits.shape[1], tuple(special)), []
+    seen.add(context)
+    for using in (kernels.loops(), None):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(kernels, "loops", lambda using=using: using)
+            candidates = top_candidates(logits, options)
+            token = int(candidates.ids[0, rank % candidates.ids.shape[1]])
+            drafts.append(exact.propose(candidates, token, table, seen, options, lambda: uniform, 4))
+    ours, theirs = drafts
+    assert [draft.token for draft in ours] == [draft.token for draft in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine.ids, other.ids)
+        np.testing.assert_allclose(mine.q, other.q, rtol=1e-9)

@@ -29,6 +29,7 @@ class Loops(NamedTuple):
     top_k: Callable
     masked_joint: Callable
     product_above: Callable
+    followers: Callable
     survivors: Callable
     next_token: Callable
     drawn: Callable
@@ -57,6 +58,7 @@ def loops() -> Loops | None:
         heads.top_k,
         cells.masked_joint,
         cells.product_above,
+        cells.followers,
         thresholds.survivors,
         thresholds.next_token,
         thresholds.drawn,

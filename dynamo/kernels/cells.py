@@ -105,6 +105,43 @@ def masked_joint(ids, f, first, last, ratio, vocab, strength):
 
 
 @compiled
+def followers(chunk, ids, f, first, last, ratio, vocab, strength):
+    """Those of ids (k,) that make a tuple of the table with `chunk` before them, and their f times the mask,
+    normalised: two arrays (n,), n up to k, in the order of ids, without those of no weight.
+    """
+    tokens, node = np.uint64(vocab), np.uint64(chunk[0])
+    none, nothing = ids[:0].copy(), f[:0].copy()
+    for token in chunk:
+        if token >= vocab:
+            return none, nothing
+    for token in chunk[1:]:
+        child = _find(
+            last, np.uint64(first[node]) - tokens, np.uint64(first[node + np.uint64(1)]) - tokens, token
+        )
+        if child < 0:
+            return none, nothing
+        node = np.uint64(child) + tokens
+    low, high = np.uint64(first[node]) - tokens, np.uint64(first[node + np.uint64(1)]) - tokens
+    found, weights, shares = np.empty(len(ids), np.int64), np.empty(len(ids)), np.empty(len(ids))
+    count, largest, total = 0, 0.0, 0.0
+    for rank in range(len(ids)):
+        child = _find(last, low, high, ids[rank]) if ids[rank] < vocab else np.int64(-1)
+        if child >= 0 and f[rank] > 0:
+            found[count], weights[count], shares[count] = ids[rank], f[rank], ratio[np.uint64(child)]
+            largest = max(largest, shares[count])
+            count += 1
+    for i in range(count):
+        weights[i] *= shares[i] if strength == 1.0 else (shares[i] / largest) ** strength
+        total += weights[i]
+    if not total > 0:
+        return none, nothing
+    for i in range(count):
+        weights[i] /= total
+    kept = weights[:count] > 0
+    return found[:count][kept], weights[:count][kept]
+
+
+@compiled
 def product_above(f, above):
     """The cells of the plain product whose value is above `above`, at least the largest; they rise, rows of f
     fall.

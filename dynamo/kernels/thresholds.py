@@ -237,11 +237,14 @@ def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, widt
 
 
 @compiled
-def next_token(f, ids, seen, special, penalty):
-    """The first head's probabilities (k,), divided by the penalty where the token repeats."""
+def next_token(f, ids, chunk, seen, special, penalty):
+    """Probabilities f (n,) of ids (n,) that may follow a chunk, divided by the penalty where they repeat."""
     weights = f.copy()
     for rank in range(len(ids)):
-        if seen[ids[rank]] and not special[ids[rank]]:
+        repeats = seen[ids[rank]]
+        for token in chunk:
+            repeats |= ids[rank] == token
+        if repeats and not special[ids[rank]]:
             weights[rank] /= penalty
     return weights
 
