@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import statistics
+import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from shutil import which
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -29,6 +31,8 @@ from dynamo.sampler import SamplingOptions
 from dynamo.trace import StepRecord
 from dynamo.ui import Contenders, build_demo, launch_options
 
+# With windows, as visitors have, where there is one.
+BROWSER = os.environ.get("DYNAMO_CHROMIUM") or which("chromium") or CHROMIUM
 PASSES_PER_SECOND = 30
 SECONDS = 10
 BASE_PASSES, DYNAMO_PASSES = 200, 100
@@ -157,7 +161,7 @@ def main() -> None:
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         with sync_playwright() as driver:
-            chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+            chromium = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
             page = chromium.new_page(viewport={"width": 1280, "height": 1600}, reduced_motion="no-preference")
             result = measure(page, url)
             browser = chromium.version
