@@ -9,8 +9,8 @@ and milliseconds from a click on a chunk to the frame after its joint is drawn.
 from __future__ import annotations
 
 import json
-import statistics
 import os
+import statistics
 import sys
 import time
 from collections.abc import Iterator
