@@ -2,7 +2,8 @@
 
 A `DecodeState` is one lane's memory, a `BatchState` that of several lanes in one tensor; neither is ever
 shared. A step says where one pass's new positions stand and what each of them sees: `OneLane` attends over
-what is filled and nothing else, `Lanes` over the longest of its rows, where shorter ones are masked.
+what is filled and nothing else; so do `Lanes` in the compiled loop (`dynamo.kernels`), and in torch's
+operators over the longest of their rows, where shorter ones are masked.
 
 Slots are the model's layers and its heads' layers, in the order of their `layer_idx`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -155,8 +157,8 @@ def _loop(cache: Tensor, new: int, filled: int) -> Callable | None:
 
 
 def turn(qk: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotary embedding of queries and keys (.., new, 2, heads, head_dim), in place; cos, sin (new, 1, 1,
-    rotary_dim).
+    """Rotary embedding of queries and keys (.., new, 2, heads, head_dim) or (.., new, heads, 2, head_dim), in
+    place; cos, sin (new, 1, 1, rotary_dim).
     """
     turned = qk[..., : cos.shape[-1]]
     first, second = turned.chunk(2, dim=-1)
@@ -206,25 +208,45 @@ class Lanes:
         assert self._filled <= state.cache.shape[4], f"{self._filled} positions of {state.cache.shape[4]}"
         self._cache, device = state.cache, state.cache.device
         self._rows, self._widest = len(counts), max(counts)
-        number = torch.tensor(counts, device=device)
-        offsets = torch.arange(self._widest, device=device)
-        inside = offsets < number[:, None]  # (rows, widest)
-        places = torch.tensor(starts, device=device)[:, None] + offsets
-        self._positions = places[inside]
+        self._lanes = list(zip(starts, counts, queries, strict=True))
+        positions = [at for start, count, _ in self._lanes for at in range(start, start + count)]
+        self._positions = torch.tensor(positions, device=device)
         self.cos, self.sin = (each[self._positions] for each in rotary)  # (new, 1, 1, rotary_dim)
-        self._row = inside.nonzero()[:, 0]
-        # Where each new position stands in a grid of rows x widest; None where the grid has no holes.
-        self._place = None if min(counts) == self._widest else inside.flatten().nonzero()[:, 0]
-        seen = torch.arange(self._filled, device=device) <= places[..., None]
-        unseen = torch.zeros(seen.shape, dtype=state.cache.dtype, device=device)
-        self._mask = unseen.masked_fill_(~seen, float("-inf")).unsqueeze(1)  # (rows, 1, widest, filled)
-        asked = torch.tensor(queries, device=device)
-        self._wanted = (inside & (offsets >= (number - asked)[:, None]))[inside].nonzero()[:, 0]
+        wanted = [
+            at
+            for end, asked in zip(accumulate(counts), queries, strict=True)
+            for at in range(end - asked, end)
+        ]
+        self._wanted = torch.tensor(wanted, device=device)
         self._loop = _loop(state.cache, self._widest, self._filled)
         if self._loop is not None:
-            self._lanes = list(zip(starts, counts, queries, strict=True))
             self._turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
             self._memory = state.cache.numpy()
+
+    @cached_property
+    def _row(self) -> Tensor:
+        """Whose each new position is."""
+        rows = [row for row, (_, count, _) in enumerate(self._lanes) for _ in range(count)]
+        return torch.tensor(rows, device=self._cache.device)
+
+    @cached_property
+    def _place(self) -> Tensor | None:
+        """Where each new position stands in a grid of rows x widest; None where the grid has no holes."""
+        if len(self._positions) == self._rows * self._widest:
+            return None
+        counts = [count for _, count, _ in self._lanes]
+        places = [row * self._widest + i for row, count in enumerate(counts) for i in range(count)]
+        return torch.tensor(places, device=self._cache.device)
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """What each does not see, (rows, 1, widest, filled) of 0 and -inf."""
+        cache = self._cache
+        starts = torch.tensor([start for start, *_ in self._lanes], device=cache.device)
+        places = starts[:, None] + torch.arange(self._widest, device=cache.device)
+        seen = torch.arange(self._filled, device=cache.device) <= places[..., None]
+        unseen = torch.zeros(seen.shape, dtype=cache.dtype, device=cache.device)
+        return unseen.masked_fill_(~seen, float("-inf")).unsqueeze(1)
 
     def wanted(self, states: Tensor) -> Tensor:
         """(.., new, width) -> (.., all queries, width)"""

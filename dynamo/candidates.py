@@ -17,7 +17,7 @@ from torch import Tensor
 from dynamo import joint, kernels
 from dynamo.sampling_options import SamplingOptions
 
-MOST_INSERTED = 128  # from about here on torch's selection is as fast as the loop's insertion
+MOST_COUNTED = 128  # the loop is made for no more; from about here on torch's selection is as fast
 
 
 class Candidates(NamedTuple):
@@ -35,7 +35,7 @@ def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptio
     logits = logits if isinstance(logits, Tensor) else torch.from_numpy(logits)
     k, temperature = min(options.top_k, logits.shape[1]), options.temperature or 1.0
     loops = kernels.loops()
-    if loops is not None and k <= MOST_INSERTED and _is_single_on_cpu(logits):
+    if loops is not None and k <= MOST_COUNTED and _is_single_on_cpu(logits):
         rows = np.ascontiguousarray(_on_host(logits))
         ids, f, finite = loops.top_k(rows, int(k), float(temperature))
         if not finite:

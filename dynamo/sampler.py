@@ -151,6 +151,6 @@ def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None)
         if heads > 1:
             for each in {id(table): table, id(None): None}.values():
                 choose_joint(candidates, 2, context, each, options)
-            if table is not None:
+            if hasattr(table, "trie"):
                 chunk, head = candidates.ids[0, :1], Candidates(*(each[1] for each in candidates))
                 loops.followers(chunk, *head, *table.trie(2), table.vocab_size, 1.0)

@@ -1,8 +1,8 @@
 """Inner loops compiled by numba: the sampler's, which `dynamo.joint` and `dynamo.tuples` state in numpy, and
 attention for a few positions, which `dynamo.cache` states in torch.
 
-A pass looks at a few thousand cells, and attends for up to three positions of a small model: too little for
-the calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as
+A pass looks at a few thousand cells, and attends for a few positions of a small model: too little for the
+calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as
 without them; values agree up to the rounding of sums.
 
 numba is imported, and a loop compiled, when a loop is first asked for. Where numba is missing there are none,
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 VARIABLE = "DYNAMO_KERNELS"
-MOST_CANDIDATES = 256  # the loops insert one by one, which is for few
+MOST_CANDIDATES = 256  # the loops look at each by itself, which is for few
 
 
 class Loops(NamedTuple):

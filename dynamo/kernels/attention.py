@@ -1,4 +1,4 @@
-"""Attention of one lane's few new positions, on CPU in float32: `dynamo.cache` in one loop.
+"""Attention of a lane's few new positions, on CPU in float32: `dynamo.cache` in one loop.
 
 For a handful of queries the operators' calls take longer than their sums. Here queries and keys are turned
 (rotary embedding), keys and values go to the cache, and each query sees its own position and all before it.

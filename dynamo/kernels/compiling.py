@@ -16,8 +16,8 @@ def compiled(function: Callable) -> Callable:
     to, made anew by each process.
 
     numba's cache notices changes to a function's own file only, so no loop calls one of another file. The
-    loops hold the interpreter's lock: they last some ten microseconds, and giving it up would cost more than
-    it lets others do. They share nothing but tables, which do not change.
+    loops hold the interpreter's lock: on small models they last some ten microseconds, and giving it up would
+    cost more than it lets others do. They share nothing but tables, which do not change.
     """
     return _compiled(function)
 

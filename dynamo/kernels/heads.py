@@ -11,7 +11,7 @@ from dynamo.kernels.compiling import compiled
 NAN, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # as `_rank_key` orders them
 LEAST = np.int32(-0x7FFFFFFF)
 LAST = np.int64(0x7FFFFFFF)
-LANES = 128  # so many maxima of a head's logits tell where its top k begin
+LANES = 128  # so many maxima of a head's logits tell where its top k begin, for k up to as many
 FEW = 512  # of so many, counting who is ahead of each is faster than putting one by one in its place
 
 

@@ -11,6 +11,7 @@ from dynamo.kernels.compiling import compiled
 
 BINS = 256
 OK, MASK, KEPT_MASS, THRESHOLD, PENALTY, CROWDED = range(6)
+FEW = 64  # so many are put in order one by one
 CROWD = 2**16  # blurring more cells than these one by one takes longer than blurring the grid
 HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 EMPTY = np.int64(-1)
@@ -104,7 +105,11 @@ def otsu_bin(counts):
 
 @compiled
 def _put_in_order(cells, values):
-    """Cells rise from here on. Most of them do already."""
+    """Cells rise from here on."""
+    if len(cells) > FEW:
+        by_rank = np.argsort(cells)
+        cells[:], values[:] = cells[by_rank], values[by_rank]
+        return
     for i in range(1, len(cells)):
         cell, value, at = cells[i], values[i], i
         while at > 0 and cells[at - 1] > cell:
