@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import socket
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import gradio as gr
 import httpx
@@ -201,6 +203,27 @@ def test_a_full_queue_refuses_with_its_length_and_serves_those_who_wait(page):
     for answer in answers:
         if answer.status_code == 200:
             assert '"end": "length"' in answer_of(page, answer).split("event: complete")[1]
+
+
+def unfinished(page: str, visitor: str) -> socket.socket:
+    """A request to join the queue that says how long it is and never comes."""
+    address = urlsplit(page)
+    line = socket.create_connection((address.hostname, address.port), timeout=PATIENCE)
+    line.sendall(
+        f"POST {address.path}queue/join HTTP/1.1\r\nHost: {address.netloc}\r\nX-Forwarded-For: {visitor}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{".encode()
+    )
+    return line
+
+
+def test_requests_that_never_end_take_nobodys_place_in_the_queue_and_are_ended(page, monkeypatch):
+    with ExitStack() as lines:
+        for number in range(4):  # twice what may wait
+            lines.enter_context(unfinished(page, f"7.7.7.{number}"))
+        assert ask(page, "7.7.6.1").status_code == 200
+        monkeypatch.setattr("dynamo.ui.limits.LONGEST_READING", 0.2)
+        told = lines.enter_context(unfinished(page, "7.7.7.9")).recv(4096).decode()
+    assert told.startswith("HTTP/1.1 408") and "not here within 0.2 s" in told
 
 
 # ---- how much

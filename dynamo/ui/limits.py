@@ -1,13 +1,15 @@
 """What stands before Gradio: no request too large to be held, too many of one visitor, or past a full queue.
 
-A request for work is refused before it is read or queued, with one sentence that the page shows and a program
-finds under `detail`: 413 for its size, 429 with `Retry-After` for the rest. Who asks is told by the address
+A request for work is refused before it is queued, with one sentence that the page shows and a program finds
+under `detail`: 413 for its size, 408 for one that does not come to its end, 429 with `Retry-After` for the
+rest. It counts as waiting once it is read: whoever never ends one takes no place of another's. Who asks is told by the address
 that connects, behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put
 others before it. Gradio's own functions stay as they are; all that is asked of it is how many wait.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import math
@@ -22,6 +24,7 @@ from typing import Any
 from dynamo.spaces.limits import Limits
 
 LARGEST_REQUEST = 4_000_000  # bytes; both lanes of the longest chat take less
+LONGEST_READING = 30  # seconds until a request must be here
 MOST_VISITORS = 10_000  # that are told apart; who asked longest ago is forgotten first
 FIRST_WAIT = 15  # seconds after which to ask again, told to whom the queue refused before a run was measured
 SHORTEST_WAIT, LONGEST_WAIT = 2, 300
@@ -95,37 +98,42 @@ class Gate:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
-        joins = _is_work(scope) and refusal is None
+        refusal = self._too_often(scope)
+        if refusal is None and not _is(scope, "/upload"):  # Gradio bounds files itself, while they come
+            receive, refusal = await _held(receive)
+        refusal = refusal or self._queue_full(scope)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        joins = _is_work(scope)
         self._joining += joins  # nothing was awaited since the queue was looked at
         try:
-            if refusal is None and not _is(scope, "/upload"):  # Gradio bounds files itself, while they come
-                receive, refusal = await _held(receive)
-            if refusal is None:
-                await self._app(scope, receive, send)
-            else:
-                await _answer(send, *refusal)
+            await self._app(scope, receive, send)
         finally:
             self._joining -= joins
 
-    def _refusal(self, scope: Message) -> tuple[int, str, int] | None:
+    def _too_often(self, scope: Message) -> tuple[int, str, int] | None:
+        """Status, sentence and seconds to wait."""
+        if self._rates is None or not _is_work(scope):
+            return None
+        seconds = math.ceil(self._rates.wait(visitor_of(scope, self._limits.behind_proxy)))
+        if not seconds:
+            return None
+        most = self._limits.requests_per_minute
+        return 429, f"At most {most} requests a minute are answered here; ask again in {seconds} s.", seconds
+
+    def _queue_full(self, scope: Message) -> tuple[int, str, int] | None:
         """Status, sentence and seconds to wait."""
         if not _is_work(scope):
             return None
-        if self._rates is not None:
-            seconds = math.ceil(self._rates.wait(visitor_of(scope, self._limits.behind_proxy)))
-            if seconds:
-                most = self._limits.requests_per_minute
-                told = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
-                return 429, told, seconds
         page = scope["app"].get_blocks()
         queue = page._queue  # Gradio has no public name for it
         waiting = len(queue) + self._joining
-        if queue.max_size is not None and waiting >= queue.max_size:
-            seconds = page.pace.wait(waiting)
-            told = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
-            return 429, told, seconds
-        return None
+        if queue.max_size is None or waiting < queue.max_size:
+            return None
+        seconds = page.pace.wait(waiting)
+        told = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
+        return 429, told, seconds
 
 
 def visitor_of(scope: Message, behind_proxy: bool) -> str:
@@ -164,26 +172,37 @@ def _is_work(scope: Message) -> bool:
 
 
 async def _held(receive: Receive) -> tuple[Receive, tuple[int, str, int] | None]:
-    """The whole body, to be received once more; or the refusal of one that is too large."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        size += len(message.get("body", b""))
-        if size > LARGEST_REQUEST:
-            told = f"The request is larger than {LARGEST_REQUEST:,} bytes; send less, or start a new chat."
-            return receive, (413, told, 0)
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            message = {"type": "http.request", "body": b"".join(parts), "more_body": False}
-            break
+    """The whole body, to be received once more; or the refusal of one that is too large or too slow."""
+    try:
+        async with asyncio.timeout(LONGEST_READING):
+            message = await _whole(receive)
+    except TimeoutError:
+        told = f"The request was not here within {LONGEST_READING} s; send it again, or less of it."
+        return receive, (408, told, 0)
+    if message is None:
+        told = f"The request is larger than {LARGEST_REQUEST:,} bytes; send less, or start a new chat."
+        return receive, (413, told, 0)
     waiting = [message]
 
     async def again() -> Message:
         return waiting.pop() if waiting else await receive()
 
     return again, None
+
+
+async def _whole(receive: Receive) -> Message | None:
+    """All parts as one message, or that the visitor is gone; None where they are too large."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return message
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_REQUEST:
+            return None
+        if not message.get("more_body", False):
+            return {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
 
 async def _answer(send: Send, status: int, told: str, seconds: int) -> None:
