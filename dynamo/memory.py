@@ -8,7 +8,6 @@ hold tensors, and whoever catches it might keep it.
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -61,5 +60,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the device's most since the process began, on CPU the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # which Windows does not have
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
