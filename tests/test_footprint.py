@@ -77,7 +77,7 @@ def answered(host):
 
 def cells(host):
     table = footprint_table(host.contenders.footprint, host.speeds(), host.speeds(in_full=True))
-    rows = re.findall(r'<th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)', table)
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)</tr>', table)
     return {name: re.findall(r"<td>([^<]*)</td>", row) for name, row in rows}
 
 

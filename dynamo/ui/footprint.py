@@ -35,7 +35,9 @@ def footprint_table(footprint: Footprint | None, speeds: Speeds, in_full: Speeds
         columns[full] = _column(footprint, footprint.full, in_full, NOT_HERE)
     heads = "".join(f'<th scope="col">{html.escape(each)}</th>' for each in columns)
     rows = "".join(
-        f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{each[name]}</td>" for each in columns.values())
+        f'<tr><th scope="row">{name}</th>'
+        + "".join(f"<td>{each[name]}</td>" for each in columns.values())
+        + "</tr>"
         for name in next(iter(columns.values()))
     )
     return (
