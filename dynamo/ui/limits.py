@@ -2,9 +2,9 @@
 
 A request for work is refused before it is queued, with one sentence that the page shows and a program finds
 under `detail`: 413 for its size, 408 for one that does not come to its end, 429 with `Retry-After` for the
-rest. It counts as waiting once it is read: whoever never ends one takes no place of another's. Who asks is told by the address
-that connects, behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put
-others before it. Gradio's own functions stay as they are; all that is asked of it is how many wait.
+rest. Who never ends a request takes no place in the queue. Who asks is told by the address that connects,
+behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put others before it.
+Gradio's own functions stay as they are; all that is asked of it is how many wait.
 """
 
 from __future__ import annotations
