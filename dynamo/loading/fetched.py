@@ -2,26 +2,34 @@
 files before they become a model.
 
 The cache calls a file by the hash that the hub announced, so what came can be held against it. A file that is
-not what was announced, or no JSON or safetensors at all, is taken out again. A revision is entered in the
-cache when all of it was found whole: until then the next download goes on where this one ended.
+not what was announced, or no JSON or safetensors where one is read, is taken out again. A revision is entered
+in the cache when all of it was found whole: until then the next download goes on where this one ended.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from functools import cache
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from huggingface_hub import constants, set_client_factory
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import _http
+from huggingface_hub.utils._shared_blobs import sweep_shared_blob
 from safetensors import SafetensorError, safe_open
 
 from dynamo.foreign import parse_json, shown
 
+LISTING_SECONDS = 5.0  # of silence, for which the library would wait for ever; it tries six times
+READ_JSON = (
+    "config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "*.index.json",
+)  # fmt: skip
+
 _COMMIT = re.compile("[0-9a-f]{40}")
 _HASH = re.compile(r"[\w-][\w.-]{0,199}")
+_ASKED = re.compile("/resolve/([0-9a-f]{40})/")
 _PIECE = 2**20
 
 
@@ -44,36 +52,66 @@ def _stays_inside(file: str) -> bool:
     return bool(file) and not outside and ".." not in windows.parts
 
 
-@cache
 def be_careful() -> None:
-    """From now on the library's own client refuses hashes that are paths: it would write where they lead."""
+    """From now on the library's client refuses hashes that are paths, and does not wait for ever for a list.
 
-    def refuse(response: Any) -> None:
-        if constants.HUGGINGFACE_HEADER_X_REPO_COMMIT not in response.headers:
-            return
-        for header in (constants.HUGGINGFACE_HEADER_X_LINKED_ETAG, "ETag"):
-            told = response.headers.get(header)
-            if told is not None and not _HASH.fullmatch(told.removeprefix("W/").strip('"')):
-                raise Untrue(f"the hub gives a file the hash {shown(told)}, which is none")
+    The library would write where such hashes lead. What the program around this one has set up stays as it
+    is: its factory is wrapped and a client that is open stays open, for which the library has no public way.
+    """
+    factory = _http._GLOBAL_CLIENT_FACTORY
+    if not isinstance(factory, _Careful):
+        _http._GLOBAL_CLIENT_FACTORY = _Careful(factory)
+    _guard(get_session())
 
-    def client() -> Any:
-        made = default_client_factory()
-        hooks = made.event_hooks
-        made.event_hooks = {**hooks, "response": [*hooks["response"], refuse]}
-        return made
 
-    set_client_factory(client)
+class _Careful:
+    def __init__(self, factory: Any):
+        self.factory = factory
+
+    def __call__(self) -> Any:
+        return _guard(self.factory())
+
+
+def _guard(client: Any) -> Any:
+    hooks = client.event_hooks
+    if _refuse not in hooks["response"]:
+        client.event_hooks = {
+            "request": [*hooks["request"], _bound],
+            "response": [*hooks["response"], _refuse],
+        }
+    return client
+
+
+def _bound(request: Any) -> None:
+    if request.method == "GET" and "/api/models/" in request.url.path:
+        limits = request.extensions.get("timeout", {})
+        limits = {name: limits.get(name) or LISTING_SECONDS for name in ("connect", "read", "write", "pool")}
+        request.extensions = {**request.extensions, "timeout": limits}
+
+
+def _refuse(response: Any) -> None:
+    commit = response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+    if commit is None:
+        return
+    asked = _ASKED.search(response.request.url.path)
+    if asked and commit != asked[1]:
+        raise Untrue(f"the hub answers with revision {shown(commit)} where another was asked for")
+    check_names(commit, [])
+    for header in (constants.HUGGINGFACE_HEADER_X_LINKED_ETAG, "ETag"):
+        told = response.headers.get(header)
+        if told is not None and not _HASH.fullmatch(told.lstrip("W/").strip('"')):  # as the library strips it
+            raise Untrue(f"the hub gives a file the hash {shown(told)}, which is none")
 
 
 def take_out(folder: Path) -> str:
     """Remove from a fetched revision what is not whole. The first such file and its fault, or ""."""
-    faults = {file: _fault(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    spoiled = [file for file, fault in faults.items() if fault]
-    for blob in {file.resolve() for file in spoiled}:  # files of the same content share it
-        blob.unlink()
-    for file in spoiled:
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() or file.is_symlink()]
+    faults = {file: fault for file in files if (fault := _fault(file))}
+    for file in faults:
+        if name := _announced(file):
+            _forget(folder.parents[1] / "blobs" / name)  # files of the same content share it
         file.unlink(missing_ok=True)
-    return f"{spoiled[0].relative_to(folder)} {faults[spoiled[0]]}" if spoiled else ""
+    return next((f"{file.relative_to(folder)} {fault}" for file, fault in faults.items()), "")
 
 
 def missing(folder: Path, files: list[str]) -> str:
@@ -86,29 +124,54 @@ def enter(folder: Path) -> None:
     ref = folder.parents[1] / "refs" / "main"
     ref.parent.mkdir(exist_ok=True)
     part = ref.with_suffix(".part")
-    part.write_text(folder.name)
-    part.replace(ref)
+    try:
+        part.write_text(folder.name)
+        part.replace(ref)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _announced(file: Path) -> str:
+    """The hash under which the hub announced a file, "" in a cache without links.
+
+    One link leads to it; with Xet another goes on to a store of all models, which has names of its own.
+    """
+    return Path(os.readlink(file)).name if file.is_symlink() else ""
+
+
+def _forget(blob: Path) -> None:
+    """Remove a model's blob; what it links to in the store of all models goes if no other model has it."""
+    if blob.is_dir():
+        return
+    stored = blob.parent / os.readlink(blob) if blob.is_symlink() else None
+    blob.unlink(missing_ok=True)
+    if stored is not None:
+        sweep_shared_blob(stored, cache_dir=blob.parents[2])
 
 
 def _fault(file: Path) -> str:
-    if not _is_what_was_announced(file.resolve()):
+    if not file.is_file():
+        return "is no file"
+    if not _is_what_was_announced(file):
         return "is not what the hub announced"
     try:
-        if file.suffix == ".json":
+        if any(fnmatch(file.name, pattern) for pattern in READ_JSON):
             parse_json(file.read_text(encoding="utf-8"), finite=False)
         elif file.suffix == ".safetensors":
-            safe_open(file, "numpy")
+            with safe_open(file, "numpy"):
+                pass
     except (ValueError, SafetensorError):
         return f"is no {file.suffix[1:]}"
     return ""
 
 
-def _is_what_was_announced(blob: Path) -> bool:
-    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+def _is_what_was_announced(file: Path) -> bool:
+    name = _announced(file)
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
         return True  # no hash, or a cache without links: there is nothing to hold it against
-    large = len(blob.name) == 64
-    digest = hashlib.sha256() if large else hashlib.sha1(f"blob {blob.stat().st_size}\0".encode())
-    with blob.open("rb") as content:
+    large = len(name) == 64
+    digest = hashlib.sha256() if large else hashlib.sha1(f"blob {file.stat().st_size}\0".encode())
+    with file.open("rb") as content:
         while piece := content.read(_PIECE):
             digest.update(piece)
-    return digest.hexdigest() == blob.name
+    return digest.hexdigest() == name
