@@ -21,7 +21,7 @@ from transformers import GPTNeoXForCausalLM
 
 from dynamo.cache import BatchState, DecodeState, Lanes, OneLane, turn, warm_up
 from dynamo.model import DynamoForCausalLM
-from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, can_pack, fits_half, has_int8, product
+from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, fits_half, has_int8, layers_of, packs, product
 
 USUAL_CHUNK = 8  # chunks of up to so many tokens find their mask made
 
@@ -56,11 +56,7 @@ class Decoder:
         self._head_dim = config.hidden_size // config.num_attention_heads
         self._slots = len(self._layers) + sum(len(head.layers) for head in self._token_heads)
         self._rotary = self._rotary_tables()
-        # The last layer and the extra heads side by side, where each head is one layer on the stem's output.
-        side_by_side = [self._layers[-1], *(layer for head in self._token_heads for layer in head.layers)]
-        regular = not self._source_is_last and len(side_by_side) == self.heads
-        plain = regular and can_pack([*self._layers[:-1], *side_by_side], weights)
-        self.packed = plain and packed is not False
+        self.packed = packs(model, weights) and packed is not False
         if weights == "int8" and not (self.packed and has_int8()):
             raise ValueError(
                 "weights: int8 is for float32 models on CPUs with fbgemm whose layers are plain, in packed "
@@ -69,8 +65,9 @@ class Decoder:
             )
         self._causal_ends: dict[int, Tensor] = {}
         if self.packed:
-            self._stem = [self._pack([layer], slot) for slot, layer in enumerate(self._layers[:-1])]
-            self._finals = self._pack(side_by_side, len(self._layers) - 1)
+            stem, side_by_side = layers_of(model)
+            self._stem = [self._pack([layer], slot) for slot, layer in enumerate(stem)]
+            self._finals = self._pack(side_by_side, len(stem))
             warm_up()
         self._embed, self._final_norm = self._base.gpt_neox.embed_in, self._base.gpt_neox.final_layer_norm
         self._unembed = self._output_embedding()

@@ -47,6 +47,32 @@ def can_pack(layers: Sequence[GPTNeoXLayer], weights: str = "own") -> bool:
     )
 
 
+def layers_of(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """All layers but the stem's last; that one and the extra heads', which may go side by side."""
+    layers = list(getattr(model, "backbone", model).gpt_neox.layers)
+    heads = getattr(model, "token_heads", ())
+    return layers[:-1], [layers[-1], *(layer for head in heads for layer in head.layers)]
+
+
+def is_regular(model: nn.Module) -> bool:
+    """Whether each extra head is one layer on the stem's output, so that they can go side by side."""
+    if getattr(model.config, "head_source", "") == "last":
+        return False
+    return all(len(head.layers) == 1 for head in getattr(model, "token_heads", ()))
+
+
+def packs(model: nn.Module, weights: str = "own") -> bool:
+    """Whether a `Decoder` of this model can run on packed copies."""
+    stem, side_by_side = layers_of(model)
+    return is_regular(model) and can_pack([*stem, *side_by_side], weights)
+
+
+def copies_of(model: nn.Module) -> int:
+    """Bytes of the packed copies that a `Decoder` of this model holds; 0 where it has none."""
+    stem, side_by_side = layers_of(model)
+    return copied_bytes([*stem, *side_by_side], model.get_output_embeddings()) if packs(model) else 0
+
+
 class PackedLayers:
     """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on; `weights`
     is one of `WEIGHTS`."""
@@ -99,6 +125,37 @@ class PackedLayers:
             outputs.append(self.contract[i](torch.cat((attended[i], inner), dim=-1)))
         side_by_side = outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)
         return side_by_side.add_(hidden_states)
+
+
+def copied_bytes(
+    layers: Sequence[GPTNeoXLayer],
+    embedding: nn.Module | None = None,
+    holds: Callable[[Tensor], bool] | None = None,
+) -> int:
+    """What `PackedLayers` of these layers, and `product` of a plain output embedding, take beside the model.
+
+    holds: which weights 16 bits hold, `fits_half` unless told otherwise. Of other weights there is a copy
+    only where parts are put together or in another order.
+    """
+    holds = holds or fits_half
+    total = 0
+    for layer in layers:
+        attention, mlp = layer.attention, layer.mlp
+        norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        biases = [attention.query_key_value.bias]
+        biases += [mlp.dense_4h_to_h.bias] if attention.dense.bias is not None else []
+        single = [*biases, *(weight for norm in norms for weight in norm.parameters())]
+        total += 4 * sum(weight.numel() for weight in single if weight is not None)
+        total += _matrix_bytes([attention.query_key_value], holds, 4)
+        total += _matrix_bytes([mlp.dense_h_to_4h], holds, 0)
+        total += _matrix_bytes([attention.dense, mlp.dense_4h_to_h], holds, 4)
+    return total + (_matrix_bytes([embedding], holds, 0) if type(embedding) is nn.Linear else 0)
+
+
+def _matrix_bytes(parts: list[nn.Linear], holds: Callable[[Tensor], bool], otherwise: int) -> int:
+    """By features, as the weights may be quantised. otherwise: bytes of each number that needs 32 bits."""
+    each = 2 if all(holds(part.weight) for part in parts) else otherwise
+    return each * sum(part.in_features * part.out_features for part in parts)
 
 
 def _stacked(rows: list[list[Tensor]]) -> Tensor:

@@ -12,6 +12,7 @@ from test_loading import table_for
 
 from dynamo.decoder import Decoder
 from dynamo.loading import Footprint, load, memory_of
+from dynamo.packed import copies_of
 from dynamo.training import save_model
 from dynamo.ui import Analyses, Contenders
 from dynamo.ui.chat import Chat
@@ -35,12 +36,56 @@ def test_caches_are_those_of_both_lanes_at_full_length(folder):
     assert Footprint.of(pair).caches == sum(state.cache.nbytes for state in states)
 
 
-def test_copies_take_16_bits_where_the_weights_were_saved_so_and_there_are_none_in_bfloat16(folder, tmp_path):
+def held_beside(model):
+    """Bytes that a decoder's packed layers hold and the model does not, by looking into them."""
+    decoder = Decoder(model)
+    if not decoder.packed:
+        return 0
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    found, total = {}, 0
+    parts = [*decoder._stem, decoder._finals]
+    kept = [each for part in parts for each in (*part.project, *part.expand, *part.contract)]
+    for product in [*kept, decoder._unembed]:
+        for cell in getattr(product, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, torch.ScriptObject):
+                weight, bias = torch.ops.quantized.linear_unpack_fp16(cell.cell_contents)
+                total += 2 * weight.numel()
+                found |= {} if bias is None else {bias.untyped_storage().data_ptr(): bias}
+            elif isinstance(cell.cell_contents, torch.Tensor):
+                found[cell.cell_contents.untyped_storage().data_ptr()] = cell.cell_contents
+    for part in parts:
+        found |= {each.untyped_storage().data_ptr(): each for each in (part.gain, part.shift)}
+    return total + sum(each.nbytes for pointer, each in found.items() if pointer not in own)
+
+
+def in_halves(model, names):
+    """With the weights whose names end so as a float16 checkpoint brings them."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(names):
+                weight.copy_(weight.half())
+    return model
+
+
+@pytest.mark.parametrize("names", ["", "nothing", "mlp.dense_4h_to_h.weight", "dense_h_to_4h.weight"])
+@pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
+def test_copies_counted_are_those_that_a_decoder_holds_whichever_weights_fit_16_bits(build, names):
+    model = in_halves(build(seed=3), names)
+    assert copies_of(model) == held_beside(model) > 0
+
+
+def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
+    model = tiny_dynamo(seed=3, head_source="last")
+    assert not Decoder(model).packed and copies_of(model) == 0
+
+
+def test_copies_of_weights_saved_in_16_bits_are_others_than_of_float32_and_none_in_bfloat16(folder, tmp_path):
     halves = Footprint.of(load(str(folder), device="cpu"))
     assert halves.copies > 0
     for name, model in (("base", tiny_base(seed=1)), ("dynamo", tiny_dynamo(seed=2))):
         save_model(model, load(str(folder), device="cpu").tokenizer, tmp_path / name)
-    assert Footprint.of(load(str(tmp_path), device="cpu")).copies == 2 * halves.copies
+    whole = Footprint.of(load(str(tmp_path), device="cpu"))
+    assert whole.weights == halves.weights and whole.copies != halves.copies
     narrow = Footprint.of(load(str(folder), "cpu", torch.bfloat16))
     assert narrow.copies == 0 and narrow.dtype == "bfloat16" and 2 * narrow.caches == halves.caches
 

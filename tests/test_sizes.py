@@ -10,6 +10,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from dynamo import loading
 from dynamo.loading import sizes
 from dynamo.model import DynamoConfig, DynamoForCausalLM
+from dynamo.packed import copies_of, has_int8
 from dynamo.training import save_model
 
 CPU = torch.device("cpu")
@@ -33,6 +34,17 @@ def test_parameters_are_those_of_the_architecture(size):
     weights = 2 * base.num_parameters() + sum(each.numel() for each in heads.parameters())
     needed = sizes.pair_bytes(size, torch.bfloat16)
     assert needed - sizes.RESERVE - caches - 2 * weights == 2 * 2048 * 2 * sizes.PYTHIA[size][1] * 2
+
+
+@pytest.mark.skipif(not has_int8(), reason="copies in 16 bits need fbgemm")
+def test_copies_foretold_of_a_pythia_are_those_of_its_float16_checkpoint():
+    models = [GPTNeoXForCausalLM(config("14m"))]
+    models.append(DynamoForCausalLM.from_neox(models[0], num_token_heads=3))
+    with torch.no_grad():
+        for weight in (weight for model in models for weight in model.parameters()):
+            weight.copy_(weight.half())
+    pair = [sizes.pair_bytes("14m", torch.float32, packed=packed) for packed in (True, False)]
+    assert pair[0] - pair[1] == sum(map(copies_of, models))
 
 
 def test_fewer_bits_and_fewer_copies_need_less():

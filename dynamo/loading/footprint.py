@@ -16,7 +16,7 @@ from torch import nn
 
 from dynamo.loading.devices import memory_of
 from dynamo.loading.quantised import quantised_as
-from dynamo.packed import LARGEST_COPY, can_pack, fits_half
+from dynamo.packed import LARGEST_COPY, copied_bytes, copies_of, is_regular, layers_of
 from dynamo.placement import execution_device
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Footprint:
             dtype=str(dtype).removeprefix("torch."),
             quantised=quantised,
             weights=memory_of(*models),
-            copies=sum(map(_copies, models)),
+            copies=sum(map(copies_of, models)),
             caches=sum(map(_cache, models)),
             table=sum(array.nbytes for array in _arrays(pair.table).values()),
             full=_in_full(models) if quantised else None,
@@ -72,17 +72,7 @@ def _arrays(holder: Any) -> dict[int, np.ndarray]:
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """Of the stem and of the extra heads."""
-    stem = getattr(model, "backbone", model).gpt_neox.layers
-    return [*stem, *(layer for head in getattr(model, "token_heads", ()) for layer in head.layers)]
-
-
-def _copies(model: nn.Module) -> int:
-    layers = _layers(model)
-    if not can_pack(layers):
-        return 0
-    matrices = [weight for layer in layers for weight in layer.parameters() if weight.ndim > 1]
-    each = 2 if all(map(fits_half, matrices)) else 4
-    return each * (_count(layers) + model.get_output_embeddings().weight.numel())
+    return [layer for part in layers_of(model) for layer in part]
 
 
 def _cache(model: nn.Module) -> int:
@@ -101,9 +91,9 @@ def _in_full(models: tuple[nn.Module, ...]) -> int:
         return weights
     # Copies in 16 bits, as of a checkpoint that was saved so.
     return weights + sum(
-        2 * (_count(layers) + model.get_output_embeddings().weight.numel())
-        for model, layers in ((model, _layers(model)) for model in models)
-        if 2 * _count(layers) <= LARGEST_COPY
+        copied_bytes(_layers(model), model.get_output_embeddings(), holds=lambda weight: True)
+        for model in models
+        if is_regular(model) and 2 * _count(_layers(model)) <= LARGEST_COPY
     )
 
 

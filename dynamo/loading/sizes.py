@@ -83,10 +83,10 @@ def pair_bytes(
     for own in (layers, layers + extra):
         kept = total - layers * matrices + (own - layers) * (layer_parameters(hidden) - matrices)
         weights += kept * dtype.itemsize + round(own * matrices * _bytes_each(dtype, quantize))
-        # The suite's files are float16, so the copies are kept in 16 bits, with the output embedding's.
-        copy = 2 * own * layer_parameters(hidden)
-        if packed and quantize is None and copy <= LARGEST_COPY:
-            weights += copy + 2 * vocabulary * hidden
+        # The suite's files are float16, so matrices are copied in 16 bits, the output embedding too; norms
+        # and the biases of two products a layer, eight rows in all, in 32 (`packed.copied_bytes`).
+        if packed and quantize is None and 2 * own * layer_parameters(hidden) <= LARGEST_COPY:
+            weights += own * (2 * matrices + 4 * 8 * hidden) + 2 * vocabulary * hidden
     caches = (2 * layers + extra) * POSITIONS * 2 * hidden * dtype.itemsize
     return weights + caches + RESERVE
 
