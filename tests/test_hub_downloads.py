@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo import loading
-from dynamo.loading import names
+from dynamo.loading import fetched, names
 from dynamo.loading.fetched import check_names, take_out
 from dynamo.training import save_model
 
@@ -58,8 +59,8 @@ def hubs(files):
         patch.undo()
 
 
-def fetch_badly_and_then_well(hubs, spoiled, token: str = "secret-token") -> str | None:
-    """The sentence of the first try, None where it had a model all the same."""
+def fetch_badly_and_then_well(hubs, spoiled, token: str = "secret-token", after=lambda: None) -> str | None:
+    """The sentence of the first try, None where it had a model all the same. after: called between them."""
     hub, stranger = hubs
     hub.tokens.clear()
     stranger.tokens.clear()
@@ -72,6 +73,7 @@ def fetch_badly_and_then_well(hubs, spoiled, token: str = "secret-token") -> str
             said = refusal(lambda: loading.load(NAME, device="cpu"))
         finally:
             hub.spoiled = {}
+            after()
         assert said is None or (said.startswith("model: ") and NAME in said and token not in said)
         assert not stranger.tokens
         assert hub.tokens
@@ -192,9 +194,35 @@ def test_a_broken_upload_is_not_kept_either(hubs, files, file):
 
 @pytest.mark.parametrize("header", ["ETag", "X_Linked_ETag"])
 def test_a_hash_that_is_a_path_writes_nothing_where_it_leads(hubs, files, header):
-    trick = {header: '"../../../../evil"'}
-    said = fetch_badly_and_then_well(hubs, {f"/{CONFIG}": sends(files[CONFIG], files[CONFIG], **trick)})
-    assert said is not None and "which is none" in said
+    for told in ('"../../../../evil"', "W/../../evil", "W..", 'W/".."', "WW/"):
+        spoiled = sends(files[CONFIG], files[CONFIG], **{header: told})
+        said = fetch_badly_and_then_well(hubs, {f"/{CONFIG}": spoiled})
+        assert said is not None and "which is none" in said
+
+
+@pytest.mark.parametrize("commit", ["../../../../evil", "/evil", "f" * 40, "0123456", ""])
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_file_of_another_revision_than_was_asked_for_writes_nothing(hubs, files, commit, status):
+    """For a file that is not there, the library notes so under the revision that the answer names."""
+    file = files[CONFIG]
+
+    def answer(handler):
+        etag = f'"{hashlib.sha256(file).hexdigest()}"'
+        error = {"X_Error_Code": "EntryNotFound"} if status == 404 else {}
+        handler.answer(status, file, ETag=etag, X_Repo_Commit=commit, **error)
+
+    said = fetch_badly_and_then_well(hubs, {f"/{CONFIG}": answer})
+    assert said is not None and ("where another was asked for" in said or "no hash" in said)
+
+
+def test_a_hub_that_stalls_in_its_list_of_files_is_left(hubs, monkeypatch):
+    monkeypatch.setattr(fetched, "LISTING_SECONDS", 0.1)
+    over = threading.Event()
+    try:
+        said = fetch_badly_and_then_well(hubs, {f"/tree/{SHA}": lambda _: over.wait(120)}, after=over.set)
+    finally:
+        over.set()
+    assert said is not None and "ReadTimeout" in said
 
 
 @pytest.mark.parametrize("trick", TRICKS)
