@@ -10,7 +10,8 @@ demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
 
 test: $(VENV)/ready-for-tests lint  ## lint, then all tests
-	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+	@test -n "$$DYNAMO_CHROMIUM" \
+		|| for name in chromium-headless-shell chromium google-chrome; do command -v $$name && break; done | grep -q . \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& for package in chromium-headless-shell chromium; do \
 		apt-get install -y -qq --no-install-recommends $$package >/dev/null && break; done; } \

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import app  # noqa: E402
+from dynamo.charts.files import BROWSERS  # noqa: E402
 
 PINS = dict(
     re.sub(r"\[.*\]", "", line).split("==")
@@ -84,3 +85,8 @@ def test_speeds_in_the_texts_are_those_of_the_measurement():
         assert f"| {measured[name]:.2f} |" in page, name
     for name in ("conversion", "sampler_share"):
         assert f"| {measured[name]:.2f} |" in page, name
+
+
+def test_make_looks_for_every_browser_that_the_tests_take_before_it_installs_one():
+    target = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ntest:")[1].split("apt-get")[0]
+    assert all(name in target for name in (*BROWSERS, "DYNAMO_CHROMIUM"))
