@@ -23,7 +23,7 @@ from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import EMBEDDED, Pair, load, load_or_embedded, memory_of
 from dynamo.spaces import AppConfig, read_config
 from dynamo.threads import settle_threads
-from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, quota
+from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, quota, serve
 from dynamo.zerogpu import Lender
 
 HERE = Path(__file__).parent
@@ -39,7 +39,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    demo.launch(**options)
+    serve(demo, **options)
 
 
 def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:

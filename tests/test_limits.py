@@ -16,7 +16,7 @@ from gradio_client.exceptions import AppError
 
 from dynamo.spaces import read_config
 from dynamo.spaces.limits import UNLIMITED, Limits
-from dynamo.ui import Offer, build_demo, launch_options
+from dynamo.ui import Offer, build_demo, launch_options, serve
 from dynamo.ui.api import functions
 from dynamo.ui.chat import Chat
 from dynamo.ui.host import Host
@@ -44,7 +44,7 @@ def served(limits: Limits):
     offer = Offer(limits=limits, queue_size=2)
     demo = build_demo(CONTENDERS, offer=offer)
     options = launch_options(limits)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
+    _, url, _ = serve(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
     yield f"{url}gradio_api/"
     demo.close()
 

@@ -39,13 +39,11 @@ _HEADER = """
 def build_demo(
     contenders: Contenders, analyses: Analyses | None = None, offer: Offer | None = None
 ) -> gr.Blocks:
-    """The page for one loaded pair. `.launch(**launch_options(offer.limits))` serves it."""
+    """The page for one loaded pair; `serve` shows it to visitors."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
     # Or it groups its last 10,000 events with pandas after every single one.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
-    # Or uvicorn takes what X-Forwarded-For says for the address of who connects; `limits` reads that header.
-    os.environ["FORWARDED_ALLOW_IPS"] = ""
     from dynamo.ui.explore import explore_tab
     from dynamo.ui.models import MODELS, models_tab
     from dynamo.ui.pair_parts import PairParts, notice_html
@@ -100,6 +98,13 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
         # Someone sits at this terminal; on a Space and under tests nobody does.
         "inbrowser": sys.stdout.isatty(),
     }
+
+
+def serve(demo: gr.Blocks, **options: Any) -> Any:
+    """`demo.launch` with `launch_options`, and with more of Gradio's, for visitors that are told apart."""
+    # Or uvicorn takes what X-Forwarded-For says for the address of who connects; `limits` reads that header.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
+    return demo.launch(**options)
 
 
 def _about(description: str) -> str:
