@@ -2,20 +2,23 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 
 import gradio as gr
 import pytest
 from conftest import tiny_base
+from fakes import scripted_contenders
 from test_shelf import stage
 
 from app import dialogues_in
 from dynamo import estimates
 from dynamo.loading import load, load_model
 from dynamo.training import save_model
-from dynamo.ui import ModelOffer, training
+from dynamo.ui import ModelOffer, training, workshop
 from dynamo.ui import forecast as forecast_module
-from dynamo.ui.forecast import forecast
-from dynamo.ui.host import Host
+from dynamo.ui import host as host_module
+from dynamo.ui.forecast import forecast, machine_pace
+from dynamo.ui.host import Busy, Host
 from dynamo.ui.shelf import Shelf
 from dynamo.ui.workshop import Progress
 
@@ -46,19 +49,59 @@ def told(tmp_path, stock, monkeypatch):
     return told
 
 
-def test_time_grows_with_the_steps_and_memory_does_not(stock, monkeypatch):
-    monkeypatch.setattr(forecast_module, "machine_pace", lambda: 1e9)
+def test_time_grows_with_the_steps_and_memory_does_not(stock):
     model, _, _ = load_model(stock, device="cpu")
-    few, many = (forecast("stock", model, steps, None) for steps in (100, 300))
+    few, many = (forecast("stock", model, steps, None, 1e9) for steps in (100, 300))
     assert many.seconds == pytest.approx(3 * few.seconds) and many.bytes == few.bytes
     assert few.in_words().startswith("An estimate") and "free" not in few.in_words()
 
 
 @pytest.mark.parametrize("quantize", ["8bit", "4bit"])
-def test_a_quantised_model_is_trained_in_full_and_foretold_so(stock, quantize, monkeypatch):
-    monkeypatch.setattr(forecast_module, "machine_pace", lambda: 1e9)
+def test_a_quantised_model_is_trained_in_full_and_foretold_so(stock, quantize):
     whole, few = (load_model(stock, device="cpu", quantize=each)[0] for each in (None, quantize))
-    assert forecast("stock", few, 100, None) == forecast("stock", whole, 100, None)
+    assert forecast("stock", few, 100, None, 1e9) == forecast("stock", whole, 100, None, 1e9)
+
+
+def test_the_pace_is_measured_once_and_never_beside_a_run(monkeypatch):
+    host, measured = Host(scripted_contenders()), []
+    monkeypatch.setattr(host_module, "LOCK_SECONDS", 0.01)
+
+    @cache
+    def measure():
+        with pytest.raises(Busy), host.alone():
+            pass
+        measured.append(1e9)
+        return 1e9
+
+    monkeypatch.setattr(forecast_module, "_measured", measure)
+    with host.alone():
+        assert machine_pace(host) is None and not measured
+    assert machine_pace(host) == 1e9
+    with host.alone():
+        assert machine_pace(host) == 1e9
+    assert len(measured) == 1
+
+
+def test_what_is_not_measured_yet_is_not_foretold_and_memory_is(stock):
+    model, _, _ = load_model(stock, device="cpu")
+    words = forecast("stock", model, 100, None, None).in_words()
+    assert "of memory" in words and "not measured yet" in words and "about" not in words
+
+
+def test_a_click_reads_a_long_text_once_to_know_its_training(told, tmp_path, monkeypatch):
+    text, read = tmp_path / "story.txt", []
+    text.write_text("Once upon a time. " * 500, encoding="utf-8")
+    named = workshop._folder_name
+
+    def counted(*task):
+        read.append(task)
+        return named(*task)
+
+    monkeypatch.setattr(workshop, "_folder_name", counted)
+    monkeypatch.setattr(workshop.Workshop, "_work", lambda self, *task: self._end(""))
+    _, functions, _ = told(free=1000 * GIGABYTE)
+    functions["start"](str(text), 50)
+    assert len(read) == 1 and len(list((tmp_path / "trained").iterdir())) == 1
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence_before_anything_is_read(told, tmp_path):

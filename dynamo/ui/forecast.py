@@ -6,6 +6,7 @@ libraries included. What does not fit is refused before anything is read.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,27 +14,44 @@ from typing import Any
 from dynamo import estimates
 from dynamo.loading import parameters_of
 from dynamo.loading.sizes import RESERVE, gigabytes, layer_parameters
+from dynamo.ui.host import Busy, Host
 from dynamo.ui.workshop import BATCH_SIZE, BLOCK_SIZE
 
 EXTRA_HEADS = 2  # those that `train` adds unless told otherwise
 
-machine_pace = cache(estimates.multiplications_per_second)
+_measured = cache(estimates.multiplications_per_second)
+
+
+def machine_pace(host: Host) -> float | None:
+    """Multiplications a second, measured once, while the host runs nothing whose clock it would disturb; None
+    where the model does not get free for that.
+    """
+    if not _measured.cache_info().currsize:
+        with suppress(Busy), host.alone():
+            return _measured()
+        return None
+    return _measured()
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """seconds, bytes: of the training; free: bytes that there are, None where the system does not say."""
+    """seconds, bytes: of the training, seconds None where the machine's pace is not measured yet; free: bytes
+    that there are, None where the system does not say.
+    """
 
     model: str
-    seconds: float
+    seconds: float | None
     bytes: int
     free: int | None
 
     def in_words(self) -> str:
         free = "" if self.free is None else f" ({gigabytes(self.free)} are free)"
+        memory = f"{gigabytes(self.bytes)} of memory{free}"
+        if self.seconds is None:
+            return f"An estimate: {memory}. The time is not measured yet, as the model is busy with a run."
         return (
             f"An estimate, from a short trial of this machine: about {estimates.duration(self.seconds)} of "
-            f"training, and {gigabytes(self.bytes)} of memory{free}."
+            f"training, and {memory}."
         )
 
     def check(self) -> None:
@@ -45,9 +63,9 @@ class Forecast:
             )
 
 
-def forecast(name: str, model: Any, steps: int, free: int | None) -> Forecast:
-    """Of a stock GPT-NeoX whose heads learn for `steps` of the page's small batches."""
+def forecast(name: str, model: Any, steps: int, free: int | None, pace: float | None) -> Forecast:
+    """Of a stock GPT-NeoX whose heads learn for `steps` of the page's small batches; pace: `machine_pace`."""
     parameters, extra = parameters_of(model), EXTRA_HEADS * layer_parameters(model.config.hidden_size)
     tokens = steps * BATCH_SIZE * BLOCK_SIZE
-    seconds = estimates.training_seconds(parameters, extra, tokens, True, machine_pace())
+    seconds = estimates.training_seconds(parameters, extra, tokens, True, pace) if pace else None
     return Forecast(name, seconds, RESERVE + estimates.training_bytes(parameters, extra, True), free)

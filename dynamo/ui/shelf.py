@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +35,7 @@ from dynamo.model import DynamoConfig
 from dynamo.ui.analyses import ModelOffer
 from dynamo.ui.completion import Completion
 from dynamo.ui.forecast import machine_pace
-from dynamo.ui.host import Busy, Host
+from dynamo.ui.host import Host
 from dynamo.ui.workshop import in_words
 
 POLL_SECONDS = 0.2
@@ -200,12 +199,11 @@ class Shelf:
             self._measure_pace(job)
 
     def _measure_pace(self, job: _Job) -> None:
-        """For the forecast of a training, while no run goes on whose clock it would disturb."""
+        """For the forecast of a training."""
         if self.offer.workshop is None:
             return
         job.tell(Moment("Measuring how fast this machine could train its heads …"))
-        with suppress(Busy), self.host.alone():
-            machine_pace()
+        machine_pace(self.host)
 
     def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
         """Lets go of what stands in the way: nothing, where the new model fits beside it."""

@@ -17,10 +17,10 @@ from dynamo.direction import in_html
 from dynamo.estimates import duration
 from dynamo.loading import available_memory
 from dynamo.ui.completion import Completion
-from dynamo.ui.forecast import Forecast, forecast
+from dynamo.ui.forecast import Forecast, forecast, machine_pace
 from dynamo.ui.shelf import Shelf
 from dynamo.ui.wiring import QUIET
-from dynamo.ui.workshop import BATCH_SIZE, BLOCK_SIZE, FEW_STEPS, MOST_STEPS, Progress, Workshop
+from dynamo.ui.workshop import BATCH_SIZE, BLOCK_SIZE, FEW_STEPS, MOST_STEPS, Progress, Workshop, is_done
 
 TICK_SECONDS = 1.0
 
@@ -85,12 +85,14 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
     timer = gr.Timer(TICK_SECONDS, active=False)
     shown = [status, plot, drawn, train, cancel, timer, finished]
 
-    def expected(completion: Completion, count: int) -> Forecast:
-        return forecast(completion.name, completion.model, count, available_memory(shelf.device))
+    def expected(completion: Completion, count: int, pace: float | None = None) -> Forecast:
+        return forecast(completion.name, completion.model, count, available_memory(shelf.device), pace)
 
     def foretell(count: int) -> str:
         completion = shelf.completion
-        return "" if completion is None else _html(expected(completion, int(count)).in_words())
+        if completion is None:
+            return ""
+        return _html(expected(completion, int(count), machine_pace(shelf.host)).in_words())
 
     def start(data: str, count: int) -> tuple[Any, ...]:
         completion = shelf.completion
@@ -99,9 +101,11 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
                 raise ValueError("model: load one without heads first")
             if not (data or "").strip():
                 raise ValueError("data: name a text file, or upload one")
-            if not workshop.is_there(completion.name, data.strip(), int(count)):
+            task = (completion.name, data.strip(), int(count))
+            folder = workshop.folder_of(*task)
+            if not is_done(folder):
                 expected(completion, int(count)).check()
-            workshop.start(completion.name, data.strip(), int(count), completion.chat)
+            workshop.start(*task, completion.chat, folder)
         except (ValueError, OSError) as error:
             reason = in_html(str(error))
             told = f'<div class="dm-models"><p class="dm-failed" role="alert">{reason}</p></div>'

@@ -60,20 +60,21 @@ class Workshop:
         self._stopping = False
         self._folder = root
 
-    def start(self, model: str, data: str | Path, steps: int, chat: bool) -> None:
+    def start(self, model: str, data: str | Path, steps: int, chat: bool, folder: Path | None = None) -> None:
         """Begin, or go on where the same training was stopped.
 
         model: a name as for `loading.load_model`; data: JSONL of conversations or texts, or plain text; chat:
-        whether the model's tokenizer has the chat template, without which conversations become plain text.
-        Raises ValueError for data that cannot be read, or while another training goes on.
+        whether the model's tokenizer has the chat template, without which conversations become plain text;
+        folder: `folder_of` these, which reads all of the text, where it is known already. Raises ValueError
+        for data that cannot be read, or while another training goes on.
         """
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps: expected 1 to {MOST_STEPS} on this page, got {steps}")
         with self._lock:
             if self._told.running:
                 raise ValueError(f"training: heads for {self._told.model} are being trained; wait or cancel")
-            folder = self._folder_of(model, data, steps)
-            if _is_done(folder):
+            folder = folder or self.folder_of(model, data, steps)
+            if is_done(folder):
                 self._told = Progress("done", model, steps, steps, _log(folder), "", str(folder / "model"))
                 return
             prepared = prepare(Path(data).expanduser(), folder, chat)
@@ -82,11 +83,8 @@ class Workshop:
             self._told = Progress("training", model, 0, steps)
         threading.Thread(target=self._watched, args=(model, prepared, steps), daemon=True).start()
 
-    def is_there(self, model: str, data: str | Path, steps: int) -> bool:
-        """Whether the same training is done already. Raises as `start` does."""
-        return _is_done(self._folder_of(model, data, steps))
-
-    def _folder_of(self, model: str, data: str | Path, steps: int) -> Path:
+    def folder_of(self, model: str, data: str | Path, steps: int) -> Path:
+        """Of one training, the same whenever model, text and steps are. Raises as `start` does."""
         return self.root / _folder_name(model, data, steps)
 
     def stop(self) -> None:
@@ -202,7 +200,6 @@ def _documents(data: Path) -> Iterator[str]:
 
 
 def _folder_name(model: str, data: str | Path, steps: int) -> str:
-    """Of one training, the same whenever model, text and steps are."""
     path = Path(data).expanduser()
     if not path.is_file():
         raise ValueError(f"data: there is no file {str(data)!r}")
@@ -213,7 +210,8 @@ def _folder_name(model: str, data: str | Path, steps: int) -> str:
     return "--".join([slug, path.name.split(".")[0], str(steps), where + text])
 
 
-def _is_done(folder: Path) -> bool:
+def is_done(folder: Path) -> bool:
+    """Whether the training of a folder is over, its table counted."""
     return (folder / "model" / TABLE_FILE).is_file()
 
 
