@@ -1,7 +1,9 @@
 """Memory that runs out, also in the middle of a run, is one sentence with a remedy; the next run works."""
 
 import gc
+import re
 import weakref
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -19,6 +21,7 @@ from dynamo.stock import GenerateEngine
 from dynamo.training import save_model
 from dynamo.ui import Contenders
 
+ROOT = Path(__file__).resolve().parents[1]
 IDS = list(range(5, 30))
 OPTIONS = SamplingOptions(threshold=0.2)
 SENTENCE = r"memory: cpu has no room left for this run; shorten the chat .* 8bit or 4bit, .* smaller one$"
@@ -169,3 +172,9 @@ def test_a_command_that_is_no_run_says_it_too(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith(
         "error: memory: there is none left for this; use smaller batches"
     )
+
+
+def test_no_module_needs_at_import_what_windows_does_not_have():
+    absent = re.compile(r"^(?:import|from) (?:resource|fcntl|pwd|grp|termios)\b", re.MULTILINE)
+    files = [ROOT / "app.py", *(ROOT / "dynamo").rglob("*.py")]
+    assert not [str(file) for file in files if absent.search(file.read_text(encoding="utf-8"))]
