@@ -77,7 +77,6 @@ class OneLane:
         self.queries = queries
         self._cache = cache = state.cache
         self._start, self._stop, self._causal = start, stop, causal
-        self._plain = _is_plain(cache, new)
         self._loop = _loop(cache, new, stop)
         if self._loop is not None:
             self._turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
@@ -134,7 +133,7 @@ class OneLane:
         if not whole:
             q = q[:, -self.queries :]
             mask = None if self.queries == 1 or mask is None else mask[-self.queries :]
-        if self._plain and mask is not None and n == 1:
+        if mask is not None and n == 1 and _is_plain(self._cache, self._stop - self._start):
             return _attend_plainly(q[0].transpose(0, 1), keys[slot], values[slot], mask, scaling)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2),
