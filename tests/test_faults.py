@@ -234,7 +234,7 @@ def test_a_stop_of_another_window_stops_nothing(page):
     line = browser.listen()
     read_until(line, b"process_generating")
     stranger.stop("0" * len(event))
-    assert b'"success":true' in read_until(line, b'"success":').replace(b" ", b"") + line.recv(4)
+    assert read_until(line, b'"success":true')
     close(line)
 
 
