@@ -24,6 +24,7 @@ from dynamo.model import DynamoForCausalLM
 from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, fits_half, has_int8, layers_of, packs, product
 
 USUAL_CHUNK = 8  # chunks of up to so many tokens find their mask made
+ALIGNED = 8  # numbers: CUDA's attention reads masks by 16 bytes, and fails where a row begins in between
 
 
 class Decoder:
@@ -63,7 +64,7 @@ class Decoder:
                 f"copies of at most {LARGEST_COPY // 2**30} GB; this one runs its {self._dtype} weights on "
                 f"{self.device}"
             )
-        self._causal_ends: dict[int, Tensor] = {}
+        self._causal_ends: dict[tuple[int, int], Tensor] = {}
         if self.packed:
             stem, side_by_side = layers_of(model)
             self._stem = [self._pack([layer], slot) for slot, layer in enumerate(stem)]
@@ -185,14 +186,18 @@ class Decoder:
         return self._logits(run(hidden_states, heads, step))
 
     def _causal(self, new: int, stop: int) -> Tensor:
-        """What the last `new` of `stop` positions do not see, as (new, stop) of 0 and -inf."""
-        end = self._causal_ends.get(new)
+        """What the last `new` of `stop` positions do not see, as (new, stop) of 0 and -inf; every row begins at
+        a multiple of `ALIGNED`.
+        """
+        usual, key = new <= USUAL_CHUNK, (new, stop % ALIGNED)
+        end = self._causal_ends.get(key) if usual else None
         if end is None:
-            width = stop if new > USUAL_CHUNK else self.max_length
-            end = torch.zeros(new, width, dtype=self._dtype, device=self.device)
+            # As much wider than `stop` as the longest text may need, by whole pieces.
+            width = stop + (_whole(self.max_length - stop) if usual else 0)
+            end = torch.zeros(new, _whole(width), dtype=self._dtype, device=self.device)[:, :width]
             end[:, width - new :] = torch.full_like(end[:, :new], float("-inf")).triu(1)
-            if new <= USUAL_CHUNK:
-                self._causal_ends[new] = end
+            if usual:
+                self._causal_ends[key] = end
         return end[:, end.shape[1] - stop :]
 
     def _packed_pass(self, hidden_states: Tensor, heads: int, step: OneLane | Lanes) -> Tensor:
@@ -257,3 +262,8 @@ class Decoder:
             return layer.mlp(layer.post_attention_layernorm(hidden_states)) + attended + hidden_states
         hidden_states = attended + hidden_states
         return layer.mlp(layer.post_attention_layernorm(hidden_states)) + hidden_states
+
+
+def _whole(numbers: int) -> int:
+    """Rounded up to whole pieces of `ALIGNED`."""
+    return -(-numbers // ALIGNED) * ALIGNED

@@ -60,6 +60,20 @@ def test_cached_decode_equals_uncached_over_200_steps_of_1_2_and_3_tokens(shape,
     assert worst < 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_row_of_a_mask_begins_where_cudas_attention_can_read_it(dtype):
+    # It takes strides of 8 numbers for aligned, then reads 16 bytes from where the mask itself begins.
+    decoder = Decoder(tiny_dynamo().to(dtype))
+    for new in (2, 3, 5, 8, 9, 30):
+        for stop in range(new, decoder.max_length + 1):
+            mask = decoder._causal(new, stop)
+            expected = torch.full((new, stop), float("-inf")).triu(stop - new + 1).to(dtype)
+            assert torch.equal(mask, expected), (new, stop)
+            assert mask.stride(0) % 8 == 0 and mask.storage_offset() % 8 == 0, (new, stop)
+    assert len(decoder._causal_ends) <= 4 * 8, "masks of usual chunks are made once, for each remainder"
+
+
+
 def test_stock_model_decodes_as_transformers_does(base):
     decoder = Decoder(base)
     state = decoder.new_state(64)
