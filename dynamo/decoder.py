@@ -186,8 +186,8 @@ class Decoder:
         return self._logits(run(hidden_states, heads, step))
 
     def _causal(self, new: int, stop: int) -> Tensor:
-        """What the last `new` of `stop` positions do not see, as (new, stop) of 0 and -inf; every row begins at
-        a multiple of `ALIGNED`.
+        """What the last `new` of `stop` positions do not see, as (new, stop) of 0 and -inf; each row begins
+        at a multiple of `ALIGNED`.
         """
         usual, key = new <= USUAL_CHUNK, (new, stop % ALIGNED)
         end = self._causal_ends.get(key) if usual else None
