@@ -12,6 +12,7 @@ from gradio_client.exceptions import AppError
 
 from dynamo import zerogpu
 from dynamo.training import save_model
+from dynamo.ui import contenders
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -65,6 +66,16 @@ def served(spaces, tmp_path, tokenizer):
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
     yield SimpleNamespace(demo=demo, client=Client(url, verbose=False))
     demo.close()
+
+
+def test_loops_are_compiled_before_there_are_workers_that_would_do_it_on_a_visitors_quota(
+    spaces, monkeypatch
+):
+    compiled = []
+    monkeypatch.setattr(contenders, "warm_up", lambda *asked: compiled.append((*asked, len(spaces.asked))))
+    app.build({"SPACES_ZERO_GPU": "true", "SPACE_ID": "x/y", "DYNAMO_PROFILE": "zerogpu"})
+    [(heads, vocabulary, table, asked)] = compiled
+    assert (heads, asked) == (3, 0) and table.order == heads and vocabulary == table.vocab_size
 
 
 def test_a_race_takes_one_worker_whose_seconds_follow_the_length(served, spaces):

@@ -16,7 +16,7 @@ from uuid import uuid4
 from dynamo.foreign import shown
 from dynamo.ndjson import Header
 from dynamo.recorder import Decoder
-from dynamo.sampler import SamplingOptions
+from dynamo.sampler import SamplingOptions, warm_up
 from dynamo.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
 from dynamo.trace import StepRecord
 from dynamo.ui.chat import LANES, Chat, Message
@@ -117,6 +117,8 @@ class Contenders:
         else:
             from dynamo.ui.lending import LentEngines
 
+            # Workers begin as copies of this process: what it compiles takes nobody's quota.
+            warm_up(pair.dynamo.config.num_token_heads, pair.dynamo.config.vocab_size, pair.table)
             lent = LentEngines(lender, pair.name, makers, lambda asked: check_asked(pair, asked))
             engines, start = lent.engines(), lent.start
         dynamo = engines.pop(DYNAMO)
