@@ -9,20 +9,18 @@ this loop on other rows; plain causal-LM training is this loop on a model with o
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType, PartialState
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
@@ -33,7 +31,6 @@ from dynamo.memory import peak_memory
 from dynamo.model import DynamoForCausalLM, count_targets
 from dynamo.recipes import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
-T = TypeVar("T")
 ADAMW_BETAS, ADAMW_EPS = (0.9, 0.95), 1e-8
 
 
@@ -44,20 +41,6 @@ class Rows(Protocol):
 
     def batch(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows start .. start + count: ids and labels (count, length) int64, -100 where nothing is scored."""
-
-
-@atexit.register
-def leave_group() -> None:
-    """Before the interpreter goes: threads of a process group that nobody ended abort the whole process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def on_main_first(make: Callable[[], T]) -> T:
-    """What `make` returns in every process; on each machine the first one runs it before the others."""
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    with PartialState(cpu=cpu).local_main_process_first():
-        return make()
 
 
 class Trainer:

@@ -4,7 +4,11 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
@@ -14,7 +18,7 @@ from test_loading import table_for
 from dynamo import loading
 from dynamo.__main__ import main
 from dynamo.evaluation import completion
-from dynamo.evaluation.journal import Journal
+from dynamo.evaluation.journal import Journal, SharedJournal
 from dynamo.training import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +114,62 @@ def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, tmp_path, capsys
         return {tuple(row[name] for name in completion.KEY): row["text"] for row in lines(path)}
 
     assert texts(killed) == texts(whole)
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_share_the_prompts_out_and_write_the_texts_of_one(pair, tmp_path, capsys):
+    together, one = tmp_path / "together.jsonl", tmp_path / "one.jsonl"
+    arguments = ["complete", "--model", str(pair), *SHAPE, "--output"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "dynamo", *arguments, str(together)],
+        capture_output=True, text=True, cwd=ROOT, timeout=800,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = {
+        each["process"]: each["written"]
+        for each in (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    }
+    assert told == {0: 60, 1: 30}
+    run(capsys, *arguments, one)
+    texts = [
+        sorted((row["prompt_id"], row["seed"], str(row["threshold"]), row["text"]) for row in lines(path))
+        for path in (together, one)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 60
+    assert [path.name for path in tmp_path.iterdir()].count("together.jsonl") == 1
+    assert not list(tmp_path.glob("*.share-*"))
+
+
+def _process(number, count=1):
+    return SimpleNamespace(number=number, count=count, first_alone=nullcontext, wait=lambda: None)
+
+
+def test_what_killed_processes_wrote_is_gathered_by_the_next_run_however_many_it_has(tmp_path):
+    """The first of them was killed while it gathered: what it had taken in is there once, not twice."""
+    output, settings = tmp_path / "texts.jsonl", {"top_k": 50}
+    for name, ids in (("texts.jsonl", "a"), ("texts.jsonl.share-0", "ab"), ("texts.jsonl.share-5", "c")):
+        with Journal(tmp_path / name, ("id",), settings) as journal:
+            for each in ids:
+                journal.write({"id": each})
+    (tmp_path / "texts.jsonl.share-5").open("a").write('{"id": "d", "sett')
+    (tmp_path / "other.jsonl.share-0").write_text("not ours")
+    with SharedJournal(output, ("id",), settings, _process(0)) as journal:
+        assert journal.there == 3 and ("c",) in journal and ("d",) not in journal
+        journal.write({"id": "e"})
+    assert journal.written == 1
+    assert [row["id"] for row in lines(output)] == ["a", "b", "c", "e"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.jsonl.share-0", "texts.jsonl"]
+
+
+def test_a_process_that_fails_leaves_its_rows_for_the_next_run(tmp_path):
+    output = tmp_path / "texts.jsonl"
+    with pytest.raises(RuntimeError), SharedJournal(output, ("id",), {}, _process(1, 2)) as journal:
+        journal.write({"id": "a"})
+        raise RuntimeError
+    assert journal.written == 1 and not output.exists()
+    assert SharedJournal(output, ("id",), {}, _process(0)).there == 1
 
 
 def test_other_settings_and_corrupt_rows_are_refused(pair, tmp_path, capsys):

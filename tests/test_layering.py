@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dynamo"
 LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
-    | {"workers", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
+    | {"workers", "processes", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
     | {"candidates", "direction", "sampling_options", "tablefile"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "pool", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
@@ -53,7 +53,7 @@ SIBLINGS = {
 HOMES = {
     "gradio": {"ui"},
     "plotly": {"charts"},
-    "accelerate": {"training"},
+    "accelerate": {"processes", "training"},
     "datasets": set(),
     "bitsandbytes": {"loading"},
     "numba": {"kernels"},

@@ -1,7 +1,8 @@
 """Write the texts of the sentence-completion benchmark (or of Vicuna questions) with base and DynaMo.
 
 A row a text, as JSON lines; a run that was stopped goes on with the texts that are missing. The defaults are
-the paper's ten prompts, ten seeds and 51 thresholds.
+the paper's ten prompts, ten seeds and 51 thresholds. Processes of torchrun or accelerate launch share the
+prompts out, each on a GPU of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from dynamo import loading
     from dynamo.evaluation import completion, machine
-    from dynamo.evaluation.journal import Journal
+    from dynamo.evaluation.journal import SharedJournal
+    from dynamo.processes import Processes
 
     options = from_arguments(SamplingOptions, arguments)
     prompts = completion.read_prompts(arguments.prompts) if arguments.prompts else completion.PAPER_PROMPTS
@@ -61,6 +63,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"seeds: expected 1 or more from 0 or more, got {arguments.seeds} from {arguments.first_seed}"
         )
+    processes = Processes()
+    if arguments.device is None and arguments.device_map is None:
+        arguments.device = processes.device
     pair = loading.load(arguments.model, **loading_options(arguments))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     settings = {
@@ -71,25 +76,27 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": arguments.max_new_tokens,
         **{name: value for name, value in asdict(options).items() if name != "threshold"},
     }
-    journal = Journal(arguments.output, completion.KEY, settings)
-    there = len(journal.rows)
+    journal = SharedJournal(arguments.output, completion.KEY, settings, processes)
+    own = prompts[processes.number :: processes.count]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     rows = completion.complete(
-        pair, prompts, thresholds, seeds, options, arguments.max_new_tokens, journal.__contains__,
-        arguments.batch,
-    )  # fmt: skip
-    total = len(prompts) * len(seeds) * (1 + len(thresholds))
-    with journal, tqdm(total=total, initial=min(there, total), unit="text", mininterval=2.0) as bar:
+        pair, own, thresholds, seeds, options, arguments.max_new_tokens, journal.__contains__, arguments.batch
+    )
+    keys = [(each.id, seed, lane) for each in own for seed in seeds for lane in (None, *thresholds)]
+    done = sum(key in journal for key in keys)
+    hidden = processes.number > 0
+    with journal, tqdm(total=len(keys), initial=done, unit="text", mininterval=2.0, disable=hidden) as bar:
         for row in rows:
             journal.write(row)
             bar.update()
-    written = len(journal.rows) - there
-    print(f"{written} texts written, {there} were there", file=sys.stderr)
+    print(f"{journal.written} texts written, {journal.there} were there", file=sys.stderr)
     return {
         "output": str(arguments.output),
-        "written": written,
-        "there": there,
+        "written": journal.written,
+        "there": journal.there,
         "thresholds": len(thresholds),
+        "process": processes.number,
+        "processes": processes.count,
         "machine": machine.describe(pair.base),
     }
 

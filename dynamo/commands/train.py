@@ -8,7 +8,6 @@ result is OUTPUT/model. Runs unchanged on many processes under torchrun or accel
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.options import add_arguments, from_arguments
+from dynamo.processes import started_together
 from dynamo.recipes import RECIPES, TrainingOptions
 
 BLOCK_SIZE = 512
@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import data
     from dynamo.blocks import TokenBlocks
     from dynamo.corpus import DiskCorpus, data_files, tokenise
-    from dynamo.training import Trainer, on_main_first, save_model
+    from dynamo.processes import on_main_first
+    from dynamo.training import Trainer, save_model
 
     recipe = RECIPES.get(arguments.recipe)
     options = from_arguments(TrainingOptions, arguments, **(recipe.options if recipe else {}))
@@ -105,8 +106,7 @@ def _asked_to_end() -> Iterator[Callable[[], bool]]:
 
     One of several processes ends at once, as ever: they would not stop at the same step.
     """
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if not alone or threading.current_thread() is not threading.main_thread():
+    if started_together() or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     asked = threading.Event()

@@ -109,6 +109,8 @@ def complete(
     thresholds out of range and for a batch below 1.
     """
     check_batch(batch)
+    if not prompts:
+        return
     lanes = {None: options} | {each: replace(options, threshold=each) for each in thresholds}
     base = Engine(pair.base, None, pair.tokenizer)
     dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)

@@ -15,6 +15,7 @@ from typing import Any
 from dynamo.data import parse_line, read_lines
 from dynamo.folders import drop_cut_line
 from dynamo.foreign import shown
+from dynamo.processes import Processes
 
 
 def read_journal(path: str | Path) -> list[dict[str, Any]]:
@@ -84,3 +85,57 @@ class Journal:
         self._file.flush()
         self.rows.append(row)
         self._done.add(self.key_of(row))
+
+    def take_in(self, path: Path) -> None:
+        """Append the rows of another journal that are not here, then remove its file; ValueError where it was
+        made with other settings. A kill in between loses nothing: it can be done again."""
+        for row in Journal(path, self._key, self._settings).rows:
+            if self.key_of(row) not in self:
+                self.write({name: value for name, value in row.items() if name != "settings"})
+        path.unlink()
+
+
+class SharedJournal:
+    """A journal that several processes write, each into a file of its own beside it. The first one gathers
+    them: in the end, and in the beginning what a killed run left, however many processes that had.
+
+    there: rows that were there in the beginning; written: rows since then: the first process knows those of
+    all, in the end, and every other its own.
+    """
+
+    def __init__(self, path: Path, key: Sequence[str], settings: dict[str, Any], processes: Processes):
+        self._path, self._processes = path, processes
+        with processes.first_alone():
+            self._whole = Journal(path, key, settings)
+            self._gather()
+        self.there = len(self._whole.rows)
+        share = path.with_name(f"{path.name}.share-{processes.number}")
+        self._own = self._whole if processes.count == 1 else Journal(share, key, settings)
+
+    @property
+    def written(self) -> int:
+        return len(self._whole.rows) - self.there if self._processes.number == 0 else len(self._own.rows)
+
+    def __contains__(self, key: tuple[Hashable, ...]) -> bool:
+        return key in self._whole
+
+    def __enter__(self) -> SharedJournal:
+        self._own.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._own.__exit__(kind, error, trace)
+        if kind is None:
+            self._processes.wait()
+            self._gather()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._own.write(row)
+
+    def _gather(self) -> None:
+        beside = self._path.parent.glob("*.share-*")
+        shares = sorted(each for each in beside if each.stem == self._path.name)
+        if self._processes.number == 0 and shares:
+            with self._whole:
+                for share in shares:
+                    self._whole.take_in(share)
