@@ -10,8 +10,9 @@ The engine speaks token ids and `StepRecord`s. It knows no text, except to look 
 
 from __future__ import annotations
 
+import numbers
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import GPTNeoXForCausalLM
 from dynamo.cache import DecodeState
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.dispatched import decoder_for
+from dynamo.foreign import shown
 from dynamo.lane import Lane
 from dynamo.model import DynamoForCausalLM
 from dynamo.pool import StatePool, within_memory
@@ -38,7 +40,8 @@ class Engine:
     tokenizer: for stop strings, and for its special tokens, which the repetition penalty never touches;
     without one these are the tokens that the model's own configuration names (begin, end, padding). weights:
     "own", or "int8" for 8-bit copies of a float32 model's on CPU: faster, a little other, and not for exact
-    mode. Raises ValueError for a table of another vocabulary and for weights that this model cannot have.
+    mode. Raises ValueError for what is no such model, a table of another vocabulary, and weights that this
+    model cannot have.
     """
 
     def __init__(
@@ -48,15 +51,18 @@ class Engine:
         tokenizer: Any = None,
         weights: str = "own",
     ):
+        if not isinstance(model, GPTNeoXForCausalLM | DynamoForCausalLM):
+            raise ValueError(
+                f"model: expected a DynaMo or GPT-NeoX model, got {type(model).__name__}; of a pair give the "
+                "parts: Engine(pair.dynamo, pair.table, pair.tokenizer)"
+            )
         self._decoder = decoder_for(model, weights)
         self.weights = weights
         self._states = StatePool(lambda capacity: self._decoder.new_state(capacity), self.max_length)
         self._table = table
         self._tokenizer = tokenizer
         self.end_ids = end_of_text_ids(model)
-        named = model.config.bos_token_id, model.config.pad_token_id
-        special = tokenizer.all_special_ids if tokenizer is not None else [i for i in named if i is not None]
-        self._special_ids = self.end_ids | set(special)
+        self._special_ids = unpenalised_ids(model, tokenizer)
         if table is not None:
             table.check(vocab_size=self._decoder.vocab_size)
         warm_up(self._decoder.heads, self._decoder.vocab_size, table)
@@ -137,10 +143,7 @@ class Engine:
         stop: Sequence[str],
     ) -> Lane:
         prompt = checked_prompt(input_ids, self._decoder.vocab_size, self.max_length)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
-        if seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {seed}")
+        max_new_tokens = checked_count("max_new_tokens", max_new_tokens, 1)
         self._check_table(options)
         if options.exact and self.weights == "int8":
             raise ValueError(
@@ -151,7 +154,7 @@ class Engine:
             prompt,
             options,
             min(max_new_tokens, self.max_length - len(prompt)),
-            seed,
+            checked_count("seed", seed, 0),
             self._table,
             self._decoder.vocab_size,
             self._special_ids,
@@ -221,7 +224,17 @@ class Engine:
 
 def checked_prompt(input_ids: torch.Tensor | Sequence[int], vocab_size: int, max_length: int) -> list[int]:
     """One row of ids, (seq,) or (1, seq), as a list. Raises ValueError unless a model can answer it."""
-    ids = torch.as_tensor(input_ids)
+    if isinstance(input_ids, str | Mapping):  # what goes into a tokenizer, and what comes out of it
+        raise ValueError(
+            f"input_ids: expected token ids, got {type(input_ids).__name__}; encode text with "
+            "dynamo.text.encode_prompt, and of a tokenizer's output give its .input_ids"
+        )
+    try:
+        ids = torch.as_tensor(input_ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"input_ids: expected one row of token ids, got {shown(input_ids)}") from None
+    if ids.numel() and (ids.is_floating_point() or ids.dtype == torch.bool):
+        raise ValueError(f"input_ids: expected whole numbers, got {ids.dtype}")
     if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[0] != 1):
         raise ValueError(f"input_ids: expected one row, (seq,) or (1, seq), got {tuple(ids.shape)}")
     prompt = [int(token) for token in ids.flatten().tolist()]
@@ -236,6 +249,24 @@ def checked_prompt(input_ids: torch.Tensor | Sequence[int], vocab_size: int, max
             "reply included; shorten it"
         )
     return prompt
+
+
+def checked_count(name: str, value: Any, least: int) -> int:
+    """A whole number, any library's. Raises ValueError naming it for anything else and for less."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a whole number, got {shown(value)}")
+    if value < least:
+        raise ValueError(f"{name}: expected {least} or more, got {value}")
+    return int(value)
+
+
+def unpenalised_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM, tokenizer: Any = None) -> frozenset[int]:
+    """Special tokens, which no repetition penalty touches: the tokenizer's or, without one, those that the
+    model's configuration names; and whatever ends a text.
+    """
+    named = model.config.bos_token_id, model.config.pad_token_id
+    special = tokenizer.all_special_ids if tokenizer is not None else (i for i in named if i is not None)
+    return end_of_text_ids(model) | set(special)
 
 
 def end_of_text_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> frozenset[int]:

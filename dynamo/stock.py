@@ -28,7 +28,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
-from dynamo.engine import checked_prompt, end_of_text_ids
+from dynamo.engine import checked_count, checked_prompt, end_of_text_ids, unpenalised_ids
 from dynamo.model import DynamoForCausalLM
 from dynamo.placement import execution_device
 from dynamo.pool import within_memory
@@ -71,9 +71,7 @@ class GenerateEngine:
         self._settings = {**settings, **({"cache_implementation": "static"} if compiled else {})}
         self.end_ids = end_of_text_ids(model)
         self.max_length = model.config.max_position_embeddings
-        named = model.config.bos_token_id, model.config.pad_token_id
-        special = tokenizer.all_special_ids if tokenizer is not None else [i for i in named if i is not None]
-        self._special_ids = tuple(self.end_ids | set(special))
+        self._special_ids = tuple(unpenalised_ids(model, tokenizer))
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -142,14 +140,11 @@ class GenerateEngine:
         stop: Sequence[str],
     ) -> _Run:
         prompt = checked_prompt(input_ids, self._model.config.vocab_size, self.max_length)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
-        if seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {seed}")
+        limit = min(checked_count("max_new_tokens", max_new_tokens, 1), self.max_length - len(prompt))
+        seed = checked_count("seed", seed, 0)
         if stop and self._tokenizer is None:
             raise ValueError("stop: stop strings need a tokenizer; build the engine with one")
         stops = StopStrings(self._tokenizer, stop) if stop else None
-        limit = min(max_new_tokens, self.max_length - len(prompt))
         lookup = bool(self._settings.get("prompt_lookup_num_tokens"))
         chooser = (ChooseOne if self._draft is None else Weigh)(
             options or SamplingOptions(), self._special_ids, seed, lookup
