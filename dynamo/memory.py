@@ -42,10 +42,15 @@ def enough_memory(sentence: Callable[[], str], release: Callable[[], None] = lam
         traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
     release()
+    give_back()
+    raise ValueError(sentence()) from None
+
+
+def give_back() -> None:
+    """What nobody holds goes back to the system; a GPU's allocator would keep it for this process."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    raise ValueError(sentence()) from None
 
 
 def run_out(device: torch.device) -> str:

@@ -8,7 +8,7 @@ from conftest import tiny_base, tiny_dynamo
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamo import loading
-from dynamo.loading import sizes
+from dynamo.loading import devices, sizes
 from dynamo.model import DynamoConfig, DynamoForCausalLM
 from dynamo.packed import copies_of, has_int8
 from dynamo.training import save_model
@@ -113,6 +113,16 @@ def system(root, available_kb, limit="", current="", stat=""):
         if text:
             (group / name).write_text(text)
     return root
+
+
+def test_what_a_gpus_allocator_keeps_of_earlier_models_is_free(monkeypatch):
+    told = {"mem_get_info": (1000, 9999), "memory_reserved": 700, "memory_allocated": 400}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert sizes.available_memory(torch.device("cuda")) == 1000 + 700 - 400
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    free = devices.free_memory()
+    assert free[0] == free[1] == 1170 and set(free) <= {0, 1, "cpu"}
 
 
 def test_memory_is_the_systems_or_what_is_left_of_the_containers(tmp_path):

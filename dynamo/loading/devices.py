@@ -95,11 +95,10 @@ def _of_backbone(device_map: dict[str, Any]) -> dict[str, Any]:
 
 def free_memory() -> MaxMemory:
     """Bytes that a map may fill, by device: accelerate's own count knows no container's limit."""
-    free = {i: torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())}
-    cpu = available_memory(torch.device("cpu"))
-    if cpu is not None:
-        free["cpu"] = cpu
-    return {device: int(count * (1 - KEPT_FREE)) for device, count in free.items()}
+    places = {i: torch.device("cuda", i) for i in range(torch.cuda.device_count())}
+    places["cpu"] = torch.device("cpu")
+    free = {place: available_memory(device) for place, device in places.items()}
+    return {place: int(count * (1 - KEPT_FREE)) for place, count in free.items() if count is not None}
 
 
 def memory_by_device(*models: nn.Module) -> dict[str, int]:

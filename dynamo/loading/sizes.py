@@ -127,7 +127,9 @@ def layer_parameters(hidden: int) -> int:
 def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
     """Bytes free for a model on a device; None where the system does not say. `root` is the file system's."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch's allocator keeps of earlier models counts as used there, and is this process's to fill.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     kilobytes = _number(root / "proc/meminfo", "MemAvailable:")
     if kilobytes is None:
         return None

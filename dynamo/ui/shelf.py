@@ -8,7 +8,6 @@ only listed names are loaded. Nothing here knows gradio.
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from dynamo.loading import (
 from dynamo.loading.names import is_cached
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
+from dynamo.memory import give_back
 from dynamo.model import DynamoConfig
 from dynamo.ui.analyses import ModelOffer
 from dynamo.ui.completion import Completion
@@ -219,7 +219,7 @@ class Shelf:
             self.notice = (
                 f"There is no room for two models: the embedded pair answers until {job.name} is loaded."
             )
-        gc.collect()
+        give_back()
 
 
 class _Job:

@@ -16,6 +16,7 @@ from dynamo import charts
 from dynamo.direction import in_html
 from dynamo.estimates import duration
 from dynamo.loading import available_memory
+from dynamo.memory import give_back
 from dynamo.ui.completion import Completion
 from dynamo.ui.forecast import Forecast, forecast, machine_pace
 from dynamo.ui.shelf import Shelf
@@ -104,6 +105,7 @@ def training_section(shelf: Shelf, demo: gr.Blocks) -> TrainingSection:
             task = (completion.name, data.strip(), int(count))
             folder = workshop.folder_of(*task)
             if not is_done(folder):
+                give_back()  # the training is another process
                 expected(completion, int(count)).check()
             workshop.start(*task, completion.chat, folder)
         except (ValueError, OSError) as error:
