@@ -52,6 +52,10 @@ class DispatchedDecoder:
         yield self, "_logits", "output embedding"
         yield self, "_outputs", "stem"
 
+    def bytes_per_weight(self) -> int:
+        """As `Decoder.bytes_per_weight`; there are no copies here."""
+        return self._base.dtype.itemsize
+
     @property
     def device(self) -> torch.device:
         """Where tokens go in."""

@@ -111,6 +111,14 @@ def test_hooks_without_anything_to_move_change_nothing(dynamo_model):
         torch.testing.assert_close(decoder.forward(decoder.new_state(64), IDS), expected, **CLOSE)
 
 
+def test_both_decoders_have_all_that_an_engine_may_ask_of_one(folder):
+    spread = Engine(loading.load(str(folder), device_map={"": "disk"}).dynamo)
+    whole = Engine(loading.load(str(folder), device="cpu", dtype=torch.float32).dynamo)
+    public = [name for name in dir(whole._decoder) if not name.startswith("_")]
+    assert {"forward_batch", "bytes_per_weight"} < set(public) <= set(dir(spread._decoder))
+    assert spread.bytes_per_weight() == 4
+
+
 def test_rows_that_are_decoded_together_are_those_decoded_alone(folder):
     engine = Engine(loading.load(str(folder), device_map=on_disk("backbone.gpt_neox.layers.0")).dynamo)
     prompts = [IDS, IDS[:7], IDS[3:20]]
