@@ -17,10 +17,10 @@ CPU = torch.device("cpu")
 
 
 def config(size):
-    layers, hidden, vocabulary = sizes.PYTHIA[size]
+    layers, hidden, attention_heads, vocabulary = sizes.PYTHIA[size]
     return GPTNeoXConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, intermediate_size=4 * hidden,
-        num_attention_heads=8,
+        num_attention_heads=attention_heads,
     )  # fmt: skip
 
 
@@ -30,10 +30,11 @@ def test_parameters_are_those_of_the_architecture(size):
         base = GPTNeoXForCausalLM(config(size))
         heads = DynamoForCausalLM(DynamoConfig.from_neox(config(size), num_token_heads=3)).token_heads
     assert sizes.parameters(size) == base.num_parameters()
-    caches = 2 * 2048 * 2 * sizes.PYTHIA[size][1] * 2 * sizes.PYTHIA[size][0]
+    layers, hidden, _, _ = sizes.PYTHIA[size]
+    caches = 2 * 2048 * 2 * hidden * 2 * layers
     weights = 2 * base.num_parameters() + sum(each.numel() for each in heads.parameters())
     needed = sizes.pair_bytes(size, torch.bfloat16)
-    assert needed - sizes.RESERVE - caches - 2 * weights == 2 * 2048 * 2 * sizes.PYTHIA[size][1] * 2
+    assert needed - sizes.RESERVE - caches - 2 * weights == 2 * 2048 * 2 * hidden * 2
 
 
 @pytest.mark.skipif(not has_int8(), reason="copies in 16 bits need fbgemm")

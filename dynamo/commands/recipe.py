@@ -118,5 +118,5 @@ def _parameters(arguments: argparse.Namespace) -> tuple[int, int]:
         base = layers * layer_parameters(hidden) + 2 * vocabulary * hidden
     else:
         size = arguments.recipe.removeprefix("pythia-").removesuffix("-quick")
-        base, hidden = parameters(size), PYTHIA[size][1]
+        base, hidden = parameters(size), PYTHIA[size].hidden
     return base, (arguments.heads - 1) * layer_parameters(hidden)

@@ -12,21 +12,10 @@ import re
 import torch
 from transformers import GPTNeoXForCausalLM
 
-from dynamo.loading import Pair, default_dtype
+from dynamo.loading import Pair, default_dtype, sizes
 from dynamo.model import DynamoConfig, DynamoForCausalLM
 
-# layers, hidden units, attention heads, vocabulary (Biderman et al., Pythia, 2023, and its model files)
-PYTHIA = {
-    "pythia-14m": (6, 128, 4, 50304),
-    "pythia-70m": (6, 512, 8, 50304),
-    "pythia-160m": (12, 768, 12, 50304),
-    "pythia-410m": (24, 1024, 16, 50304),
-    "pythia-1b": (16, 2048, 8, 50304),
-    "pythia-1.4b": (24, 2048, 16, 50304),
-    "pythia-2.8b": (32, 2560, 32, 50304),
-    "pythia-6.9b": (32, 4096, 32, 50432),
-    "pythia-12b": (36, 5120, 40, 50688),
-}
+PYTHIA = {f"pythia-{size}": shape for size, shape in sizes.PYTHIA.items()}
 SURE = 200.0  # standard deviation of the logits
 WEIGHT_STD = 0.02
 

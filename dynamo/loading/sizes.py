@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,18 +20,29 @@ from dynamo.packed import LARGEST_COPY
 POSITIONS = 2048
 # Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.
 RESERVE = 3 * 2**28
-# Layers, hidden units and rows of the vocabulary of EleutherAI/pythia-*; MLPs are four times as wide.
+
+
+class Shape(NamedTuple):
+    """What tells one size of the suite from another; MLPs are four times as wide as the hidden units."""
+
+    layers: int
+    hidden: int
+    attention_heads: int
+    vocabulary: int
+
+
+# EleutherAI/pythia-* (Biderman et al., Pythia, 2023, and its model files).
 PYTHIA = {
-    "14m": (6, 128, 50304),
-    "31m": (6, 256, 50304),
-    "70m": (6, 512, 50304),
-    "160m": (12, 768, 50304),
-    "410m": (24, 1024, 50304),
-    "1b": (16, 2048, 50304),
-    "1.4b": (24, 2048, 50304),
-    "2.8b": (32, 2560, 50304),
-    "6.9b": (32, 4096, 50432),
-    "12b": (36, 5120, 50688),
+    "14m": Shape(6, 128, 4, 50304),
+    "31m": Shape(6, 256, 8, 50304),
+    "70m": Shape(6, 512, 8, 50304),
+    "160m": Shape(12, 768, 12, 50304),
+    "410m": Shape(24, 1024, 16, 50304),
+    "1b": Shape(16, 2048, 8, 50304),
+    "1.4b": Shape(24, 2048, 16, 50304),
+    "2.8b": Shape(32, 2560, 32, 50304),
+    "6.9b": Shape(32, 4096, 32, 50432),
+    "12b": Shape(36, 5120, 40, 50688),
 }
 
 
@@ -68,7 +80,7 @@ def parameters(size: str) -> int:
     """Parameters of a Pythia model. Raises ValueError for a size that the suite does not have."""
     if size not in PYTHIA:
         raise ValueError(f"size: expected one of {', '.join(PYTHIA)}, got {size!r}")
-    layers, hidden, vocabulary = PYTHIA[size]
+    layers, hidden, _, vocabulary = PYTHIA[size]
     return layers * layer_parameters(hidden) + 2 * vocabulary * hidden + 2 * hidden
 
 
@@ -76,7 +88,7 @@ def pair_bytes(
     size: str, dtype: torch.dtype, quantize: str | None = None, heads: int = 3, packed: bool = False
 ) -> int:
     """Bytes that base and DynaMo model of one size take together while both run."""
-    total, (layers, hidden, vocabulary) = parameters(size), PYTHIA[size]
+    total, (layers, hidden, _, vocabulary) = parameters(size), PYTHIA[size]
     extra = heads - 1
     matrices = 12 * hidden**2
     weights = 0
