@@ -102,7 +102,7 @@ def test_where_both_do_not_fit_the_old_pair_is_gone_before_the_new_is_read(shelf
 
     monkeypatch.setattr(shelf_module, "available_memory", lambda device: 1000)
     monkeypatch.setattr(shelf_module, "load", load_and_look)
-    monkeypatch.setattr(shelf_module, "give_back", lambda: gc.collect() and read.append(gone()))
+    monkeypatch.setattr(shelf_module, "give_back", lambda: (gc.collect(), read.append(gone())))
     list(shelf.load(folders["two"]))
     assert read == [None, (None, EMBEDDED)], "a GPU's memory goes back when nobody holds it any more"
     assert shelf.loaded == folders["two"] and shelf.notice == ""

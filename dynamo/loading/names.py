@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils._xet import abort_xet_session
 from tqdm import tqdm
 
 from dynamo.foreign import parse_json, shown
@@ -110,9 +111,21 @@ def _cached(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:
         return None
-    needed = ("config.json", "tokenizer.json", "*.safetensors")
-    models = model_folders(folder).values()
-    return folder if all(any(model.glob(file)) for model in models for file in needed) else None
+    return folder if all(map(_is_whole, model_folders(folder).values())) else None
+
+
+def _is_whole(model: Path) -> bool:
+    """Whether a folder holds a model with every file that its weights are spread over."""
+    needed = {"config.json", "tokenizer.json"}
+    index = model / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            needed |= set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return False
+    else:
+        needed.add("model.safetensors")
+    return all(isinstance(file, str) and (model / file).is_file() for file in needed)
 
 
 def _download(name: str, progress: Progress | None) -> Path:
@@ -213,6 +226,15 @@ def _reporting(progress: Progress) -> type[tqdm]:
             if self.unit == "B" and self.total:
                 most["done"] = max(most["done"], int(self.n))
                 most["total"] = max(most["total"], int(self.total), most["done"])
-                progress(most["done"], most["total"])
+                try:
+                    progress(most["done"], most["total"])
+                except BaseException:
+                    end_transfers()
+                    raise
 
     return Bar
+
+
+def end_transfers() -> None:
+    """Every download by Xet fails now; its threads swallow what a progress bar raises, and go on."""
+    abort_xet_session()

@@ -27,7 +27,7 @@ from dynamo.loading import (
     model_type,
     resolve,
 )
-from dynamo.loading.names import is_cached
+from dynamo.loading.names import end_transfers, is_cached
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.memory import give_back
@@ -164,8 +164,9 @@ class Shelf:
         return job.moments()
 
     def cancel(self) -> None:
-        if self._job is not None:
+        if self._job is not None and self._job.running:
             self._job.cancelled = True
+            end_transfers()
 
     def _check(self, name: str, quantize: str | None) -> None:
         if not name:
@@ -181,7 +182,12 @@ class Shelf:
             self.notice = ""
             return
         job.tell(Moment(f"Looking for {job.name} …"))
-        folder = resolve(job.name, job.downloaded)
+        try:
+            folder = resolve(job.name, job.downloaded)
+        except Exception:
+            if job.cancelled:
+                raise Cancelled from None
+            raise
         folders = list(model_folders(folder).values())
         heads = model_type(folders[-1]) == DynamoConfig.model_type
         self.notice = ""
