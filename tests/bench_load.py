@@ -23,8 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gradio_client import Client
-from visitors import Question, Server, Visit, app, reference, visit, visits_at_once
+from visitors import Question, Server, Visit, app, client_of, reference, visit, visits_at_once
 
 from dynamo import loading
 from dynamo.evaluation import machine
@@ -120,7 +119,7 @@ def _soak(server: Server, arguments: argparse.Namespace, expected: Any) -> dict[
 
     def converse() -> None:
         while time.monotonic() < end and (number := next(numbers)) < 1_000_000 + most:
-            client = Client(server.url, verbose=False)
+            client = client_of(server.url)
             leave = 1 if number % CANCELLED == 0 else None
             # Few different questions, so that the reference is not what takes the time.
             made.append((visit(client, Question.number(number % 60), leave_after=leave), leave))

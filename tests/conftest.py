@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import huggingface_hub
 import pytest
 import torch
@@ -26,9 +27,11 @@ from dynamo.model import DynamoForCausalLM
 
 # Tiny tensors gain nothing from a second thread and lose much where cores are busy.
 torch.set_num_threads(1)
-# How long an example takes says something of the machine alone.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+# How long an example takes says something of the machine alone, and the same examples come with every run;
+# `pytest --hypothesis-profile=search` looks for others.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same everywhere", settings.get_profile("search"), derandomize=True)
+settings.load_profile("same everywhere")
 
 
 def pytest_collection_finish():
@@ -36,6 +39,8 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
 
+
+PATIENCE = 120  # seconds for what is sure to come, on a machine that is busy with other things
 
 DIALOGUES = [
     [
@@ -120,9 +125,28 @@ def imported_modules() -> set[str]:
     return set(done.stdout.split())
 
 
+def be_patient_with_hubs(patch: pytest.MonkeyPatch) -> None:
+    """A hub of these tests answers for sure, and a busy machine may take its time."""
+    patch.setattr("dynamo.loading.names.HUB_PROBE_SECONDS", float(PATIENCE))
+    patch.setattr("dynamo.loading.fetched.LISTING_SECONDS", float(PATIENCE))
+    patch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", PATIENCE)
+    patch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gradios_patience():
+    """Gradio takes a page that does not answer within three seconds for one that nobody can reach."""
+    networking = sys.modules.get("gradio.networking")  # of no use to tests without a page
+    with pytest.MonkeyPatch.context() as patch:
+        if networking is not None:
+            patch.setattr(networking, "url_ok", lambda url: httpx.head(url, timeout=PATIENCE).is_success)
+        yield
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub on this machine that one may write to, and an empty cache."""
+    be_patient_with_hubs(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))

@@ -47,6 +47,13 @@ class Hub:
         self.spoiled: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}  # path ending -> the answer
         self.tokens: list[str] = []  # that were sent here
         self.url = ""
+        self._digests: dict[bytes, str] = {}
+
+    def digest(self, data: bytes) -> str:
+        """SHA-256, of each content once: of a large one it takes as long as some would wait for an answer."""
+        if data not in self._digests:
+            self._digests[data] = hashlib.sha256(data).hexdigest()
+        return self._digests[data]
 
     def model(self, repo_id: str) -> Repo:
         return self.repos[("model", repo_id)]
@@ -146,9 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._space(repo, rest, body)
 
     def _entry(self, name: str, data: bytes) -> dict[str, Any]:
-        entry = {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        digest = self.hub.digest(data)
+        entry = {"type": "file", "path": name, "size": len(data), "oid": digest[:40]}
         if len(data) >= self.hub.lfs_from:
-            digest = hashlib.sha256(data).hexdigest()
             entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
         return entry
 
@@ -182,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(404, {}, X_Error_Code="EntryNotFound")
         data = repo.files[name]
         first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        etag = f'"{self.hub.digest(data)}"'
         headers = {"ETag": etag, "X_Repo_Commit": SHA, "Content_Type": "application/octet-stream"}
         if self.command == "HEAD":
             return self.answer(200, data, **headers)

@@ -10,8 +10,7 @@ from dynamo import CooccurrenceTable, DynamoForCausalLM, SamplingOptions
 from dynamo.evaluation import calibration
 from dynamo.evaluation.calibration import Bin, Reliability, base_agrees
 
-RANDOM = np.random.default_rng(3)
-DOCUMENTS = [RANDOM.integers(5, 300, size) for size in (30, 12, 21)]
+DOCUMENTS = [np.random.default_rng(size).integers(5, 300, size) for size in (30, 12, 21)]
 OPTIONS = SamplingOptions(temperature=0.5, top_k=20)
 
 
@@ -38,7 +37,7 @@ def test_base_agrees_equals_a_greedy_continuation_token_by_token(attention):
                 spoiled[wrong] = (spoiled[wrong] + 1) % 300
                 chunks.append((place, tuple(spoiled)))
                 expected.append(False)
-    order = RANDOM.permutation(len(chunks))
+    order = np.random.default_rng(3).permutation(len(chunks))
     agreed = base_agrees(base, document, [chunks[i] for i in order])
     assert agreed == [expected[i] for i in order]
     assert base_agrees(base, document, []) == []
@@ -51,7 +50,8 @@ def test_curves_equal_a_count_over_every_position_by_hand():
     """
     base = tiny_base(seed=1, vocab_size=4)
     model = DynamoForCausalLM.from_neox(base, num_token_heads=3).eval()
-    documents = [RANDOM.integers(0, 4, 60) for _ in range(3)]
+    random = np.random.default_rng(3)
+    documents = [random.integers(0, 4, 60) for _ in range(3)]
     options = SamplingOptions(temperature=0.5, top_k=3)
     curves = calibration.measure(
         model, None, base, documents, options, orders=(2, 3), positions=10**6, per_document=100

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from fakes import scripted_contenders
-from gradio_client import Client
 from hostile import BRIEF, TEXTS, VALUES, refusal, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
 from test_ui import SETTINGS, handlers
+from visitors import PATIENCE, client_of
 
 from dynamo.ndjson import read_runs
 from dynamo.ui import build_demo, launch_options
@@ -164,7 +164,7 @@ def fetch(url: str, body: dict | None = None) -> tuple[int, bytes]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -225,9 +225,9 @@ def test_a_strange_prompt_comes_back_through_the_network(page, prompt):
         json.dumps({"data": [prompt, "dynamo", 0.5, 1, 0.7, 50, 1.1, 3, False, 96, 0]}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(name, timeout=60) as response:
+    with urllib.request.urlopen(name, timeout=PATIENCE) as response:
         event = json.loads(response.read())["event_id"]
-    with urllib.request.urlopen(f"{page}gradio_api/call/generate/{event}", timeout=60) as response:
+    with urllib.request.urlopen(f"{page}gradio_api/call/generate/{event}", timeout=PATIENCE) as response:
         answer = response.read().decode()
     assert "event: complete" in answer or "prompt: " in answer, answer[-300:]
 
@@ -235,7 +235,7 @@ def test_a_strange_prompt_comes_back_through_the_network(page, prompt):
 def test_a_secret_of_the_environment_is_nowhere_on_the_page(page, monkeypatch):
     for name in ("HF_TOKEN", "JUDGE_API_KEY"):
         monkeypatch.setenv(name, "hf_secret_of_the_owner")
-    client = Client(page, verbose=False)
+    client = client_of(page)
     told_of = [fetch(page)[1], fetch(f"{page}config")[1], fetch(f"{page}gradio_api/info")[1]]
     told_of.append(json.dumps(client.predict("hello", api_name="/compare")).encode())
     assert not any(b"hf_secret_of_the_owner" in each for each in told_of)

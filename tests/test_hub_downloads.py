@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from conftest import be_patient_with_hubs
 from hostile import refusal
 from hub import SHA, Hub, Repo, serving
 from huggingface_hub import HfApi
@@ -49,6 +50,7 @@ def hubs(files):
         hub.repos["model", NAME] = Repo(dict(files))
         stranger.repos["model", NAME] = Repo(dict(files))
         patch = pytest.MonkeyPatch()
+        be_patient_with_hubs(patch)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         patch.setenv("HF_TOKEN", "secret-token")
@@ -216,10 +218,16 @@ def test_a_file_of_another_revision_than_was_asked_for_writes_nothing(hubs, file
 
 
 def test_a_hub_that_stalls_in_its_list_of_files_is_left(hubs, monkeypatch):
+    """It is given up after a moment; the good one that follows may take its time."""
     monkeypatch.setattr(fetched, "LISTING_SECONDS", 0.1)
     over = threading.Event()
+
+    def go_on():
+        over.set()
+        monkeypatch.undo()
+
     try:
-        said = fetch_badly_and_then_well(hubs, {f"/tree/{SHA}": lambda _: over.wait(120)}, after=over.set)
+        said = fetch_badly_and_then_well(hubs, {f"/tree/{SHA}": lambda _: over.wait(120)}, after=go_on)
     finally:
         over.set()
     assert said is not None and "ReadTimeout" in said

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from gradio_client import Client
-from visitors import Question, app, reference, until, visit, visits_at_once
+from visitors import Question, app, client_of, reference, until, visit, visits_at_once
 
 from dynamo import loading
 from dynamo.ui import Contenders
@@ -49,7 +48,7 @@ def test_sixteen_visitors_wait_in_their_order_and_are_told_their_place(server, h
 def test_visitors_leave_neither_threads_nor_memory_behind(server):
     threads, megabytes = server.threads, server.megabytes
     for number in range(12):
-        client = Client(server.url, verbose=False)
+        client = client_of(server.url)
         visit(client, Question.number(number), leave_after=1 if number % 3 == 0 else None)
         client.close()
     until(lambda: server.threads <= threads, 60)  # idle threads of the server's pool end by themselves

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gradio_client import Client
 from huggingface_hub import HfApi
+from visitors import client_of
 
 from dynamo import Engine, SamplingOptions, loading
 from dynamo.__main__ import main
@@ -122,9 +122,7 @@ def test_a_program_asks_the_served_page(pairs):
     demo = build_demo(Contenders.from_pair(pairs["8bit"]))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     try:
-        result = Client(url, verbose=False).predict(
-            "hello", threshold=0.2, max_new_tokens=8, api_name="/compare"
-        )
+        result = client_of(url).predict("hello", threshold=0.2, max_new_tokens=8, api_name="/compare")
     finally:
         demo.close()
     assert result["dynamo"]["tokens"] == result["base"]["tokens"] == 8

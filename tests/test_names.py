@@ -23,10 +23,7 @@ def at_hub(hub, monkeypatch):
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    """An address where nothing listens, and a count of how often it was asked."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    """An address that is taken and where nothing listens, and a count of how often it was asked."""
     asked = []
 
     class Counting(HfApi):
@@ -40,7 +37,10 @@ def no_hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(names, "HfApi", Counting)
     monkeypatch.setattr(names, "_away", {})
-    return asked
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        yield asked
 
 
 def repo_of(folder):

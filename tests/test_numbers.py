@@ -142,6 +142,7 @@ def test_a_penalty_that_leaves_no_weight_still_draws_a_token(path):
 @pytest.mark.parametrize("strength", [1.0, 1e300])
 def test_exact_mode_drafts_at_the_limits_of_its_options(path, strength):
     rng = np.random.default_rng(1)
+    torch.manual_seed(1)
     table = CooccurrenceTable.count([rng.integers(0, 12, 3000)], vocab_size=12)
     for penalty in (1.0, 1.7e308):
         options = SamplingOptions(exact=True, mask_strength=strength, repetition_penalty=penalty)

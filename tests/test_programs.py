@@ -6,11 +6,10 @@ import asyncio
 
 import pytest
 from fakes import scripted_contenders
-from gradio_client import Client
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
-from visitors import until
+from visitors import PATIENCE, client_of, until
 
 from dynamo.ndjson import read_trace
 from dynamo.ui import build_demo, launch_options
@@ -20,7 +19,7 @@ from dynamo.ui import build_demo, launch_options
 def client():
     demo = build_demo(scripted_contenders(seconds=0.01, sleep=True))
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
-    yield Client(url, verbose=False)
+    yield client_of(url)
     demo.close()
 
 
@@ -36,7 +35,7 @@ def test_a_program_streams_an_answer(client):
 
 def test_a_program_may_cancel(client):
     job = client.submit("hello", max_new_tokens=256, api_name="/generate")
-    until(lambda: len(job.outputs()) >= 2, 60)
+    until(lambda: len(job.outputs()) >= 2, PATIENCE)
     job.cancel()
     assert client.predict("hello", lane="base", max_new_tokens=1, api_name="/generate")["tokens"] == 1
 
@@ -78,7 +77,7 @@ def test_parameters_are_documented_for_programs_and_tools(client):
 def test_the_functions_are_tools_of_the_same_names(client):
     async def use() -> tuple[list[str], str]:
         async with (
-            streamablehttp_client(f"{client.src}gradio_api/mcp/") as (read, write, _),
+            streamablehttp_client(f"{client.src}gradio_api/mcp/", timeout=PATIENCE) as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()

@@ -3,22 +3,18 @@
 import ast
 import json
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
-import time
-import urllib.error
-import urllib.request
 import venv
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from gradio_client import Client
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from visitors import client_of, serving
 
 from dynamo.spaces import SpaceProject, space_files
 from dynamo.spaces.files import write_folder
@@ -55,18 +51,15 @@ print(json.dumps({name: file for name, file in files.items() if isinstance(file,
 )
 
 
+pytestmark = pytest.mark.timeout(900)  # a new process imports everything, and answers
+
+
 @pytest.fixture(scope="module")
 def space_folder(tmp_path_factory):
     """What would be uploaded, and nothing else of the project."""
     folder = tmp_path_factory.mktemp("space") / "app"
     write_folder(space_files(SpaceProject.read(ROOT, "cpu")), folder)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
@@ -99,19 +92,9 @@ def test_the_app_answers_from_what_is_uploaded_and_its_requirements_installed(sp
 
 def check_answers(command: list[str], folder: Path, tmp_path: Path) -> None:
     """The app, started by `command` in a folder, serves its page and lets both models answer."""
-    port = free_port()
-    environment = clean_environment(tmp_path / "home", GRADIO_SERVER_PORT=str(port))
-    log = tmp_path / "log.txt"
-    with log.open("w") as output:
-        app = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        status = wait_for_page(url, app, seconds=180)
-        assert status == 200, log.read_text()[-3000:]
-        answer = Client(url, verbose=False).predict("I need a hotel.", max_new_tokens=8, api_name="/compare")
-    finally:
-        app.terminate()
-        app.wait(30)
+    environment = clean_environment(tmp_path / "home")
+    with serving(command, tmp_path / "log.txt", environment, folder) as page:
+        answer = client_of(page.url).predict("I need a hotel.", max_new_tokens=8, api_name="/compare")
     assert answer["base"]["tokens"] and answer["dynamo"]["tokens"]
     assert not (folder / "votes").exists()
 
@@ -121,7 +104,7 @@ def test_all_that_it_imports_is_uploaded_or_required(space_folder, tmp_path):
     done = subprocess.run(
         [*PYTHON, "-c", IMPORT_EVERYTHING, not_required()],
         cwd=space_folder, env=clean_environment(tmp_path / "home"),
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     imported = json.loads(done.stdout.splitlines()[-1])
@@ -188,15 +171,3 @@ def installed_by(requirements: Path) -> set[str]:
             if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
                 waiting.append(each)
     return {name for name, _ in seen}
-
-
-def wait_for_page(url: str, app: subprocess.Popen, seconds: float) -> int | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and app.poll() is None:
-        try:
-            with opener.open(url, timeout=5) as page:
-                return page.status
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    return None

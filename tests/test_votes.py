@@ -134,7 +134,13 @@ def test_any_folder_name_will_do(tmp_path, name):
     assert len(book.summary()) == 1
 
 
-def test_threads_lose_no_vote(tmp_path):
+@pytest.fixture
+def patient_book(monkeypatch):
+    """Whoever comes in between may be the first again and again, where a disk is slow."""
+    monkeypatch.setattr(votes, "LOCK_SECONDS", float(START_SECONDS))
+
+
+def test_threads_lose_no_vote(tmp_path, patient_book):
     book = VoteBook(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: book.add(**vote(votes.OUTCOMES[i % 3])), range(48)))
@@ -143,6 +149,7 @@ def test_threads_lose_no_vote(tmp_path):
 
 
 def _add_many(folder, barrier, count):
+    votes.LOCK_SECONDS = float(START_SECONDS)
     barrier.wait(START_SECONDS)
     for _ in range(count):
         VoteBook(folder).add(**vote("base"))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
-from gradio_client import Client
 from gradio_client.exceptions import AppError
+from visitors import client_of
 
 from dynamo import zerogpu
 from dynamo.training import save_model
@@ -64,7 +64,7 @@ def served(spaces, tmp_path, tokenizer):
     assert spaces.asked == [], "loading takes nobody's quota"
     options |= {"inbrowser": False, "mcp_server": False}
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
-    yield SimpleNamespace(demo=demo, client=Client(url, verbose=False))
+    yield SimpleNamespace(demo=demo, client=client_of(url))
     demo.close()
 
 

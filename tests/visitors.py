@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +39,13 @@ PROMPTS = (
     "I am looking for a three star hotel in Paris with free wifi.",
 )
 THRESHOLDS = (0.0, 0.3, 0.5, 0.9)
+PATIENCE = 120  # seconds for what is sure to come, on a machine that is busy with other things
+PORT_IS_TAKEN = "Cannot find empty port"  # Gradio's words
+
+
+def client_of(url: str) -> Client:
+    """A session of a page that may be slow: by itself the library waits five seconds for an answer."""
+    return Client(url, verbose=False, httpx_kwargs={"timeout": PATIENCE})
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ def visits_at_once(
     url: str, questions: Sequence[Question], visitors: int, tick: float = 0.02
 ) -> tuple[list[Visit], float]:
     """All questions shared out over so many visitors who start together; and the seconds that it took."""
-    clients = [Client(url, verbose=False) for _ in range(visitors)]
+    clients = [client_of(url) for _ in range(visitors)]
     ready = threading.Barrier(visitors + 1)
 
     def come(number: int) -> list[Visit]:
@@ -185,19 +192,16 @@ class Server:
 
 
 @contextmanager
-def serving(command: Sequence[str], log: Path, wait: float = 300, **environment: str) -> Iterator[Server]:
-    """A page started by `command` in the project's folder, once it answers; it is stopped at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
-    with log.open("w") as told:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **own, **environment}, stdout=told, stderr=told
-        )
-    url = f"http://127.0.0.1:{port}/"
+def serving(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path = ROOT, wait: float = 300
+) -> Iterator[Server]:
+    """A page started by `command` in a folder, once it answers; it is stopped at the end."""
+    url, process = _started(command, log, environment, folder)
     try:
         until(lambda: _answers(url) or process.poll() is not None, wait)
+        if process.poll() is not None and PORT_IS_TAKEN in log.read_text():
+            url, process = _started(command, log, environment, folder)  # on another one
+            until(lambda: _answers(url) or process.poll() is not None, wait)
         if process.poll() is not None:
             raise RuntimeError(f"the page did not start:\n{log.read_text()}")
         yield Server(url, process)
@@ -209,14 +213,28 @@ def serving(command: Sequence[str], log: Path, wait: float = 300, **environment:
             process.kill()
 
 
+def _started(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path
+) -> tuple[str, subprocess.Popen]:
+    """At a port that was free a moment ago: somebody else may have taken it since."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as told:
+        process = subprocess.Popen(command, cwd=folder, env={**environment, **own}, stdout=told, stderr=told)
+    return f"http://127.0.0.1:{port}/", process
+
+
 def app(log: Path, **environment: str) -> contextmanager[Server]:
     """`python app.py` as it is shipped, without votes."""
-    return serving([sys.executable, "app.py"], log, DYNAMO_VOTES="", DYNAMO_MODEL="embedded", **environment)
+    own = {"DYNAMO_VOTES": "", "DYNAMO_MODEL": "embedded", **environment}
+    return serving([sys.executable, "app.py"], log, {**os.environ, **own})
 
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}config", timeout=5).status_code == 200
+        return httpx.get(f"{url}config", timeout=PATIENCE).status_code == 200
     except httpx.HTTPError:
         return False
 
