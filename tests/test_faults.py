@@ -1,137 +1,26 @@
 """What goes wrong between a visitor and the page: cut lines, closed windows, hasty Stops, an absent hub.
 
-A browser is played by plain HTTP, so that it can be cut at any byte. Afterwards the model is free again, the
-next visitor is answered, and nothing runs on for nobody.
+Afterwards the model is free again, the next visitor is answered, and nothing runs on for nobody.
 """
 
 from __future__ import annotations
 
 import functools
-import socket
-import struct
 import threading
 import time
-from dataclasses import replace
-from uuid import uuid4
 
 import httpx
 import pytest
-from fakes import ScriptedEngine, Vocabulary, scripted_contenders
 from gradio.queueing import Queue
 from hub import Repo
 from huggingface_hub import HfApi
-from visitors import until
+from visitors import PATIENCE, until
+from watched import Browser, Page, close, read_until, reset
 
 from dynamo import loading
 from dynamo.loading import names
 from dynamo.training import save_model
-from dynamo.ui import build_demo, launch_options
 from dynamo.ui.layout import MOST_SESSIONS
-
-ANSWER = "one two three four five six seven eight nine ten ."
-PREFILL_SECONDS = 1.5
-PATIENCE = 60  # seconds, for a machine that is busy with other things
-
-
-class Watched(ScriptedEngine):
-    """Counts the streams that were opened; slow: seconds that a prompt with that word is read for."""
-
-    def __init__(self, heads: int):
-        super().__init__(Vocabulary(ANSWER), heads, seconds=0.02, sleep=True, repeat=12)
-        self.opened = 0
-        self.reading = threading.Event()
-        self.slow = False
-
-    def stream(self, *arguments, **keywords):
-        stream = super().stream(*arguments, **keywords)
-
-        def watched():
-            self.opened += 1
-            try:
-                if self.slow:
-                    self.reading.set()
-                    time.sleep(PREFILL_SECONDS)
-                yield from stream
-            finally:
-                stream.close()
-
-        return watched()
-
-
-class Page:
-    """A served page with engines that are watched."""
-
-    def __init__(self):
-        self.base, self.dynamo = Watched(1), Watched(3)
-        contenders = replace(scripted_contenders(ANSWER), opponents={"loop": self.base}, dynamo=self.dynamo)
-        self.demo = build_demo(contenders)
-        _, self.url, _ = self.demo.launch(
-            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-        )
-        self.api = f"{self.url}gradio_api"
-        config = self.demo.get_config_file()
-        self.send = next(each for each in config["dependencies"] if each["api_name"] == "send")
-        parts = {part["id"]: part for part in config["components"]}
-        self.inputs = [parts[number]["props"].get("value") for number in self.send["inputs"]]
-
-    def at_rest(self) -> bool:
-        return all(engine.opened == engine.closed for engine in (self.base, self.dynamo))
-
-    def runs(self) -> bool:
-        return self.dynamo.opened > self.dynamo.closed
-
-    def answers(self) -> bool:
-        """Whether a program gets its whole answer, and soon."""
-        joined = httpx.post(
-            f"{self.api}/call/v2/generate", json={"prompt": "hello", "max_new_tokens": 4}, timeout=PATIENCE
-        )
-        told = httpx.get(f"{self.api}/call/generate/{joined.json()['event_id']}", timeout=PATIENCE).text
-        return "event: complete" in told and '"tokens": 4' in told
-
-
-class Browser:
-    """One window: sends a message as the page's script does, and listens."""
-
-    def __init__(self, page: Page):
-        self.page, self.session = page, uuid4().hex[:11]
-
-    def send(self, prompt: str = "hello") -> str:
-        data = [prompt, *self.page.inputs[1:]]
-        body = {"data": data, "fn_index": self.page.send["id"], "session_hash": self.session}
-        joined = httpx.post(f"{self.page.api}/queue/join", json=body, timeout=PATIENCE)
-        joined.raise_for_status()
-        return joined.json()["event_id"]
-
-    def listen(self) -> socket.socket:
-        """The open stream of messages."""
-        address = httpx.URL(self.page.url)
-        line = socket.create_connection((address.host, address.port), timeout=PATIENCE)
-        path = f"/gradio_api/queue/data?session_hash={self.session}"
-        line.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n\r\n".encode())
-        return line
-
-    def stop(self, event: str) -> None:
-        body = {"session_hash": self.session, "fn_index": self.page.send["id"], "event_id": event}
-        httpx.post(f"{self.page.api}/cancel", json=body, timeout=PATIENCE)
-
-
-def read_until(line: socket.socket, word: bytes) -> bytes:
-    read = b""
-    while word not in read:
-        more = line.recv(4096)
-        assert more, read
-        read += more
-    return read
-
-
-def close(line: socket.socket) -> None:
-    line.close()
-
-
-def reset(line: socket.socket) -> None:
-    """As a network that goes away for good: no goodbye, the other end gets a reset."""
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    line.close()
 
 
 @pytest.fixture(scope="module")
@@ -157,32 +46,34 @@ def page(served):
 @pytest.mark.parametrize("cut", [close, reset])
 def test_a_window_that_is_gone_in_mid_stream_ends_its_run(page, cut):
     browser = Browser(page)
-    browser.send()
-    line = browser.listen()
-    until(page.runs, PATIENCE)
+    with page.endless_answers():
+        browser.send()
+        line = browser.listen()
+        until(page.runs, PATIENCE)
     cut(line)
     until(page.at_rest, PATIENCE)
     assert page.answers()
 
 
 def test_a_program_that_is_gone_in_mid_stream_ends_its_run(page):
-    joined = httpx.post(
-        f"{page.api}/call/v2/generate", json={"prompt": "hello", "lane": "base"}, timeout=PATIENCE
-    )
-    address = f"{page.api}/call/generate/{joined.json()['event_id']}"
-    with httpx.stream("GET", address, timeout=PATIENCE) as stream:
-        next(stream.iter_lines())
-    closed = page.base.closed
+    with page.endless_answers():
+        joined = httpx.post(
+            f"{page.api}/call/v2/generate", json={"prompt": "hello", "lane": "base"}, timeout=PATIENCE
+        )
+        address = f"{page.api}/call/generate/{joined.json()['event_id']}"
+        with httpx.stream("GET", address, timeout=PATIENCE) as stream:
+            next(stream.iter_lines())
+            until(lambda: page.base.opened > page.base.closed, PATIENCE)
+    until(page.at_rest, PATIENCE)
     assert page.answers()
-    until(lambda: page.base.closed == page.base.opened >= closed, PATIENCE)
 
 
 def test_a_window_that_is_gone_while_it_waits_gives_its_place_up(page):
     first, second = Browser(page), Browser(page)
+    page.dynamo.go.clear()  # the first goes on for as long as this takes
     event = first.send()
     first_line = first.listen()
     until(page.runs, PATIENCE)
-    page.dynamo.go.clear()  # the first goes on for as long as this takes
     second.send()
     read_until(second_line := second.listen(), b'"estimation"')
     opened = page.dynamo.opened
@@ -202,9 +93,10 @@ def test_a_window_that_is_gone_while_it_waits_gives_its_place_up(page):
 def test_stop_while_the_prompt_is_read_frees_the_model(page):
     page.dynamo.slow = True
     browser = Browser(page)
-    event = browser.send()
-    line = browser.listen()
-    assert page.dynamo.reading.wait(PATIENCE)
+    with page.endless_answers():
+        event = browser.send()
+        line = browser.listen()
+        assert page.dynamo.reading.wait(PATIENCE)
     browser.stop(event)
     page.dynamo.slow = False
     until(page.at_rest, PATIENCE)
@@ -214,9 +106,10 @@ def test_stop_while_the_prompt_is_read_frees_the_model(page):
 
 def test_two_stops_at_once_are_one(page):
     browser = Browser(page)
-    event = browser.send()
-    line = browser.listen()
-    until(page.runs, PATIENCE)
+    with page.endless_answers():
+        event = browser.send()
+        line = browser.listen()
+        until(page.runs, PATIENCE)
     stops = [threading.Thread(target=browser.stop, args=(event,)) for _ in range(2)]
     for stop in stops:
         stop.start()
@@ -264,7 +157,7 @@ def test_events_are_not_summed_up_after_each_of_them(page, monkeypatch):
     assert queue.events_recorded >= before + 6
     ours = [event for number, event in queue.event_analytics.items() if number not in earlier]
     assert len(ours) >= 6
-    until(lambda: not any(event["status"] == "processing" for event in ours), 60)
+    until(lambda: not any(event["status"] == "processing" for event in ours), PATIENCE)
     assert len(grouped) <= 1 and queue.ANALYTICS_MAX_EVENTS == 1000
 
 
