@@ -3,16 +3,18 @@
 Slices of the token files are counted by several processes, each writing its tuples sorted and summed. Then
 the range of keys is cut so that what all runs have in one cut fits in memory, and the cuts are merged, again
 by several processes. What is rare is dropped there, so only what the table will hold is ever in memory at
-once. The result is `dynamo.counting`'s to the last count.
+once. The result is `dynamo.counting`'s to the last count. What is counted and merged is on disk, so a killed
+run goes on with the next slice, or the next cut.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
-from itertools import count as numbers
 from itertools import pairwise
 from multiprocessing import get_all_start_methods
 from pathlib import Path
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from dynamo.corpus import TokenFile
 from dynamo.counting import check_ids, chunks, largest_vocab, levels_of, sum_equal, tuple_keys
+from dynamo.sortedruns import Merged, Run, SliceCounts, save_last
 from dynamo.tuples import Level
 from dynamo.workers import process_pool
 
@@ -30,31 +33,6 @@ SLICE_TOKENS = 2**22  # some 80 bytes a token while it is counted
 MERGE_ENTRIES = 2**22  # some 60 bytes an entry while they are merged
 HISTOGRAM = 2**16
 SAMPLES = 2**10
-
-
-@dataclass(frozen=True)
-class Run:
-    """One slice's tuples of one order, sorted, on disk."""
-
-    keys: Path
-    counts: Path
-    entries: int
-
-
-@dataclass(frozen=True)
-class Merged:
-    """One cut's tuples of one order; histogram: how many have a count of 0, 1, .. 65,535 or more."""
-
-    keys: Path
-    counts: Path
-    histogram: np.ndarray
-
-
-@dataclass(frozen=True)
-class SliceCounts:
-    unigrams: np.ndarray
-    totals: tuple[int, ...]
-    runs: tuple[tuple[Run, ...], ...]  # by order, from 2
 
 
 class _MergedCounts:
@@ -67,10 +45,10 @@ class _MergedCounts:
     def merged(self) -> tuple[np.ndarray, np.ndarray]:
         keys, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for part in self._parts:
-            found = np.load(part.counts)
+            found = np.load(part.run.counts)
             kept = found >= self._min_count
             counts.append(found[kept])
-            keys.append(np.load(part.keys, mmap_mode="r")[kept])
+            keys.append(np.load(part.run.keys, mmap_mode="r")[kept])
         return np.concatenate(keys), np.concatenate(counts)
 
 
@@ -81,16 +59,17 @@ def count_files(
     min_count: int = 1,
     max_bytes: int | None = None,
     workers: int = 1,
-    scratch: Path | None = None,
+    work: Path | None = None,
     progress: bool = False,
     slice_tokens: int = SLICE_TOKENS,
     merge_entries: int = MERGE_ENTRIES,
 ) -> tuple[np.ndarray, list[Level], int]:
     """Counts of single tokens, the levels of orders 2 .. `order`, and the minimum count that they have.
 
-    max_bytes: raise the minimum count until the table's file takes no more. workers: processes; scratch:
-    where runs are put while this lasts (the system's temporary folder), up to 24 bytes a token at order 3.
-    Raises ValueError for options out of range, ids outside the vocabulary, and a budget that nothing fits.
+    max_bytes: raise the minimum count until the table's file takes no more. workers: processes; work: a
+    folder of this count's own, up to 24 bytes a token at order 3, where it goes on after a kill and which the
+    caller removes (None: one of the system's temporary folders). Raises ValueError for options out of range,
+    ids outside the vocabulary, and a budget that nothing fits.
     """
     if order < 2 or min_count < 1 or workers < 1:
         raise ValueError(
@@ -98,36 +77,45 @@ def count_files(
         )
     base = largest_vocab(order)
     check_ids(np.array([0, vocab_size - 1]), vocab_size, order)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="counting-") as folder:
-        here = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="counting-") if work is None else nullcontext(work) as folder:
+        here = Path(folder) / "runs"
+        sizes = (slice_tokens, SLICE_TOKENS, merge_entries)
+        subject = [(file.ids, file.tokens, file.crc) for file in files], order, vocab_size, min_count, sizes
+        _go_on_or_begin(here, json.dumps(subject))
         with _mapper(workers) as mapped:
-            slices = list(_slices(files, slice_tokens))
             task = partial(_count_slice, order=order, vocab_size=vocab_size, folder=here)
-            counted = []
+            unigrams, totals = np.zeros(vocab_size, np.int64), np.zeros(order - 1, np.int64)
+            runs: list[list[Run]] = [[] for _ in range(order - 1)]
             with tqdm(total=sum(f.tokens for f in files), unit=" tokens", unit_scale=True, desc="counting",
                       disable=not progress) as bar:  # fmt: skip
-                for result in mapped(task, slices):
-                    counted.append(result)
+                for result in mapped(task, list(_slices(files, slice_tokens))):
+                    unigrams += result.unigrams
+                    totals += result.totals
+                    for own, more in zip(runs, result.runs, strict=True):
+                        own += more
                     bar.update(int(result.unigrams.sum()))
-            unigrams = sum((each.unigrams for each in counted), np.zeros(vocab_size, np.int64))
-            merged = []
-            for m in range(order - 1):
-                runs = [run for each in counted for run in each.runs[m]]
-                cuts = _cuts(runs, merge_entries)
-                jobs = [(here / f"merged-{m}-{n}", *cut) for n, cut in enumerate(cuts)]
-                merging = mapped(partial(_merge, runs=runs, min_count=min_count), jobs)
-                merged.append(list(tqdm(merging, total=len(jobs), desc=f"merging order {m + 2}", unit="cut",
-                                        disable=not progress)))  # fmt: skip
-                for run in runs:
-                    run.keys.unlink()
-                    run.counts.unlink()
+            merged = [
+                _merged(here / f"merged-{m + 2}", own, min_count, merge_entries, mapped, progress)
+                for m, own in enumerate(runs)
+            ]
         if max_bytes is not None:
             histograms = [sum((part.histogram for part in parts), np.zeros(HISTOGRAM, np.int64))
                           for parts in merged]  # fmt: skip
             min_count = fitting_min_count(histograms, vocab_size, max_bytes, min_count)
-        totals = [sum(each.totals[m] for each in counted) for m in range(order - 1)]
-        found = [_MergedCounts(parts, total, min_count) for parts, total in zip(merged, totals, strict=True)]
+        found = [
+            _MergedCounts(parts, total, min_count)
+            for parts, total in zip(merged, totals.tolist(), strict=True)
+        ]
         return unigrams, levels_of(found, min_count, vocab_size, base), min_count
+
+
+def _go_on_or_begin(here: Path, subject: str) -> None:
+    """Leaves in a folder what counts the same subject, and nothing else."""
+    told = here / "subject.json"
+    if not (told.is_file() and told.read_text(encoding="utf-8") == subject):
+        shutil.rmtree(here, ignore_errors=True)
+        here.mkdir(parents=True)
+        told.write_text(subject, encoding="utf-8")
 
 
 class _mapper:
@@ -160,26 +148,59 @@ def _slices(files: Sequence[TokenFile], size: int) -> Iterator[tuple[TokenFile, 
 
 def _count_slice(where: tuple[TokenFile, int, int], order: int, vocab_size: int, folder: Path) -> SliceCounts:
     file, first, last = where
-    unigrams = np.zeros(vocab_size, np.int64)
-    totals = np.zeros(order - 1, np.int64)
-    runs: list[list[Run]] = [[] for _ in range(order - 1)]
-    names = numbers()
-    for tokens, room in chunks(file.read_documents(first, last), order, SLICE_TOKENS):
-        check_ids(tokens, vocab_size, order)
-        unigrams += np.bincount(tokens[room > 0], minlength=vocab_size)
-        for m, keys in enumerate(tuple_keys(tokens, room, order, largest_vocab(order))):
-            totals[m] += len(keys)
-            keys, counts = sum_equal(np.sort(keys), np.ones(len(keys), np.uint32))
-            place = folder / f"{Path(file.ids).stem}-{first}-{m}-{next(names)}"
-            runs[m].append(Run(*_save(place, keys, counts), len(keys)))
-    return SliceCounts(unigrams, tuple(totals.tolist()), tuple(map(tuple, runs)))
+    place = folder / f"{Path(file.ids).stem}-{first}"
+    done = Path(f"{place}.npz")
+    if not done.is_file():
+        unigrams = np.zeros(vocab_size, np.int64)
+        entries = []
+        totals = np.zeros(order - 1, np.int64)
+        for n, (tokens, room) in enumerate(chunks(file.read_documents(first, last), order, SLICE_TOKENS)):
+            check_ids(tokens, vocab_size, order)
+            unigrams += np.bincount(tokens[room > 0], minlength=vocab_size)
+            entries.append([])
+            for m, keys in enumerate(tuple_keys(tokens, room, order, largest_vocab(order))):
+                totals[m] += len(keys)
+                found = sum_equal(np.sort(keys), np.ones(len(keys), np.uint32))
+                entries[n].append(Run.write(_run_of(place, m, n), *found).entries)
+        save_last(done, unigrams=unigrams, totals=totals, entries=np.array(entries).reshape(-1, order - 1))
+    with np.load(done) as stored:
+        runs = [
+            [Run(_run_of(place, m, n), int(count)) for n, count in enumerate(column)]
+            for m, column in enumerate(stored["entries"].T)
+        ]
+        return SliceCounts(stored["unigrams"], stored["totals"], runs)
 
 
-def _save(place: Path, keys: np.ndarray, counts: np.ndarray) -> tuple[Path, Path]:
-    paths = Path(f"{place}.keys.npy"), Path(f"{place}.counts.npy")
-    for path, values in zip(paths, (keys, counts), strict=True):
-        np.save(path, values)
-    return paths
+def _run_of(place: Path, m: int, n: int) -> Path:
+    return Path(f"{place}-{m + 2}-{n}")
+
+
+def _merged(
+    place: Path,
+    runs: Sequence[Run],
+    min_count: int,
+    entries: int,
+    mapped: Callable[..., Iterator[Any]],
+    progress: bool,
+) -> list[Merged]:
+    """The tuples of one order, cut by cut; its runs are removed."""
+    done = Path(f"{place}.npz")
+    if not done.is_file():
+        jobs = [(Path(f"{place}-{n}"), *cut) for n, cut in enumerate(_cuts(runs, entries))]
+        merging = mapped(partial(_merge, runs=runs, min_count=min_count), jobs)
+        list(tqdm(merging, total=len(jobs), desc=place.name, unit="cut", disable=not progress))
+        save_last(done, cuts=np.array(len(jobs)))
+    for run in runs:
+        run.remove()
+    with np.load(done) as stored:
+        return [_stored(Path(f"{place}-{n}")) for n in range(int(stored["cuts"]))]
+
+
+def _stored(place: Path) -> Merged:
+    with np.load(f"{place}.npz") as stored:
+        histogram = np.zeros(HISTOGRAM, np.int64)
+        histogram[stored["values"]] = stored["tuples"]
+        return Merged(Run(place, int(stored["entries"])), histogram)
 
 
 def _cuts(runs: Sequence[Run], entries: int) -> list[tuple[int, int]]:
@@ -196,8 +217,11 @@ def _cuts(runs: Sequence[Run], entries: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _merge(job: tuple[Path, int, int], runs: Sequence[Run], min_count: int) -> Merged:
+def _merge(job: tuple[Path, int, int], runs: Sequence[Run], min_count: int) -> None:
     place, low, high = job
+    done = Path(f"{place}.npz")
+    if done.is_file():
+        return
     keys, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for run in runs:
         stored = np.load(run.keys, mmap_mode="r")
@@ -208,9 +232,10 @@ def _merge(job: tuple[Path, int, int], runs: Sequence[Run], min_count: int) -> M
     by_key = together.argsort(kind="stable")  # near linear: it finds the sorted runs
     together, sums = sum_equal(together[by_key], np.concatenate(counts)[by_key])
     kept = sums >= min_count
-    together, sums = together[kept], sums[kept]
-    histogram = np.bincount(sums.clip(max=HISTOGRAM - 1), minlength=HISTOGRAM)
-    return Merged(*_save(place, together, sums), histogram)
+    run = Run.write(place, together[kept], sums[kept])
+    histogram = np.bincount(sums[kept].clip(max=HISTOGRAM - 1))
+    values = histogram.nonzero()[0]
+    save_last(done, entries=np.array(run.entries), values=values, tuples=histogram[values])
 
 
 def fitting_min_count(

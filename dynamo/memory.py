@@ -63,9 +63,13 @@ def run_out(device: torch.device) -> str:
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: the device's most since the process began, on CPU the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident()
+
+
+def peak_resident(workers: bool = False) -> int:
+    """Bytes: the most that this process held, or one of its worker processes that have ended."""
     import resource  # which Windows does not have
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if workers else (resource.RUSAGE_SELF,)
+    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
     return peak if sys.platform == "darwin" else 1024 * peak

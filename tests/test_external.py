@@ -1,4 +1,6 @@
+import itertools
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from conftest import DIALOGUES
 from processes import pool
 
-from dynamo import text
+from dynamo import sortedruns, text
 from dynamo.__main__ import main
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.corpus import TokenFile
@@ -50,11 +52,64 @@ def test_out_of_core_counts_are_the_counts_in_memory(corpus, tmp_path, order, mi
     documents, files = corpus
     table = CooccurrenceTable.count(documents, order, min_count, vocab_size=VOCAB)
     unigrams, levels, used = count_files(
-        files, order, VOCAB, min_count, scratch=tmp_path, slice_tokens=sizes[0], merge_entries=sizes[1]
+        files, order, VOCAB, min_count, slice_tokens=sizes[0], merge_entries=sizes[1]
     )
     assert used == min_count
     same(unigrams, levels, table)
-    assert not list(tmp_path.glob("counting-*")), "nothing is left on the disk"
+
+
+class Killed(BaseException):
+    pass
+
+
+def failing_after(calls, function):
+    left = itertools.count(calls, -1)
+
+    def counted(*arguments, **named):
+        if next(left) == 0:
+            raise Killed
+        return function(*arguments, **named)
+
+    return counted
+
+
+@pytest.mark.parametrize("calls", range(0, 60, 3))
+def test_a_count_that_was_killed_goes_on_and_does_nothing_twice(corpus, tmp_path, monkeypatch, calls):
+    """Wherever it is killed between two files that it writes; the runs of a merged order are gone then."""
+    documents, files = corpus
+    table = CooccurrenceTable.count(documents, 3, vocab_size=VOCAB)
+    work, sizes = tmp_path / "work", {"slice_tokens": 500, "merge_entries": 300}
+    written = []
+
+    def noted(path, **arrays):
+        assert path not in written
+        sortedruns.save_last(path, **arrays)
+        written.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sortedruns.np, "save", failing_after(calls, np.save))
+        patch.setattr("dynamo.external.save_last", failing_after(calls // 2, noted))
+        with suppress(Killed):
+            count_files(files, 3, VOCAB, work=work, **sizes)
+    monkeypatch.setattr("dynamo.external.save_last", noted)
+    same(*count_files(files, 3, VOCAB, work=work, **sizes)[:2], table)
+    again = len(written)
+    same(*count_files(files, 3, VOCAB, work=work, **sizes)[:2], table)
+    assert len(written) == again
+
+
+def test_what_another_count_left_is_not_taken_for_this_ones(corpus, tmp_path):
+    documents, files = corpus
+    for order, min_count, some in ((3, 1, files), (2, 1, files), (2, 3, files), (2, 3, files[:1])):
+        unigrams, levels, _ = count_files(some, order, VOCAB, min_count, work=tmp_path)
+        read = documents if some is files else documents[:6]
+        same(unigrams, levels, CooccurrenceTable.count(read, order, min_count, vocab_size=VOCAB))
+
+
+def test_a_file_that_is_named_twice_counts_twice(corpus):
+    documents, files = corpus
+    same(*count_files([*files, files[0]], 3, VOCAB, slice_tokens=500)[:2],
+         CooccurrenceTable.count([*documents, *documents[:6]], 3, vocab_size=VOCAB))  # fmt: skip
 
 
 def test_two_processes_count_the_same(corpus, monkeypatch):
@@ -122,5 +177,9 @@ def test_the_verb_counts_shards_with_a_budget_and_reports(tmp_path, tokenizer, c
     }
     assert result["tokens_per_second"] > 0 and result["peak_mb"] > 10
     assert len(list(Path(tmp_path / "tokens").glob("*.ids"))) == 2
+    assert not list(tmp_path.glob("*.counting")), "nothing is left on the disk"
     assert main([*arguments, "--max-mb", "0.0001"]) == 2
     assert "max_mb: no minimum count" in capsys.readouterr().err
+    assert main([*arguments, "--max-mb", "1"]) == 0  # goes on with what is counted
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tokens_per_second"] is None
+    assert not list(tmp_path.glob("*.counting"))

@@ -130,7 +130,8 @@ def corpus(tmp_path):
 
 
 def _count(files, output: Path, workers: int) -> None:
-    counted = count_files(files, 3, 300, workers=workers, scratch=output.parent, slice_tokens=2**12)
+    work = output.with_suffix(".counting")
+    counted = count_files(files, 3, 300, workers=workers, work=work, slice_tokens=2**12)
     CooccurrenceTable(*counted).save(output)
 
 
@@ -140,9 +141,14 @@ def test_a_count_killed_at_any_moment_leaves_a_whole_table_or_none_and_nobody_be
 ):
     files = tokenise(data_files([str(corpus)]), tokenizer, corpus / "tokens")
 
+    slices: set[str] = set()
+
     def whole():
         if table.exists():
             CooccurrenceTable.load(table)
+        found = {path.name for path in table.with_suffix(".counting").glob("runs/*.npz")}
+        assert slices <= found, "what was counted is counted again"
+        slices.update(found)
 
     table, other = corpus / "table.safetensors", corpus / "other.safetensors"
     killed_again_and_again(partial(_count, files, table, workers), whole, 0.02, 0.5)

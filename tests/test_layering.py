@@ -12,7 +12,7 @@ LAYERS = [
     {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"workers", "processes", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
-    | {"candidates", "direction", "sampling_options", "tablefile"},
+    | {"candidates", "direction", "sortedruns", "sampling_options", "tablefile"},
     {"sampler", "exact", "lane", "cache", "packed", "decoder", "pool", "data", "loading", "race", "recorder"}
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},
@@ -23,6 +23,7 @@ LAYERS = [
 SIBLINGS = {
     "model": {"foreign", "losses"},
     "recipes": {"options"},
+    "estimates": {"losses"},  # how many logits there are at once
     "corpus": {"data"},
     "external": {"corpus"},
     "instructions": {"data"},
@@ -44,6 +45,7 @@ SIBLINGS = {
     "dispatched": {"decoder"},
     "loading": {"packed", "pool"},  # what packed copies take in memory, what may be let go
     "intervals": {"foreign"},
+    "stages": {"folders"},
     "stock": {"engine", "processors"},
     "embedded": {"evaluation"},
     "reproduction": {"evaluation"},
