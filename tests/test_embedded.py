@@ -7,6 +7,7 @@ import pytest
 
 from dynamo import Engine, SamplingOptions, embedded, load, loading, text
 from dynamo.evaluation import replies
+from dynamo.evaluation.sweep_report import SweepReport
 
 FOLDER = loading.EMBEDDED_FOLDER
 
@@ -77,18 +78,23 @@ def test_threshold_1_is_the_one_token_loop_of_the_same_weights(pair, prompts):
         assert texts[0] == texts[1]
 
 
-def test_numbers_in_the_readme_are_the_reports(report):
-    """The README's table is a copy of the report; a new pair must not leave it behind."""
-    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").replace("**", "")
-    for name, measured in report["replies"].items():
-        if name == "base":
-            continue
-        shares = " / ".join(f"{100 * measured['share_by_order'].get(str(m), 0):.0f}" for m in (1, 2, 3))
-        row = (
-            f"| {float(name.removeprefix('dynamo at ')):g} "
-            f"| {measured['tokens_per_forward']:.2f} | {shares} | "
-            f"{measured['nats_per_token_under_base']:.2f} | {100 * measured['share_below_1_percent']:.1f} % |"
-        )
-        assert row in readme
+def test_numbers_in_the_readme_are_those_of_the_report_and_of_the_sweep(report):
+    """The README's tables are copies; a new pair or sweep must not leave them behind."""
+    assets = FOLDER.parent
+    readme = (assets.parent / "README.md").read_text(encoding="utf-8").replace("**", "")
     base, dynamo = (report["development"][part]["bits_per_byte"] for part in ("base", "dynamo"))
     assert f"| {base:.3f} | {dynamo:.3f} |" in readme
+    base, dynamo = (report["parameters"][part] / 1e6 for part in ("base", "dynamo"))
+    assert f"| {base:.1f} M | {dynamo:.1f} M with all three heads |" in readme
+    sweep = SweepReport.read(assets / "sweep.json")
+    assert (sweep.model, sweep.prompts, sweep.seeds) == ("embedded", 40, 3)
+    points = {f"{point.threshold:g}": point for point in sweep.points}
+    rows = {"the base's loop": sweep.base} | {t: points[t] for t in ("1", "0.9", "0.7", "0.5", "0.3", "0")}
+    for name, point in rows.items():
+        shares = " / ".join(f"{100 * point.share_by_order.get(order, 0):.0f}" for order in "123")
+        nats, unlikely = (point.quality[each] for each in ("nats_per_token", "share_below_1_percent"))
+        assert (
+            f"| {name} | {point.tokens_per_forward.value:.2f} | {shares} "
+            f"| {nats.value:.2f} ({nats.low:.2f} to {nats.high:.2f}) "
+            f"| {100 * unlikely.value:.1f} % ({100 * unlikely.low:.1f} to {100 * unlikely.high:.1f}) |"
+        ) in readme

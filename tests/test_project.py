@@ -87,6 +87,15 @@ def test_speeds_in_the_texts_are_those_of_the_measurement():
         assert f"| {measured[name]:.2f} |" in page, name
 
 
+def test_the_readmes_program_runs_as_it_stands(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"## In Python\n\n```python\n(.*?)```", readme, flags=re.S)
+    exec(program, {})
+    lines = capsys.readouterr().out.splitlines()
+    orders = [int(line.split(" ", 1)[0]) for line in lines]
+    assert len(lines) > 3 and max(orders) == 3
+
+
 def test_make_looks_for_every_browser_that_the_tests_take_before_it_installs_one():
     target = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ntest:")[1].split("apt-get")[0]
     assert all(name in target for name in (*BROWSERS, "DYNAMO_CHROMIUM"))
