@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from dynamo.ui import host as host_module
 from dynamo.ui.analyses import Analyses
 from dynamo.ui.chat import Chat
 from dynamo.ui.duel import Duel
-from dynamo.ui.host import STRIP_THRESHOLDS, Busy, Host
+from dynamo.ui.host import MOST_SEEKERS, STRIP_THRESHOLDS, Busy, Host
 from dynamo.ui.settings import PRESETS, Settings, preset_of
 
 
@@ -121,6 +122,21 @@ def test_the_time_split_is_profiled_once():
     assert host.split() == host.split() == '{"base": 1}'
     assert len(calls) == 1
     assert Host(scripted_contenders()).split() is None
+
+
+def test_who_waits_for_the_time_split_leaves_threads_to_the_run_that_goes_on():
+    """Each of them held one of Gradio's forty threads, without which the run could not go on."""
+    host = Host(scripted_contenders(), Analyses(split=lambda: {"base": 1}))
+    with ThreadPoolExecutor(MOST_SEEKERS + 3) as visitors:
+        with host.alone():
+            asked = [visitors.submit(host.split) for _ in range(MOST_SEEKERS + 3)]
+            refused = [each for _, each in zip(range(3), as_completed(asked), strict=False)]
+        for each in refused:
+            with pytest.raises(Busy, match="being profiled for others"):
+                each.result()
+        assert [each.result() for each in asked if each not in refused] == ['{"base": 1}'] * MOST_SEEKERS
+    with host.alone():
+        assert host.split() == '{"base": 1}'  # known now, and nobody waits
 
 
 # ---- one run at a time

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.exceptions import HTTPException
+
+from dynamo.ui.limits import Busy
 
 ASSETS = Path(__file__).parents[2] / "assets"
 
@@ -119,6 +122,9 @@ def served_split(lookup: Callable[[], str | None]) -> Callable[[Any], str | None
     """`lookup` as the server function `get_split()`; what is sent along is not looked at."""
 
     def get_split(_: Any = None) -> str | None:
-        return lookup()
+        try:
+            return lookup()
+        except Busy as error:  # Gradio would log a traceback for every call
+            raise HTTPException(503, str(error)) from None
 
     return get_split

@@ -18,6 +18,7 @@ import gradio as gr
 from dynamo import charts
 from dynamo.direction import in_html
 from dynamo.ui.chat import Chat
+from dynamo.ui.doors import discard
 from dynamo.ui.duel import Duel
 from dynamo.ui.host import READY, Busy, Host
 from dynamo.ui.presenter import RaceView
@@ -55,12 +56,17 @@ def in_one_sentence(handler: Callable[..., Iterator]) -> Callable[..., Iterator]
 
 
 class Handlers:
-    """For one host. names: of the settings, in the order in which their values come last to a handler."""
+    """For one host. names: of the settings, in the order in which their values come last to a handler;
+    uploaded: the paths of files that visitors uploaded.
+    """
 
-    def __init__(self, host: Host, names: list[str], book: VoteBook | None = None):
+    def __init__(
+        self, host: Host, names: list[str], book: VoteBook | None = None, uploaded: set[str] | None = None
+    ):
         self._host = host
         self._names = names
         self._book = book
+        self._uploaded = set() if uploaded is None else uploaded
 
     def _parsed(self, base: str, dynamo: str, *values: Any) -> tuple[Chat, Settings]:
         chat, settings = Chat.read(base, dynamo), Settings.of(self._names, values)
@@ -142,8 +148,11 @@ class Handlers:
 
     @in_one_sentence
     def load(self, path: str) -> Iterator:
-        """base, dynamo, inspector, status."""
-        yield outputs(self._host.load(Path(path)))
+        """base, dynamo, inspector, status. The file holds prompts and answers, and is not kept."""
+        try:
+            yield outputs(self._host.load(Path(path)))
+        finally:
+            discard(str(path), self._uploaded)
 
     def timeline_chart(self, base: str, dynamo: str) -> Any:
         chat = self._read(base, dynamo)

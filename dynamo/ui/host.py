@@ -26,21 +26,17 @@ from dynamo.ui.analyses import Analyses, Opinion
 from dynamo.ui.chat import LANES, Chat
 from dynamo.ui.contenders import OWN_LOOP, Contenders
 from dynamo.ui.figures import audit_figures, speed_of, strip_row
-from dynamo.ui.limits import Pace
+from dynamo.ui.limits import LONGEST_FILE, Busy, Pace
 from dynamo.ui.presenter import Beat, Lane, Race, RaceView
 from dynamo.ui.settings import Settings
 from dynamo.ui.store import RunStore
 
 LOCK_SECONDS = 30.0
-LONGEST_FILE = 5_000_000  # bytes of a trace file
+MOST_SEEKERS = 4  # of a profile, that wait for the model in a thread each
 STRIP_THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 READY = "Press Generate: both models answer the same prompt, each at its own measured pace."
 NO_ANSWER = "There is no answer yet; press Generate first."
 LOADED = "Loaded trace. Press Generate to run your own; it starts a new chat."
-
-
-class Busy(RuntimeError):
-    """The model did not get free in time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +59,7 @@ class Host:
         self._speeds: dict[tuple[str, str], dict[str, float]] = {}
         self._model = threading.Lock()
         self._split: tuple[Cast, str] | None = None
+        self._split_seekers = threading.Semaphore(MOST_SEEKERS)
 
     @property
     def contenders(self) -> Contenders:
@@ -200,14 +197,25 @@ class Host:
     # ---- looking closer
 
     def split(self) -> str | None:
-        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered."""
-        cast = self._cast
+        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered.
+
+        Raises Busy where so many wait for it that more would leave no thread to whoever has the model.
+        """
+        cast, known = self._cast, self._split
         if cast.analyses.split is None:
             return None
-        with self.alone():
-            if self._split is None or self._split[0] is not cast:
-                self._split = cast, json.dumps(cast.analyses.split())
-            return self._split[1]
+        if known is not None and known[0] is cast:
+            return known[1]
+        if not self._split_seekers.acquire(blocking=False):
+            raise Busy("The models are being profiled for others; try again in a moment.")
+        try:
+            with self.alone():
+                known = self._split
+                if known is None or known[0] is not cast:
+                    known = self._split = cast, json.dumps(cast.analyses.split())
+                return known[1]
+        finally:
+            self._split_seekers.release()
 
     def find_joint(self, run: Any, index: Any) -> JointLine | None:
         """A stored joint by what a browser sent; None for what is not known."""

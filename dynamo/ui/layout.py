@@ -17,8 +17,8 @@ from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.handlers import Handlers
-from dynamo.ui.host import LONGEST_FILE, READY, Host
-from dynamo.ui.limits import Gate
+from dynamo.ui.host import READY, Host
+from dynamo.ui.limits import LONGEST_FILE, Gate
 from dynamo.ui.theme import theme
 from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import Wiring
@@ -74,7 +74,7 @@ def build_demo(
             parts = PairParts(compare, explore, notice, description, _about)
             with models:
                 models_tab(Shelf(host, offer.models), parts, tabs, demo)
-        Wiring(compare, Handlers(host, list(compare.settings), book)).connect()
+        Wiring(compare, Handlers(host, list(compare.settings), book, demo.upload_file_set)).connect()
         add_api(host)
     demo.pace = host.pace  # for the gate in front of the page
     # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.

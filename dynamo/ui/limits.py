@@ -2,37 +2,49 @@
 
 A request for work is refused before it is queued, with one sentence that the page shows and a program finds
 under `detail`: 413 for its size, 408 for one that does not come to its end, 429 with `Retry-After` for the
-rest. Who never ends a request takes no place in the queue. Who asks is told by the address that connects,
-behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only put others before it.
-Gradio's own functions stay as they are; all that is asked of it is how many wait.
+rest. An upload counts as a request; what is answered without the queue has a rate of its own, in bytes, as it
+costs time by what it sends. Who never ends a request takes no place in the queue. Who asks is told by the
+address that connects, behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only
+put others before it. Gradio's own functions stay as they are; all that is asked of it is how many wait, and
+what was uploaded. What is shut, and what a request may name, is `doors`'.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
 import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
 from dynamo.spaces.limits import Limits
+from dynamo.ui.bodies import Bodies, Message, Receive
+from dynamo.ui.doors import Refused, check_files, check_route, check_sender, make_room
 
+LONGEST_FILE = 5_000_000  # bytes of a trace file
 LARGEST_REQUEST = 4_000_000  # bytes; both lanes of the longest chat take less
 LONGEST_READING = 30  # seconds until a request must be here
+LONGEST_UPLOAD = 120
+AROUND_A_FILE = 100_000  # bytes that an upload may have besides one file
+MOST_UPLOADED = 200_000_000  # bytes that are kept; the oldest make room
+# What is answered without the queue costs time by what it sends: so many bytes a minute for each request that
+# is granted, and every call counts as more than it sends.
+QUIET_BYTES, QUIET_CALL = 1_000_000, 15_000
 MOST_VISITORS = 10_000  # that are told apart; who asked longest ago is forgotten first
 FIRST_WAIT = 15  # seconds after which to ask again, told to whom the queue refused before a run was measured
 SHORTEST_WAIT, LONGEST_WAIT = 2, 300
 RECENT_RUNS = 16
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+class Busy(RuntimeError):
+    """The model did not get free in time."""
 
 
 class Rates:
@@ -47,17 +59,17 @@ class Rates:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def wait(self, visitor: str) -> float:
+    def wait(self, visitor: str, cost: int = 1) -> float:
         """0 for a request that is granted, else the seconds after which the next one would be."""
         with self._lock:
             now = self._clock()
             left, since = self._buckets.pop(visitor, (float(self._per_minute), now))
             left = min(self._per_minute, left + (now - since) * self._per_minute / 60)
-            granted = left >= 1
-            self._buckets[visitor] = (left - granted, now)
+            granted = left >= cost
+            self._buckets[visitor] = (left - granted * cost, now)
             if len(self._buckets) > MOST_VISITORS:
                 self._buckets.popitem(last=False)
-            return 0.0 if granted else (1 - left) * 60 / self._per_minute
+            return 0.0 if granted else (cost - left) * 60 / self._per_minute
 
 
 class Pace:
@@ -92,48 +104,69 @@ class Gate:
         self._limits = limits
         rate = limits.requests_per_minute
         self._rates = Rates(rate) if rate is not None else None
+        self._quiet = Rates(QUIET_BYTES * rate) if rate is not None else None
+        self._bodies = Bodies()
         self._joining = 0  # let in, and perhaps not in Gradio's queue yet
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._too_often(scope)
-        if refusal is None and not _is(scope, "/upload"):  # Gradio bounds files itself, while they come
-            receive, refusal = await _held(receive)
-        refusal = refusal or self._queue_full(scope)
-        if refusal is not None:
-            await _answer(send, *refusal)
-            return
-        joins = _is_work(scope)
-        self._joining += joins  # nothing was awaited since the queue was looked at
         try:
-            await self._app(scope, receive, send)
-        finally:
-            self._joining -= joins
+            check_route(scope)
+            if not self._limits.behind_proxy:
+                check_sender(scope)
+            if scope["method"] == "POST":
+                await self._posted(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        except Refused as refused:
+            await _answer(send, refused)
 
-    def _too_often(self, scope: Message) -> tuple[int, str, int] | None:
-        """Status, sentence and seconds to wait."""
-        if self._rates is None or not _is_work(scope):
-            return None
-        seconds = math.ceil(self._rates.wait(visitor_of(scope, self._limits.behind_proxy)))
-        if not seconds:
-            return None
-        most = self._limits.requests_per_minute
-        return 429, f"At most {most} requests a minute are answered here; ask again in {seconds} s.", seconds
+    async def _posted(self, scope: Message, receive: Receive, send: Send) -> None:
+        joins, uploads = _is_work(scope), _is(scope, "/upload")
+        if joins or uploads:
+            self._check_rate(scope)
+        largest, seconds = LARGEST_REQUEST, LONGEST_READING
+        if uploads:  # Gradio bounds each file of them, but not their number
+            largest, seconds = self._limits.upload_bytes(LONGEST_FILE) + AROUND_A_FILE, LONGEST_UPLOAD
+        async with self._bodies.whole(receive, largest, seconds) as message:
+            uploaded = scope["app"].get_blocks().upload_file_set
+            if uploads:
+                make_room(uploaded, MOST_UPLOADED)
+            elif message["type"] == "http.request":
+                if not joins:
+                    self._check_rate(scope, QUIET_CALL + len(message["body"]))
+                if joins or _is_direct(scope):
+                    check_files(message["body"], uploaded)
+            if joins:
+                self._check_queue(scope)
+            self._joining += joins  # nothing was awaited since the queue was looked at
+            try:
+                await self._app(scope, _again(message, receive), send)
+            finally:
+                self._joining -= joins
 
-    def _queue_full(self, scope: Message) -> tuple[int, str, int] | None:
-        """Status, sentence and seconds to wait."""
-        if not _is_work(scope):
-            return None
+    def _check_rate(self, scope: Message, cost: int | None = None) -> None:
+        """cost: in bytes, of what is not queued. Raises Refused."""
+        rates = self._rates if cost is None else self._quiet
+        if rates is None:
+            return
+        seconds = math.ceil(rates.wait(visitor_of(scope, self._limits.behind_proxy), cost or 1))
+        if seconds:
+            most = self._limits.requests_per_minute
+            told = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
+            raise Refused(429, told, seconds)
+
+    def _check_queue(self, scope: Message) -> None:
+        """Raises Refused."""
         page = scope["app"].get_blocks()
         queue = page._queue  # Gradio has no public name for it
         waiting = len(queue) + self._joining
-        if queue.max_size is None or waiting < queue.max_size:
-            return None
-        seconds = page.pace.wait(waiting)
-        told = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
-        return 429, told, seconds
+        if queue.max_size is not None and waiting >= queue.max_size:
+            seconds = page.pace.wait(waiting)
+            told = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
+            raise Refused(429, told, seconds)
 
 
 def visitor_of(scope: Message, behind_proxy: bool) -> str:
@@ -171,44 +204,25 @@ def _is_work(scope: Message) -> bool:
     return _is(scope, "/queue/join") or "/call/" in scope["path"]
 
 
-async def _held(receive: Receive) -> tuple[Receive, tuple[int, str, int] | None]:
-    """The whole body, to be received once more; or the refusal of one that is too large or too slow."""
-    try:
-        async with asyncio.timeout(LONGEST_READING):
-            message = await _whole(receive)
-    except TimeoutError:
-        told = f"The request was not here within {LONGEST_READING} s; send it again, or less of it."
-        return receive, (408, told, 0)
-    if message is None:
-        told = f"The request is larger than {LARGEST_REQUEST:,} bytes; send less, or start a new chat."
-        return receive, (413, told, 0)
+def _is_direct(scope: Message) -> bool:
+    """Whether a function is to be called past the queue."""
+    return "/run/" in scope["path"] or "/api/" in scope["path"]
+
+
+def _again(message: Message, receive: Receive) -> Receive:
+    """As if the message had not been received yet."""
     waiting = [message]
 
     async def again() -> Message:
         return waiting.pop() if waiting else await receive()
 
-    return again, None
+    return again
 
 
-async def _whole(receive: Receive) -> Message | None:
-    """All parts as one message, or that the visitor is gone; None where they are too large."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return message
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > LARGEST_REQUEST:
-            return None
-        if not message.get("more_body", False):
-            return {"type": "http.request", "body": b"".join(parts), "more_body": False}
-
-
-async def _answer(send: Send, status: int, told: str, seconds: int) -> None:
-    body = json.dumps({"detail": told}).encode()
+async def _answer(send: Send, refused: Refused) -> None:
+    body = json.dumps({"detail": refused.told}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if seconds:
-        headers.append((b"retry-after", str(seconds).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if refused.seconds:
+        headers.append((b"retry-after", str(refused.seconds).encode()))
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
