@@ -9,8 +9,13 @@ import gradio as gr
 import pytest
 from sweep_rows import THRESHOLDS, growing, report
 
+from dynamo.evaluation.calibration import EVENTS
+from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.ui import explore, sweep_run, sweep_view
+from dynamo.ui.components import ASSETS
 from dynamo.ui.votes import VoteBook
+
+SWEEP = ASSETS / "sweep.json"
 
 
 class Request:
@@ -92,6 +97,15 @@ def test_without_a_sweep_the_tab_says_how_to_get_one():
     written = " ".join(str(getattr(block, "value", "")) for block in demo.blocks.values())
     assert "No sweep for this model yet; run" in written and "python -m dynamo sweep" in written
     assert not any(getattr(block, "elem_id", None) == "sweep-run" for block in demo.blocks.values())
+
+
+def test_the_sweep_that_is_shipped_tells_how_honest_the_confidence_is():
+    """It was once measured anew without `--data`, and the section of the tab was gone."""
+    shipped = SweepReport.read(SWEEP)
+    assert {(curve.order, curve.event) for curve in shipped.calibration} == {
+        (order, event) for order in (2, 3) for event in EVENTS
+    }
+    assert all(curve.count >= 1000 for curve in shipped.calibration)
 
 
 def test_the_thresholds_offered_are_those_measured_and_the_default_is_chosen():
