@@ -2,6 +2,7 @@
 //
 // A column is about the last order that its pass tried: that joint's largest value, before thresholds, against what
 // it had to exceed. Values are drawn by their square root, so that the thresholds of small eps_b can be told apart.
+// In exact mode nothing is backed off: a column is about drafts of the pass before, kept or rejected.
 
 const SCALE = [1, 0.5, 0.25, 0.1, 0.01, 0];
 
@@ -13,8 +14,14 @@ function emittedOrder(step) {
   return step.order ?? step.ids.length;
 }
 
-/** {tokens, givenUp, order, best, bar}; order, best and bar are null where the pass built no joint. */
+/**
+ * {tokens, givenUp, order, best, bar}; givenUp: orders, or drafts in exact mode; order, best and bar are null there
+ * and where the pass built no joint.
+ */
 function columnOf(step, threshold) {
+  if (isExact(step)) {
+    return { tokens: step.ids.length, givenUp: step.rejected?.length ?? 0, order: null, best: null, bar: null };
+  }
   const last = triesOf(step).at(-1);
   const column = { tokens: step.ids.length, givenUp: step.backoffs?.length ?? 0, order: null, best: null, bar: null };
   return last ? { ...column, order: last.order, best: last.best, bar: barOf(threshold, last.order) } : column;
@@ -34,11 +41,29 @@ function whatIf(passes, threshold) {
 // ---- in words
 
 function countInWords(passes) {
+  if (passes.some(isExact)) {
+    const [kept, drafts] = draftsOf(passes);
+    return `${plural(passes.length, "pass")}, ${kept} of ${plural(drafts, "draft")} kept`;
+  }
   const givenUp = passes.reduce((sum, step) => sum + (step.backoffs?.length ?? 0), 0);
   return `${plural(passes.length, "pass")}, ${plural(givenUp, "back-off")}`;
 }
 
+/** Of the drafts that these passes verified: how many were kept, and how many there were. */
+function draftsOf(passes) {
+  const kept = passes.reduce((sum, step) => sum + step.ids.length - 1, 0);
+  return [kept, kept + passes.reduce((sum, step) => sum + (step.rejected?.length ?? 0), 0)];
+}
+
+function exactPassInWords(step) {
+  const [kept, drafts] = draftsOf([step]);
+  const text = step.text.join("").trim();
+  const told = drafts ? `It kept ${kept} of ${plural(drafts, "draft")} and drew 1 token itself` : "It drew 1 token itself";
+  return `Pass ${step.pass + 1}: ${plural(step.ids.length, "token")}${text ? `, “${apart(text)}”` : ""}. ${told}.`;
+}
+
 function passInWords(step, threshold) {
+  if (isExact(step)) return exactPassInWords(step);
   const { tokens, order, best } = columnOf(step, threshold);
   const text = step.text.join("").trim();
   const cut = emittedOrder(step) > tokens ? ` of ${emittedOrder(step)}, as the answer ended` : "";

@@ -15,8 +15,12 @@ const parts = Object.fromEntries(
 const LEAD =
   "One column per forward pass. Its mark is the likeliest chunk of the last joint tried; the short bar is what that " +
   "had to exceed, or the pass backed off to fewer tokens.";
+const EXACT_LEAD =
+  "Exact mode: one column per forward pass. The higher its mark, the more tokens it made final: drafts of the pass " +
+  "before, and one of its own. Nothing is backed off; below the line stand the drafts that it rejected.";
 const EMPTY = "Every forward pass of DynaMo's answer will stand here: what it was sure of, and where it backed off.";
 const HINT = "Point at a column to read it; click to look inside.";
+const HIGHEST_MARK = 4; // tokens of a pass in exact mode, which has no probability to stand at
 const NEAR_THE_END = 24; // pixels: nearer than this, the newest column is kept in sight
 
 let lane = null; // the detail of DynaMo's last "lane" event
@@ -77,7 +81,8 @@ function addColumn(step) {
     column.style.setProperty("--bar", heightOf(bar).toFixed(4));
     column.append(piece("stem"), piece("if"), piece("bar"));
   }
-  column.append(piece(best === null ? "none" : `mark size-${tokens}`));
+  if (isExact(step)) column.style.setProperty("--value", Math.min(1, tokens / HIGHEST_MARK));
+  column.append(piece(best === null && !isExact(step) ? "none" : `mark size-${tokens}`));
   for (let i = 0; i < givenUp; i++) column.append(piece("given-up"));
   columns.push(column);
   parts.columns.append(column);
@@ -112,7 +117,9 @@ function drawWords() {
   const passes = lane?.passes.slice(0, count) ?? [];
   const any = columns.length > 0;
   for (const name of ["plot", "key", "readout", "whatif"]) parts[name].hidden = !any;
-  parts.lead.textContent = any ? LEAD : EMPTY;
+  const exact = Boolean(lane?.passes.some(isExact));
+  root.toggleAttribute("data-exact", exact);
+  parts.lead.textContent = any ? (exact ? EXACT_LEAD : LEAD) : EMPTY;
   parts.count.textContent = passes.length ? countInWords(passes) : "";
   parts.columns.setAttribute("role", "toolbar");
   parts.columns.setAttribute("aria-label", passes.length ? `DynaMo: ${countInWords(passes)}` : "DynaMo: no passes yet");
@@ -129,7 +136,8 @@ function drawReadout() {
 // ---- the slider
 
 function drawWhatIf() {
-  const differs = asked !== null && lane?.header && Math.abs(asked - threshold()) > 1e-9 && columns.length > 0;
+  const moved = asked !== null && lane?.header && Math.abs(asked - threshold()) > 1e-9;
+  const differs = moved && columns.length > 0 && !lane.passes.some(isExact);
   root.toggleAttribute("data-whatif", Boolean(differs));
   parts.whatif.textContent = "";
   if (!differs) return columns.forEach((column) => column.classList.remove("fewer", "more"));
@@ -177,7 +185,7 @@ parts.columns.addEventListener("keydown", (event) => {
 });
 parts.columns.addEventListener("click", (event) => {
   const index = indexOf(event);
-  if (index >= 0) bus.dispatchEvent(new CustomEvent("show", { detail: { run: lane.run, index, pinned: true } }));
+  if (index >= 0) bus.dispatchEvent(new CustomEvent("show", { detail: { run: lane.run, index, pinned: true, reveal: true } }));
 });
 
 // ---- the other parts of the page

@@ -80,6 +80,42 @@ def test_passes_are_told_in_words(arithmetic, passes):
     assert words.startswith("Pass 1: 2 tokens of 3, as the answer ended, “word”.")
 
 
+def drafting():
+    """DynaMo's lane in exact mode: a token alone, two drafts kept, of two drafts one, of two drafts none."""
+    dynamo = lane("dynamo", [7.0] * 3, options={"threshold": 0.5, "exact": True})
+    for step, kept, rejected in zip(dynamo["passes"], (0, 2, 1, 0), (0, 0, 1, 2), strict=True):
+        step |= {"exact": True, "ids": [7] * (kept + 1), "text": [" word"] * (kept + 1)}
+        step |= {"drafted": [7, 7]} | ({"rejected": [HOSTILE] * rejected} if rejected else {})
+    return dynamo
+
+
+def test_exact_mode_is_told_by_drafts_and_by_no_threshold(timeline, arithmetic):
+    """It once said that a best joint of 0 % was above 200 % = 0.5undefined."""
+    told = [arithmetic("passInWords(args[0], 0.5)", step, files=COLUMNS) for step in drafting()["passes"]]
+    assert told == [
+        "Pass 1: 1 token, “word”. It drew 1 token itself.",
+        "Pass 2: 3 tokens, “word word word”. It kept 2 of 2 drafts and drew 1 token itself.",
+        "Pass 3: 2 tokens, “word word”. It kept 1 of 2 drafts and drew 1 token itself.",
+        "Pass 4: 1 token, “word”. It kept 0 of 2 drafts and drew 1 token itself.",
+    ]
+    page = timeline(drafting())
+    assert page.inner_text(".dm-timeline-count") == "4 passes, 3 of 6 drafts kept"
+    assert page.inner_text(".dm-timeline-lead").startswith("Exact mode")
+    assert page.is_hidden(".dm-timeline-scale") and page.get_by_text("a draft rejected").is_visible()
+    low, high, middle, last = page.eval_on_selector_all(
+        ".dm-column .dm-tl-mark", "all => all.map((mark) => mark.getBoundingClientRect().top)"
+    )
+    assert high < middle < low == last
+    rejected = page.eval_on_selector_all(
+        ".dm-column", "all => all.map((one) => one.querySelectorAll('.dm-tl-given-up').length)"
+    )
+    assert rejected == [0, 0, 1, 2]
+    tell(page, "threshold", 0.9)
+    assert page.inner_text(".dm-timeline-whatif") == ""
+    send(page, [answered(run="another")])
+    assert page.is_visible(".dm-timeline-scale") and page.get_by_text("an order given up").is_visible()
+
+
 def test_every_pass_has_its_column_with_its_back_offs(timeline):
     page = timeline()
     assert "will stand here" in page.inner_text(".dm-timeline-lead")
@@ -124,7 +160,7 @@ def test_a_click_pins_the_pass_and_the_shown_pass_is_marked(timeline):
     page = timeline(answered())
     page.locator(".dm-column").nth(2).click()
     shown = {"run": "dynamo-run", "index": 2}
-    assert page.evaluate("window.heard") == [["show", {**shown, "pinned": True}]]
+    assert page.evaluate("window.heard") == [["show", {**shown, "pinned": True, "reveal": True}]]
     tell(page, "shown", shown)
     page.mouse.move(0, 0)
     assert page.locator(".dm-column[aria-current]").get_attribute("data-index") == "2"
