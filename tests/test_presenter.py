@@ -12,7 +12,7 @@ from dynamo.sampler import SamplingOptions
 from dynamo.text import TokenLabels
 from dynamo.trace import StepRecord
 from dynamo.ui.chat import Chat
-from dynamo.ui.presenter import FINISHED, RACING, Lane, Race
+from dynamo.ui.presenter import FINISHED, RACING, Lane, Race, most_telling
 from dynamo.ui.store import RunStore
 
 OPTIONS = SamplingOptions()
@@ -226,6 +226,19 @@ def test_the_inspector_rests_on_a_pass_of_three_tokens():
     *_, last = scripted_race().views()
     assert last.status == FINISHED
     assert len(json.loads(last.inspector)["joint"]["picked"]) == 3
+
+
+def test_a_recording_rests_where_its_race_did():
+    store = RunStore()
+    *_, last = scripted_race(store).views()
+    joints = store_joints(store, trace(last.dynamo))
+    assert most_telling(joints) == json.loads(last.inspector)["pass"]["pass"]
+    assert most_telling({}) == 0
+
+
+def store_joints(store, dynamo):
+    found = {step.index: store.get_joint(dynamo.header.run, step.index) for step in dynamo.passes}
+    return {index: joint for index, joint in found.items() if joint is not None}
 
 
 def test_a_pass_without_a_joint_is_shown_too():

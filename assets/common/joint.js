@@ -33,6 +33,12 @@ function unpackJoint(line) {
   return { product, masked, chunks };
 }
 
+/** Whether the mask was off. Cells too small to be recorded are no sign of it. */
+function isUnmasked(pass, joint) {
+  const least = probabilityFromCode(1);
+  return pass.kept === 1 && joint.masked.every((value, at) => value > 0 || joint.product[at] < least);
+}
+
 /** What a chunk of `order` tokens has to exceed. */
 function barOf(threshold, order) {
   return threshold ** (order - 1);

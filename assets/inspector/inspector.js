@@ -64,7 +64,8 @@ function startRun(run) {
   wanted += 1;
 }
 
-function onShow({ run, index, pinned }) {
+function onShow({ run, index, pinned, reveal }) {
+  if (reveal) bringIntoView(root, reducedMotion.matches);
   if (pinned) following = false;
   else {
     played = { run, index };
@@ -201,9 +202,10 @@ function drawStages() {
   const after = applyThreshold(unpacked, joint, threshold());
   const picked = pickedCell(joint);
   const third = isExact(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
-  const values = [unpacked.product, unpacked.masked, third];
+  const unmasked = isUnmasked(pass, unpacked);
+  const values = [unpacked.product, unmasked ? unpacked.product : unpacked.masked, third];
   const results = stageResults(pass, joint, unpacked, after);
-  const captions = stageCaptions(pass, joint, threshold());
+  const captions = stageCaptions(pass, joint, threshold(), unmasked);
   grids.forEach((grid, i) => {
     drawGrid(grid, joint, values[i], picked);
     say(grid.caption, captions[i]);

@@ -1,11 +1,12 @@
 // What one pass did, and what it would have done at another threshold, in words: pure functions, no DOM.
 
 /** What is done in each stage. */
-function stageCaptions(pass, joint, threshold) {
+function stageCaptions(pass, joint, threshold, unmasked) {
   const stay = `only ${joint.order === 2 ? "pairs" : "whole chunks"} above ${barInWords(threshold, joint.order)} stay`;
+  const removed = unmasked ? "off: nothing is removed" : "never seen together: removed; the rest reweighted";
   return [
     "every head's own guess, multiplied",
-    `never seen together: removed; the rest reweighted${joint.order > 2 ? ", summed over the third token" : ""}`,
+    `${removed}${joint.order > 2 ? ", summed over the third token" : ""}`,
     isExact(pass) ? "exact mode: drafts are drawn from the row of the token drawn" : stay,
   ];
 }
@@ -32,7 +33,12 @@ function leftInWords(joint, after) {
   if (after.kept === 0) return `no ${chunkWord(joint.order)} is left: back off`;
   const count = `${after.exact ? "" : "at least "}${plural(after.kept, chunkWord(joint.order))}`;
   const beyond = after.outside ? `, ${after.outside} beyond the candidates shown` : "";
-  return `${count} left to draw from${beyond}`;
+  return `${count} left to draw from${beyond}${isOutside(joint) ? "; the one drawn is there" : ""}`;
+}
+
+/** Whether a pair was drawn that the tables have no cell for. */
+function isOutside({ picked, text }) {
+  return picked.length > 1 && (picked[0] >= text[0].length || picked[1] >= text[1].length);
 }
 
 function chunkWord(order) {

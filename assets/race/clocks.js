@@ -101,9 +101,23 @@ function arrivalInWords(lanes, ends, moment) {
   return done.length ? `After ${done.join(" and ")}.` : "Press Next pass.";
 }
 
-function decodedAgainInWords({ dynamo }) {
-  const { exact, threshold } = dynamo.header.options;
-  return `DynaMo re-decoded ${exact ? "in exact mode" : `at threshold ${threshold}`}; base lane unchanged.`;
+// What else may differ between the lanes, by the name of the option.
+const CHANGES = {
+  mask_strength: (strength) => (strength === 0 ? "without the mask" : `mask strength ${strength}`),
+  adaptive: (on) => (on ? "with Otsu's threshold" : "without Otsu's threshold"),
+  blur: (width) => (width > 1 ? "with the blur" : "without the blur"),
+  max_order: (order) => `at most ${plural(order, "token")} per pass`,
+  top_k: (count) => `${count} candidates per head`,
+  temperature: (value) => `temperature ${value}`,
+  repetition_penalty: (value) => `repetition penalty ${value}`,
+};
+
+function decodedAgainInWords({ base, dynamo }) {
+  const [before, now] = [base?.header?.options ?? {}, dynamo.header.options];
+  const changed = Object.keys(CHANGES).filter((name) => name in before && name in now && before[name] !== now[name]);
+  const told = [now.exact ? "in exact mode" : `at threshold ${now.threshold}`];
+  told.push(...changed.map((name) => CHANGES[name](now[name])));
+  return `DynaMo re-decoded ${told.join(", ")}; base lane unchanged.`;
 }
 
 /** What pace is on screen, and what it really took: both lanes' totals, or so far while they run. */

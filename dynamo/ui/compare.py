@@ -74,11 +74,12 @@ def compare_tab(host: Host, offer: Offer, recorded: RaceView | None) -> CompareT
     """Builds the tab inside a `gr.Tab`; `recorded` is what the panes show before anything was asked."""
     first = recorded or RaceView("", "", "", READY)
     prompt, suggested, generate, stop, examples = _prompt_row(examples_for(host.contenders.examples))
-    retry, edit, new_chat, load, blind = _chat_row(voting=offer.votes is not None)
     bar = race_bar(first.status, host.split, elem_id="race")
-    votes, vote_buttons = _vote_row() if blind else (None, {})
     gr.HTML(_LEGEND)
     base, dynamo = _panes(host, first)
+    voting = offer.votes is not None
+    votes, vote_buttons = _vote_row() if voting else (None, {})
+    retry, edit, new_chat, load, blind = _chat_row(voting)
     with gr.Row(equal_height=True, elem_id="dial"):
         with gr.Column(min_width=260):
             threshold = threshold_dial()
@@ -178,7 +179,7 @@ def _chat_row(
         if voting:
             blind = gr.Checkbox(
                 False,
-                label="Blind duel: read first, then learn which is which",
+                label="Blind duel: vote first, then learn which is which",
                 container=False,
                 min_width=200,
                 elem_id="blind",
@@ -190,7 +191,8 @@ def _vote_row() -> tuple[gr.Row, dict[str, gr.Button]]:
     with gr.Row(visible=False, elem_id="votes") as row:
         gr.Markdown(
             "**Which answer is better?** Your vote is kept with the settings and the speed-up, "
-            "without the prompt and the answers."
+            "without the prompt and the answers.",
+            elem_classes="dm-question",
         )
         buttons = {
             "left": gr.Button("Left", size="sm", min_width=80, elem_id="vote-left"),

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 EMPTY_PROMPT = "Type a message first, or pick an example below."
 EDITING = "Change the message and press Generate: it replaces the last turn."
 DUEL = "Both are writing. You read first and choose; then you learn which is which."
-CHOOSE = "Which answer is better: left or right?"
+CHOOSE = "Both are done. Which answer is better? Vote below them."
 
 
 def in_one_sentence(handler: Callable[..., Iterator]) -> Callable[..., Iterator]:

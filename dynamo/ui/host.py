@@ -27,7 +27,7 @@ from dynamo.ui.chat import LANES, Chat
 from dynamo.ui.contenders import OWN_LOOP, Contenders
 from dynamo.ui.figures import audit_figures, speed_of, strip_row
 from dynamo.ui.limits import LONGEST_FILE, Busy, Pace
-from dynamo.ui.presenter import Beat, Lane, Race, RaceView
+from dynamo.ui.presenter import Beat, Lane, Race, RaceView, most_telling
 from dynamo.ui.settings import Settings
 from dynamo.ui.store import RunStore
 
@@ -36,7 +36,7 @@ MOST_SEEKERS = 4  # of a profile, that wait for the model in a thread each
 STRIP_THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 READY = "Press Generate: both models answer the same prompt, each at its own measured pace."
 NO_ANSWER = "There is no answer yet; press Generate first."
-LOADED = "Loaded trace. Press Generate to run your own; it starts a new chat."
+LOADED = "That starts a new chat."
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,8 +243,8 @@ class Host:
         if not shown:
             raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
         wires = {lane: _wire(trace) for lane, trace in shown.items()}
-        last = max((index for index in shown["dynamo"].joints), default=0) if "dynamo" in shown else None
-        inspector = "" if last is None else self.store.get_pass(shown["dynamo"].header.run, last) or ""
+        best = most_telling(shown["dynamo"].joints) if "dynamo" in shown else None
+        inspector = "" if best is None else self.store.get_pass(shown["dynamo"].header.run, best) or ""
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, status)
 
     def _adopt(self, trace: Trace, keep: bool) -> Trace:

@@ -17,7 +17,7 @@ from dynamo.ui.compare import compare_tab
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.contenders import Contenders
 from dynamo.ui.handlers import Handlers
-from dynamo.ui.host import READY, Host
+from dynamo.ui.host import Host
 from dynamo.ui.limits import LONGEST_FILE, Gate
 from dynamo.ui.theme import theme
 from dynamo.ui.votes import VoteBook
@@ -51,7 +51,7 @@ def build_demo(
 
     analyses, offer = analyses or Analyses(), offer or Offer()
     host = Host(contenders, analyses, offer.limits)
-    recorded = host.load(offer.recording, status=READY, keep=True) if offer.recording else None
+    recorded = host.load(offer.recording, status="", keep=True) if offer.recording else None
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)

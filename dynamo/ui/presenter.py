@@ -26,6 +26,7 @@ WIDE_GRID = 25
 
 RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
+FINISHED_AGAIN = "Same prompt and seed; its text may differ."
 FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head."
 
 
@@ -139,7 +140,9 @@ class Race:
 
     def _finished(self) -> str:
         exact = any(lane.header.options.get("exact") for lane in self.lanes.values())
-        return FINISHED_EXACT if exact else FINISHED
+        if exact:
+            return FINISHED_EXACT
+        return FINISHED_AGAIN if self._still else FINISHED
 
     def _step(self, lane: Lane, record: StepRecord | None) -> None:
         if record is None:
@@ -168,8 +171,16 @@ class Race:
 
     def _remember_if_telling(self, joint: JointLine | None) -> None:
         """When the race is over the inspector rests on the pass with most to see: many tokens, many cells."""
-        if joint is not None:
-            visible = max(joint.picked[:2], default=0) < len(joint.grid)
-            weight = (len(joint.picked), visible, min(len(joint.chunks), 6))
-            if weight > self._telling[1]:
-                self._telling = (self._inspector, weight)
+        if joint is not None and (weight := telling(joint)) > self._telling[1]:
+            self._telling = (self._inspector, weight)
+
+
+def telling(joint: JointLine) -> tuple[int, bool, int]:
+    """How much there is to see in it, to be compared: tokens, whether the tables show them, cells."""
+    visible = max(joint.picked[:2], default=0) < len(joint.grid)
+    return len(joint.picked), visible, min(len(joint.chunks), 6)
+
+
+def most_telling(joints: Mapping[int, JointLine]) -> int:
+    """The pass of a finished run that the inspector rests on, by its index: as after a race."""
+    return max(sorted(joints), key=lambda index: telling(joints[index]), default=0)

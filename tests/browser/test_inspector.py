@@ -118,6 +118,29 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
     assert not any(grid(inspector, "threshold"))
 
 
+def test_without_the_mask_no_cell_is_called_removed(arithmetic):
+    """Nor the ones that are too small to be recorded."""
+    files = ("inspector/words.js",)
+    joint = {"product": [0.9, 1e-9], "masked": [0.9, 0]}
+    assert arithmetic("isUnmasked({ kept: 1 }, args[0])", joint, files=files)
+    assert not arithmetic("isUnmasked({ kept: 0.4 }, args[0])", joint, files=files)
+    assert not arithmetic("isUnmasked({ kept: 1 }, args[0])", {**joint, "product": [0.9, 0.1]}, files=files)
+    captions = "stageCaptions({}, { order: 2 }, 0.5, args[0])[1]"
+    assert arithmetic(captions, True, files=files) == "off: nothing is removed"
+    assert arithmetic(captions, False, files=files).startswith("never seen together")
+
+
+def test_a_pair_drawn_from_beyond_the_tables_is_told(arithmetic):
+    after = {"kept": 2, "outside": 1, "exact": True}
+    line = {"order": 2, "picked": [0, 12], "text": [["a"] * 10, ["b"] * 10]}
+    told = arithmetic("leftInWords(args[0], args[1])", line, after, files=("inspector/words.js",))
+    assert told.endswith("1 beyond the candidates shown; the one drawn is there")
+    inside = {**line, "picked": [0, 1]}
+    assert "drawn is" not in arithmetic(
+        "leftInWords(args[0], args[1])", inside, after, files=("inspector/words.js",)
+    )
+
+
 def test_hostile_text_is_text_in_grids_notes_and_titles(inspector, runs):
     values, passes = runs[1][NASTY_RUN]
     give(inspector, "inspector", values[0])

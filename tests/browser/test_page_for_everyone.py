@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from fakes import scripted_contenders
 
-from browser.pages import DONE, assert_accessible, chunks, generate
+from browser.pages import DONE, assert_accessible, chunks, generate, served
+from dynamo.ui import Offer
 
 TABS = ("Explore", "About", "Compare")
 
@@ -53,6 +55,23 @@ def test_dark_mode_is_dark_and_readable(page_at, page_url):
         " getComputedStyle(document.querySelector('#pane-dynamo .dm-text')).color]"
     )
     assert (background, ink) == ("rgb(24, 27, 32)", "rgb(242, 244, 247)")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720), (1024, 768)])
+def test_both_answers_begin_on_the_first_screen(page_at, recorded_url, width, height):
+    page = page_at(recorded_url, viewport={"width": width, "height": height})
+    for side in ("base", "dynamo"):
+        answer = page.locator(f"#pane-{side} .dm-answer").bounding_box()
+        assert answer["y"] + 24 < height, side  # its first line
+
+
+def test_no_row_of_a_phone_is_stretched_by_what_is_scrolled_away_in_it(page_at, tmp_path):
+    """The blind duel's label once stood letter by letter, out of sight, and left a hole in the page."""
+    with served(scripted_contenders(), Offer(votes=tmp_path)) as url:
+        page = page_at(url, viewport={"width": 375, "height": 812})
+        assert page.locator("#blind").count() == 1
+        for row in (".dm-chat-row", "#examples > .gallery"):
+            assert page.locator(row).bounding_box()["height"] < 60, row
 
 
 @pytest.mark.parametrize("width", [375, 320])

@@ -207,6 +207,24 @@ def test_only_a_lane_at_other_settings_counts_as_decoded_again(arithmetic):
     assert words == "DynaMo re-decoded at threshold 0.3; base lane unchanged."
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"mask_strength": 0}, "at threshold 0.5, without the mask"),
+        ({"mask_strength": 0.5}, "at threshold 0.5, mask strength 0.5"),
+        ({"adaptive": False, "blur": 1}, "at threshold 0.5, without Otsu's threshold, without the blur"),
+        ({"exact": True}, "in exact mode"),
+        ({"threshold": 0.8, "temperature": 1}, "at threshold 0.8, temperature 1"),
+    ],
+)
+def test_a_lane_decoded_again_says_which_settings_differ(arithmetic, changed, words):
+    options = {"threshold": 0.5, "mask_strength": 1, "adaptive": True, "blur": 3, "temperature": 0.7}
+    base, dynamo = short_race(options=options)
+    dynamo["header"] = {**dynamo["header"], "options": options | changed}
+    told = arithmetic("decodedAgainInWords(args[0])", {"base": base, "dynamo": dynamo}, files=PLAYER)
+    assert told == f"DynaMo re-decoded {words}; base lane unchanged."
+
+
 @pytest.mark.parametrize("engine", ["", "loop", "constructor", "<b>"])
 def test_an_unknown_engine_is_called_our_own_loop(arithmetic, engine):
     assert arithmetic("opponentOf({ engine: args[0] })[0]", engine, files=PLAYER) == "our one-token loop"
