@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from dynamo import text
 from dynamo.data import encode_rows, read_rows
+from dynamo.folders import replace_text
 from dynamo.workers import process_pool
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -156,7 +157,7 @@ def _token_file(source: Path, tokenizer: Any, folder: Path) -> TokenFile:
         return TokenFile(**fields | _places(folder, name))
     file = _write_ids(source, tokenizer, folder, name)
     # Its presence says that the two others are whole.
-    _replace_text(described, json.dumps(asdict(file)))
+    replace_text(described, json.dumps(asdict(file)))
     return file
 
 
@@ -185,9 +186,3 @@ def _write_ids(source: Path, tokenizer: Any, folder: Path, name: str) -> TokenFi
     np.save(places["lengths"], np.array(lengths, np.int64))
     return TokenFile(str(source), **places, dtype=dtype.name, documents=len(lengths),
                      tokens=sum(lengths), crc=crc)  # fmt: skip
-
-
-def _replace_text(path: Path, content: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dynamo.folders import write_json
 from dynamo.loading import TABLE_FILE
 from dynamo.stages import Stage, run_stages
 
@@ -84,9 +85,7 @@ def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
     table.write_bytes((work / TABLE_FILE).read_bytes())
     report = measure(str(output), data / "dialogues_dev.jsonl.gz")
     report["commands"] = [stage.command() for stage in stages(Path("DATA"), Path("runs"))]
-    (output / "report.json").write_text(
-        json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(output / "report.json", report)
     for part in ("base", "dynamo"):
         (output / part / "README.md").write_text(card(part, report), encoding="utf-8")
     return report

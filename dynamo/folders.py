@@ -1,4 +1,4 @@
-"""Folders that are replaced whole, and files that grow by whole lines, whatever kill or full disk comes."""
+"""What is replaced whole, and files that grow by whole lines, whatever kill or full disk comes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,22 @@ def replace_folder(new: Path, target: Path) -> None:
         os.replace(target, old)
     os.replace(new, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_text(path: str | os.PathLike, content: str) -> None:
+    """Write a file: whoever reads meanwhile sees the old one or the new, never a part."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(content, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, fields: Any) -> None:
+    """`replace_text` with fields as JSON for people to read."""
+    replace_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager

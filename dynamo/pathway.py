@@ -18,7 +18,7 @@ from typing import Any
 
 from dynamo import loading, text
 from dynamo.cards import REPORT_FILE
-from dynamo.folders import replace_folder
+from dynamo.folders import replace_folder, write_json
 from dynamo.loading import TABLE_FILE
 from dynamo.loading.names import check_format
 from dynamo.recipes import RECIPES
@@ -167,7 +167,4 @@ def write_report(found: list[Stage], losses: Path, speed: Path, pair: Path) -> N
         "commands": commands,
     }
     report["perplexity"]["model"] = report["sweep"]["model"] = "this pair"
-    text_of_it = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    part = pair / (REPORT_FILE + ".part")
-    part.write_text(text_of_it, encoding="utf-8")
-    part.replace(pair / REPORT_FILE)
+    write_json(pair / REPORT_FILE, report)

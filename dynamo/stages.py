@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynamo.folders import replace_text
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -65,7 +67,5 @@ def _run(stage: Stage, main: Callable[[list[str]], int]) -> bool:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(stage.arguments)
     if code == 0:
-        part = stage.result.with_name(stage.result.name + ".part")
-        part.write_text(out.getvalue().strip().splitlines()[-1] + "\n", encoding="utf-8")
-        part.replace(stage.result)
+        replace_text(stage.result, out.getvalue().strip().splitlines()[-1] + "\n")
     return code == 0

@@ -15,7 +15,7 @@ from dynamo import load
 from dynamo.charts import files
 from dynamo.charts.lines import lines
 from dynamo.evaluation import perplexity
-from dynamo.evaluation.files import write_json
+from dynamo.folders import write_json
 from dynamo.reproduction import joints, perplexities, sweeps
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.runner import read_result, result_path, run_missing
@@ -117,14 +117,37 @@ def test_every_setting_changes_the_hash_when_what_it_names_changes(workspace, tm
         **{
             each.name: dataclasses.replace(workspace, sizes=dataclasses.replace(SMALL, **{each.name: 99}))
             for each in dataclasses.fields(Sizes)
+            if each.name != "drawn"
         },
     }
+    changed["dialogues"] = changed["documents"]
     assert set(changed) == set(SETTINGS)
     for name, other in changed.items():
         assert workspace.settings((name,)) != other.settings((name,)), name
     pair = dataclasses.replace(workspace.pair, base=tiny_base(seed=9))
     assert dataclasses.replace(workspace, pair=pair).settings() != workspace.settings()
     assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+
+
+def test_documents_are_drawn_by_the_seed_or_are_the_first(workspace):
+    """Files are often sorted. The first ones have the settings that they had before any could be drawn."""
+
+    def of(**sizes):
+        return dataclasses.replace(workspace, sizes=Sizes(**sizes))
+
+    file = list(range(100))
+    drawn = of(documents=30).chosen(file)
+    assert len(set(drawn)) == 30 and drawn == sorted(drawn) and drawn[-1] > 60
+    assert drawn == of(documents=30).chosen(file) != of(documents=30, seed=1).chosen(file)
+    assert set(drawn) < set(of(documents=40).chosen(file))
+    assert of(documents=30, drawn=False).chosen(file) == file[:30]
+    for drawn in (True, False):
+        assert (
+            of(documents=0, drawn=drawn).chosen(file) == of(documents=200, drawn=drawn).chosen(file) == file
+        )
+    told = [of(documents=30, **more).settings(("documents",))["documents"] for more in ({}, {"drawn": False})]
+    assert told[1] == 30 != told[0]
+    assert of(documents=30, seed=1).settings(("documents",))["documents"] != told[0]
 
 
 def test_a_files_fingerprint_is_its_contents(tmp_path):
@@ -239,7 +262,7 @@ def test_the_command_measures_reports_and_goes_on(folder, tmp_path, capsys, monk
     code, result = run(capsys, "reproduce", "--report-only", "--output", tmp_path / "out", "--report",
                        tmp_path / "docs" / "report.md")  # fmt: skip
     assert code == 0 and result["ran"] == [] and "table-4" in result["without_result"]
-    assert "--documents 2`: 120 min." in (tmp_path / "docs" / "report.md").read_text()
+    assert "--documents 2 --seed 0`: 120 min." in (tmp_path / "docs" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

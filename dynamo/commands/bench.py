@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from dynamo.evaluation import bench, cost, machine
     from dynamo.evaluation.bench_report import rewrite
-    from dynamo.evaluation.files import write_json
     from dynamo.evaluation.split import split
+    from dynamo.folders import write_json
 
     if arguments.report is not None:
         return {"report": str(arguments.report), "tables": rewrite(arguments.report)}

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
     """One rating for each example, written once all are there."""
     from dynamo.evaluation import judge
-    from dynamo.evaluation.files import write_json
+    from dynamo.folders import write_json
     from dynamo.instructions import read_examples
 
     if arguments.ratings is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.evaluation.calibration import EVENTS, Reliability
-from dynamo.evaluation.files import write_json
 from dynamo.evaluation.sweep import QUALITY, Point
+from dynamo.folders import write_json
 from dynamo.foreign import parse_json, settings, shown, whole
 
 FORMAT, VERSION = "dynamo-sweep", 1

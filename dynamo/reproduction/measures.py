@@ -19,7 +19,7 @@ from torch import Tensor
 from dynamo.data import padded
 from dynamo.engine import Engine
 from dynamo.evaluation import replies
-from dynamo.evaluation.files import write_json
+from dynamo.folders import write_json
 from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.losses import IGNORED_LABEL
 from dynamo.model import DynamoForCausalLM, count_targets

@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dynamo.folders import replace_text
 from dynamo.loading import EMBEDDED
 from dynamo.reproduction.experiment import VERDICTS, Experiment, Shown, Table
 from dynamo.reproduction.workspace import Sizes
@@ -23,6 +24,10 @@ HEAD = """# The paper's experiments, rerun
 Written by `python -m dynamo reproduce`, not by hand: verdicts are computed from the numbers by the rule that
 stands with each. The models here are small and of another corpus than the paper's, so it is shapes and
 differences that can hold, not values. *Cannot be tested here* says what is missing.
+
+Beside each command is the time of its last run. Trainings and sweeps that several experiments need are run
+once, so whoever comes second takes seconds. Held-out files are often sorted, as the dialogues are by domain:
+values of a file's first documents are not those of the whole; differences are those of the same documents.
 
 """
 Write = Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
@@ -60,9 +65,7 @@ def write_report(
             parts.append(_section(each, shown[each.name], results[each.name], links))
     parts.append(_not_here(experiments, shown, untested))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("\n".join(part.rstrip() + "\n" for part in parts if part), encoding="utf-8")
-    os.replace(part, path)
+    replace_text(path, "\n".join(part.rstrip() + "\n" for part in parts if part))
     return {name: one.finding.verdict for name, one in shown.items()}
 
 
@@ -122,11 +125,11 @@ def _section(
         parts.append(f"[{caption}]({link})" if page else f"![{caption}]({link})\n\n*{caption}*")
     parts.append(f"**Verdict: {shown.finding.verdict}.** {shown.finding.sentence}")
     parts.append(f"*Rule.* {experiment.rule}")
-    parts.append(_made_with(stored))
+    parts.append(_made_with(experiment, stored))
     return "\n\n".join(parts)
 
 
-def _made_with(stored: Mapping[str, Any]) -> str:
+def _made_with(experiment: Experiment, stored: Mapping[str, Any]) -> str:
     """The command that measures it again, with what it depends on, and how long it took."""
     settings = stored["settings"]
     words = ["python -m dynamo reproduce --data DATA", "--only", settings["experiment"]]
@@ -137,11 +140,33 @@ def _made_with(stored: Mapping[str, Any]) -> str:
         words.append(f"--model {settings['model']['name']}")
     if "prompts" in settings:
         words.append(f"--limit {settings['prompts']['count']}")
-    words += [f"--{each.name} {settings[each.name]}" for each in fields(Sizes) if each.name in settings]
+    which = settings.get("documents")
+    told += _documents(experiment, which)
+    settings = {**settings, "documents": settings.get("dialogues", which)}
+    if isinstance(which, Mapping):
+        settings |= {"documents": which["drawn"], "seed": which["seed"]}
+    words += [
+        f"--{each.name} {settings[each.name]}"
+        for each in fields(Sizes)
+        if settings.get(each.name) is not None
+    ]
+    if _are_first(experiment, which):
+        words.append("--no-drawn")
     data = f" Data: {', '.join(told)}." if told else ""
     load = stored.get("load")
     busy = f" Load of the machine: {load['average']:g} on {load['cores']} cores." if load else ""
     return f"`{' '.join(words)}`: {_duration(stored['seconds'])}.{data}{busy}"
+
+
+def _are_first(experiment: Experiment, which: Any) -> bool:
+    return "documents" in experiment.depends and isinstance(which, int) and which > 0
+
+
+def _documents(experiment: Experiment, which: Any) -> list[str]:
+    """Which held-out documents were read; nothing for an experiment that reads all or chooses for itself."""
+    if isinstance(which, Mapping):
+        return [f"held-out documents: {which['drawn']} of the file, drawn by the seed"]
+    return [f"held-out documents: the first {which} of the file"] if _are_first(experiment, which) else []
 
 
 def _duration(seconds: float) -> str:

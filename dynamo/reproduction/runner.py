@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.evaluation import machine
-from dynamo.evaluation.files import write_json
+from dynamo.folders import write_json
 from dynamo.reproduction.experiment import Experiment
 from dynamo.reproduction.workspace import Workspace, settings_hash
 
