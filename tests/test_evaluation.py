@@ -45,6 +45,31 @@ def test_bytes_are_counted_up_to_the_cut():
     assert measured.text_bytes == 6 + 12 and measured.targets == (6, 4, 2)
 
 
+def test_perplexities_of_batches_are_those_of_one_document_at_a_time_with_intervals_over_documents():
+    model = tiny_dynamo()
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 300, n) for n in (30, 7, 4, 19, 40, 5)]
+    sums = perplexity.document_sums(model, documents, cut=25, batch_size=4)
+    for document, (nats, targets) in zip(documents, sums, strict=True):
+        ids = document[:25]
+        log_p = model(torch.tensor(ids[None])).head_logits[:, 0].detach().double().log_softmax(-1)
+        for head in range(3):
+            scored = [float(log_p[head, t, ids[t + head + 1]]) for t in range(len(ids) - head - 1)]
+            assert targets[head] == len(scored) and nats[head] == pytest.approx(-sum(scored), rel=1e-5)
+    measured = perplexity.measure(model, documents, np.ones(300), cut=25)
+    assert measured.intervals.keys() == {"PPL_1", "PPL_2", "PPL_3", "PPL_1:2", "PPL_1:3"}
+    for name, value in (("PPL_2", measured.ppl[1]), ("PPL_1:3", measured.joint_ppl[2])):
+        each = measured.intervals[name]
+        assert each.value == pytest.approx(value) and each.low < value < each.high
+    pooled = [sums[rng.integers(0, 6, 6)].sum(axis=0) for _ in range(4000)]
+    by_hand = np.percentile([np.exp(nats[1] / targets[1]) for nats, targets in pooled], [2.5, 97.5])
+    second = measured.intervals["PPL_2"]
+    assert (second.low, second.high) == (
+        pytest.approx(by_hand[0], rel=0.1),
+        pytest.approx(by_hand[1], rel=0.1),
+    )
+
+
 def test_replies_are_pooled_over_prompts():
     model = tiny_dynamo()
     engine, base = Engine(model), model.to_pythia()

@@ -1,5 +1,6 @@
 """The report of the experiments: it says what the results say, and its figures are files that can be seen."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -20,7 +21,7 @@ from dynamo.reproduction.workspace import SETTINGS
 def report(tmp_path):
     """Writes the report of given results; its text."""
 
-    def write(experiments, values, untested=UNTESTED, version=1):
+    def write(experiments, values, untested=UNTESTED, version=1, **more):
         machine = {"device": "A processor", "threads": 2, "dtype": "float32", "torch": "2.0",
                    "transformers": "5.0", "python": "3.12", "date": "2026-01-02"}  # fmt: skip
         results = {}
@@ -31,6 +32,7 @@ def report(tmp_path):
                     "version": version,
                     "steps": 40,
                     "model": {"name": "embedded"},
+                    **more,
                 }
                 results[each.name] = {"settings": settings, "hash": "", "machine": machine, "seconds": 3.0,
                                       "load": {"average": 7.5, "cores": 2},
@@ -65,6 +67,22 @@ def test_the_report_says_what_the_results_say(report):
 def test_a_result_of_another_version_of_an_experiment_is_not_told(report):
     verdicts, text = report([counting("one")], {"one": 1.5}, version=7)
     assert verdicts == {} and "| Title of one | not run | — |" in text and "1.5" not in text
+
+
+@pytest.mark.parametrize(
+    "documents, flags, told",
+    [
+        (40, "--documents 40 --no-drawn", "Data: held-out documents: the first 40 of the file."),
+        (0, "--documents 0", ""),
+        ({"drawn": 40, "seed": 3}, "--documents 40 --seed 3",
+         "Data: held-out documents: 40 of the file, drawn by the seed."),
+    ],
+)  # fmt: skip
+def test_the_report_says_which_documents_were_read(report, documents, flags, told):
+    experiment = dataclasses.replace(counting("one"), depends=("steps", "documents"))
+    _, text = report([experiment], {"one": 1.5}, documents=documents)
+    assert f"--only one --steps 40 {flags}`: 3 s. {told}".rstrip() in text
+    assert told or "held-out documents" not in text
 
 
 def test_a_verdict_follows_the_number_and_nothing_else_changes(report):

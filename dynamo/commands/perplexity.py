@@ -1,7 +1,7 @@
 """Perplexity of every head on held-out conversations, each read alone from its first token.
 
-With --thresholds also PPL_d: that of the tokens which the sampler would emit at a back-off threshold, with
-95 % intervals over documents.
+With --thresholds also PPL_d: that of the tokens which the sampler would emit at a back-off threshold. All
+have 95 % intervals over documents.
 """
 
 from __future__ import annotations
@@ -50,12 +50,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     documents = data.read_documents(arguments.data, tokenizer)
     documents = documents[: arguments.limit or None]
     result = perplexity.measure(model, documents, data.text_bytes_per_token(tokenizer), arguments.cut)
-    for head, (nats, ppl, joint) in enumerate(
-        zip(result.mean_nats, result.ppl, result.joint_ppl, strict=True), 1
-    ):
-        print(
-            f"head {head}: {nats:.4f} nats  PPL_{head} {ppl:.2f}  PPL_1:{head} {joint:.2f}", file=sys.stderr
-        )
+    for head, nats in enumerate(result.mean_nats, start=1):
+        told = [f"PPL_{head}", *([f"PPL_1:{head}"] if head > 1 else [])]
+        told = [f"{name} {_shown(result.intervals[name])}" for name in told]
+        print(f"head {head}: {nats:.4f} nats  {'  '.join(told)}", file=sys.stderr)
     print(f"bits per byte of text (head 1): {result.bits_per_byte:.4f}", file=sys.stderr)
     points = []
     if arguments.thresholds:
@@ -66,9 +64,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for point in points:
         shares = " / ".join(f"{m}: {100 * share:.0f} %" for m, share in point.share_by_order.items())
         print(
-            f"threshold {point.threshold:g}: PPL_d {point.ppl.value:.2f} ({point.ppl.low:.2f}-"
-            f"{point.ppl.high:.2f})  {point.tokens_per_place.value:.2f} tokens a place ({shares})",
+            f"threshold {point.threshold:g}: PPL_d {_shown(point.ppl)}  "
+            f"{point.tokens_per_place.value:.2f} tokens a place ({shares})",
             file=sys.stderr,
         )
     measured = {"model": arguments.model, "documents": len(documents), "cut": arguments.cut}
     return {**measured, **result.summary(), "dynamic": [point.to_json() for point in points]}
+
+
+def _shown(estimate: Any) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f})"

@@ -2,27 +2,33 @@
 
 PPL_n = exp(mean nats of head n); PPL_1:n is the geometric mean of PPL_1 .. PPL_n. Bits per byte relate head 1
 to the text itself: all tokens are paid for, markers too, and only the text's UTF-8 bytes are divided by.
+Intervals are over documents, as tokens of one document belong together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from dynamo.heldout import document_losses
-from dynamo.model import DynamoForCausalLM
+from dynamo.data import padded
+from dynamo.intervals import Estimate, bootstrap, ratio
+from dynamo.model import DynamoForCausalLM, count_targets
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """nats: sum per head; targets: tokens that each head was scored on; text_bytes: of what was read."""
+    """nats: sum per head; targets: tokens that each head was scored on; text_bytes: of what was read;
+    intervals: PPL_1 .. PPL_n and PPL_1:2 .. PPL_1:n with 95 % intervals, by name."""
 
     nats: tuple[float, ...]
     targets: tuple[int, ...]
     text_bytes: int
+    intervals: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def mean_nats(self) -> list[float]:
@@ -51,6 +57,7 @@ class Perplexity:
             "bits_per_byte": self.bits_per_byte,
             "tokens": self.targets[0],
             "text_bytes": self.text_bytes,
+            "intervals": {name: [each.low, each.high] for name, each in self.intervals.items()},
         }
 
 
@@ -62,6 +69,44 @@ def measure(
     batch_size: int = 16,
 ) -> Perplexity:
     """Every document alone from its first token, cut at `cut` tokens; bytes_per_token: (vocab,)."""
-    nats, targets = document_losses(model, documents, cut, batch_size)
+    sums = document_sums(model, documents, cut, batch_size)
     text_bytes = int(sum(bytes_per_token[document[:cut]].sum() for document in documents))
-    return Perplexity(tuple(nats.tolist()), tuple(targets.tolist()), text_bytes)
+    nats, targets = sums.sum(axis=0)
+    return Perplexity(tuple(nats.tolist()), tuple(map(int, targets)), text_bytes, head_estimates(sums))
+
+
+@torch.no_grad()
+def document_sums(
+    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = 512, batch_size: int = 16
+) -> NDArray[np.float64]:
+    """(documents, 2, heads): nats and targets of every head in every document, cut at `cut` tokens."""
+    heads = model.config.num_token_heads
+    sums = np.zeros((len(documents), 2, heads))
+    order = sorted(range(len(documents)), key=lambda index: len(documents[index]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, labels = map(torch.from_numpy, padded([(documents[i][:cut],) * 2 for i in batch]))
+        ids, labels = ids.to(model.device), labels.to(model.device)
+        for head, states in enumerate(model.head_states(ids)):
+            for row, index in enumerate(batch):
+                own = slice(row, row + 1)
+                sums[index, 0, head] = model.head_nats(head, states[own], labels[own])
+        for row, index in enumerate(batch):
+            sums[index, 1] = count_targets(labels[row : row + 1], heads).cpu()
+    return sums
+
+
+def head_estimates(sums: NDArray[np.float64]) -> dict[str, Estimate]:
+    """PPL_1 .. PPL_n and PPL_1:2 .. PPL_1:n of (documents, 2, heads), with 95 % intervals over documents."""
+    heads = sums.shape[2]
+    flat = sums.reshape(len(sums), 2 * heads)
+
+    def of(first: int, last: int) -> Estimate:
+        return bootstrap(flat, lambda pooled: np.exp(_means(pooled, heads)[:, first:last].mean(axis=1)))
+
+    single = {f"PPL_{n + 1}": of(n, n + 1) for n in range(heads)}
+    return {**single, **{f"PPL_1:{n}": of(0, n) for n in range(2, heads + 1)}}
+
+
+def _means(pooled: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
+    return ratio(np.ascontiguousarray(pooled[:, :heads]), np.ascontiguousarray(pooled[:, heads:]))

@@ -106,7 +106,7 @@ def measure(workspace: Workspace) -> dict[str, Any]:
     if workspace.other is None:
         return {"tested": False}
     train, held_out = second_corpus(workspace)
-    held_out = held_out[: workspace.sizes.documents or None]
+    held_out = workspace.chosen(held_out)
     first = further.blocks(workspace)
     second = TokenBlocks(
         train, further.separator(workspace.pair.tokenizer), further.BLOCK_SIZE, workspace.seed

@@ -14,10 +14,9 @@ import numpy as np
 
 from dynamo.charts.lines import bars, lines
 from dynamo.data import encode_rows, read_rows
-from dynamo.evaluation import dynamic
-from dynamo.heldout import document_losses
+from dynamo.evaluation import dynamic, perplexity
 from dynamo.instructions import read_examples
-from dynamo.intervals import Estimate, bootstrap, ratio
+from dynamo.intervals import bootstrap, ratio
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
@@ -39,26 +38,12 @@ PAPER = {  # PPL_1, PPL_2, PPL_3, PPL_1:2, PPL_1:3 and the base's PPL_1, on the 
 
 def document_sums(model: DynamoForCausalLM, documents: Sequence[np.ndarray]) -> np.ndarray:
     """(documents, 2, heads): nats and targets of every head in every document."""
-    cut = min(CUT, model.config.max_position_embeddings)
-    each = (document_losses(model, [document], cut) for document in documents)
-    return np.array([(nats.numpy(), targets.numpy()) for nats, targets in each], dtype=np.float64)
+    return perplexity.document_sums(model, documents, min(CUT, model.config.max_position_embeddings))
 
 
 def head_perplexities(sums: np.ndarray) -> dict[str, dict[str, float]]:
-    """PPL_1 .. PPL_n and PPL_1:2 .. PPL_1:n of (documents, 2, heads), with 95 % intervals over documents."""
-    heads = sums.shape[2]
-    flat = sums.reshape(len(sums), 2 * heads)
-
-    def of(first: int, last: int) -> Estimate:
-        return bootstrap(flat, lambda pooled: np.exp(_means(pooled, heads)[:, first:last].mean(axis=1)))
-
-    single = {f"PPL_{n + 1}": of(n, n + 1) for n in range(heads)}
-    joint = {f"PPL_1:{n}": of(0, n) for n in range(2, heads + 1)}
-    return {name: each.to_json() for name, each in {**single, **joint}.items()}
-
-
-def _means(pooled: np.ndarray, heads: int) -> np.ndarray:
-    return ratio(np.ascontiguousarray(pooled[:, :heads]), np.ascontiguousarray(pooled[:, heads:]))
+    """`head_estimates` as JSON."""
+    return {name: each.to_json() for name, each in perplexity.head_estimates(sums).items()}
 
 
 def first_head_against(sums: np.ndarray, base: np.ndarray) -> dict[str, float]:
@@ -126,10 +111,10 @@ def read_other(path: Path, tokenizer: Any) -> list[np.ndarray]:
 def measure_other(workspace: Workspace) -> dict[str, Any]:
     if workspace.other is None:
         return {"given": False}
-    pair, limit = workspace.pair, workspace.sizes.documents or None
+    pair = workspace.pair
     corpora = {
         "held-out documents of its own corpus": workspace.documents,
-        "another corpus": read_other(workspace.other, pair.tokenizer)[:limit],
+        "another corpus": workspace.chosen(read_other(workspace.other, pair.tokenizer)),
     }
     found = {}
     for name, documents in corpora.items():

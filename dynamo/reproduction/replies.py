@@ -178,5 +178,5 @@ NEXT_TURNS = Experiment(
     "in the context is below threshold 1's with its whole 95 % interval (paired over places).",
     run=measure_next_turns,
     show=show_next_turns,
-    depends=("validation", "documents", "seed"),
+    depends=("validation", "dialogues", "seed"),
 )

@@ -154,7 +154,9 @@ def show_variants(result: dict[str, Any], comparisons: tuple[Comparison, ...]) -
     )
 
 
-def _table_10(name: str, title: str, names: tuple[str, ...], compared: tuple[Comparison, ...]) -> Experiment:
+def _table_10(
+    name: str, title: str, names: tuple[str, ...], compared: tuple[Comparison, ...], version: int = 1
+) -> Experiment:
     return Experiment(
         name=name,
         title=title,
@@ -168,14 +170,16 @@ def _table_10(name: str, title: str, names: tuple[str, ...], compared: tuple[Com
         run=partial(measure_variants, names=names),
         show=partial(show_variants, comparisons=compared),
         depends=("train", "validation", "documents", "steps", "seed"),
+        version=version,
     )
 
 
 TABLE_10 = _table_10(
     "table-10",
     "Table 10: how heads are trained",
-    ("t2", "t2-random", "t2-low-rate", "t2-heads-only", "t2-two-layers", "t3"),
+    ("t2", "t2-random", "t2-low-rate", "t2-heads-only", "t2-two-layers", "t3", "t4"),
     TRAINING_COMPARISONS,
+    version=2,
 )
 TABLE_10_SHAPES = _table_10(
     "table-10-shapes",

@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dynamo.loading import Pair
@@ -30,12 +31,13 @@ class Sizes:
     steps: int = option(600, "steps of each training run")
     replies: int = option(1, "replies to each prompt")
     documents: int = option(400, "held-out documents that are read, 0 for all")
+    drawn: bool = option(True, "draw them by the seed, as files are often sorted; else the first are read")
     positions: int = option(4000, "places of held-out text where the sampler is asked")
     seed: int = option(0, "of everything that is drawn")
 
     def __post_init__(self):
         for each in fields(self):
-            least = 0 if each.name in ("documents", "seed") else 1
+            least = 0 if each.name in ("documents", "drawn", "seed") else 1
             if getattr(self, each.name) < least:
                 raise ValueError(f"{each.name}: expected {least} or more, got {getattr(self, each.name)}")
 
@@ -67,10 +69,19 @@ class Workspace:
 
     @cached_property
     def documents(self) -> list[Any]:
-        """The held-out documents as ids, the first `sizes.documents` of them."""
+        """The held-out documents as ids, those that are `chosen`."""
         from dynamo.data import read_documents
 
-        return read_documents(self.validation, self.pair.tokenizer)[: self.sizes.documents or None]
+        return self.chosen(read_documents(self.validation, self.pair.tokenizer))
+
+    def chosen(self, documents: Sequence[Any]) -> list[Any]:
+        """`sizes.documents` of them in their order: drawn by the seed, more of them with the fewer among
+        them, or the first."""
+        count = self.sizes.documents or len(documents)
+        if not self.sizes.drawn:
+            return list(documents[:count])
+        drawn = np.random.default_rng(self.seed).permutation(len(documents))[:count]
+        return [documents[index] for index in np.sort(drawn)]
 
     def settings(self, depends: Sequence[str] = ()) -> dict[str, Any]:
         """The named settings (`SETTINGS`) with the pair's, for hashing and for the reader."""
@@ -104,10 +115,18 @@ SETTINGS: dict[str, Callable[[Workspace], Any]] = {
     },
     "steps": lambda workspace: workspace.sizes.steps,
     "replies": lambda workspace: workspace.sizes.replies,
-    "documents": lambda workspace: workspace.sizes.documents,
+    "documents": lambda workspace: _which(workspace.sizes),
+    "dialogues": lambda workspace: workspace.sizes.documents,
     "positions": lambda workspace: workspace.sizes.positions,
     "seed": lambda workspace: workspace.sizes.seed,
 }
+
+
+def _which(sizes: Sizes) -> Any:
+    """A number for the first so many documents, and for all of them."""
+    return (
+        {"drawn": sizes.documents, "seed": sizes.seed} if sizes.drawn and sizes.documents else sizes.documents
+    )
 
 
 def settings_hash(settings: Any) -> str:
