@@ -256,7 +256,7 @@ def checked_count(name: str, value: Any, least: int) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise ValueError(f"{name}: expected a whole number, got {shown(value)}")
     if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {value}")
+        raise ValueError(f"{name}: expected {least} or more, got {shown(value)}")
     return int(value)
 
 

@@ -15,8 +15,17 @@ from typing import Any
 LONGEST_WHOLE = 18  # digits that every 64-bit integer has room for
 LONGEST_SETTING = 200  # characters of a setting that is a name
 
+LONGEST_WRITTEN = 4000  # digits; Python refuses to write some more, by default, in a sentence of its own
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        digits = int(value.bit_length() * math.log10(2)) + 1
+        return super().repr_int(value, level) if digits < LONGEST_WRITTEN else f"about {digits} digits"
+
+
 # Looks no deeper than it shows: a value may be a small file's millions of items.
-_SHORT = reprlib.Repr()
+_SHORT = _Short()
 _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 

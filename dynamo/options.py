@@ -14,6 +14,8 @@ from dataclasses import MISSING, field, fields
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
+from dynamo.foreign import shown
+
 T = TypeVar("T")
 LARGEST = sys.float_info.max
 
@@ -32,7 +34,7 @@ def check_types(options: Any, leave_out: Collection[str] = ()) -> None:
     for name, kind in _hints(type(options)).items():
         value = getattr(options, name)
         if name not in leave_out and not _KINDS[kind].holds(value):
-            raise ValueError(f"{name}: expected {_KINDS[kind].told}, got {str(value)!r:.80}")
+            raise ValueError(f"{name}: expected {_KINDS[kind].told}, got {shown(value)}")
 
 
 _hints = cache(get_type_hints)

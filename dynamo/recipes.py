@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from dynamo.foreign import shown
 from dynamo.options import check_types, option
 
 
@@ -42,12 +43,12 @@ class TrainingOptions:
         check_types(self)
         for name in ("steps", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+                raise ValueError(f"{name}: expected 1 or more, got {shown(getattr(self, name))}")
         for name in ("base_lr", "head_lr", "weight_decay", "clip", "evaluate_every", "checkpoint_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+            raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {shown(self.seed)}")
         for name in ("warmup", "final_lr"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynamo import joint
+from dynamo.foreign import shown
 from dynamo.options import check_types, option
 
 MAX_ORDER = 5
@@ -64,7 +65,7 @@ class SamplingOptions:
 
     def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
         if not holds:
-            raise ValueError(f"{name}: expected {allowed}, got {getattr(self, name)!r:.80} ({remedy})")
+            raise ValueError(f"{name}: expected {allowed}, got {shown(getattr(self, name))} ({remedy})")
 
     @property
     def highest_order(self) -> int:

@@ -22,7 +22,8 @@ LAYERS = [
 ]
 SIBLINGS = {
     "model": {"foreign", "losses"},
-    "recipes": {"options"},
+    "options": {"foreign"},
+    "recipes": {"foreign", "options"},
     "estimates": {"losses"},  # how many logits there are at once
     "corpus": {"data"},
     "external": {"corpus"},
@@ -30,7 +31,7 @@ SIBLINGS = {
     "heldout": {"data"},
     "counting": {"tuples"},
     "candidates": {"joint", "kernels", "sampling_options"},
-    "sampling_options": {"joint", "options"},
+    "sampling_options": {"foreign", "joint", "options"},
     "cooccurrence": {"counting", "tablefile", "tuples"},
     "tablefile": {"foreign", "tuples"},
     "ndjson": {"foreign", "trace", "jointline"},
