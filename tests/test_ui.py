@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -198,6 +199,14 @@ def test_a_vote_is_kept_and_then_the_sides_are_told(tmp_path):
     assert f"DynaMo was on the {'left' if duel.left == 'dynamo' else 'right'}" in told and left is None
     (row,) = VoteBook(tmp_path).summary()
     assert row.votes == 1 and (row.wins, row.losses) == ((1, 0) if duel.left == "dynamo" else (0, 1))
+
+
+def test_a_vote_on_a_quantised_pair_names_its_bits(tmp_path):
+    """It named the model alone, and was summed up with votes on the same model as it is."""
+    wired = handlers(replace(scripted_contenders(), bits=4), votes=tmp_path)
+    wired.vote(send(wired, blind=True)[-1][-1], "tie")
+    book = VoteBook(tmp_path)
+    assert book.summary("scripted", 4)[0].ties == 1 and book.summary("scripted", 0) == []
 
 
 def test_without_a_folder_there_is_no_voting():

@@ -55,6 +55,15 @@ def test_the_models_are_kept_apart(tmp_path):
     assert book.summary()[0].votes == 2
 
 
+def test_a_model_of_fewer_bits_is_another_model(tmp_path):
+    book = VoteBook(tmp_path)
+    book.add(**vote("dynamo"))
+    for bits in (4, 4, 8):
+        book.add(**vote("base", options={"threshold": 0.5, "bits": bits}))
+    counts = {bits: book.summary("embedded", bits)[0].votes for bits in (0, 4, 8)}
+    assert counts == {0: 1, 4: 2, 8: 1} and book.summary("embedded")[0].votes == 4
+
+
 def test_duels_in_exact_mode_are_kept_and_not_summed_up(tmp_path):
     book = VoteBook(tmp_path)
     book.add(**vote("dynamo", options={"threshold": 0.5, "exact": True}))

@@ -86,7 +86,8 @@ class Contenders:
     end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes text;
     general: whether it may be asked for anything, and not for the dialogues' domains alone; start:
     starts the lanes of one run where they have to start together, None: each engine's own `stream`;
-    footprint: what it takes in memory, None where that is not known.
+    footprint: what it takes in memory, None where that is not known; bits: of its weights where they are
+    quantised, else 0.
     """
 
     name: str
@@ -103,12 +104,14 @@ class Contenders:
     general: bool = False
     start: Start | None = None
     footprint: Footprint | None = None
+    bits: int = 0
 
     @classmethod
     def from_pair(cls, pair: Pair, lender: Lender | None = None) -> Contenders:
         """lender: who lends model time on a ZeroGPU Space; the engines are then made and run there."""
         from dynamo.engine import end_of_text_ids
         from dynamo.loading import EMBEDDED, Footprint
+        from dynamo.loading.quantised import quantised_as
 
         makers = engine_makers(pair)
         start = None
@@ -137,6 +140,7 @@ class Contenders:
             general=pair.name != EMBEDDED,
             start=start,
             footprint=Footprint.of(pair) if lender is None else None,
+            bits=int(quantised_as(pair.dynamo).removesuffix("bit") or 0),
         )
 
     @property
@@ -166,6 +170,8 @@ class Contenders:
             raise ValueError(f"opponent: expected one of {', '.join(self.opponents)}, got {shown(opponent)}")
         engines = {"base": opponent, "dynamo": DYNAMO}
         settings = {**asdict(options), "max_new_tokens": max_new_tokens, "seed": seed}
+        if self.bits:  # or a trace and a vote would name another model than answered
+            settings["bits"] = self.bits
         # Half of the model's positions at least are the chat's.
         room = max(self.max_length // 2, self.max_length - max_new_tokens)
         asked = {}

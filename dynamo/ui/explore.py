@@ -62,15 +62,17 @@ def explore_tab(
     tabs: gr.Tabs,
     book: VoteBook | None = None,
     model: Callable[[], str | None] = lambda: None,
+    bits: Callable[[], int | None] = lambda: None,
 ) -> ExploreTab:
     """Builds the tab inside a `gr.Tab("Explore")`.
 
     report: the sweep to begin with; run_sweep: what may measure one here (`dynamo.ui.sweep_run`); threshold,
     tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to chart; model:
-    the name of the pair that is loaded now, whose votes they are, None for all.
+    the name of the pair that is loaded now, whose votes they are, None for all; bits: of its weights, 0 where
+    they are not quantised, None for all.
     """
     kept = gr.State(report)
-    votes = partial(_votes_chart, book, model)
+    votes = partial(_votes_chart, book, model, bits)
     parts = _Parts.build(report, votes() if book else None, voting=book is not None)
     parts.measure.input(
         lambda report, measure, at: (_speed_quality(report, measure, at), _told(report, measure)),
@@ -243,11 +245,13 @@ def _redraw(votes: Callable[[], Any]) -> Callable[..., tuple[Any, Any]]:
     return redraw
 
 
-def _votes_chart(book: VoteBook | None, model: Callable[[], str | None]) -> Any:
+def _votes_chart(
+    book: VoteBook | None, model: Callable[[], str | None], bits: Callable[[], int | None] = lambda: None
+) -> Any:
     if book is None:
         return None
     try:
-        return charts.votes_chart([standing.to_json() for standing in book.summary(model())])
+        return charts.votes_chart([standing.to_json() for standing in book.summary(model(), bits())])
     except (ValueError, OSError) as error:
         log.warning("no chart of the votes: %s", error)
         return None

@@ -64,7 +64,13 @@ def build_demo(
                 threshold = compare.settings["threshold"]
                 sweep = None if analyses.sweep is None else lambda *asked: host.analyses.sweep(*asked)
                 explore = explore_tab(
-                    analyses.report, sweep, threshold, tabs, book, lambda: host.contenders.name
+                    analyses.report,
+                    sweep,
+                    threshold,
+                    tabs,
+                    book,
+                    lambda: host.contenders.name,
+                    lambda: host.contenders.bits,
                 )
             if offer.models is not None:
                 models = gr.Tab(MODELS, id="models")

@@ -120,8 +120,9 @@ class VoteBook:
         """Keeps the answer to one "which is better?" for good.
 
         options: the duel's settings, "threshold" among them: numbers, switches, and the name of the
-        "opponent"; speed_up: DynaMo's tokens per second over the base's in this very duel, None where it was
-        too short to tell; outcome: "dynamo", "base" or "tie"; id: the duel's own, so that it counts once.
+        "opponent"; "bits" where the model was quantised; speed_up: DynaMo's tokens per second over the base's
+        in this very duel, None where it was too short to tell; outcome: "dynamo", "base" or "tie"; id: the
+        duel's own, so that it counts once.
         Raises ValueError for anything else, and for a duel that was voted on before.
         """
         if not all(isinstance(each, str) and each.isprintable() for each in (model, id or "")):
@@ -153,9 +154,10 @@ class VoteBook:
                 raise ValueError("votes: this pair of answers has been voted on already") from None
             connection.execute("COMMIT")
 
-    def summary(self, model: str | None = None) -> list[Standing]:
-        """By threshold, lowest first; of one model, or of all; without duels in exact mode, which has no
-        threshold to vary. Empty before the first vote."""
+    def summary(self, model: str | None = None, bits: int | None = None) -> list[Standing]:
+        """By threshold, lowest first; of one model, or of all; of one whose weights have so many bits, 0 for
+        as they are, or of all; without duels in exact mode, which has no threshold to vary. Empty before the
+        first vote."""
         if not self.path.exists():
             return []
         with self._opened("rw") as connection:
@@ -164,9 +166,11 @@ class VoteBook:
             rows = connection.execute(
                 "SELECT threshold, SUM(outcome = 'dynamo'), SUM(outcome = 'tie'), SUM(outcome = 'base'),"
                 " AVG(speed_up), AVG(tokens_per_forward) FROM votes"
-                " WHERE (? IS NULL OR model = ?) AND NOT COALESCE(json_extract(options, '$.exact'), 0)"
+                " WHERE (:model IS NULL OR model = :model)"
+                " AND (:bits IS NULL OR COALESCE(json_extract(options, '$.bits'), 0) = :bits)"
+                " AND NOT COALESCE(json_extract(options, '$.exact'), 0)"
                 " GROUP BY threshold ORDER BY threshold",
-                (model, model),
+                {"model": model, "bits": bits},
             )
             standings = [Standing(*row) for row in rows]
         numbers = ((each.threshold, each.tokens_per_forward, each.speed_up or 0) for each in standings)
