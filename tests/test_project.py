@@ -89,7 +89,7 @@ def test_speeds_in_the_texts_are_those_of_the_measurement():
 
 def test_the_readmes_program_runs_as_it_stands(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"## In Python\n\n```python\n(.*?)```", readme, flags=re.S)
+    (program,) = re.findall(r"## In Python\n\n.*?\n\n```python\n(.*?)```", readme, flags=re.S)
     exec(program, {})
     lines = capsys.readouterr().out.splitlines()
     orders = [int(line.split(" ", 1)[0]) for line in lines]
