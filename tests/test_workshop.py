@@ -13,6 +13,9 @@ from dynamo.training import save_model
 from dynamo.ui import workshop as workshop_module
 from dynamo.ui.workshop import DOCUMENT, Workshop, in_words, prepare, train_arguments
 
+pytestmark = pytest.mark.timeout(900)  # processes that import everything
+STEPS = 120  # seconds of them are left after the first row, in which a Stop must come
+
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
@@ -86,10 +89,9 @@ def test_a_pythia_gets_the_rates_of_its_own_recipe(tmp_path):
 # ---- a run
 
 
-@pytest.mark.timeout(900)
 def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dialogues, monkeypatch):
     workshop = Workshop(tmp_path / "trained")
-    workshop.start(stock, dialogues, 60, chat=True)
+    workshop.start(stock, dialogues, STEPS, chat=True)
     with pytest.raises(ValueError, match="are being trained; wait or cancel"):
         workshop.start(stock, dialogues, 20, chat=True)
     while not (told := workshop.progress()).rows:
@@ -97,24 +99,24 @@ def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dial
         time.sleep(0.05)
     workshop.stop()
     stopped = wait(workshop, ("stopped", "done", "failed"))
-    assert stopped.phase == "stopped" and 0 < stopped.step < 60 and not stopped.result
+    assert stopped.phase == "stopped" and 0 < stopped.step < STEPS and not stopped.result
     (folder,) = (tmp_path / "trained").iterdir()
     assert "the same command goes on there" in (folder / "output.txt").read_text()
     saved = json.loads((folder / "checkpoint" / "run.json").read_text())["step"]
     assert saved >= stopped.step
-    workshop.start(stock, dialogues, 60, chat=True)
+    workshop.start(stock, dialogues, STEPS, chat=True)
     done = wait(workshop, ("done", "failed"))
     assert done.phase == "done", done.message
     steps = [row["step"] for row in done.rows]
-    assert steps == sorted(set(steps)) and steps[-1] == 60
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
     first, last = done.rows[0]["losses"], done.rows[-1]["losses"]
     assert last[1] < first[1] and last[2] < first[2], "the new heads learn"
     pair = load(done.result, device="cpu")
     assert pair.table is not None and pair.dynamo.config.num_token_heads == 3
-    assert in_words(folder) == ("stock", "heads trained here: 60 steps on dialogues")
+    assert in_words(folder) == ("stock", f"heads trained here: {STEPS} steps on dialogues")
     # The same once more is there already.
     monkeypatch.setattr(workshop_module.subprocess, "Popen", None)
-    workshop.start(stock, dialogues, 60, chat=True)
+    workshop.start(stock, dialogues, STEPS, chat=True)
     assert workshop.progress().phase == "done" and workshop.progress().result == done.result
 
 

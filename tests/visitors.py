@@ -150,20 +150,26 @@ def _look(job, made: Visit, begun: float) -> None:
 
 
 def visits_at_once(
-    url: str, questions: Sequence[Question], visitors: int, tick: float = 0.02
+    url: str,
+    questions: Sequence[Question],
+    visitors: int,
+    tick: float = 0.02,
+    first: Callable[[], None] = lambda: None,
 ) -> tuple[list[Visit], float]:
-    """All questions shared out over so many visitors who start together; and the seconds that it took."""
+    """All questions shared out over so many visitors who start together, after `first`; and the seconds that
+    it took them."""
     clients = [client_of(url) for _ in range(visitors)]
     ready = threading.Barrier(visitors + 1)
 
     def come(number: int) -> list[Visit]:
-        ready.wait(120)
+        ready.wait(2 * PATIENCE)
         return [visit(clients[number], question, tick) for question in questions[number::visitors]]
 
     try:
+        first()
         with ThreadPoolExecutor(visitors) as pool:
             coming = [pool.submit(come, number) for number in range(visitors)]
-            ready.wait(120)
+            ready.wait(2 * PATIENCE)
             begun = time.perf_counter()
             made = [each for come_back in coming for each in come_back.result()]
         return made, time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""A served page whose engines are watched, and a browser that is plain HTTP, so that it can be cut at any byte."""
+"""A served page whose engines are watched, and a browser that is plain HTTP: it can be cut at any byte."""
 
 from __future__ import annotations
 
