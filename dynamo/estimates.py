@@ -1,20 +1,27 @@
 """How long a training run will take and what memory it needs, before it starts: rough, and said to be.
 
 Time is the run's multiplications over what this machine multiplies in a short trial, at the share of it that
-training reaches. Memory is weights, gradients and AdamW's two moments in float32, and the logits of one
-forward pass.
+training reaches. Memory is weights, gradients and AdamW's two moments in float32, and what one pass keeps for
+its way back, which is why a batch is divided into passes that fit.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
+
+from dynamo.losses import PIECE_LOGITS
 
 EFFICIENCY = 0.4  # of the trial's speed; a round guess, not a measurement
 TRIAL = 1024
 ADAM_BYTES = 16  # weight, gradient, two moments
-SLICE_LOGITS = 2**26  # bytes of logits held at once, at least
+# Bytes that a pass keeps for each token and hidden unit, as counted with torch's hooks for saved tensors.
+LAYER_BYTES = {"no": 72, "bf16": 44}  # of a layer, by mixed precision
+AGAIN_BYTES = 4  # of a layer that is computed twice
+HEAD_BYTES, ENDS_BYTES = 8, 12  # of an extra head beside its layer; of the embedding and the first head
+LOGIT_BYTES = 12  # of a logit of the loss's piece: itself, its softmax, its gradient
 
 
 def multiplications_per_second(seconds: float = 0.3) -> float:
@@ -48,9 +55,40 @@ def training_seconds(parameters: int, extra: int, tokens: int, heads_only: bool,
 
 
 def training_bytes(parameters: int, extra: int, heads_only: bool) -> int:
-    """Memory of one process that holds everything, without activations."""
+    """Memory of one process that holds everything, without what a pass keeps."""
     trained = extra if heads_only else parameters + extra
-    return 4 * (parameters + extra - trained) + ADAM_BYTES * trained + SLICE_LOGITS
+    return 4 * (parameters + extra - trained) + ADAM_BYTES * trained
+
+
+def pass_bytes(
+    tokens: int,
+    layers: int,
+    hidden: int,
+    vocabulary: int,
+    extra_heads: int,
+    heads_only: bool,
+    mixed_precision: str = "no",
+    again: bool = False,
+) -> int:
+    """Memory of one forward and backward pass of so many tokens at once, heads of one layer each.
+
+    again: whether layers are computed twice (`activation_checkpointing`).
+    """
+    layer, trained = LAYER_BYTES[mixed_precision], extra_heads + (0 if heads_only else layers)
+    kept = AGAIN_BYTES * (layers + extra_heads) + layer if again else layer * trained
+    kept += HEAD_BYTES * extra_heads + ENDS_BYTES
+    logits = LOGIT_BYTES * min(tokens * vocabulary, PIECE_LOGITS)
+    embedding = 0 if heads_only else vocabulary * hidden
+    gradients = 4 * embedding * (1 + extra_heads)  # the embedding's own, of each head
+    halves = 2 * (12 * trained * hidden**2 + embedding) if mixed_precision == "bf16" else 0
+    return tokens * hidden * kept + logits + gradients + halves
+
+
+def passes(rows: int, fits: Callable[[int], bool], least: int = 1) -> int | None:
+    """Into how many equal passes, `least` or more, so many rows must be divided for each to fit; None if one
+    row alone does not.
+    """
+    return next((n for n in range(least, rows + 1) if rows % n == 0 and fits(rows // n)), None)
 
 
 def duration(seconds: float) -> str:

@@ -1,10 +1,12 @@
 """The whole path on a look-alike: a tiny Pythia with a raw tokenizer, a local hub, a local Space."""
 
+import argparse
 import copy
 import functools
 import json
 
 import pytest
+import torch
 import yaml
 from conftest import DIALOGUES, tiny_base
 from huggingface_hub import HfApi
@@ -12,9 +14,12 @@ from tokenizers import Tokenizer
 
 from dynamo import estimates, loading, pathway, text
 from dynamo.__main__ import main
-from dynamo.commands import space
+from dynamo.commands import prospects, space, train
 from dynamo.loading import names
+from dynamo.model import DynamoForCausalLM
+from dynamo.options import from_arguments
 from dynamo.pathway import Journey, stages
+from dynamo.recipes import TrainingOptions
 from dynamo.stages import Stage, run_stages
 
 TRAIN = "--steps 3 --batch-size 2 --block-size 16 --mixed-precision no --evaluate-every 0 --accumulation 1"
@@ -183,6 +188,84 @@ def test_estimates_count_what_is_trained():
     assert whole * estimates.EFFICIENCY == 1000 * 3 * 110
     assert heads * estimates.EFFICIENCY == 1000 * (110 + 20)
     assert estimates.training_bytes(100, 10, False) - estimates.training_bytes(100, 10, True) == 12 * 100
+
+
+@pytest.mark.parametrize("heads_only", [False, True])
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_pass_is_said_to_keep_is_what_it_keeps(heads_only, mixed_precision, again):
+    base = tiny_base(hidden_size=64, intermediate_size=256, num_attention_heads=2)
+    model = DynamoForCausalLM.from_neox(base, num_token_heads=3).train()
+    if heads_only:
+        model.freeze_base()
+    if again:
+        model.activation_checkpointing_enable()
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = tensor  # held, or its place would be taken by another
+        return tensor
+
+    config, ids = model.config, torch.arange(4 * 128).view(4, 128) % model.config.vocab_size
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision == "bf16"),
+    ):
+        output = model(ids, labels=ids)
+    assert output.loss.requires_grad
+    counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    foretold = estimates.pass_bytes(
+        ids.numel(), config.num_hidden_layers, config.hidden_size, config.vocab_size,
+        config.num_token_heads - 1, heads_only, mixed_precision, again,
+    )  # fmt: skip
+    computed_now = estimates.LAYER_BYTES[mixed_precision] if again else 0
+    foretold -= ids.numel() * config.hidden_size * computed_now
+    foretold -= estimates.LOGIT_BYTES * ids.numel() * config.vocab_size
+    assert counted <= foretold <= 1.8 * counted
+
+
+def test_a_batch_is_divided_into_the_fewest_passes_that_fit():
+    assert estimates.passes(64, lambda rows: rows <= 64) == 1
+    assert estimates.passes(64, lambda rows: rows <= 20) == 4
+    assert estimates.passes(64, lambda rows: True, least=3) == 4
+    assert estimates.passes(60, lambda rows: rows <= 7) == 10
+    assert estimates.passes(64, lambda rows: False) is None
+
+
+@pytest.mark.parametrize(
+    ("free", "flags", "expected", "fits"),
+    [
+        (None, "", [], True),
+        (1e15, "", [], True),
+        (60e9, "", ["--accumulation", "4"], True),
+        (12.5e9, "", ["--accumulation", "32", "--activation-checkpointing"], True),
+        (12.5e9, "--accumulation 2", [], False),
+        (3e9, "", ["--accumulation", "64", "--activation-checkpointing"], False),
+    ],
+)
+def test_the_papers_batch_is_divided_to_fit_unless_told_otherwise(
+    ground, monkeypatch, free, flags, expected, fits
+):
+    monkeypatch.setattr(prospects, "available_memory", lambda device: free)
+    monkeypatch.setattr(estimates, "multiplications_per_second", lambda: 1e12)
+    texts = str(ground / "texts.jsonl")
+    found, told = prospects.prospects(
+        stages(Journey("pythia-410m", ground, texts, texts, train=flags)), "pythia-410m", "", 3
+    )
+    [heads] = [stage for stage in found if stage.name == "heads"]
+    given = heads.arguments[heads.arguments.index(str(ground / "heads")) + 1 + 2 * bool(flags) :]
+    assert given == expected
+    parser = argparse.ArgumentParser()
+    train.configure(parser)
+    asked = from_arguments(TrainingOptions, parser.parse_args(heads.arguments[1:]))
+    prospect = told["heads"]
+    assert (prospect.passes, prospect.again) == (asked.accumulation, asked.activation_checkpointing)
+    if free is not None and not flags:
+        assert (prospect.bytes <= 0.9 * free) == fits
+    assert ("GB are free" in prospect.in_words()) == (free is not None)
 
 
 def test_every_stage_has_a_name_and_a_result_of_its_own(ground):

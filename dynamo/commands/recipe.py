@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.__main__ import main
+    from dynamo.commands.prospects import prospects
     from dynamo.pathway import Journey, stages
     from dynamo.stages import run_stages
 
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"skip: expected stages of {known}, got {', '.join(sorted(unknown))}")
     if journey.space and "space" not in arguments.skip:
         _check_space(journey)
-    expected = _estimate(arguments, found)
+    found, foretold = prospects(found, journey.recipe, journey.base, journey.heads)
+    expected = {name: prospect.in_words() for name, prospect in foretold.items()}
     for stage in found:
         state = "done" if stage.done else "skipped" if stage.name in arguments.skip else "to do"
         print(f"{stage.name:10} {state:8} {expected.get(stage.name, '')}", file=sys.stderr)
@@ -71,52 +73,3 @@ def _check_space(journey: Any) -> None:
 
     project = SpaceProject.read(space.ROOT, journey.profile).loading(journey.repo)
     Deployment.plan(journey.space, project, {})
-
-
-def _estimate(arguments: argparse.Namespace, found: list[Any]) -> dict[str, str]:
-    """Stage -> time and memory, for the stages that take both."""
-    from dynamo import estimates
-    from dynamo.commands import finetune, train
-    from dynamo.options import from_arguments
-    from dynamo.recipes import TrainingOptions
-
-    parameters, extra = _parameters(arguments)
-    speed = estimates.multiplications_per_second()
-    told = {}
-    for stage in found:
-        command = {"train": train, "finetune": finetune}.get(stage.arguments[0] if stage.arguments else "")
-        if command is None:
-            continue
-        parser = argparse.ArgumentParser(prog=f"python -m dynamo {stage.arguments[0]}")
-        command.configure(parser)
-        asked = parser.parse_args(stage.arguments[1:])
-        own = 0 if stage.name == "chat-base" else extra
-        if command is train:
-            recipe = RECIPES[arguments.recipe]
-            options = from_arguments(TrainingOptions, asked, **recipe.options)
-            tokens = options.steps * options.batch_size * (asked.block_size or recipe.block_size)
-            heads_only = options.heads_only
-        else:
-            # About four bytes of text are a token.
-            read = Path(asked.data).stat().st_size / 4
-            tokens, heads_only = round((asked.epochs or 1) * read), bool(asked.heads_only)
-        seconds = estimates.training_seconds(parameters, own, tokens, heads_only, speed)
-        needed = estimates.training_bytes(parameters, own, heads_only)
-        told[stage.name] = f"about {estimates.duration(seconds)}, {needed / 1e9:.1f} GB, {tokens:,} tokens"
-    return told
-
-
-def _parameters(arguments: argparse.Namespace) -> tuple[int, int]:
-    """Of the base and of its extra heads; a local base by its own configuration, else the suite's."""
-    from dynamo.loading.sizes import PYTHIA, layer_parameters, parameters
-
-    if arguments.base and (Path(arguments.base) / "config.json").is_file():
-        from transformers import GPTNeoXConfig
-
-        config = GPTNeoXConfig.from_pretrained(arguments.base)
-        layers, hidden, vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
-        base = layers * layer_parameters(hidden) + 2 * vocabulary * hidden
-    else:
-        size = arguments.recipe.removeprefix("pythia-").removesuffix("-quick")
-        base, hidden = parameters(size), PYTHIA[size].hidden
-    return base, (arguments.heads - 1) * layer_parameters(hidden)

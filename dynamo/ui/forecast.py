@@ -65,7 +65,13 @@ class Forecast:
 
 def forecast(name: str, model: Any, steps: int, free: int | None, pace: float | None) -> Forecast:
     """Of a stock GPT-NeoX whose heads learn for `steps` of the page's small batches; pace: `machine_pace`."""
-    parameters, extra = parameters_of(model), EXTRA_HEADS * layer_parameters(model.config.hidden_size)
+    config, layer = model.config, layer_parameters(model.config.hidden_size)
+    parameters, extra = parameters_of(model), EXTRA_HEADS * layer
     tokens = steps * BATCH_SIZE * BLOCK_SIZE
     seconds = estimates.training_seconds(parameters, extra, tokens, True, pace) if pace else None
-    return Forecast(name, seconds, RESERVE + estimates.training_bytes(parameters, extra, True), free)
+    needed = RESERVE + estimates.training_bytes(parameters, extra, True)
+    needed += estimates.pass_bytes(
+        BATCH_SIZE * BLOCK_SIZE, config.num_hidden_layers, config.hidden_size, config.vocab_size,
+        EXTRA_HEADS, heads_only=True,
+    )  # fmt: skip
+    return Forecast(name, seconds, needed, free)
