@@ -51,6 +51,7 @@ def votes_chart(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         title={"text": "votes for DynaMo", "standoff": 8}, tickformat=".0%", range=[-0.03, 1.03]
     )
     if not shown:
+        figure.update_xaxes(range=[0.5, 2.5])
         figure.add_annotation(
             text="No decided votes yet.", showarrow=False, x=0.5, y=0.7, xref="paper", yref="paper"
         )

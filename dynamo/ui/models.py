@@ -92,7 +92,7 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     connect(begun.then, tab.name)
     tab.cancel.click(shelf.cancel, None, None, **QUIET)
     # The page was built for the pair that it began with.
-    suggest(demo.load(refresh, seen, refreshed, **QUIET).then, pair.compare)
+    suggest(demo.load(refresh, seen, refreshed, **QUIET).then, pair.compare, opening=True)
     tab.picker.pick(_picked, None, tab.name, **QUIET)
     asked = [tab.quantize, tab.name]
     tab.quantize.change(

@@ -63,10 +63,15 @@ class PairParts:
         }
 
 
-def suggest(event: Any, tab: CompareTab) -> Any:
-    """After `event` the box holds the suggested prompt, unless the visitor has written another by then."""
-    js = f"""(prompt, suggested) =>
-      prompt?.trim() && !{json.dumps(all_examples())}.includes(prompt) ? prompt : suggested"""
+def suggest(event: Any, tab: CompareTab, opening: bool = False) -> Any:
+    """After `event` the box holds the suggested prompt, unless the visitor has written another by then.
+
+    opening: of a page, whose box began with its suggestion: only one for another pair is new, and an example
+    that was picked meanwhile stays.
+    """
+    stays = f"suggested === {json.dumps(tab.suggested.value)}" if opening else "false"
+    js = f"""(prompt, suggested) => {stays} ||
+      (prompt?.trim() && !{json.dumps(all_examples())}.includes(prompt)) ? prompt : suggested"""
     return event(None, [tab.prompt, tab.suggested], tab.prompt, js=js, api_visibility="private")
 
 

@@ -151,7 +151,14 @@ class Wiring:
             **QUIET,
         )
         tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, **QUIET)
-        tab.load.upload(self._handlers.load, tab.load, self._views, **IN_BROWSER)
+        tab.load.upload(
+            self._handlers.load,
+            tab.load,
+            self._views,
+            show_progress="minimal",
+            show_progress_on=tab.bar,
+            **IN_BROWSER,
+        )
         for card in cards:
             tab.load.upload(lambda: "", None, card, **QUIET)
 

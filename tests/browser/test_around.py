@@ -100,6 +100,8 @@ def test_a_toast_shows_a_hostile_trace_as_text(page_at, answering_url, tmp_path,
     toast.first.wait_for()
     assert "trace: " in toast.first.inner_text()
     assert toast.first.locator(MARKUP).count() == 0
+    badges = page.locator("[data-testid=status-tracker] > :is(.error, .clear-status)").filter(visible=True)
+    assert badges.count() == 0  # the toast says it all, and a badge covers what was there before
     assert_harmless(page, before)
 
 

@@ -147,6 +147,28 @@ def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, url, fol
     assert typed.input_value() == "My own words"
 
 
+def test_an_example_that_is_picked_while_the_page_opens_stays(open_page, url, folder):
+    first = at_models(open_page, url)
+    loads(first, str(folder / "first"))
+    first.get_by_text("it answers in Compare from the next run on").wait_for()
+    page, held, opened = open_page(url), [], threading.Event()
+    page.route(
+        "**/gradio_api/run/**", lambda route: route.continue_() if opened.is_set() else held.append(route)
+    )
+    page.reload()
+    while not held:
+        page.wait_for_timeout(50)
+    opened.set()
+    page.get_by_role("button", name="Recipe", exact=True).click()
+    box = page.locator("#prompt textarea, #prompt input").first
+    while box.input_value() != "How do I make pancakes?":
+        page.wait_for_timeout(50)
+    for route in held:
+        route.continue_()
+    page.wait_for_timeout(1500)  # what would overwrite it comes right behind
+    assert box.input_value() == "How do I make pancakes?"
+
+
 def test_what_a_visitor_writes_while_the_page_learns_of_another_pair_stays(open_page, url, folder):
     """The page asks about the pair when it opens; the answers come only after the visitor has written."""
     first = at_models(open_page, url)
