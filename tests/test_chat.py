@@ -4,14 +4,18 @@ import json
 
 import pytest
 from fakes import ANSWER, scripted_contenders
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynamo.ndjson import read_runs
 from dynamo.sampler import SamplingOptions
+from dynamo.text import encode_chat
 from dynamo.ui.chat import LONGEST_CHAT, Chat
 from dynamo.ui.contenders import AtThresholdOne, encode_messages
 from dynamo.ui.host import Host
 from dynamo.ui.settings import Settings
 
+LINES = st.lists(st.text("ab é<|\n", max_size=12), min_size=1, max_size=9)
 SETTINGS = Settings(SamplingOptions(), 96, 3)
 
 
@@ -135,3 +139,26 @@ def test_the_chosen_opponent_runs_and_is_named_in_the_trace():
     *_, view = Host(contenders).answer(Chat(), "hi", SETTINGS, "generate")
     assert json.loads(view.base.splitlines()[0])["engine"] == "generate"
     assert (contenders.opponents["generate"].closed, contenders.opponents["loop"].closed) == (1, 0)
+
+
+@given(LINES, st.integers(0, 80))
+def test_as_many_of_the_last_turns_are_kept_as_there_is_room_for(tokenizer, lines, room):
+    roles = ("user", "assistant") * len(lines)
+    messages = [{"role": role, "content": line} for role, line in zip(roles, lines, strict=False)]
+    left = messages
+    while len(left) >= 3 and len(encode_chat(tokenizer, left)) > room:
+        left = left[2:]
+    assert encode_messages(tokenizer, messages, room) == encode_chat(tokenizer, left)
+
+
+def test_a_chat_of_thousands_of_turns_costs_what_there_is_room_for(tokenizer, monkeypatch):
+    """It was encoded again for each turn that was left out: 600 turns took five seconds of everyone's time."""
+    read = []
+    monkeypatch.setattr(
+        "dynamo.ui.contenders.encode_chat",
+        lambda tokenizer, messages: read.append(len(messages)) or encode_chat(tokenizer, messages),
+    )
+    turn = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
+    messages = [*turn * 5000, turn[0]]
+    kept = (len(encode_messages(tokenizer, messages, 200)) - 1) // len(encode_chat(tokenizer, turn[:1]))
+    assert sum(read) < 20 * kept < 1000

@@ -229,13 +229,25 @@ def check_asked(pair: Pair, asked: Asked) -> None:
 def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int) -> list[int]:
     """Ids of a chat to be answered; the oldest turns are left out while it takes more than `room` ids.
 
-    A tokenizer without the chat template has its messages joined and completed as plain text.
+    A tokenizer without the chat template has its messages joined and completed as plain text. What is left
+    out is hardly looked at: a chat may be much longer than the room.
     """
-    while True:
-        if has_chat_template(tokenizer):
-            ids = encode_chat(tokenizer, messages)
+    chat = has_chat_template(tokenizer)
+    turns = (len(messages) - 1) // 2  # before the message that is to be answered
+
+    def encoded(kept: int) -> list[int]:
+        last = messages[2 * (turns - kept) :]
+        if chat:
+            return encode_chat(tokenizer, last)
+        return encode_plain(tokenizer, ["".join(message["content"] for message in last)])[0]
+
+    fitting, ids, too_many = 0, encoded(0), turns + 1
+    while too_many - fitting > 1:
+        growing = too_many > turns  # twice as many as long as they fit
+        tried = min(2 * fitting + 1, turns) if growing else (fitting + too_many) // 2
+        longer = encoded(tried)
+        if len(longer) <= room:
+            fitting, ids = tried, longer
         else:
-            ids = encode_plain(tokenizer, ["".join(message["content"] for message in messages)])[0]
-        if len(ids) <= room or len(messages) < 3:
-            return ids
-        messages = messages[2:]
+            too_many = tried
+    return ids
