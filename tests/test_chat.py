@@ -152,7 +152,7 @@ def test_as_many_of_the_last_turns_are_kept_as_there_is_room_for(tokenizer, line
 
 
 def test_a_chat_of_thousands_of_turns_costs_what_there_is_room_for(tokenizer, monkeypatch):
-    """It was encoded again for each turn that was left out: 600 turns took five seconds of everyone's time."""
+    """It was encoded again for each turn that was left out: 600 turns took everyone five seconds."""
     read = []
     monkeypatch.setattr(
         "dynamo.ui.contenders.encode_chat",
