@@ -250,9 +250,13 @@ def test_figures_are_clear_of_any_background_and_template():
 
 @pytest.mark.parametrize("draw", [charts.sweep_shares, charts.calibration, charts.votes_chart])
 def test_nothing_measured_is_an_empty_figure(draw):
-    json.loads(draw([]).to_json())
+    figure = draw([])
+    assert not any(len(trace.x) for trace in figure.data if trace.name != "honest")  # the line to hold it to
+    assert json.loads(figure.to_json())["layout"]["yaxis"]
 
 
-def test_a_sweep_that_has_only_its_base_is_drawn():
-    sweep = report([])
-    json.loads(charts.sweep_speed_quality([], "repetition", 0.5, sweep["base"]).to_json())
+def test_a_sweep_that_has_only_its_base_shows_the_base():
+    base = report([])["base"]
+    figure = charts.sweep_speed_quality([], "repetition", 0.5, base)
+    (drawn,) = (trace for trace in figure.data if len(trace.x))
+    assert (drawn.name, drawn.x, drawn.y) == ("base model", (1.0,), (base["quality"]["repetition"]["value"],))
