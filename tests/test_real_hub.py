@@ -53,6 +53,18 @@ def test_what_the_library_takes_no_hash_from_may_have_an_etag_of_its_own(at_hub,
     assert load(NAME, device="cpu").dynamo.config.num_token_heads == 3
 
 
+def test_the_hub_tells_of_another_architecture_before_anything_is_fetched(at_hub):
+    def told(handler):
+        handler.answer(200, {"id": NAME, "sha": SHA, "siblings": [], "config": {"model_type": "llama"}})
+
+    at_hub.spoiled[f"/api/models/{NAME}"] = told
+    for load_it in (load, names.resolve):
+        with pytest.raises(ValueError, match=r"someone/tiny is no GPT-NeoX .* but 'llama'"):
+            load_it(NAME)
+    assert not [request for request in at_hub.requests if "/resolve/" in request]
+    assert names.resolve(NAME, any_kind=True).is_dir()
+
+
 def test_a_download_by_xet_that_stalls_ends_when_it_is_cancelled(at_hub, files, monkeypatch):
     """Its own threads fetch, and what a progress bar raises there ends nothing."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)

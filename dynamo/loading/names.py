@@ -31,6 +31,7 @@ from dynamo.loading.fetched import Untrue, be_careful, check_names, enter, missi
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
+KINDS = ("gpt_neox", "dynamo")  # of model, that can be loaded
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 LONGEST_NAME = 4096
 HUB_PROBE_SECONDS = 3.0
@@ -42,12 +43,12 @@ Progress = Callable[[int, int], None]
 _away: dict[str, tuple[float, str]] = {}
 
 
-def resolve(name: str, progress: Progress | None = None) -> Path:
+def resolve(name: str, progress: Progress | None = None, any_kind: bool = False) -> Path:
     """The local folder of a name; a hub id's comes from the cache or, failing that, from the hub.
 
-    progress: called with the bytes fetched so far and in all; without one the terminal shows bars. Raises
-    ValueError for a name that can be nothing and for weights in a format that is not read, OSError for an id
-    that cannot be fetched.
+    progress: called with the bytes fetched so far and in all; without one the terminal shows bars; any_kind:
+    fetch other models than those that can be loaded too. Raises ValueError for a name that can be nothing and
+    for weights that are not read, OSError for an id that cannot be fetched.
     """
     if name == EMBEDDED:
         return EMBEDDED_FOLDER
@@ -63,7 +64,7 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
             f"got {shown(name)}"
         )
     cached = _cached(name)
-    return cached if cached is not None else _download(name, progress)
+    return cached if cached is not None else _download(name, progress, any_kind)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -100,6 +101,15 @@ def check_format(name: str, files: list[str]) -> None:
         )
 
 
+def check_kind(name: str, kind: Any) -> None:
+    """Refuse a model of another architecture. Raises ValueError."""
+    if kind not in KINDS:
+        raise ValueError(
+            f"model: {name} is no GPT-NeoX (Pythia) and no DynaMo model, but {shown(kind)}; only those are "
+            "read here"
+        )
+
+
 def is_cached(name: str) -> bool:
     """Whether a hub id needs no download."""
     return _cached(name) is not None
@@ -128,18 +138,22 @@ def _is_whole(model: Path) -> bool:
     return all(isinstance(file, str) and (model / file).is_file() for file in needed)
 
 
-def _download(name: str, progress: Progress | None) -> Path:
+def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
     be_careful()
     api = HfApi()
     when, failure = _away.get(api.endpoint, (float("-inf"), ""))
     if time.monotonic() - when < HUB_AWAY_SECONDS:
         raise _unreachable(name, failure)
     with _explained(api, name):
-        commit = api.model_info(name, timeout=HUB_PROBE_SECONDS).sha
+        told = api.model_info(name, timeout=HUB_PROBE_SECONDS)
+        commit = told.sha
         check_names(commit, [])
         tree = api.list_repo_tree(name, recursive=True, revision=commit)
         files = [entry.path for entry in tree if isinstance(entry, RepoFile)]
         check_names(commit, files)
+    kind = told.config.get("model_type") if isinstance(told.config, dict) else None
+    if kind is not None and not any_kind:
+        check_kind(name, kind)  # before its weights are fetched
     check_format(name, files)
     if not any(PurePosixPath(file).name == "config.json" for file in files):
         raise ValueError(f"model: the hub's {name} is no model: it holds no config.json")

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.foreign import shown
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
-from dynamo.loading.names import EMBEDDED, Progress, check_format, read_config, resolve
+from dynamo.loading.names import EMBEDDED, Progress, check_format, check_kind, read_config, resolve
 from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.memory import enough_memory
@@ -73,6 +73,7 @@ def load(
     folder = resolve(name, progress)
     pair = (folder / "dynamo").is_dir() and (folder / "base").is_dir()
     dynamo_folder = folder / "dynamo" if pair else folder
+    check_kind(name, model_type(dynamo_folder))
     if model_type(dynamo_folder) != DynamoConfig.model_type:
         raise ValueError(
             f"model: {name} has no token heads (model_type {model_type(dynamo_folder)!r}); "
@@ -139,6 +140,7 @@ def load_model(
     folder = resolve(name, progress)
     if (folder / "dynamo").is_dir():
         folder = folder / "dynamo"
+    check_kind(name, model_type(folder))
     heads = model_type(folder) == DynamoConfig.model_type
     fitting = _Fitting(name, [folder], device, dtype, quantize, device_map, max_memory)
     model = fitting.load(load_dynamo if heads else load_neox, folder)
@@ -219,7 +221,7 @@ def _tokenizer_of(folder: Path, model: Any) -> Any:
 
 def load_tokenizer(name: str | Path) -> Any:
     """The tokenizer of a model, which must bring a fast one (`tokenizer.json`); a Path is taken as it is."""
-    folder = name if isinstance(name, Path) else resolve(name)
+    folder = name if isinstance(name, Path) else resolve(name, any_kind=True)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"tokenizer: {folder} holds no tokenizer.json; save the model's tokenizer there")
     try:
