@@ -194,8 +194,9 @@ def card(part: str, report: dict[str, Any]) -> str:
             if name != "base"
         ]
         header = (
-            "Replies to the 40 prompts of `assets/prompts.json`, other options at their defaults. Low nats "
-            "are no praise by themselves: thresholds cut the tail.\n\n"
+            "One reply to each of the 40 prompts of `assets/prompts.json`, other options at their defaults; "
+            "`assets/sweep.json` has three to each, with intervals. Low nats are no praise by themselves: "
+            "thresholds cut the tail.\n\n"
             "| threshold | tokens per forward pass | passes of 1 / 2 / 3 tokens, % | "
             "nats per token under the base | tokens below 1 % under the base |\n"
             "|---|---|---|---|---|\n"
