@@ -90,6 +90,7 @@ class Trainer:
         self._forward = torch.compile(self._model) if options.compile else self._model
         self.step = 0
         self.last_validation: list[float] = []
+        self.cost: dict[str, float] = {}  # of this process's steps: tokens_per_second, peak_mb
         self._resume()
 
     @property
@@ -120,17 +121,13 @@ class Trainer:
             losses = self._train_step()
             progress.update()
             if self.step % 10 == 0 or self.step == self.options.steps:
-                seconds = time.perf_counter() - started
                 progress.set_postfix_str(" ".join(f"{loss:.3f}" for loss in losses.tolist()))
-                self._log(
-                    {
-                        "step": self.step,
-                        "losses": losses.tolist(),
-                        "tokens_per_second": self._tokens / seconds,
-                        "peak_mb": peak_memory(self._accelerator.device) / 1e6,
-                        "lr": [group["lr"] for group in self._optimizer.param_groups],
-                    }
-                )
+                self.cost = {
+                    "tokens_per_second": self._tokens / (time.perf_counter() - started),
+                    "peak_mb": peak_memory(self._accelerator.device) / 1e6,
+                }
+                rates = [group["lr"] for group in self._optimizer.param_groups]
+                self._log({"step": self.step, "losses": losses.tolist(), **self.cost, "lr": rates})
             if self._due(self.options.evaluate_every) and self.step < self.options.steps:
                 self._log({"step": self.step, "validation": self.validate()})
             if self._due(self.options.checkpoint_every) and self.step < self.options.steps:

@@ -78,6 +78,7 @@ def test_train_count_perplexity_chain(folder, capsys):
                        "--heads", 1, "--output", folder / "base", "--validation", folder / "data.jsonl",
                        *shape)  # fmt: skip
     assert code == 0 and result["steps"] == 3 and len(result["validation_nats"]) == 1
+    assert result["tokens_per_second"] > 0 and result["peak_mb"] > 10
     assert json.loads((folder / "base/model/config.json").read_text())["model_type"] == "gpt_neox"
     code, _ = run(capsys, "train", "--model", folder / "base/model", "--heads", 2,
                   "--output", folder / "heads", *shape)  # fmt: skip

@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "left_out_by_length": len(examples) - len(encoded),
         "table": trainer.is_main and kept_table,
         "validation_nats": trainer.last_validation,
+        **trainer.cost,
     }
 
 

@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if trainer.is_main:
         save_model(trained.to_pythia() if config.num_token_heads == 1 else trained, tokenizer, target)
         trainer.discard_checkpoint()
-    return {"output": str(target), "steps": trainer.step, "validation_nats": trainer.last_validation}
+    done = {"output": str(target), "steps": trainer.step, "validation_nats": trainer.last_validation}
+    return {**done, **trainer.cost}
 
 
 @contextmanager
