@@ -230,3 +230,49 @@ def test_a_missing_base_text_or_judge_is_said(completions, tmp_path, capsys):
     arguments = ["judge", "--completions", completions, "--output", tmp_path / "v.jsonl", "--endpoint", "h:1"]
     assert "judge_model: name the judge" in run(capsys, *arguments)[1]
     assert "endpoint: expected a URL" in run(capsys, *arguments, "--judge-model", "j")[1]
+
+
+WITHOUT = object()
+
+
+@pytest.mark.parametrize("name, value", [
+    *((name, WITHOUT) for name in ("prompt_id", "seed", "threshold", "chat", "prompt", "text", "settings",
+                                   "decode_tokens", "decode_seconds")),
+    ("prompt_id", ["p"]), ("seed", {"a": 1}), ("seed", 0.5), ("threshold", "low"), ("threshold", 2),
+    ("chat", "yes"), ("text", 5), ("prompt", None), ("decode_seconds", "1"), ("decode_seconds", -1),
+    ("settings", [1]), ("settings", {}), ("settings", {"heads": "three"}),
+])  # fmt: skip
+def test_a_text_that_is_none_is_named_by_file_and_line(completions, tmp_path, capsys, name, value):
+    rows = texts()
+    rows[2][name] = value
+    rows[2] = {key: each for key, each in rows[2].items() if each is not WITHOUT}
+    completions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    where = ["--completions", completions, "--output", tmp_path / "verdicts.jsonl"]
+    code, error = run(capsys, "judge", *where)
+    named = "heads" if name == "settings" and isinstance(value, dict) else name
+    assert code == 2 and "texts.jsonl, line 3: " in error and named in error
+
+
+@pytest.mark.parametrize("name, value", [
+    *((name, WITHOUT) for name in ("prompt_id", "mode", "first", "winner", "prompt_tokens", "attempts")),
+    ("winner", "me"), ("winner", ["base"]), ("first", "A"), ("mode", "both"), ("attempts", "1"),
+])  # fmt: skip
+def test_a_verdict_that_is_none_is_named_by_file_and_line(completions, tmp_path, capsys, name, value):
+    row = {"prompt_id": "p0", "seed": 0, "threshold": 0.5, "mode": "pairwise", "first": "base",
+           "winner": "dynamo", "prompt_tokens": 1, "completion_tokens": 1, "attempts": 1}  # fmt: skip
+    wrong = {key: each for key, each in {**row, name: value}.items() if each is not WITHOUT}
+    output = tmp_path / "verdicts.jsonl"
+    output.write_text("".join(json.dumps(each) + "\n" for each in (row, wrong)))
+    code, error = run(capsys, "judge", "--completions", completions, "--output", output)
+    assert code == 2 and "verdicts.jsonl, line 2: " in error
+
+
+def test_ratings_are_not_taken_for_comparisons_nor_a_text_for_two(completions, tmp_path, capsys):
+    rating = {"prompt_id": "p0", "seed": 0, "threshold": 0.5, "mode": "single", "first": "base", "rating": 7,
+              "prompt_tokens": 1, "completion_tokens": 1, "attempts": 1}  # fmt: skip
+    output = tmp_path / "verdicts.jsonl"
+    output.write_text(json.dumps(rating) + "\n")
+    code, error = run(capsys, "judge", "--completions", completions, "--output", output)
+    assert code == 2 and "expected one pair or more" in error
+    code, error = run(capsys, "judge", "--completions", completions, completions, "--output", output)
+    assert code == 2 and "seed 0, threshold None is given twice" in error

@@ -48,13 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.evaluation import judge
-    from dynamo.evaluation.journal import read_journal
 
     if arguments.instructions:
         return _rate(arguments)
     if arguments.ratings:
         raise ValueError("ratings: they are those of --instructions; leave it out for completions")
-    completions = [row for path in arguments.completions for row in read_journal(path)]
+    completions = _completions(arguments.completions)
     heads = _heads(completions)
     if arguments.mode == "single":
         tasks = judge.single_tasks(completions)
@@ -70,6 +69,21 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         **_costs(arguments, rows),
         **_summary(arguments, rows, completions, heads),
     }
+
+
+def _completions(paths: list[str]) -> list[dict[str, Any]]:
+    from dynamo.evaluation.completion import KEY, check_text
+    from dynamo.evaluation.journal import read_journal
+
+    found: dict[tuple, dict[str, Any]] = {}
+    for path in paths:
+        for row in read_journal(path, check_text):
+            key = tuple(row[name] for name in KEY)
+            if key in found:
+                told = ", ".join(f"{name} {row[name]}" for name in KEY)
+                raise ValueError(f"completions: {path}: the text of {told} is given twice")
+            found[key] = row
+    return list(found.values())
 
 
 def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,19 +120,20 @@ def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
 def _rows(arguments: argparse.Namespace, tasks: list[Any]) -> tuple[list[dict[str, Any]], int]:
     """The verdicts on these texts, and how many questions had no answer this time."""
     from dynamo.evaluation.journal import Journal, read_journal
-    from dynamo.evaluation.judge import KEYS
+    from dynamo.evaluation.judge import KEYS, check_verdict
 
     key = KEYS[arguments.mode]
     if arguments.endpoint:
-        journal = Journal(arguments.output, key, _settings(arguments))
+        journal = Journal(arguments.output, key, _settings(arguments), check_verdict)
         missing = [task for task in tasks if journal.key_of(task.row) not in journal]
         failures, rows = _ask(arguments, missing, journal), journal.rows
     elif arguments.output.exists():
-        failures, rows = 0, read_journal(arguments.output)
+        failures, rows = 0, read_journal(arguments.output, check_verdict)
     else:
         raise ValueError("endpoint: nothing is judged yet; name an endpoint with --endpoint")
     wanted = {tuple(task.row[name] for name in key) for task in tasks}
-    return [row for row in rows if tuple(row.get(name) for name in key) in wanted], failures
+    own = [row for row in rows if row["mode"] == arguments.mode]
+    return [row for row in own if tuple(row[name] for name in key) in wanted], failures
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -130,8 +145,8 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _heads(completions: list[dict[str, Any]]) -> int:
-    heads = {row.get("settings", {}).get("heads") for row in completions}
-    if len(heads) != 1 or not isinstance(next(iter(heads)), int):
+    heads = {row["settings"]["heads"] for row in completions}
+    if len(heads) != 1:
         raise ValueError(
             f"completions: expected texts of one model as `complete` writes them, got heads {heads}"
         )

@@ -7,7 +7,7 @@ the settings that made them, and a file of other settings is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,14 +17,27 @@ from dynamo.folders import drop_cut_line
 from dynamo.foreign import shown
 from dynamo.processes import Processes
 
+Check = Callable[[dict[str, Any]], None]  # KeyError, TypeError or ValueError for a row that cannot be used
 
-def read_journal(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a finished or interrupted journal. Raises ValueError naming file and line of a corrupt one."""
+
+def anything(row: dict[str, Any]) -> None:
+    """Takes any row."""
+
+
+def read_journal(path: str | Path, check: Check = anything) -> list[dict[str, Any]]:
+    """Rows of a finished or interrupted journal. Raises ValueError naming file and line of one that is
+    corrupt, or that `check` refuses."""
     rows = []
     for line, where in read_lines(path):
         row = parse_line(line, where)
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected an object, got {shown(row)}")
+        try:
+            check(row)
+        except KeyError as error:
+            raise ValueError(f"{where}: the field {error} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
         rows.append(row)
     return rows
 
@@ -32,10 +45,13 @@ def read_journal(path: str | Path) -> list[dict[str, Any]]:
 class Journal:
     """An append-only file of rows, each known by the values of its `key` fields.
 
-    rows: those that are there. Raises ValueError where an existing row was made with other settings.
+    rows: those that are there. Raises ValueError where an existing row was made with other settings, or is
+    one that `check` refuses.
     """
 
-    def __init__(self, path: str | Path, key: Sequence[str], settings: dict[str, Any]):
+    def __init__(
+        self, path: str | Path, key: Sequence[str], settings: dict[str, Any], check: Check = anything
+    ):
         self._path = Path(path)
         self._key = tuple(key)
         # As a row gives them back: tuples are lists there.
@@ -43,7 +59,7 @@ class Journal:
         self.rows: list[dict[str, Any]] = []
         if self._path.exists():
             drop_cut_line(self._path)
-            self.rows = read_journal(self._path)
+            self.rows = read_journal(self._path, check)
         for number, row in enumerate(self.rows, start=1):
             self._check(row, number)
         self._done = {self.key_of(row) for row in self.rows}
