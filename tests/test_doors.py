@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -17,7 +18,16 @@ from fakes import scripted_contenders
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui import Offer, build_demo, launch_options, serve
 from dynamo.ui.bodies import MOST_HELD, SMALL, Bodies
-from dynamo.ui.doors import SMALL_FILE, Refused, check_files, check_route, check_sender, discard, make_room
+from dynamo.ui.doors import (
+    SMALL_FILE,
+    Refused,
+    check_files,
+    check_route,
+    check_sender,
+    check_upload,
+    discard,
+    make_room,
+)
 from dynamo.ui.limits import QUIET_BYTES, QUIET_CALL, Rates
 
 PATIENCE = 120
@@ -115,6 +125,23 @@ def test_what_is_no_json_goes_no_further(body):
 def test_the_longest_numbers_are_no_files_and_take_no_time():
     body = b'{"data": [' + b"9" * 3_000_000 + b", 1e999999, NaN]}"
     assert refused(check_files, body, set()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        (b"multipart/form-data; boundary=ab", b"--ab\r\nx: y\r\n\r\nhello\r\n--ab--\r\n", None),
+        (b'multipart/form-data; boundary="ab"', b"--ab\r\nx: y\r\n\r\nhello\r\n--ab--", None),
+        (b"multipart/form-data; boundary=ab", b"--ab\r\nx: y\r\n\r\nhello", 400),
+        (b"multipart/form-data; boundary=ab", b"--ab\r\nx: y\r\n\r\nhello--ab--", 400),
+        (b"multipart/form-data; boundary=a; boundary=ab", b"--a\r\nx: y\r\n\r\nhello\r\n--ab--", 400),
+        (b"multipart/form-data", b"", 400),
+        (b"application/json", b"{}", 400),
+    ],
+)
+def test_an_upload_that_breaks_off_leaves_nothing_behind(kind, body, status):
+    refusal = refused(check_upload, {"headers": [(b"content-type", kind)]}, body)
+    assert (refusal and refusal.status) == status
 
 
 def test_what_was_uploaded_first_makes_room_and_nothing_else_is_removed(tmp_path):
@@ -243,6 +270,15 @@ def test_a_trace_that_was_loaded_is_not_kept(page):
         time.sleep(0.05)
     assert not Path(path).exists() and path not in demo.upload_file_set
     assert loading(client, path).status_code == 422
+
+
+def test_a_full_disk_under_an_upload_is_told_in_a_sentence(page, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gradio.route_utils.NamedTemporaryFile", full)
+    answer = page[1].post("gradio_api/upload", files={"files": ("run.ndjson", b"x")})
+    assert answer.status_code == 507 and answer.json()["detail"].startswith("There is no room for files")
 
 
 def test_an_upload_is_one_file_in_size_and_a_request_in_number(no_time_passes):

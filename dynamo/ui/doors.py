@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 _SHUT = re.compile(
     r"/gradio_api/(process_recording|deep_link|custom_component|dev/reload|file[=/]https?://)|^/monitoring"
 )
+_BOUNDARY = re.compile(rb"""boundary="?([\w'()+,./:=?-]+)""", re.IGNORECASE)
 _HOME = {"localhost", socket.gethostname().lower()}
 
 SMALL_FILE = 100_000
@@ -77,6 +78,14 @@ def check_files(body: bytes, uploaded: Collection[str]) -> None:
             if "meta" in value and not (isinstance(path, str) and path in uploaded):
                 raise Refused(422, "file: it was not uploaded here, or long ago; upload it again")
             waiting += value.values()
+
+
+def check_upload(scope: MutableMapping[str, Any], body: bytes) -> None:
+    """Raises Refused for an upload that breaks off: Gradio answers it, and leaves what came on the disk."""
+    kinds = b";".join(value for name, value in scope["headers"] if name == b"content-type")
+    boundaries = _BOUNDARY.findall(kinds)
+    if len(boundaries) != 1 or not body.rstrip(b"\r\n").endswith(b"\r\n--%b--" % boundaries[0]):
+        raise Refused(400, "The upload breaks off before its end; send it again.")
 
 
 def make_room(uploaded: set[str], most: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import math
 import threading
 import time
@@ -24,7 +25,9 @@ from typing import Any
 
 from dynamo.spaces.limits import Limits
 from dynamo.ui.bodies import Bodies, Message, Receive
-from dynamo.ui.doors import Refused, check_files, check_route, check_sender, make_room
+from dynamo.ui.doors import Refused, check_files, check_route, check_sender, check_upload, make_room
+
+log = logging.getLogger(__name__)
 
 LONGEST_FILE = 5_000_000  # bytes of a trace file
 LARGEST_REQUEST = 4_000_000  # bytes; both lanes of the longest chat take less
@@ -132,9 +135,11 @@ class Gate:
             largest, seconds = self._limits.upload_bytes(LONGEST_FILE) + AROUND_A_FILE, LONGEST_UPLOAD
         async with self._bodies.whole(receive, largest, seconds) as message:
             uploaded = scope["app"].get_blocks().upload_file_set
-            if uploads:
+            whole = message["type"] == "http.request"
+            if uploads and whole:
+                check_upload(scope, message["body"])
                 make_room(uploaded, MOST_UPLOADED)
-            elif message["type"] == "http.request":
+            elif whole:
                 if not joins:
                     self._check_rate(scope, QUIET_CALL + len(message["body"]))
                 if joins or _is_direct(scope):
@@ -144,6 +149,11 @@ class Gate:
             self._joining += joins  # nothing was awaited since the queue was looked at
             try:
                 await self._app(scope, _again(message, receive), send)
+            except OSError as error:
+                if not uploads:
+                    raise
+                log.error("an upload could not be written: %s", error)
+                raise Refused(507, "There is no room for files here; try it later.") from None
             finally:
                 self._joining -= joins
 
