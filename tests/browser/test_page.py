@@ -124,6 +124,26 @@ def test_a_closed_tab_frees_the_model(page_at):
         assert contenders.dynamo.closed == 1
 
 
+def test_whoever_waits_for_the_model_reads_the_place_in_the_queue(page_at):
+    """It was there, cut off by its box."""
+    with served(scripted_contenders(seconds=0.3, sleep=True)) as url:
+        first, second = page_at(url), page_at(url)
+        for page in (first, second):
+            page.fill("#prompt textarea", PROMPT)
+            page.click("#generate")
+            page.wait_for_selector("#stop:not([disabled])")
+        place = second.locator("#race .progress-text")
+        place.filter(has_text="queue: 1/1").wait_for()
+        seen = "(words) => { const { x, y, width, height } = words.getBoundingClientRect();"
+        seen += " return words.contains(document.elementFromPoint(x + width / 2, y + height / 2)); }"
+        place.evaluate(
+            "(words) => { for (let e = words; e; e = e.parentElement) e.style.pointerEvents = 'auto'; }"
+        )
+        assert place.evaluate(seen)
+        for page in (second, first):
+            page.click("#stop")
+
+
 def test_a_hidden_tab_loses_nothing(page_at, page_url):
     page = page_at(page_url)
     page.evaluate("""() => {
