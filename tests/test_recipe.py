@@ -124,6 +124,8 @@ def test_a_plan_tells_time_and_memory_and_does_nothing(ground, capsys):
     result = done(capsys, *command(ground, "--instructions", str(ground / "instructions.json"), "--plan"))
     assert list(result["expected"]) == ["heads", "chat", "chat-base"]
     assert result["expected"]["heads"].endswith("96 tokens")
+    read = int(result["expected"]["chat"].split()[-2].replace(",", ""))
+    assert 0 < read <= 2 * 2 * 64, "no more than the steps that are asked for read"
     assert result["stages"]["table"].startswith("python -m dynamo count --tokenizer")
     assert not (ground / "work").exists()
 

@@ -105,10 +105,12 @@ def _asked(stage: Stage, recipe: str) -> tuple[TrainingOptions, int, int]:
         options = from_arguments(TrainingOptions, asked, **RECIPES[recipe].options)
         length = asked.block_size or RECIPES[recipe].block_size
         return options, length, options.steps * options.batch_size * length
-    asked.steps = asked.steps or 1  # which follow from the epochs
-    options = from_arguments(TrainingOptions, asked)
-    read = round((asked.epochs or 1) * Path(asked.data).stat().st_size / TOKEN_BYTES)
-    return options, asked.max_length, read
+    read = asked.epochs * Path(asked.data).stat().st_size / TOKEN_BYTES
+    if asked.steps is None:
+        asked.steps = 1  # as epochs say how many, which is found out when the data is encoded
+    else:
+        read = min(read, asked.steps * asked.batch_size * asked.max_length)
+    return from_arguments(TrainingOptions, asked), asked.max_length, round(read)
 
 
 def _shape(recipe: str, base: str) -> Shape:
