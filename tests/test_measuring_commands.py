@@ -10,6 +10,7 @@ from test_loading import table_for
 
 from dynamo import Engine, SamplingOptions, load
 from dynamo.__main__ import main
+from dynamo.evaluation import sweep
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.text import encode_chat, encode_plain, encode_prompt
@@ -74,6 +75,38 @@ def test_sweep_prints_and_writes_the_same_report(folder, capsys):
         (3, "text"),
         (3, "base"),
     ]
+
+
+def test_a_killed_sweep_goes_on_with_the_next_threshold(folder, capsys, tmp_path, monkeypatch):
+    """What is wrong with the held-out text is said before anything is measured."""
+    output = tmp_path / "sweep.json"
+    arguments = ["sweep", "--model", folder / "pair", "--prompts", folder / "prompts.json", "--seeds", 1,
+                 "--mask-strength", 0, "--output", output, *LONGEST]  # fmt: skip
+    asked = []
+    whole = sweep.sweep
+
+    def killed_after_two(pair, thresholds, *more, **named):
+        asked.append(list(thresholds))
+        for number, point in enumerate(whole(pair, thresholds, *more, **named)):
+            if number == 2 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield point
+
+    monkeypatch.setattr(sweep, "sweep", killed_after_two)
+    (tmp_path / "bad.jsonl").write_text("{")
+    assert main([*map(str, arguments), "--data", str(tmp_path / "bad.jsonl")]) == 2
+    assert "bad.jsonl, line 1: not JSON" in capsys.readouterr().err and not asked
+    with pytest.raises(KeyboardInterrupt):
+        run(capsys, *arguments, "--thresholds", 0, 1)
+    half = (tmp_path / "sweep.json.points").read_text()
+    assert main([*map(str, arguments), "--top-k", "7"]) == 2
+    assert "top_k: 50 then, 7 now" in capsys.readouterr().err
+    code, result = run(capsys, *arguments, "--thresholds", 0, 1)
+    assert code == 0 and asked == [[0.0, 1.0], [1.0]], "the point at 0 was kept"
+    assert [point["threshold"] for point in result["points"]] == [0.0, 1.0]
+    kept = [json.loads(line) for line in half.splitlines()]
+    assert [row["speed_up"] for row in kept] == [result["base"]["speed_up"], result["points"][0]["speed_up"]]
+    assert [path.name for path in tmp_path.iterdir() if "sweep" in path.name] == ["sweep.json"]
 
 
 def test_sweep_completes_plain_text_where_there_is_no_chat_template(folder, capsys, tokenizer, tmp_path):

@@ -2,13 +2,16 @@
 
 Every threshold replies to the same prompts with the same seeds. The first reply to each prompt is timed,
 interleaved with the base model's own loop; the others are decoded together.
-With --data, also how often the joint's confidence is right on held-out text.
+With --data, also how often the joint's confidence is right on held-out text. With --output, a killed sweep
+goes on with the next threshold when the same command is given again.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import zlib
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,12 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    from dynamo import loading
+    from dynamo import data, loading
     from dynamo.commands.prompts import read_prompts
     from dynamo.evaluation import machine
-    from dynamo.evaluation.sweep import sweep, sweep_replies
     from dynamo.evaluation.sweep_report import SweepReport
 
     options = from_arguments(SamplingOptions, arguments)
@@ -63,32 +63,70 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pair = loading.load(arguments.model, **loading_options(arguments))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
-    count = sweep_replies(len(arguments.thresholds), len(prompts), arguments.seeds, arguments.batch)
-    with tqdm(total=count, unit="reply", leave=False, disable=None) as bar:
-        points = sweep(
-            pair, arguments.thresholds, prompts, options, arguments.seeds, arguments.max_new_tokens,
-            progress=bar.update, batch=arguments.batch,
-        )  # fmt: skip
-        base, *points = points
+    documents = None if arguments.data is None else data.read_documents(arguments.data, pair.tokenizer)
+    base, *points = _points(arguments, pair, options, prompts)
     report = SweepReport(
         model=arguments.model,
-        options={
-            **{name: value for name, value in asdict(options).items() if name in vars(arguments)},
-            "batch": arguments.batch,
-            "quantize": arguments.quantize,
-        },
+        options=_options(arguments, options),
         prompts=len(prompts),
         seeds=arguments.seeds,
         max_new_tokens=arguments.max_new_tokens,
         machine=machine.describe(pair.dynamo),
         base=base,
         points=tuple(points),
-        calibration=_calibration(arguments, pair, options),
+        calibration=_calibration(arguments, pair, options, documents),
     )
     _print(report)
     if arguments.output is not None:
         report.write(arguments.output)
+        _half_done(arguments.output).unlink()
     return report.to_json()
+
+
+def _half_done(output: Path) -> Path:
+    """The points that there are while a sweep lasts."""
+    return output.with_name(f"{output.name}.points")
+
+
+def _options(arguments: argparse.Namespace, options: SamplingOptions) -> dict[str, Any]:
+    own = {name: value for name, value in asdict(options).items() if name in vars(arguments)}
+    return {**own, "batch": arguments.batch, "quantize": arguments.quantize}
+
+
+def _points(
+    arguments: argparse.Namespace, pair: Any, options: SamplingOptions, prompts: list[list[int]]
+) -> list[Any]:
+    """The base's point and one per threshold; those that a killed run left are not measured again."""
+    from tqdm import tqdm
+
+    from dynamo.evaluation import machine
+    from dynamo.evaluation.journal import Journal
+    from dynamo.evaluation.sweep import Point, sweep, sweep_replies
+
+    journal, found = None, {}
+    if arguments.output is not None:
+        here = machine.describe(pair.dynamo)
+        settings = {
+            **_options(arguments, options),
+            **{name: getattr(arguments, name) for name in ("model", "seeds", "max_new_tokens")},
+            "prompts": zlib.crc32(repr(prompts).encode()),
+            **{name: here[name] for name in ("device", "threads", "dtype")},
+        }
+        journal = Journal(_half_done(arguments.output), ("threshold",), settings, Point.from_json)
+        found = {row["threshold"]: Point.from_json(row) for row in journal.rows}
+    left = [threshold for threshold in arguments.thresholds if threshold not in found]
+    count = sweep_replies(len(left), len(prompts), arguments.seeds, arguments.batch)
+    with journal or nullcontext(), tqdm(total=count, unit="reply", leave=False, disable=None) as bar:
+        for point in sweep(
+            pair, left, prompts, options, arguments.seeds, arguments.max_new_tokens,
+            progress=bar.update, batch=arguments.batch,
+        ):  # fmt: skip
+            # A run that goes on answers for the base again; the first time counts.
+            if point.threshold not in found:
+                found[point.threshold] = point
+                if journal is not None:
+                    journal.write(point.to_json())
+    return [found[threshold] for threshold in (None, *arguments.thresholds)]
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -102,15 +140,15 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"data: there is no file {arguments.data}")
 
 
-def _calibration(arguments: argparse.Namespace, pair: Any, options: SamplingOptions) -> tuple:
-    from dynamo import data
+def _calibration(
+    arguments: argparse.Namespace, pair: Any, options: SamplingOptions, documents: list[Any] | None
+) -> tuple:
     from dynamo.evaluation import calibration
 
     heads = pair.dynamo.config.num_token_heads
     orders = range(2, min(options.max_order, heads, pair.table.order if pair.table else heads) + 1)
-    if arguments.data is None or not orders:
+    if documents is None or not orders:
         return ()
-    documents = data.read_documents(arguments.data, pair.tokenizer)
     return tuple(
         calibration.measure(
             pair.dynamo, pair.table, pair.base, documents, options, orders, arguments.positions
