@@ -27,7 +27,7 @@ LOGIT_BYTES = 12  # of a logit of the loss's piece: itself, its softmax, its gra
 def multiplications_per_second(seconds: float = 0.3) -> float:
     """Multiply-adds a second of this machine's first GPU, or of its CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = _fast_dtype() if device.type == "cuda" else torch.float32
     size = 4 * TRIAL if device.type == "cuda" else TRIAL
     a = torch.randn(size, size, device=device, dtype=dtype)
     a @ a
@@ -38,6 +38,12 @@ def multiplications_per_second(seconds: float = 0.3) -> float:
         _finish(device)
         count += 1
     return count * size**3 / (time.perf_counter() - started)
+
+
+def _fast_dtype() -> torch.dtype:
+    """Of a GPU: one that has no bfloat16 of its own would be measured at imitating it."""
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 def _finish(device: torch.device) -> None:

@@ -1,8 +1,9 @@
 """Running out of memory, as one sentence with a remedy, after which the program lives on; and the most held.
 
-torch says it in three ways: an error of its own on a GPU, a plain RuntimeError of the CPU's allocator, and
-Python's MemoryError. What a failed pass held is let go before the sentence is raised: the frames of the error
-hold tensors, and whoever catches it might keep it.
+torch says it in several ways: an error of its own on a GPU, others where a GPU's libraries found no room for
+themselves, a plain RuntimeError of the CPU's allocator, and Python's MemoryError. What a failed pass held is
+let go before the sentence is raised: the frames of the error hold tensors, and whoever catches it might keep
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
-CPU_ALLOCATOR = "DefaultCPUAllocator"
+SAID = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 NOWHERE_LEFT = (
     "memory: there is none left for this; use smaller batches, a smaller model or fewer bits, or run it "
     "where there is more"
@@ -24,8 +25,8 @@ NOWHERE_LEFT = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory left."""
-    plain = type(error) is RuntimeError and CPU_ALLOCATOR in str(error)
-    return plain or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 @contextmanager

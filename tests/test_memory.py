@@ -27,6 +27,10 @@ OPTIONS = SamplingOptions(threshold=0.2)
 SENTENCE = r"memory: cpu has no room left for this run; shorten the chat .* 8bit or 4bit, .* smaller one$"
 WORDS = {
     "a GPU": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "a GPU's driver": lambda: torch.AcceleratorError("CUDA error: out of memory"),
+    "a GPU's library": lambda: RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"
+    ),
     "the CPU's allocator": lambda: RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
     ),
