@@ -183,3 +183,8 @@ def test_the_verb_counts_shards_with_a_budget_and_reports(tmp_path, tokenizer, c
     assert main([*arguments, "--max-mb", "1"]) == 0  # goes on with what is counted
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["tokens_per_second"] is None
     assert not list(tmp_path.glob("*.counting"))
+    (tmp_path / "bad.jsonl").write_text("{")
+    where = ["--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "table")]
+    assert main(["count", *where, "--data", str(tmp_path / "bad.jsonl")]) == 2
+    assert "bad.jsonl, line 1: not JSON" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.counting")), "there is nothing to go on with"

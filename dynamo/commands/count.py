@@ -46,7 +46,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     files = data_files(arguments.data)
     work = (arguments.scratch or arguments.output.parent) / f"{arguments.output.name}.counting"
     tokens = arguments.tokens or work / "tokens"
-    documents = tokenise(files, tokenizer, tokens, arguments.workers, progress=True)
+    try:
+        documents = tokenise(files, tokenizer, tokens, arguments.workers, progress=True)
+    finally:
+        if not any(work.rglob("*.json")):  # no file is tokenised, so there is nothing to go on with
+            shutil.rmtree(work, ignore_errors=True)
     resumed = (work / "runs").exists()
     started = time.perf_counter()
     unigrams, levels, min_count = count_files(
@@ -63,7 +67,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     source = ", ".join(Path(name).name for name in arguments.data)
     table = CooccurrenceTable(unigrams, levels, min_count, False, source, text.fingerprint(tokenizer))
     table.save(arguments.output)
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
     result = {
         "output": str(arguments.output),
         "tokens": table.total_tokens,
