@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -65,13 +66,17 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     if shelf.offer.workshop is not None:
         with tab.headless:
             training = training_section(shelf, demo)
-    seen = gr.State(0)  # swaps of the pair that this visitor's page shows
-    refreshed = [seen, tab.name, *tab.refreshed(), *pair.outputs()]
+    # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
+    seen = gr.Number(0, precision=0, visible=False)
+    built_for = shelf.loaded
+    loaded = gr.Textbox(built_for, visible=False)
+    refreshed = [seen, loaded, tab.name, *tab.refreshed(), *pair.outputs()]
 
-    def refresh(swaps: int) -> Updates:
+    def refresh(swaps: int, opening: bool = False) -> Updates:
         told = _told(tab, shelf)
         if swaps != shelf.host.swaps:
-            told |= {seen: shelf.host.swaps, tab.name: shelf.loaded, **pair.shown(shelf)}
+            name = loaded if opening else tab.name
+            told |= {seen: shelf.host.swaps, name: shelf.loaded, **pair.shown(shelf)}
         return told
 
     def connect(event: Any, source: Any) -> Any:
@@ -91,8 +96,15 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     )  # fmt: skip
     connect(begun.then, tab.name)
     tab.cancel.click(shelf.cancel, None, None, **QUIET)
-    # The page was built for the pair that it began with.
-    suggest(demo.load(refresh, seen, refreshed, **QUIET).then, pair.compare, opening=True)
+    # The page was built for the pair that it began with. Asked twice, as the first answer may come so late
+    # that it takes the place of one about a pair that was loaded meanwhile.
+    opened = demo.load(partial(refresh, opening=True), seen, refreshed, **QUIET)
+    opened = opened.then(partial(refresh, opening=True), seen, refreshed, **QUIET)
+    suggest(opened.then, pair.compare, opening=True)
+    opened.then(
+        None, [tab.name, loaded], tab.name, api_visibility="private",
+        js=f"(name, loaded) => name === {json.dumps(built_for)} ? loaded : name",  # else it was typed
+    )  # fmt: skip
     tab.picker.pick(_picked, None, tab.name, **QUIET)
     asked = [tab.quantize, tab.name]
     tab.quantize.change(

@@ -134,6 +134,62 @@ def test_after_a_swap_the_examples_are_what_the_new_pair_can_do_and_its_memory_a
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_model_name_that_is_written_while_the_page_learns_of_another_pair_stays(open_page, url, folder):
+    """On a busy machine the name of the pair before was what Load then loaded."""
+    first = at_models(open_page, url)
+    loads(first, str(folder / "untuned"))
+    first.get_by_text("it answers in Compare from the next run on").wait_for()
+    page, held, written = open_page(url), [], threading.Event()
+    page.route(
+        "**/gradio_api/run/**", lambda route: route.continue_() if written.is_set() else held.append(route)
+    )
+    page.reload()
+    while not held:
+        page.wait_for_timeout(50)
+    page.get_by_role("tab", name="Models").click()
+    name = page.locator("#model-name textarea, #model-name input").first
+    name.fill("someone/else")
+    written.set()
+    for route in held:
+        route.continue_()
+    page.locator("#models-loaded").get_by_text("untuned").first.wait_for()
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Code", exact=True).wait_for()
+    page.wait_for_timeout(300)  # what would overwrite it comes right behind
+    assert name.input_value() == "someone/else"
+
+
+def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page, url, folder):
+    """The page asks about the pair when it opens; on a slow line the visitor may load another one by then."""
+    first = at_models(open_page, url)
+    loads(first, str(folder / "<b>second"))
+    first.get_by_text("it answers in Compare from the next run on").wait_for()
+    page, late = open_page(url), []
+
+    def answer(route):
+        response = route.fetch()
+        if '"samples"' in response.text() and not late:
+            late.append((route, response))
+        else:
+            route.fulfill(response=response)
+
+    page.route("**/gradio_api/run/**", answer)
+    page.reload()
+    while not late:
+        page.wait_for_timeout(50)
+    page.get_by_role("tab", name="Models").click()
+    loads(page, str(folder / "untuned"))
+    page.get_by_text("it answers in Compare from the next run on").wait_for()
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Code", exact=True).wait_for()
+    ((route, response),) = late
+    with page.expect_response(lambda other: other.request != route.request and '"samples"' in other.text()):
+        route.fulfill(response=response)
+    page.get_by_role("button", name="Code", exact=True).wait_for()
+    page.get_by_label("Text to complete (this model").wait_for()
+    assert page.get_by_role("button", name="Explain", exact=True).count() == 0
+
+
 def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, url, folder):
     page = open_page(url)
     typed = page.locator("#prompt textarea, #prompt input").first
@@ -174,7 +230,9 @@ def test_what_a_visitor_writes_while_the_page_learns_of_another_pair_stays(open_
     first = at_models(open_page, url)
     loads(first, str(folder / "untuned"))
     first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page, held, written = open_page(url), [], threading.Event()
+    page, held, answered, written = open_page(url), [], [], threading.Event()
+    for end in ("requestfinished", "requestfailed"):  # the page was loaded twice
+        page.on(end, lambda request: answered.append(request))
     page.route(
         "**/gradio_api/run/**", lambda route: route.continue_() if written.is_set() else held.append(route)
     )
@@ -188,5 +246,7 @@ def test_what_a_visitor_writes_while_the_page_learns_of_another_pair_stays(open_
         route.continue_()
     page.get_by_label("Text to complete (this model").wait_for()
     page.get_by_role("button", name="Code", exact=True).wait_for()
-    page.wait_for_timeout(300)  # what would overwrite it comes right behind
+    while not {route.request for route in held} <= {*answered}:  # one of them might overwrite it
+        page.wait_for_timeout(50)
+    page.wait_for_timeout(300)  # it is put on the screen right after
     assert typed.input_value() == "My own words"
