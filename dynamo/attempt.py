@@ -86,7 +86,7 @@ def _in_loops(
     limit = float(options.threshold) ** (order - 1)
     if table is not None and options.mask_strength > 0:
         cells, values, kept_mass = loops.masked_joint(
-            ids, f, *table.trie(order), table.vocab_size, float(options.mask_strength)
+            ids, f, *table.trie(order), float(options.mask_strength)
         )
         seen = Joint.deferred(
             ids, f, lambda: joint.in_rank_order(joint.ranks_of(cells, order, k).T, values, k)

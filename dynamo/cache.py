@@ -65,7 +65,9 @@ class BatchState:
 
 
 class OneLane:
-    """New positions of one lane; each sees itself and all before it, and the last `queries` are wanted."""
+    """New positions of one lane, from `start` on; each sees itself and all before it, and the last `queries`
+    are wanted. loop: that of `attend_packed`, None where torch attends; it reads `turns` and `memory`.
+    """
 
     def __init__(
         self, state: DecodeState, new: int, queries: int, rotary: Rotary, causal: Callable[[int, int], Tensor]
@@ -76,15 +78,15 @@ class OneLane:
         self.cos, self.sin = (each[start:stop] for each in rotary)  # (new, 1, 1, rotary_dim)
         self.queries = queries
         self._cache = cache = state.cache
-        self._start, self._stop, self._causal = start, stop, causal
-        self._loop = _loop(cache, new, stop)
-        if self._loop is not None:
-            self._turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
-            self._memory = cache.numpy()
+        self.start, self._stop, self._causal = start, stop, causal
+        self.loop = _loop(cache, new, stop)
+        if self.loop is not None:
+            self.turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
+            self.memory = cache.numpy()
 
     @cached_property
     def _new(self) -> Tensor:
-        return self._cache[:, :, :, self._start : self._stop]
+        return self._cache[:, :, :, self.start : self._stop]
 
     @cached_property
     def _filled(self) -> tuple[Tensor, Tensor]:
@@ -93,7 +95,7 @@ class OneLane:
 
     @cached_property
     def _mask(self) -> Tensor | None:
-        new = self._stop - self._start
+        new = self._stop - self.start
         return None if new == 1 else self._causal(new, self._stop)  # (new, stop)
 
     def wanted(self, states: Tensor) -> Tensor:
@@ -104,18 +106,18 @@ class OneLane:
         self, projected: list[Tensor], heads: int, slot: int, scaling: float, whole: bool
     ) -> Sequence[Tensor]:
         """`attend` for n slots from a packed projection's rows each (`_unpacked`)."""
-        if self._loop is None:
+        if self.loop is None:
             return self.attend(*_unpacked(projected, heads, self.cos, self.sin), slot, scaling, whole)
-        queries = self._stop - self._start if whole else self.queries
-        keys, values = self._memory
+        queries = self._stop - self.start if whole else self.queries
+        keys, values = self.memory
         return [
             torch.from_numpy(
-                self._loop(
+                self.loop(
                     rows.numpy(),
-                    *self._turns,
+                    *self.turns,
                     keys[slot + i],
                     values[slot + i],
-                    self._start,
+                    self.start,
                     scaling,
                     queries,
                 )
@@ -133,7 +135,7 @@ class OneLane:
         if not whole:
             q = q[:, -self.queries :]
             mask = None if self.queries == 1 or mask is None else mask[-self.queries :]
-        if mask is not None and n == 1 and _is_plain(self._cache, self._stop - self._start):
+        if mask is not None and n == 1 and _is_plain(self._cache, self._stop - self.start):
             return _attend_plainly(q[0].transpose(0, 1), keys[slot], values[slot], mask, scaling)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2),
@@ -217,10 +219,10 @@ class Lanes:
             for at in range(end - asked, end)
         ]
         self._wanted = torch.tensor(wanted, device=device)
-        self._loop = _loop(state.cache, self._widest, self._filled)
-        if self._loop is not None:
-            self._turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
-            self._memory = state.cache.numpy()
+        self.loop = _loop(state.cache, self._widest, self._filled)
+        if self.loop is not None:
+            self.turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]
+            self.memory = state.cache.numpy()
 
     @cached_property
     def _row(self) -> Tensor:
@@ -255,20 +257,18 @@ class Lanes:
         self, projected: list[Tensor], heads: int, slot: int, scaling: float, whole: bool
     ) -> Sequence[Tensor]:
         """As `OneLane.attend_packed`, lane by lane."""
-        if self._loop is None:
+        if self.loop is None:
             return self.attend(*_unpacked(projected, heads, self.cos, self.sin), slot, scaling, whole)
         attended = []
         for at, rows in enumerate((each.numpy() for each in projected), start=slot):
-            keys, values = self._memory[:, at]  # (rows, heads, capacity, head_dim)
+            keys, values = self.memory[:, at]  # (rows, heads, capacity, head_dim)
             parts, end = [], 0
             for lane, (start, count, queries) in enumerate(self._lanes):
                 here = slice(end, end + count)
                 end += count
-                cos, sin = (each[here] for each in self._turns)
+                cos, sin = (each[here] for each in self.turns)
                 asked = count if whole else queries
-                parts.append(
-                    self._loop(rows[here], cos, sin, keys[lane], values[lane], start, scaling, asked)
-                )
+                parts.append(self.loop(rows[here], cos, sin, keys[lane], values[lane], start, scaling, asked))
             attended.append(torch.from_numpy(np.concatenate(parts)))
         return attended
 

@@ -148,9 +148,12 @@ class CooccurrenceTable:
         columns, ratios = self.cells([head[kept] for head, kept in zip(heads, known, strict=True)])
         return [kept[rank] for kept, rank in zip(known, columns, strict=True)], ratios
 
-    def trie(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What loops that look for tuples of `order` walk: first and last as `tuples.nodes_of` has them, and
-        the M of every tuple. Raises ValueError for an order that the table does not hold.
+    def trie(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What loops that look for tuples of `order` walk: first, last and counts as `tuples.nodes_of` has
+        them, and (vocab,) how rare each token is: all tokens over its own.
+
+        M of a tuple is its count times its tokens' rarity, over the number of tuples of its order. Raises
+        ValueError for an order that the table does not hold.
         """
         self._need_order(order)
         return self._trie
@@ -183,22 +186,18 @@ class CooccurrenceTable:
     @cached_property
     def _ratios(self) -> tuple[np.ndarray, ...]:
         """M of every tuple, by order, as `tuples` lists them."""
-        ratios = np.split(self._trie[2], np.cumsum([len(level.last) for level in self.levels])[:-1])
+        p = self.unigrams / self.total_tokens
+        independent, ratios = p, []
+        for level in self.levels:
+            independent = independent.repeat(level.fans) * p[level.last]
+            ratios.append(level.counts / max(level.total, 1) / independent)
         return tuple(ratios)
 
     @cached_property
-    def _trie(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        nodes = nodes_of(self.levels)
-        types = [*((len(each), each.dtype) for each in nodes), (len(nodes[1]), np.float64)]
-        first, last, ratio = side_by_side(types)
-        first[:], last[:] = nodes
-        p = self.unigrams / self.total_tokens
-        independent, end = p, 0
-        for level in self.levels:
-            start, end = end, end + len(level.last)
-            independent = independent.repeat(level.fans) * p[level.last]
-            ratio[start:end] = level.counts / max(level.total, 1) / independent
-        return first, last, ratio
+    def _trie(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        # A token that was never counted is in no tuple.
+        rarity = self.total_tokens / np.maximum(self.unigrams, 1)
+        return side_by_side([*nodes_of(self.levels), rarity])
 
     @cached_property
     def _bitmap(self) -> PairBitmap | None:

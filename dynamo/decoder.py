@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
 
+from dynamo import kernels
 from dynamo.cache import BatchState, DecodeState, Lanes, OneLane, turn, warm_up
 from dynamo.model import DynamoForCausalLM
 from dynamo.packed import LARGEST_COPY, WEIGHTS, PackedLayers, fits_half, has_int8, layers_of, packs, product
@@ -68,13 +69,14 @@ class Decoder:
         if self.packed:
             stem, side_by_side = layers_of(model)
             self._stem = [self._pack([layer], slot) for slot, layer in enumerate(stem)]
-            self._finals = self._pack(side_by_side, len(stem))
-            warm_up()
+            self._finals = self._pack(side_by_side, len(stem), looped=True)
         self._embed, self._final_norm = self._base.gpt_neox.embed_in, self._base.gpt_neox.final_layer_norm
         self._unembed = self._output_embedding()
         self._output_is_shared = not any(
             head.final_layer_norm or head.output_embedding for head in self._token_heads
         )
+        if self.packed:
+            self._warm_up()
 
     def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
         """What a pass is made of, for whoever times it from outside: (owner, name of a function, part).
@@ -106,8 +108,16 @@ class Decoder:
     def device(self) -> torch.device:
         return self._base.gpt_neox.embed_in.weight.device
 
-    def _pack(self, layers: list[nn.Module], slot: int) -> PackedLayers:
-        return PackedLayers(layers, slot, self._attention_heads, self._weights)
+    def _warm_up(self) -> None:
+        """Have the loops that a pass runs compiled, or read from where they are kept, before one is timed."""
+        if self._finals.looped is None:
+            warm_up()
+            return
+        with kernels.tried():
+            self.forward(self.new_state(1), [0])
+
+    def _pack(self, layers: list[nn.Module], slot: int, looped: bool = False) -> PackedLayers:
+        return PackedLayers(layers, slot, self._attention_heads, self._weights, looped)
 
     @torch.inference_mode()
     def _output_embedding(self) -> Callable[[Tensor], Tensor]:

@@ -175,7 +175,7 @@ def _following(
     loops = kernels.loops()
     if table is not None and options.mask_strength > 0 and loops is not None and hasattr(table, "trie"):
         strength = float(options.mask_strength)
-        ids, f = loops.followers(np.array(chunk), ids, f, *table.trie(order), table.vocab_size, strength)
+        ids, f = loops.followers(np.array(chunk), ids, f, *table.trie(order), strength)
     elif table is not None and options.mask_strength > 0:
         columns, ratios = table.cells([*np.array(chunk)[:, None], ids])
         by_rank = columns[-1].argsort()

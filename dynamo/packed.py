@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo.cache import Lanes, OneLane
+from dynamo.looped import LoopedLayers, activation_of, can_loop, is_half, looped_bytes
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
 LARGEST_COPY = 2**31  # bytes
@@ -69,49 +70,70 @@ def packs(model: nn.Module, weights: str = "own") -> bool:
 
 def copies_of(model: nn.Module) -> int:
     """Bytes of the packed copies that a `Decoder` of this model holds; 0 where it has none."""
+    return bytes_of_copies(model) if packs(model) else 0
+
+
+def bytes_of_copies(model: nn.Module, holds: Callable[[Tensor], bool] | None = None) -> int:
+    """The same of a model that is packed once it is loaded in full; holds: which weights 16 bits hold."""
     stem, side_by_side = layers_of(model)
-    return copied_bytes([*stem, *side_by_side], model.get_output_embeddings()) if packs(model) else 0
+    copies = copied_bytes([*stem, *side_by_side], model.get_output_embeddings(), holds)
+    return copies + looped_bytes(side_by_side, holds or is_half)
 
 
 class PackedLayers:
-    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on; `weights`
-    is one of `WEIGHTS`."""
+    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on.
 
-    def __init__(self, layers: Sequence[GPTNeoXLayer], slot: int, heads: int, weights: str = "own"):
+    weights: one of `WEIGHTS`; looped: whether a lane's few positions may go through the compiled loop, which
+    has copies of its own.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[GPTNeoXLayer],
+        slot: int,
+        heads: int,
+        weights: str = "own",
+        looped: bool = False,
+    ):
         first = layers[0]
         self.slot = slot
         self.hidden = first.attention.dense.out_features
         self.heads = heads
         self.eps = first.input_layernorm.eps
         self.scaling = first.attention.scaling
-        self.activation = getattr(first.mlp.act, "act", first.mlp.act)
+        self.activation = activation_of(first)
         self.weights = weights
         with torch.inference_mode():
             norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in layers]
             self.gain = _stacked([[norm.weight for norm in pair] for pair in norms])
             self.shift = _stacked([[norm.bias for norm in pair] for pair in norms])
-            self.project = [self._projection(layer.attention.query_key_value) for layer in layers]
+            project = [self._projection(layer.attention.query_key_value) for layer in layers]
+            contract = [self._contraction(layer) for layer in layers]
+            self.project = [matrix_product(weights, *part) for part in project]
             self.expand = [product(layer.mlp.dense_h_to_4h, weights) for layer in layers]
-            self.contract = [self._contraction(layer) for layer in layers]
+            self.contract = [matrix_product(weights, *part) for part in contract]
+            use_loop = looped and weights == "own" and can_loop(layers)
+            self.looped = LoopedLayers(layers, project, contract, slot) if use_loop else None
 
-    def _projection(self, linear: nn.Linear) -> Product:
+    def _projection(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
         """Rows: queries, keys, values, each by head."""
-        parts = [
-            part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        weight, bias = (
+            None if part is None else part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
             for part in (linear.weight, linear.bias)
-            if part is not None
-        ]
-        return matrix_product(self.weights, *parts)
+        )
+        return weight, bias
 
-    def _contraction(self, layer: GPTNeoXLayer) -> Product:
+    def _contraction(self, layer: GPTNeoXLayer) -> tuple[Tensor, Tensor]:
         dense, last = layer.attention.dense, layer.mlp.dense_4h_to_h
         bias = last.bias if dense.bias is None else last.bias + dense.bias
-        return matrix_product(self.weights, torch.cat([dense.weight, last.weight], dim=1), bias)
+        return torch.cat([dense.weight, last.weight], dim=1), bias
 
     def forward(self, hidden_states: Tensor, n: int, step: OneLane | Lanes, whole: bool) -> Tensor:
         """The first `n` layers' outputs, (n, new, hidden) or, unless `whole`, (n, queries, hidden), from
         hidden_states (new, hidden).
         """
+        if self.looped is not None and not whole and isinstance(step, OneLane) and step.loop is not None:
+            return self.looped.forward(hidden_states, n, step)
         normed = F.layer_norm(hidden_states, (self.hidden,), None, None, self.eps)
         normed = torch.addcmul(self.shift[:n], self.gain[:n], normed)  # (n, 2, new, hidden)
         projected = [self.project[i](normed[i, 0]) for i in range(n)]
@@ -132,7 +154,8 @@ def copied_bytes(
     embedding: nn.Module | None = None,
     holds: Callable[[Tensor], bool] | None = None,
 ) -> int:
-    """What `PackedLayers` of these layers, and `product` of a plain output embedding, take beside the model.
+    """What `PackedLayers` of these layers, without a loop's, and `product` of a plain output embedding, take
+    beside the model.
 
     holds: which weights 16 bits hold, `fits_half` unless told otherwise. Of other weights there is a copy
     only where parts are put together or in another order.
@@ -203,9 +226,7 @@ def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:
 
 def fits_half(weight: Tensor) -> bool:
     """Whether 16 bits hold every number of it exactly, and this machine has the kernel that reads them."""
-    return "fbgemm" in torch.backends.quantized.supported_engines and torch.equal(
-        weight.half().float(), weight
-    )
+    return "fbgemm" in torch.backends.quantized.supported_engines and is_half(weight)
 
 
 def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

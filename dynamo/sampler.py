@@ -153,4 +153,4 @@ def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None)
                 choose_joint(candidates, 2, context, each, options)
             if hasattr(table, "trie"):
                 chunk, head = candidates.ids[0, :1], Candidates(*(each[1] for each in candidates))
-                loops.followers(chunk, *head, *table.trie(2), table.vocab_size, 1.0)
+                loops.followers(chunk, *head, *table.trie(2), 1.0)

@@ -137,33 +137,39 @@ class PairBitmap:
         return row, cells - row * len(second), positions.take(cells).astype(np.intp)
 
 
-def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray]:
-    """The levels end to end, for who walks them in one loop: (first, last).
+def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The levels end to end, for who walks them in one loop: (first, last, counts).
 
     Node t is token t, from node `vocab_size` on come the pairs, then the triples .. A node's children are the
-    nodes first[node] to first[node + 1]; last is a tuple's last token, without the single tokens.
+    nodes first[node] to first[node + 1]; last and counts are a tuple's last token and its count, without the
+    single tokens.
     """
     ends = levels[0].vocab_size + np.cumsum([0, *(len(level.last) for level in levels)])
     first = [level.starts[:-1] + end for level, end in zip(levels, ends[:-1], strict=True)]
     first = np.concatenate([*first, ends[-1:]])
     fits = ends[-1] <= np.iinfo(np.int32).max
-    return first.astype(np.int32 if fits else np.int64), np.concatenate([level.last for level in levels])
+    last = np.concatenate([level.last for level in levels])
+    return (
+        first.astype(np.int32 if fits else np.int64),
+        last,
+        np.concatenate([level.counts for level in levels]),
+    )
 
 
-def side_by_side(types: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, ...]:
-    """Empty arrays of so many numbers of such types, in one piece of memory that begins a large page.
+def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Copies of arrays in one piece of memory that begins a large page.
 
     numpy asks the system for large pages where a piece has some megabytes. Whoever reads here and there in
     small ones waits for the processor to find each.
     """
-    sizes = [-(-length * np.dtype(dtype).itemsize // CACHE_LINE) * CACHE_LINE for length, dtype in types]
+    sizes = [-(-array.nbytes // CACHE_LINE) * CACHE_LINE for array in arrays]
     piece = np.empty(sum(sizes) + LARGE_PAGE, np.uint8)
-    at = -piece.ctypes.data % LARGE_PAGE
-    arrays = []
-    for (length, dtype), size in zip(types, sizes, strict=True):
-        arrays.append(piece[at : at + size].view(dtype)[:length])
+    at, copies = -piece.ctypes.data % LARGE_PAGE, []
+    for array, size in zip(arrays, sizes, strict=True):
+        copies.append(piece[at : at + array.nbytes].view(array.dtype))
+        copies[-1][:] = array
         at += size
-    return tuple(arrays)
+    return tuple(copies)
 
 
 def counted(length: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def by_operators(lane, rows, heads, scaling, whole):
     """The same by torch, in float64: output, and what the cache then holds."""
     memory, turns = lane._cache.double(), [each.double() for each in (lane.cos, lane.sin)]
     q, kv = cache._unpacked([rows.double()], heads, *turns)
-    start, stop = lane._start, lane._stop
+    start, stop = lane.start, lane._stop
     memory[:, 1, :, start:stop] = kv[0].permute(1, 2, 0, 3)
     keys, values = memory[:, 1, :, :stop]
     unseen = torch.full((stop - start, stop), float("-inf")).triu(start + 1).double()
@@ -58,7 +58,7 @@ def test_the_loop_agrees_with_torchs_operators(heads, width, turned, start, new,
         heads, width, max(2, int(turned * width) // 2 * 2), start, new, min(queries, new), seed, scale
     )
     expected, memory = by_operators(lane, rows, heads, width**-0.5, whole)
-    assert lane._loop is kernels.loops().attend
+    assert lane.loop is kernels.loops().attend
     (found,) = lane.attend_packed([rows], heads, 1, width**-0.5, whole)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5 * scale)
     torch.testing.assert_close(state.cache.double(), memory, rtol=1e-5, atol=1e-5 * scale**2)
@@ -117,12 +117,12 @@ def test_passes_of_several_lanes_with_and_without_the_loop_have_the_same_logits(
 
 def test_longer_memories_and_prompts_are_left_to_torch(monkeypatch):
     lane, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
-    assert lane._loop is not None
+    assert lane.loop is not None
     prompt, *_ = lane_of(2, 8, 4, 0, cache.FEW_QUERIES + 1, 1, seed=0)
-    assert prompt._loop is None
+    assert prompt.loop is None
     monkeypatch.setattr("dynamo.cache.LOOP_NUMBERS", 2 * 8 * 8 - 1)
     long, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
-    assert long._loop is None
+    assert long.loop is None
 
 
 def test_without_numba_torch_attends(monkeypatch):

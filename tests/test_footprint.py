@@ -55,6 +55,8 @@ def held_beside(model):
                 found[cell.cell_contents.untyped_storage().data_ptr()] = cell.cell_contents
     for part in parts:
         found |= {each.untyped_storage().data_ptr(): each for each in (part.gain, part.shift)}
+    looped = vars(decoder._finals.looped)["_weights"] if decoder._finals.looped else ()
+    total += sum(each.nbytes for each in looped if isinstance(each, np.ndarray))
     return total + sum(each.nbytes for pointer, each in found.items() if pointer not in own)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -288,11 +289,10 @@ print(kernels.loops())
 
 def test_what_the_loops_walk_lies_in_one_piece_that_begins_a_large_page():
     table = CooccurrenceTable.count([np.arange(300) % 7, np.arange(40) % 3], order=3, vocab_size=9)
-    first, last, ratio = table.trie(3)
+    first, *others = table.trie(3)
     assert first.ctypes.data % LARGE_PAGE == 0
-    assert first.base is last.base is ratio.base
-    assert all(array.ctypes.data % 64 == 0 for array in (first, last, ratio))
-    assert not any(np.shares_memory(one, other) for one, other in [(first, last), (last, ratio)])
+    assert all(array.base is first.base and array.ctypes.data % 64 == 0 for array in others)
+    assert not any(np.shares_memory(*pair) for pair in combinations([first, *others], 2))
 
 
 @settings(max_examples=60, deadline=None)

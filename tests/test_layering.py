@@ -13,7 +13,20 @@ LAYERS = [
     | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
     | {"workers", "processes", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
     | {"candidates", "direction", "sortedruns", "sampling_options", "tablefile"},
-    {"sampler", "exact", "lane", "cache", "packed", "decoder", "pool", "data", "loading", "race", "recorder"}
+    {
+        "sampler",
+        "exact",
+        "lane",
+        "cache",
+        "looped",
+        "packed",
+        "decoder",
+        "pool",
+        "data",
+        "loading",
+        "race",
+        "recorder",
+    }
     | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
     {"engine", "stock", "processors", "training", "charts", "cards"},
     {"evaluation", "reproduction", "embedded", "pathway", "ui"},
@@ -40,11 +53,12 @@ SIBLINGS = {
     "sampler": {"attempt"},
     "exact": {"sampler"},
     "lane": {"exact", "sampler"},
-    "packed": {"cache"},
+    "looped": {"cache"},
+    "packed": {"cache", "looped"},
     "decoder": {"cache", "packed"},
     "pool": {"cache"},
     "dispatched": {"decoder"},
-    "loading": {"packed", "pool"},  # what packed copies take in memory, what may be let go
+    "loading": {"looped", "packed", "pool"},  # what packed copies take in memory, what may be let go
     "intervals": {"foreign"},
     "stages": {"folders"},
     "stock": {"engine", "processors"},

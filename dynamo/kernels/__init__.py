@@ -1,5 +1,5 @@
 """Inner loops compiled by numba: the sampler's, which `dynamo.joint` and `dynamo.tuples` state in numpy, and
-attention for a few positions, which `dynamo.cache` states in torch.
+attention and layers for a few positions, which `dynamo.cache` and `dynamo.packed` state in torch.
 
 A pass looks at a few thousand cells, and attends for a few positions of a small model: too little for the
 calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as
@@ -34,6 +34,8 @@ class Loops(NamedTuple):
     next_token: Callable
     drawn: Callable
     attend: Callable
+    side_by_side: Callable
+    widens_halves: Callable
 
 
 _given_up: list[Exception] = []
@@ -51,7 +53,7 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import attention, cells, heads, thresholds
+        from dynamo.kernels import cells, compiling, heads, layers, thresholds
     except ImportError:
         return None
     return Loops(
@@ -62,7 +64,9 @@ def loops() -> Loops | None:
         thresholds.survivors,
         thresholds.next_token,
         thresholds.drawn,
-        attention.attend,
+        layers.attend,
+        layers.side_by_side,
+        compiling.widens_halves,
     )
 
 

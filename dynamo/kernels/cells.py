@@ -10,6 +10,8 @@ import numpy as np
 
 from dynamo.kernels.compiling import compiled
 
+CACHE_LINE = 64  # bytes
+HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 SEARCH_COST = 32  # looking up one candidate takes as long as reading this many children
 
 
@@ -27,88 +29,110 @@ def _find(last, low, high, token):
 
 
 @compiled
-def _extended(cells, nodes, products, head, f, first, last, vocab):
-    """The cells one token longer that are tuples: each of `nodes` with those of `head` that are its children.
+def _children_among(head, nodes, first, last, vocab):
+    """Which children of `nodes` end in a token of `head`: their places, and the places of their parents.
 
     Children are read and looked up in the head, or where they are many, the head's among them. Indices are
     unsigned, which spares a test for negative ones at each. The model's weights have pushed the table out of
-    the caches, so each row is asked for before any is read: the processor then waits for many at a time.
+    the caches, so all that will be read is asked for before: the processor then waits for many lines at once.
     """
-    k, tokens = len(head), np.uint64(vocab)
-    most = np.uint64(1)
+    k, tokens, line = len(head), np.uint64(vocab), np.uint64(CACHE_LINE // last.itemsize)
+    most, asked = np.uint64(1), np.uint64(0)
     for node in nodes:
-        most += np.uint64(min(first[node + np.uint64(1)] - first[node], k))
-    children, parents = np.empty(most, np.uint32), np.empty(most, np.uint32)
+        low, high = np.uint64(first[node]) - tokens, np.uint64(first[node + np.uint64(1)]) - tokens
+        most += min(high - low, np.uint64(k))
+        if high - low <= SEARCH_COST * k:
+            while low < high:
+                asked += np.uint64(last[low])
+                low += line
+    found = np.empty(most, np.uint64)
+    found[0] = asked  # or the compiler would leave it out
     rank_of = np.full(vocab, -1, np.int16)
     for rank in range(k):
         if head[rank] < vocab:
             rank_of[head[rank]] = rank
-    found, asked, end = np.uint64(0), np.uint64(0), np.uint64(len(last))
-    for node in nodes:
-        begin = np.uint64(first[node]) - tokens
-        if begin < end:
-            asked += np.uint64(last[begin])
-    children[0] = asked  # or the compiler would leave it out
+    count = np.uint64(0)
     for i in range(len(nodes)):
         low, high = np.uint64(first[nodes[i]]) - tokens, np.uint64(first[nodes[i] + np.uint64(1)]) - tokens
+        parent = np.uint64(i) << HALF
         if high - low > SEARCH_COST * k:
             for rank in range(k):
                 child = _find(last, low, high, head[rank])
-                children[found], parents[found] = child, i
-                found += np.uint64(child >= 0)
+                found[count] = parent | np.uint64(child)
+                count += np.uint64(child >= 0)
         else:
             for child in range(low, high):
-                children[found], parents[found] = child, i
-                found += np.uint64(rank_of[np.uint64(last[child])] >= 0)
-    longer, below, times = np.empty(found, np.int64), np.empty(found, np.uint64), np.empty(found)
-    for j in range(found):
-        child, i = np.uint64(children[j]), np.uint64(parents[j])
-        rank = np.uint64(rank_of[np.uint64(last[child])])
-        longer[j], below[j], times[j] = cells[i] * k + rank, child + tokens, products[i] * f[rank]
-    return longer, below, times
+                found[count] = parent | child
+                count += np.uint64(rank_of[np.uint64(last[child])] >= 0)
+    return found[:count], rank_of
 
 
 @compiled
-def masked_joint(ids, f, first, last, ratio, vocab, strength):
+def masked_joint(ids, f, first, last, counts, rarity, strength):
     """The cells of the grid that are tuples of the table, their masked joint, and the mass that was kept.
 
     Cells come in the order in which they are found: first tokens by rank, later ones by token.
-    ids, f (m, k); the table as `CooccurrenceTable.trie` lays it out. The joint is normalised where it is not
-    all zero.
+    ids, f (m, k); the table as `CooccurrenceTable.trie` lays it out. M of a tuple is its count times its
+    tokens' rarity, up to a factor of all tuples of its order. The joint is normalised where it is not all
+    zero.
     """
     m, k = ids.shape
-    cells, nodes, values = np.arange(k), ids[0].astype(np.uint64), f[0].copy()
+    vocab = len(rarity)
+    tokens = np.uint64(vocab)
+    cells, nodes, values, shares = np.arange(k), np.empty(k, np.uint64), np.empty(k), np.empty(k)
     known = 0
     for rank in range(k):
         if ids[0, rank] < vocab:
-            cells[known], nodes[known], values[known] = rank, ids[0, rank], f[0, rank]
+            cells[known], nodes[known] = rank, ids[0, rank]
+            values[known], shares[known] = f[0, rank], rarity[ids[0, rank]]
             known += 1
-    cells, nodes, values = cells[:known], nodes[:known], values[:known]
-    for head in range(1, m):
-        cells, nodes, values = _extended(cells, nodes, values, ids[head], f[head], first, last, vocab)
-    kept, largest, total = 0.0, 1.0, 0.0
-    for value in values:
-        kept += value
-    tokens = np.uint64(vocab)
+    cells, nodes, values, shares = cells[:known], nodes[:known], values[:known], shares[:known]
+    for head in range(1, m - 1):
+        found, rank_of = _children_among(ids[head], nodes, first, last, vocab)
+        size = len(found)
+        longer, below, times, rare = (
+            np.empty(size, np.int64),
+            np.empty(size, np.uint64),
+            np.empty(size),
+            np.empty(size),
+        )
+        for j in range(size):
+            child, parent = found[j] & LOW, found[j] >> HALF
+            token = np.uint64(last[child])
+            rank = np.int64(rank_of[token])
+            longer[j], below[j] = cells[parent] * k + rank, child + tokens
+            times[j], rare[j] = values[parent] * f[head, rank], shares[parent] * rarity[token]
+        cells, nodes, values, shares = longer, below, times, rare
+    found, rank_of = _children_among(ids[m - 1], nodes, first, last, vocab)
+    size = len(found)
+    complete, joint, mask = np.empty(size, np.int64), np.empty(size), np.empty(size)
+    kept, largest, total = 0.0, 0.0, 0.0
+    for j in range(size):
+        child, parent = found[j] & LOW, found[j] >> HALF
+        token = np.uint64(last[child])
+        rank = np.int64(rank_of[token])
+        complete[j], joint[j] = cells[parent] * k + rank, values[parent] * f[m - 1, rank]
+        mask[j] = shares[parent] * rarity[token] * counts[child]
+        kept += joint[j]
+        largest = max(largest, mask[j])
     if strength != 1.0:  # normalised away; large powers overflow
-        largest = 0.0
-        for node in nodes:
-            largest = max(largest, ratio[node - tokens])
-    for i in range(len(cells)):
-        share = ratio[nodes[i] - tokens]
-        values[i] *= share if strength == 1.0 else (share / largest) ** strength
-        total += values[i]
-    if total > 0:
-        for i in range(len(cells)):
-            values[i] /= total
-    return cells, values, kept
+        for j in range(size):
+            mask[j] = (mask[j] / largest) ** strength
+    for j in range(size):
+        joint[j] *= mask[j]
+        total += joint[j]
+    scale = 1.0 / total if total > 0 else 1.0
+    for j in range(size):
+        joint[j] *= scale
+    return complete, joint, kept
 
 
 @compiled
-def followers(chunk, ids, f, first, last, ratio, vocab, strength):
+def followers(chunk, ids, f, first, last, counts, rarity, strength):
     """Those of ids (k,) that make a tuple of the table with `chunk` before them, and their f times the mask,
     normalised: two arrays (n,), n up to k, in the order of ids, without those of no weight.
     """
+    vocab = len(rarity)
     tokens, node = np.uint64(vocab), np.uint64(chunk[0])
     none, nothing = ids[:0].copy(), f[:0].copy()
     for token in chunk:
@@ -127,7 +151,8 @@ def followers(chunk, ids, f, first, last, ratio, vocab, strength):
     for rank in range(len(ids)):
         child = _find(last, low, high, ids[rank]) if ids[rank] < vocab else np.int64(-1)
         if child >= 0 and f[rank] > 0:
-            found[count], weights[count], shares[count] = ids[rank], f[rank], ratio[np.uint64(child)]
+            found[count], weights[count] = ids[rank], f[rank]
+            shares[count] = counts[np.uint64(child)] * rarity[ids[rank]]
             largest = max(largest, shares[count])
             count += 1
     for i in range(count):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 from numba import njit
 from numba.core.errors import NumbaError
 
@@ -32,3 +34,10 @@ def _compiled(function: Callable, **options: Any) -> Callable:
         return njit(cache=True, error_model="numpy", **options)(function)
     except RuntimeError:  # no such folder
         return njit(error_model="numpy", **options)(function)
+
+
+def widens_halves() -> bool:
+    """Whether this processor widens 16-bit floats by itself; loops that do so are for no other."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    return llvmlite.binding.get_host_cpu_features().get("f16c", False)

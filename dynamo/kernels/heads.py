@@ -11,7 +11,7 @@ from dynamo.kernels.compiling import compiled
 NAN, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # as `_rank_key` orders them
 LEAST = np.int32(-0x7FFFFFFF)
 LAST = np.int64(0x7FFFFFFF)
-LANES = 128  # so many maxima of a head's logits tell where its top k begin, for k up to as many
+BLOCKS = 256  # the largest logits of so many blocks tell where the top k begin, for k up to as many
 FEW = 512  # of so many, counting who is ahead of each is faster than putting one by one in its place
 
 
@@ -24,16 +24,10 @@ def _rank_key(bits):
 
 
 @compiled
-def _floor(keys, k):
-    """A key that the k largest are not below: the k-th largest of `LANES` interleaved maxima, by halving."""
-    lanes = min(len(keys), LANES)
-    if lanes < k:
+def _floor(largest, k):
+    """The k-th largest of some blocks' largest keys, by halving: no less than k keys are not below it."""
+    if len(largest) < k:
         return LEAST
-    largest = keys[:lanes].copy()
-    for start in range(lanes, len(keys), lanes):
-        more = keys[start : start + lanes]
-        for lane in range(len(more)):
-            largest[lane] = max(largest[lane], more[lane])
     low, high = np.int64(LEAST), np.int64(NAN)
     while low < high:
         middle = (low + high + 1) >> 1
@@ -84,17 +78,25 @@ def top_k(logits, k, temperature):
     heads, vocab = logits.shape
     ids, f = np.empty((heads, k), np.int64), np.empty((heads, k))
     keys, order = np.empty(vocab, np.int32), np.empty(vocab + 1, np.int64)
+    width = -(-vocab // BLOCKS)
+    largest = np.empty(-(-vocab // width), np.int32)
     finite = True
     for head in range(heads):
         row = logits[head]
         bits = row.view(np.int32)
         for i in range(vocab):
             keys[i] = _rank_key(bits[i])
-        floor = _floor(keys, k)
+        for block in range(len(largest)):
+            largest[block] = LEAST
+            for key in keys[block * width : (block + 1) * width]:
+                largest[block] = max(largest[block], key)
+        floor = _floor(largest, k)
         found = 0
-        for i in range(vocab):
-            order[found] = (np.int64(keys[i]) << 32) | (LAST - i)  # by key, then by place
-            found += keys[i] >= floor
+        for block in range(len(largest)):
+            if largest[block] >= floor:
+                for i in range(block * width, min((block + 1) * width, vocab)):
+                    order[found] = (np.int64(keys[i]) << 32) | (LAST - i)  # by key, then by place
+                    found += keys[i] >= floor
         if found <= FEW:
             _count_ranks(order[:found], ids[head])
         else:

@@ -207,23 +207,29 @@ def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, widt
     """
     m, k = ids.shape
     none = np.empty((0, m), np.int64)
+    above, left, found = np.empty(len(cells) + 1, np.int64), np.empty(len(cells) + 1), 0
+    for i in range(len(cells)):
+        above[found], left[found] = cells[i], values[i]
+        found += values[i] > limit
     best = 0.0
-    for value in values:
+    for value in left[:found] if found > 0 else values:
         best = max(best, value)
     if best <= 0 or kept < least_kept:
         return MASK if best <= 0 else KEPT_MASS, best, none, values[:0]
-    keep, done = np.ones(len(cells), np.bool_), True
+    done = True
     if adaptive and first:
         cells, values = cells.copy(), values.copy()
         _put_in_order(cells, values)
         keep, done = adaptive_keep(cells, values, m, k, width)
-    for i in range(len(cells)):
-        keep[i] &= values[i] > limit
-    cells, values = cells[keep], values[keep]
-    _put_in_order(cells, values)
-    if adaptive and not first:
-        keep, done = adaptive_keep(cells, values, m, k, width)
+        for i in range(len(cells)):
+            keep[i] &= values[i] > limit
         cells, values = cells[keep], values[keep]
+    else:
+        cells, values = above[:found], left[:found]
+        _put_in_order(cells, values)
+        if adaptive:
+            keep, done = adaptive_keep(cells, values, m, k, width)
+            cells, values = cells[keep], values[keep]
     if len(cells) == 0 or not done:
         return THRESHOLD if done else CROWDED, best, none, values[:0]
     ranks = np.empty((len(cells), m), np.int64)

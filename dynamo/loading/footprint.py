@@ -16,7 +16,7 @@ from torch import nn
 
 from dynamo.loading.devices import memory_of
 from dynamo.loading.quantised import quantised_as
-from dynamo.packed import LARGEST_COPY, copied_bytes, copies_of, is_regular, layers_of
+from dynamo.packed import LARGEST_COPY, bytes_of_copies, copies_of, is_regular, layers_of
 from dynamo.placement import execution_device
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _in_full(models: tuple[nn.Module, ...]) -> int:
         return weights
     # Copies in 16 bits, as of a checkpoint that was saved so.
     return weights + sum(
-        copied_bytes(_layers(model), model.get_output_embeddings(), holds=lambda weight: True)
+        bytes_of_copies(model, holds=lambda weight: True)
         for model in models
         if is_regular(model) and 2 * _count(_layers(model)) <= LARGEST_COPY
     )

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dynamo.loading.quantised import BITS, KEPT
+from dynamo.looped import looped_bytes_of
 from dynamo.packed import LARGEST_COPY
 
 POSITIONS = 2048
@@ -99,6 +100,7 @@ def pair_bytes(
         # and the biases of two products a layer, eight rows in all, in 32 (`packed.copied_bytes`).
         if packed and quantize is None and 2 * own * layer_parameters(hidden) <= LARGEST_COPY:
             weights += own * (2 * matrices + 4 * 8 * hidden) + 2 * vocabulary * hidden
+            weights += looped_bytes_of(1 + own - layers, hidden)  # of the last layer and the extra heads
     caches = (2 * layers + extra) * POSITIONS * 2 * hidden * dtype.itemsize
     return weights + caches + RESERVE
 

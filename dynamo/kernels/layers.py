@@ -1,0 +1,277 @@
+"""A lane's few new positions on CPU in float32: attention (`dynamo.cache` in one loop), and whole layers side
+by side (`dynamo.packed` in one loop).
+
+For a handful of positions the operators' calls take longer than their sums. Queries and keys are turned
+(rotary embedding), keys and values go to the cache, and each query sees its own position and all before it.
+Weights are read once for up to three positions, of 16 bits each where these hold them exactly, and widened on
+the way into the sum, which stays float32. Sums are taken in any order, so results agree with torch's up to
+rounding; what is not a finite number stays one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from dynamo.kernels.compiling import compiled, compiled_for_sums
+
+LEAST = np.float32(-80)  # exponentials of less are as good as none
+LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+TAYLOR = tuple(np.float32(1 / factorial) for factorial in (24, 120, 720))
+SIXTH = np.float32(1 / 6)
+MANTISSA_BITS = np.int32(23)
+# erfc(z) = t (a1 + t (a2 + ..)) exp(-z^2), t = 1 / (1 + p z), within 1.5e-7: Abramowitz and Stegun, 7.1.26
+ERFC_P, ROOT_HALF = np.float32(0.3275911), np.float32(0.5**0.5)
+ERFC = tuple(map(np.float32, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)))
+
+
+@intrinsic
+def _wide(_, weight):
+    """A weight as float32: as it is, or widened from the bits of a half-precision number in a uint16."""
+    if weight == types.float32:
+        return types.float32(weight), lambda context, builder, signature, values: values[0]
+    if weight == types.uint16:
+        return types.float32(weight), lambda context, builder, signature, values: builder.fpext(
+            builder.bitcast(values[0], ir.HalfType()), ir.FloatType()
+        )
+
+
+@compiled_for_sums
+def _row_product(x, weights, out):
+    """out (width,) = weights (width, in) @ x (in,), by fours: the last ones perhaps twice."""
+    last = len(weights) - 1
+    for at in range(0, len(weights), 4):
+        a, b, c, d = at, min(at + 1, last), min(at + 2, last), min(at + 3, last)
+        row_a, row_b, row_c, row_d = weights[a], weights[b], weights[c], weights[d]
+        sum_a, sum_b, sum_c, sum_d = ZERO, ZERO, ZERO, ZERO
+        for i in range(len(x)):
+            sum_a, sum_b = sum_a + _wide(row_a[i]) * x[i], sum_b + _wide(row_b[i]) * x[i]
+            sum_c, sum_d = sum_c + _wide(row_c[i]) * x[i], sum_d + _wide(row_d[i]) * x[i]
+        out[a], out[b], out[c], out[d] = sum_a, sum_b, sum_c, sum_d
+
+
+@compiled_for_sums
+def _three_rows_product(x, weights, out):
+    """The same for three rows of x and of out, (3, in) and (3, width) or wider; weights are read once."""
+    x0, x1, x2 = x[0], x[1], x[2]
+    last = len(weights) - 1
+    for at in range(0, len(weights), 4):
+        a, b, c, d = at, min(at + 1, last), min(at + 2, last), min(at + 3, last)
+        row_a, row_b, row_c, row_d = weights[a], weights[b], weights[c], weights[d]
+        a0, a1, a2, b0, b1, b2 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+        c0, c1, c2, d0, d1, d2 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+        for i in range(len(x0)):
+            wa, wb, wc, wd = _wide(row_a[i]), _wide(row_b[i]), _wide(row_c[i]), _wide(row_d[i])
+            v0, v1, v2 = x0[i], x1[i], x2[i]
+            a0, a1, a2 = a0 + wa * v0, a1 + wa * v1, a2 + wa * v2
+            b0, b1, b2 = b0 + wb * v0, b1 + wb * v1, b2 + wb * v2
+            c0, c1, c2 = c0 + wc * v0, c1 + wc * v1, c2 + wc * v2
+            d0, d1, d2 = d0 + wd * v0, d1 + wd * v1, d2 + wd * v2
+        out[0, a], out[1, a], out[2, a] = a0, a1, a2
+        out[0, b], out[1, b], out[2, b] = b0, b1, b2
+        out[0, c], out[1, c], out[2, c] = c0, c1, c2
+        out[0, d], out[1, d], out[2, d] = d0, d1, d2
+
+
+@compiled
+def _product(x, weights, bias):
+    """x (rows, in) @ weights (width, in).T + bias, (rows, width)"""
+    rows = len(x)
+    out = np.empty((rows, len(weights)), np.float32)
+    for at in range(0, rows, 3):
+        if at + 3 <= rows:
+            _three_rows_product(x[at : at + 3], weights, out[at : at + 3])
+        elif at + 2 == rows:
+            three, result = np.empty((3, x.shape[1]), np.float32), np.empty((3, len(weights)), np.float32)
+            three[0], three[1:] = x[at], x[at + 1]
+            _three_rows_product(three, weights, result)
+            out[at:] = result[:2]
+        else:
+            _row_product(x[at], weights, out[at])
+    for i in range(rows):
+        out[i] += bias
+    return out
+
+
+@compiled_for_sums
+def _exponential(values, powers):
+    """values, 0 or less, become exp(value): 2^n p, p a polynomial; n goes to the exponent's bits.
+
+    powers: room for as many integers.
+    """
+    for j in range(len(values)):
+        x = max(values[j], LEAST) * LOG2_E
+        powers[j] = np.int32(x - HALF)  # towards zero, so x is rounded
+        r = (x - np.float32(powers[j])) * LN_2
+        p = (TAYLOR[2] * r + TAYLOR[1]) * r + TAYLOR[0]
+        values[j] = (((p * r + SIXTH) * r + HALF) * r + ONE) * r + ONE
+    bits = values.view(np.int32)
+    for j in range(len(values)):
+        bits[j] += powers[j] << MANTISSA_BITS
+
+
+@compiled_for_sums
+def _exponentials(scores, powers):
+    """scores become exp(score - largest); 1 / their sum, not-a-number where a score is none or infinite."""
+    total, largest = ZERO, scores[0]
+    for score in scores:
+        total += score
+    if not abs(total) < np.inf:
+        return np.float32(np.nan)
+    for score in scores:
+        largest = score if score > largest else largest
+    for j in range(len(scores)):
+        scores[j] -= largest
+    _exponential(scores, powers)
+    total = ZERO
+    for score in scores:
+        total += score
+    return ONE / total
+
+
+@compiled_for_sums
+def _weighted(rows, weights, out):
+    """out (width,) = weights (count,) @ rows (count, width), read by fours"""
+    out[:] = 0
+    whole = len(weights) // 4 * 4
+    for j in range(0, whole, 4):
+        a, b, c, d = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        at_a, at_b, at_c, at_d = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        for i in range(len(out)):
+            out[i] += at_a * a[i] + at_b * b[i] + at_c * c[i] + at_d * d[i]
+    for j in range(whole, len(weights)):
+        for i in range(len(out)):
+            out[i] += weights[j] * rows[j, i]
+
+
+@compiled
+def _turned(row, cos, sin, out):
+    """out = rotary embedding of a head's row; what is behind its rotary part stays as it was."""
+    half = len(cos) // 2
+    for d in range(half):
+        out[d] = row[d] * cos[d] - row[half + d] * sin[d]
+        out[half + d] = row[half + d] * cos[half + d] + row[d] * sin[half + d]
+    for d in range(len(cos), len(row)):
+        out[d] = row[d]
+
+
+@compiled
+def attend(projected, cos, sin, keys, values, start, scaling, queries):
+    """Attention output of the last `queries` of the new positions, (queries, hidden), all float32.
+
+    projected (new, 3 hidden): queries, keys, values, each by head. cos, sin (new, rotary). keys, values
+    (heads, capacity, width) hold `start` positions and get the new ones.
+    """
+    new = len(projected)
+    heads, _, width = keys.shape
+    hidden, end, late = heads * width, start + new, new - queries
+    scaling = np.float32(scaling)
+    out, turned = np.empty((queries, hidden), np.float32), np.empty((queries, width), np.float32)
+    scores, powers = np.empty((3, end), np.float32), np.empty(end, np.int32)
+    three = np.empty((3, width), np.float32)
+    for head in range(heads):
+        at = head * width
+        for i in range(new):
+            row = projected[i]
+            _turned(row[hidden + at : hidden + at + width], cos[i], sin[i], keys[head, start + i])
+            values[head, start + i] = row[2 * hidden + at : 2 * hidden + at + width]
+            if i >= late:
+                _turned(row[at : at + width], cos[i], sin[i], turned[i - late])
+        turned *= scaling
+        for i in range(0, queries, 3):
+            some = min(3, queries - i)
+            seen = start + late + i + some  # by the last of these queries
+            if some == 1:
+                _row_product(turned[i], keys[head, :seen], scores[0])
+            else:
+                three[0], three[1], three[2] = turned[i], turned[i + 1], turned[i + some - 1]
+                _three_rows_product(three, keys[head, :seen], scores)
+            for j in range(some):
+                own = scores[j, : seen - some + 1 + j]
+                share = _exponentials(own, powers)
+                mixed = out[i + j, at : at + width]
+                _weighted(values[head, : len(own)], own, mixed)
+                mixed *= share
+    return out
+
+
+@compiled_for_sums
+def _normed(x, eps):
+    """Rows without their mean and of variance 1."""
+    out = np.empty_like(x)
+    width = np.float32(x.shape[1])
+    for i in range(len(x)):
+        total, squares = ZERO, ZERO
+        for value in x[i]:
+            total += value
+        mean = total / width
+        for value in x[i]:
+            squares += (value - mean) * (value - mean)
+        scale = ONE / np.sqrt(squares / width + np.float32(eps))
+        for d in range(x.shape[1]):
+            out[i, d] = (x[i, d] - mean) * scale
+    return out
+
+
+@compiled_for_sums
+def _scaled(x, gain, shift):
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        for d in range(x.shape[1]):
+            out[i, d] = x[i, d] * gain[d] + shift[d]
+    return out
+
+
+@compiled_for_sums
+def _gelu(x, decays, powers):
+    """x times the normal distribution's share below x, in place. decays, powers: room for as many numbers."""
+    for i in range(len(x)):
+        decays[i] = -HALF * x[i] * x[i]
+    _exponential(decays, powers)
+    for i in range(len(x)):
+        t = ONE / (ONE + ERFC_P * ROOT_HALF * abs(x[i]))
+        upper = t * (ERFC[0] + t * (ERFC[1] + t * (ERFC[2] + t * (ERFC[3] + t * ERFC[4])))) * decays[i]
+        x[i] = HALF * x[i] * (upper if x[i] < 0 else ONE + ONE - upper)
+
+
+@compiled
+def _layer(x, normed, norms, project, expand, contract, biases, turns, keys, values, start, scaling, queries):
+    """A layer's output at the last `queries` of x (new, hidden), whose keys and values go to the cache."""
+    hidden, inner, late = x.shape[1], len(expand), len(x) - queries
+    projected = _product(_scaled(normed, norms[0], norms[1]), project, biases[: 3 * hidden])
+    joined = np.empty((queries, hidden + inner), np.float32)
+    joined[:, :hidden] = attend(projected, turns[0], turns[1], keys, values, start, scaling, queries)
+    bias = biases[3 * hidden : 3 * hidden + inner]
+    wide = _product(_scaled(normed[late:], norms[2], norms[3]), expand, bias)
+    decays, powers = np.empty(inner, np.float32), np.empty(inner, np.int32)
+    for i in range(queries):
+        _gelu(wide[i], decays, powers)
+        joined[i, hidden:] = wide[i]
+    out = _product(joined, contract, biases[3 * hidden + inner :])
+    out += x[late:]
+    return out
+
+
+@compiled
+def side_by_side(
+    x, n, eps, norms, project, expand, contract, biases, turns, memory, slot, start, scaling, queries
+):
+    """The first `n` of some layers, all on x (new, hidden), at its last `queries`: (n, queries, hidden).
+
+    By layer, float32: norms (4, hidden), gain and shift of the input's and of the second norm; project
+    (3 hidden, hidden), queries, keys, values, each by head; expand (inner, hidden); contract (hidden,
+    hidden + inner), of attention's output and the inner values; biases, of the three end to end. Matrices may
+    be the bits of float16 as uint16. turns: cos, sin as for `attend`; memory (2, layers, heads, capacity,
+    width).
+    """
+    out = np.empty((n, queries, x.shape[1]), np.float32)
+    normed = _normed(x, eps)
+    for i in range(n):
+        out[i] = _layer(
+            x, normed, norms[i], project[i], expand[i], contract[i], biases[i],
+            turns, memory[0, slot + i], memory[1, slot + i], start, scaling, queries,
+        )  # fmt: skip
+    return out
