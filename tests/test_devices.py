@@ -6,8 +6,6 @@ import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 
 from dynamo import Engine, SamplingOptions, loading
 from dynamo.__main__ import main
@@ -131,74 +129,6 @@ def test_rows_that_are_decoded_together_are_those_decoded_alone(folder):
         steps = engine.stream(prompt, options, max_new_tokens=16, seed=seed)
         alone.append([token for step in steps for token in step.tokens])
     assert together == alone
-
-
-def pretend(module, device):
-    """Put a module on a device that is not there: its tensors have shape and device, and no numbers."""
-    for each in module.modules():
-        for held in (each._parameters, each._buffers):
-            for name, tensor in held.items():
-                if tensor is not None:
-                    fake = torch.empty(tensor.shape, device=device)
-                    held[name] = torch.nn.Parameter(fake) if held is each._parameters else fake
-
-
-class WithoutCuda(TorchFunctionMode):
-    """What torch's Python side does itself, by plain operators: it asks for a CUDA that this build lacks."""
-
-    def __torch_function__(self, function, types, arguments=(), keywords=None):
-        if function is torch.Tensor.__getitem__:
-            return view(*arguments)
-        if function is torch.Tensor.__setitem__:
-            tensor, index, value = arguments
-            return view(tensor, index).add_(value)  # there are no numbers to be put there
-        if function is torch.Tensor.contiguous:
-            return arguments[0].clone(memory_format=torch.contiguous_format)
-        return function(*arguments, **(keywords or {}))
-
-
-def view(tensor, index):
-    index = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in index:
-        given = sum(each is not None and each is not Ellipsis for each in index)
-        at = index.index(Ellipsis)
-        index[at : at + 1] = [slice(None)] * (tensor.ndim - given)
-    place = 0
-    for each in index:
-        if isinstance(each, int):
-            tensor = tensor.select(place, each)
-            continue
-        if each is None:
-            tensor = tensor.unsqueeze(place)
-        elif isinstance(each, slice):
-            start, stop, _ = each.indices(tensor.shape[place])
-            tensor = tensor.narrow(place, start, stop - start)
-        else:
-            tensor = tensor.index_select(place, each)
-        place += 1
-    return tensor
-
-
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
-def test_over_two_gpus_every_sum_is_of_tensors_on_one_of_them():
-    """No GPU here: torch's fake tensors refuse to be mixed as real ones of different devices do."""
-    far = ("backbone.gpt_neox.layers.1", "backbone.gpt_neox.layers.2", "token_heads.0")
-    places = {name: "cuda:1" if name in far else "cuda:0" for name in layers()}
-    model = tiny_dynamo()
-    with FakeTensorMode(allow_non_fake_inputs=True), WithoutCuda(), torch.no_grad():
-        for name, place in places.items():
-            pretend(model.get_submodule(name), place)
-        unhooked = DispatchedDecoder(model)
-        with pytest.raises(RuntimeError, match="two devices, cuda:0 and cuda:1"):
-            unhooked.forward(unhooked.new_state(64), IDS)
-        dispatch_model(model, places, main_device="cuda:0")
-        decoder = decoder_for(model)
-        state = decoder.new_state(64)
-        for chunk, queries in ((IDS, None), ([8, 9, 10], 2)):
-            logits = decoder.forward(state, chunk, None, queries)
-            assert str(logits.device) == "cuda:0"
-        kept = {slot: str(cache.device) for slot, cache in state.state.slots.items()}
-        assert kept == {0: "cuda:0", 1: "cuda:1", 2: "cuda:1", 3: "cuda:1", 4: "cuda:0"}
 
 
 def test_memory_is_told_by_place_and_shared_parts_count_once(folder):
