@@ -145,7 +145,7 @@ function chooseMode(player, race, mode, now) {
   if (player.phase === "empty") return chosen;
   if (mode === "live") return settle(chosen, race);
   if (mode === "step") return { ...chosen, phase: "paused", playhead: player.playhead ?? 0, unwatched: false };
-  if (player.still && player.phase !== "playing") return chosen;
+  if (player.still && player.phase !== "playing") return { ...chosen, slowdown: paceOf(chosen, race) };
   if (mode === "auto" && !race.done && judge(race) === 1) return settle(chosen, race);
   return player.playhead === null ? startOver(chosen, race, now) : resume(chosen, race, now);
 }

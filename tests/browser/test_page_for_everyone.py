@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes import scripted_contenders
 
+from browser.chats import settle
 from browser.pages import DONE, assert_accessible, chunks, generate, served
 from dynamo.ui import Offer
 
@@ -18,6 +19,7 @@ def test_the_whole_page_works_from_the_keyboard(page_at, page_url):
     for selector in DONE:
         page.wait_for_selector(selector)
     page.wait_for_selector("#stop[disabled]")
+    settle(page)
     shown = "dynamoBus.addEventListener('lane', ({ detail }) => (window.lane = detail))"
     page.evaluate(f"() => {{ window.lane = null; {shown}; }}")
     reached = set()
@@ -63,6 +65,15 @@ def test_both_answers_begin_on_the_first_screen(page_at, recorded_url, width, he
     for side in ("base", "dynamo"):
         answer = page.locator(f"#pane-{side} .dm-answer").bounding_box()
         assert answer["y"] + 24 < height, side  # its first line
+
+
+def test_both_panes_are_as_tall_when_one_has_more_to_tell(page_at, recorded_url):
+    page = page_at(recorded_url, viewport={"width": 1024, "height": 768})
+    page.locator("#pane-dynamo .dm-footer").evaluate(
+        "(foot) => foot.append(document.createElement('p'), 'x '.repeat(400))"
+    )
+    panes = [page.locator(f"#pane-{side} .dm-pane").bounding_box() for side in ("base", "dynamo")]
+    assert panes[0]["height"] == panes[1]["height"] > 400
 
 
 def test_no_row_of_a_phone_is_stretched_by_what_is_scrolled_away_in_it(page_at, tmp_path):

@@ -125,11 +125,13 @@ def test_every_step_shows_one_pass_more_and_back_takes_it_away(play):
 def test_with_little_motion_nothing_plays_until_play_is_pressed(play, mode, kind):
     script = """
       player = begin({ ...newPlayer(true), mode }, race, kind, 0); log.push(player.phase);
-      player = arrive(player, race, 0); player = chooseMode(player, race, "tenth", 0); log.push(player.phase);
+      player = arrive(player, race, 0); player = chooseMode(player, race, "tenth", 0);
+      log.push(player.phase, player.slowdown);
       player = toggle(player, race, 0); log.push(player.phase);
     """
-    begun, chosen, pressed = play(short_race(), script, mode=mode, kind=kind)
+    begun, chosen, slowdown, pressed = play(short_race(), script, mode=mode, kind=kind)
     assert "playing" not in (begun, chosen)
+    assert slowdown == 10  # what is said of the pace while it waits for Play
     assert pressed == "playing"
 
 
