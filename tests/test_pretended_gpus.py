@@ -1,5 +1,5 @@
-"""Passes on GPUs that are not here: torch's fake tensors have shape, type and device and no numbers, and refuse
-to be mixed as real ones of different devices do."""
+"""Passes on GPUs that are not here: torch has fake tensors with shape, type and device and no numbers, which
+refuse to be mixed as real ones of different devices do."""
 
 from functools import partial
 
