@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,8 @@ from dynamo.data import encode_rows, read_rows
 from dynamo.folders import replace_text
 from dynamo.workers import process_pool
 
-SUFFIXES = (".jsonl", ".jsonl.gz")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_OF_THE_HUB = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?(?:/(.+))?")  # data set, revision, part
 ROWS_AT_A_TIME = 512
 
 
@@ -81,7 +83,8 @@ class DiskCorpus:
 
 
 def data_files(names: Iterable[str]) -> list[Path]:
-    """The JSONL files behind names: files, folders of files, and hub data sets such as owner/name.
+    """The JSONL files behind names: files, folders of files, and hub data sets such as owner/name, or a part
+    of one, owner/name/FILE_OR_FOLDER. owner/name@REVISION stays the same whatever the owner uploads.
 
     Raises ValueError for a name that is none of them or holds no such file, OSError for an unreachable hub.
     """
@@ -91,37 +94,38 @@ def data_files(names: Iterable[str]) -> list[Path]:
         if path.is_file():
             files.append(path)
             continue
-        folder = path if path.is_dir() else _hub_folder(name)
-        found = sorted(each for each in folder.rglob("*") if each.name.endswith(SUFFIXES))
+        found = path.rglob("*") if path.is_dir() else _fetched(name)
+        found = sorted(each for each in found if each.name.endswith(SUFFIXES))
         if not found:
             raise ValueError(
-                f"data: {name} holds no {' or '.join(SUFFIXES)} file; other formats (parquet, say) must be "
-                "exported to JSON lines first"
+                f"data: {name} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; other formats "
+                "(parquet, say) must be exported to JSON lines first"
             )
         files += found
     return files
 
 
-def _hub_folder(name: str) -> Path:
+def _fetched(name: str) -> list[Path]:
+    """The files of a hub data set, or of a part of it: those that a kill left out are fetched now."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import filter_repo_objects
 
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    asked = _OF_THE_HUB.fullmatch(name)
+    if not asked:
         raise ValueError(f"data: No such file, folder or hub data set: {name!r}")
-    fetch = partial(
-        snapshot_download, name, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]
-    )
+    data_set, revision, part = asked.groups()
+    patterns = [f"*{suffix}" for suffix in SUFFIXES] if part is None else [part, f"{part.rstrip('/')}/*"]
     try:
-        return Path(fetch(local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(fetch())
+        folder = Path(
+            snapshot_download(data_set, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        )
     except Exception as error:
         raise OSError(
             f"data: {name} is no local file or folder and cannot be fetched from the hub "
             f"({type(error).__name__})"
         ) from error
+    names = (each.relative_to(folder).as_posix() for each in folder.rglob("*"))
+    return [folder / each for each in filter_repo_objects(names, allow_patterns=patterns)]
 
 
 def tokenise(

@@ -17,8 +17,12 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shutil import which
+from subprocess import DEVNULL, PIPE, Popen
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,22 +43,45 @@ SGD_ROLES = {"USER": "user", "SYSTEM": "assistant"}
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
-    """Lines of a text file (also .gz) that are not blank, each with its place: "FILE, line N".
+    """Lines of a text file (also .gz, and .zst where the program zstd is) that are not blank, each with its
+    place: "FILE, line N".
 
     Raises ValueError naming the place where the file is damaged, OSError if it is not there.
     """
     path = Path(path)
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
+    opener = {".gz": gzip.open, ".zst": _zstd_open}.get(path.suffix, open)
+    number, last = 0, ""
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), ""), start=1):
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters")
-                if line.strip():
+                if not line.endswith("\n"):
+                    last = line  # whole only if the file is
+                elif line.strip():
                     yield line, f"{path}, line {number}"
+        if last.strip():
+            yield last, f"{path}, line {number}"
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, after line {number}: the file is damaged ({error})") from None
+
+
+@contextmanager
+def _zstd_open(path: Path, mode: str, encoding: str) -> Iterator[IO[str]]:
+    """The text of a .zst file, which Python reads from 3.14 on. EOFError at its end if it is no whole one."""
+    program = which("zstd")
+    if program is None:
+        raise ValueError(f"{path}: .zst files are read by the program zstd; install it, or unpack the file")
+    path.open("rb").close()
+    process = Popen([program, "-dcq", "--", str(path)], stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
+    try:
+        with TextIOWrapper(process.stdout, encoding=encoding) as lines:
+            yield lines
+        if process.wait():
+            raise EOFError("zstd cannot unpack it to its end")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def parse_line(line: str, where: str) -> Any:
@@ -68,8 +95,8 @@ def parse_line(line: str, where: str) -> Any:
 
 
 def read_rows(path: str | Path) -> Iterator[Turns | str]:
-    """Rows of a JSONL file (also .gz): conversations (`turns` or `messages`, turns of `role` and `text` or
-    `content`) and plain documents (`text`).
+    """Rows of a JSONL file (also .gz, .zst): conversations (`turns` or `messages`, turns of `role` and `text`
+    or `content`) and plain documents (`text`).
 
     Raises ValueError naming file and line of a row that is neither, OSError if the file is not there.
     """

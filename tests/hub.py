@@ -35,7 +35,8 @@ class Repo:
 
 
 class Hub:
-    """`url` serves `repos`, by ("model" or "space", id); token: what writers must send; lfs_from: bytes."""
+    """`url` serves `repos`, by ("model", "space" or "dataset", id); token: what writers must send; lfs_from:
+    bytes."""
 
     def __init__(self, token: str = "token", lfs_from: int = 10_000):
         self.token, self.lfs_from = token, lfs_from
@@ -106,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(body))
         if parts[0] == "api":
             return self._api(parts[1].removesuffix("s"), "/".join(parts[2:4]), parts[4:], body)
-        kind = "space" if parts[0] == "spaces" else "model"
-        parts = parts[1:] if kind == "space" else parts
+        kind = {"spaces": "space", "datasets": "dataset"}.get(parts[0], "model")
+        parts = parts if kind == "model" else parts[1:]
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._lfs_batch(json.loads(body))
         if parts[2:3] == ["resolve"]:

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from conftest import DIALOGUES, tiny_base
+from hub import SHA, Repo
 from processes import pool
 
 from dynamo import data
@@ -90,12 +91,60 @@ def test_a_corrupt_row_of_a_shard_is_named(folder, tokenizer, monkeypatch):
 
 def test_names_without_data_are_refused(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no .jsonl or .jsonl.gz file"):
+    with pytest.raises(ValueError, match=r"holds no .jsonl, .jsonl.gz or .jsonl.zst file"):
         data_files([str(folder / "empty")])
     with pytest.raises(ValueError, match="No such file, folder or hub data set"):
         data_files(["nowhere.jsonl"])
     with pytest.raises(OSError, match="is no local file or folder and cannot be fetched"):
         data_files(["nobody/nothing"])
+
+
+# -- data sets of the hub -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data_set(hub, monkeypatch):
+    """Of three files, on a hub of this machine."""
+    for each in ("huggingface_hub.constants.ENDPOINT", "huggingface_hub.hf_api.constants.ENDPOINT"):
+        monkeypatch.setattr(each, hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    files = {f"train/{n}.jsonl": b'{"text": "Shard %d."}\n' % n for n in range(3)}
+    hub.repos["dataset", "someone/words"] = Repo({**files, "README.md": b"no data"})
+    return hub
+
+
+def test_a_data_set_of_the_hub_is_fetched_whole_or_in_part(data_set):
+    names = [path.name for path in data_files(["someone/words"])]
+    assert names == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    assert not any("README" in request for request in data_set.requests)
+    for part, expected in (
+        ("train/1.jsonl", ["1.jsonl"]),
+        ("train", names),
+        ("train/[02].jsonl", ["0.jsonl", "2.jsonl"]),
+    ):
+        assert [path.name for path in data_files([f"someone/words/{part}"])] == expected
+        assert [path.name for path in data_files([f"someone/words@{SHA}/{part}"])] == expected
+    with pytest.raises(ValueError, match=r"someone/words/test holds no .jsonl"):
+        data_files(["someone/words/test"])
+
+
+def test_a_data_set_that_was_fetched_in_part_is_not_taken_for_the_whole(data_set):
+    """As a kill in the middle of the download leaves it. What is there is not fetched again."""
+    (part,) = data_files(["someone/words/train/2.jsonl"])
+    data_set.requests.clear()
+    assert [path.name for path in data_files(["someone/words"])] == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    assert sorted(each for each in data_set.requests if " from " in each) == [
+        "train/0.jsonl from 0",
+        "train/1.jsonl from 0",
+    ]
+    assert part.read_text() == '{"text": "Shard 2."}\n'
+
+
+def test_a_data_set_that_is_there_is_read_without_the_hub(data_set):
+    before = data_files(["someone/words"])
+    data_set.failing["/"] = 503
+    assert data_files(["someone/words"]) == before
 
 
 # -- recipes ------------------------------------------------------------------------------------------------

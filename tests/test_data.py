@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+from shutil import which
 
 import numpy as np
 import pytest
@@ -48,6 +50,33 @@ def test_truncated_archive_is_named(tmp_path):
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match="the file is damaged"):
         list(data.read_rows(path))
+
+
+@pytest.mark.skipif(which("zstd") is None, reason="the program zstd is not there")
+def test_zstandard_files_are_read_like_any_and_damage_is_named(tmp_path):
+    """The Pile comes in them."""
+    plain = tmp_path / "rows.jsonl"
+    plain.write_text("".join(json.dumps({"text": f"Text {n}."}) + "\n" for n in range(20_000)))
+    subprocess.run(["zstd", "-q", str(plain)], check=True)
+    packed = tmp_path / "rows.jsonl.zst"
+    assert list(data.read_rows(packed)) == list(data.read_rows(plain))
+    assert next(data.read_rows(packed)) == "Text 0.", "nobody need read to the end"
+    packed.write_bytes(packed.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"rows.jsonl.zst, after line \d+: the file is damaged \(zstd"):
+        list(data.read_rows(packed))
+    packed.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"after line 0: the file is damaged"):
+        list(data.read_rows(packed))
+    with pytest.raises(FileNotFoundError):
+        list(data.read_rows(tmp_path / "none.jsonl.zst"))
+
+
+def test_zstandard_files_need_their_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl.zst: .zst files are read by the program zstd; install it"
+    ):
+        list(data.read_rows(tmp_path / "rows.jsonl.zst"))
 
 
 def test_blocks_of_another_kind_have_another_fingerprint():
