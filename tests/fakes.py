@@ -69,7 +69,8 @@ class ScriptedEngine:
     """Emits `vocabulary.answer`, up to `heads` tokens a pass, and takes `seconds` for each pass.
 
     `sleep` makes a pass last as long as it claims; `fail_at` raises RuntimeError at that pass; `go` holds
-    every pass back while it is clear; `closed` counts how often a stream was closed or ran out.
+    every pass back while it is clear; `closed` counts how often a stream was closed or ran out, `cut` how
+    often it was closed before its end.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ScriptedEngine:
         self.sleep = sleep
         self.answer = vocabulary.answer[:-1] * repeat + vocabulary.answer[-1:]
         self.fail_at = fail_at
-        self.closed = 0
+        self.closed = self.cut = 0
         self.go = threading.Event()
         self.go.set()
 
@@ -110,6 +111,7 @@ class ScriptedEngine:
                 position += len(record.tokens)
                 passes += 1
         finally:
+            self.cut += position < len(answer)
             self.closed += 1
 
     def _pass(self, ahead: list[int], options, rng: np.random.Generator, prefill: bool) -> StepRecord:

@@ -44,7 +44,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("browser tests need a Chromium: put it on the path or name it in DYNAMO_CHROMIUM")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE)
         yield chromium
         chromium.close()
 

@@ -6,9 +6,9 @@ import threading
 from dataclasses import replace
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from conftest import tiny_base, tiny_dynamo
 
+from browser.pages import assert_accessible
 from dynamo.loading import load
 from dynamo.training import save_model
 from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, shelf
@@ -68,7 +68,7 @@ def test_models_that_do_not_fit_are_greyed_with_the_reason_and_axe_finds_nothing
     page.wait_for_function(
         "document.querySelector('#model-name :is(textarea, input)').value === 'EleutherAI/pythia-70m'"
     )
-    assert Axe().run(page).violations_count == 0
+    assert_accessible(page)
 
 
 def test_on_a_phone_all_tabs_show_and_nothing_scrolls_sideways(open_page, url):
@@ -90,7 +90,7 @@ def test_a_model_without_heads_completes_and_offers_training_and_a_failure_is_to
     assert "GB are free" in foretold.inner_text() and page.locator("#training-dialogues").count() == 0
     page.get_by_role("button", name="Train heads").click()
     page.get_by_role("alert").filter(has_text="name a text file, or upload one").wait_for()
-    assert Axe().run(page).violations_count == 0
+    assert_accessible(page)
 
 
 def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(open_page, url, folder):
@@ -129,7 +129,7 @@ def test_after_a_swap_the_examples_are_what_the_new_pair_can_do_and_its_memory_a
     page.get_by_role("tab", name="Models").click()
     table.get_by_text("after an answer").first.wait_for(state="detached")
     assert table.get_by_text("not measured").count() == 2
-    assert Axe().run(page).violations_count == 0
+    assert_accessible(page)
     page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

@@ -6,7 +6,7 @@ Single parts have tests of their own beside this file; here they work together.
 from __future__ import annotations
 
 from fakes import HOSTILE, scripted_contenders
-from visitors import until
+from visitors import PATIENCE, until
 
 from browser.pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
 from dynamo.ui import Offer
@@ -86,7 +86,7 @@ def test_an_example_fills_and_an_empty_prompt_is_answered_at_the_box(page_at, pa
 
 def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
     """At once: after 18 frames at the latest, which a machine that is not busy draws in 300 ms."""
-    contenders = scripted_contenders(seconds=0.05, sleep=True, repeat=3)
+    contenders = scripted_contenders(seconds=0.25, sleep=True, repeat=3)  # 24 s for both to be seen in
     with served(contenders) as url:
         page = page_at(url)
         page.fill("#prompt textarea", PROMPT)
@@ -103,7 +103,7 @@ def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
         page.get_by_text("Stopped. What was generated so far stays on screen.").wait_for()
         count = page.locator("#pane-base .dm-chunk").count()
         engines = contenders.opponents["loop"], contenders.dynamo
-        until(lambda: [engine.closed for engine in engines] == [1, 1], 60)
+        until(lambda: [engine.cut for engine in engines] == [1, 1], PATIENCE)
         page.wait_for_timeout(400)
         assert page.locator("#pane-base .dm-chunk").count() == count > 3
         page.fill("#prompt textarea", "again")
@@ -112,7 +112,7 @@ def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
 
 
 def test_a_closed_tab_frees_the_model(page_at):
-    contenders = scripted_contenders(seconds=0.05, sleep=True, repeat=5)
+    contenders = scripted_contenders(seconds=0.25, sleep=True, repeat=5)  # 24 s, and the other runs as long
     with served(contenders) as url:
         page = page_at(url)
         page.click("#generate")
@@ -121,7 +121,7 @@ def test_a_closed_tab_frees_the_model(page_at):
         other = page_at(url)
         other.click("#generate")
         other.locator("#pane-base .dm-chunk").nth(2).wait_for()
-        assert contenders.dynamo.closed == 1
+        assert contenders.dynamo.cut == 1
 
 
 def test_whoever_waits_for_the_model_reads_the_place_in_the_queue(page_at):

@@ -65,6 +65,7 @@ def test_passes_that_arrive_behind_the_playhead_stay_hidden(open_panes):
 def test_the_others_hear_of_a_lane_once_a_frame(open_panes):
     page = open_panes()
     show(page, FIRST)
+    settle(page)
     page.evaluate("told.lane.length = 0")
     page.evaluate(
         """() => { for (let moment = 0; moment < 200; moment++)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from fakes import HOSTILE
 
+from browser.pages import assert_accessible
 from browser.races import SPLIT, Splits, answered, lane, listen, long_race, send, serve_race, short_race, tell
 
 MOVING = {"reduced_motion": "no-preference"}
@@ -238,16 +238,15 @@ def test_what_models_and_files_say_is_shown_as_text(race):
 def test_axe_finds_nothing_to_complain_about(open_page, url, theme):
     page = open_page(f"{url}?__theme={theme}")
     page.wait_for_selector(".dm-timeline")
-    here = {"include": [["#race"], ["#timeline"]]}
-    assert Axe().run(page, context=here).response["violations"] == []
+    assert_accessible(page, "#race", "#timeline")
     send(page, [short_race()[0], answered()])
     page.locator(".dm-modes input[value=step]").check()
     tell(page, "threshold", 0.9)
-    assert Axe().run(page, context=here).response["violations"] == []
+    assert_accessible(page, "#race", "#timeline")
     page.click(".dm-skip")
     page.click(".dm-why")
     page.wait_for_selector(".dm-split-table")
-    assert Axe().run(page, context=here).response["violations"] == []
+    assert_accessible(page, "#race", "#timeline")
 
 
 def test_a_phone_scrolls_down_only(race):
