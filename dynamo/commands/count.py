@@ -21,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         nargs="+",
-        help="conversations or texts: JSONL files (also .gz, .zst), folders of them, hub data sets of them or "
-        "parts of one (owner/name/train)",
+        help="conversations or texts: JSONL files (also .gz, .zst), folders of them, hub data sets of them, "
+        "or a part of one (owner/name/train)",
     )
     parser.add_argument("--output", required=True, type=Path, help="file of the table, .safetensors")
     parser.add_argument("--order", type=int, default=3, help="longest tuple, 2 to 5 (default: 3)")

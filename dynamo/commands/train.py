@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         nargs="+",
-        help="conversations or texts: JSONL files (also .gz, .zst), folders of them, hub data sets of them or "
-        "parts of one (owner/name/train)",
+        help="conversations or texts: JSONL files (also .gz, .zst), folders of them, hub data sets of them, "
+        "or a part of one (owner/name/train)",
     )
     parser.add_argument("--validation", help="JSONL file (also .gz), held out")
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
