@@ -87,6 +87,21 @@ def test_an_existing_space_is_brought_to_what_the_file_says(hub, api, project):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("stage", ["SLEEPING", "PAUSED"])
+def test_a_space_that_sleeps_is_woken(hub, api, project, stage):
+    deployed(project, api)
+    space = hub.space(ID)
+    space.stages = [stage]
+
+    def wake(handler):
+        space.stages = ["APP_STARTING", "RUNNING"]
+        handler.answer(200, {"stage": "APP_STARTING", "hardware": {"requested": space.hardware}})
+
+    hub.spoiled[f"/{ID}/restart"] = wake
+    result = deployed(project, api)
+    assert result["stage"] == "RUNNING" and "woke it up" in result["done"]
+
+
 def test_files_of_the_spaces_own_stay_if_the_file_says_so(hub, api, project):
     deployed(project, api)
     hub.space(ID).files["data/notes.txt"] = b"theirs"

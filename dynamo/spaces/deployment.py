@@ -21,6 +21,7 @@ from dynamo.spaces.project import ZERO_GPU, SpaceProject
 
 SETTLE_SECONDS = 20.0  # within which the hub notices a commit and leaves the old build's stage
 BUILDING = ("BUILDING", "RUNNING_BUILDING", "APP_STARTING", "RUNNING_APP_STARTING")
+ASLEEP = ("SLEEPING", "STOPPED", "PAUSED")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ def deploy(
         did(f"uploaded {len(deployment.files)} files" + (f", deleted {', '.join(gone)}" if gone else ""))
         _reconcile_hardware(deployment, api, did)
         stage = _wait(deployment.repo_id, api, timeout, poll)
+        if stage in ASLEEP:  # as it was before, and nothing has changed that would be built
+            api.restart_space(deployment.repo_id)
+            did("woke it up")
+            stage = _wait(deployment.repo_id, api, timeout, poll)
     address = f"{api.endpoint}/spaces/{deployment.repo_id}"
     if stage != "RUNNING":
         raise OSError(
