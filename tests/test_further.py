@@ -144,6 +144,16 @@ def test_smaller_parts_lie_within_larger_ones(workspace):
             np.testing.assert_array_equal(smaller[index], larger[index])
 
 
+def test_the_smallest_part_fills_a_row(workspace, monkeypatch):
+    whole = amounts.part(workspace, 1.0)
+    monkeypatch.setattr(further, "BLOCK_SIZE", 200)
+    part = amounts.part(workspace, 0.0)
+    tokens = part.lengths + 1
+    assert tokens[:-1].sum() < 200 <= tokens.sum() and further.blocks(workspace, part).blocks_per_epoch == 1
+    monkeypatch.setattr(further, "BLOCK_SIZE", 10**6)
+    assert len(amounts.part(workspace, 0.0).lengths) == len(whole.lengths)
+
+
 def test_a_part_that_was_no_limit_decides_nothing(shared):
     """Two steps of 64 tokens read the smallest part twice and no other."""
     result = amounts.HOW_MUCH.run(shared)

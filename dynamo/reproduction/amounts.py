@@ -29,10 +29,11 @@ REPEATED = 2
 
 
 def part(workspace: Workspace, share: float) -> Documents:
-    """That share of the training documents, at least one; smaller shares lie within larger ones."""
+    """That share of the training documents, at least a row; smaller shares lie within larger ones."""
     corpus = DiskCorpus(further.token_files(workspace))
     order = np.random.default_rng(workspace.seed).permutation(len(corpus.lengths))
-    chosen = order[: max(1, round(share * len(order)))]
+    a_row = int((corpus.lengths[order] + 1).cumsum().searchsorted(further.BLOCK_SIZE)) + 1
+    chosen = order[: max(a_row, round(share * len(order)))]
     return Documents([np.asarray(corpus[index]) for index in chosen.tolist()])
 
 
