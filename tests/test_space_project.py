@@ -96,6 +96,10 @@ MISTAKES = [
         "profiles.gpu.quantize: expected 8bit or",
     ),
     (
+        {"profiles__gpu": {"hardware": "zero-a10g", "quantize": "4bit"}},
+        "profiles.gpu.quantize: layers are packed on a GPU, and ZeroGPU loads without one",
+    ),
+    (
         {"profiles__gpu": {"hardware": "t4-small", "gpu_seconds": 600}},
         "profiles.gpu.gpu_seconds: expected 1 to",
     ),
