@@ -1,7 +1,7 @@
 """A disk that fills up in the middle of writing: one sentence, and what was whole before is whole after.
 
 The limit on the size of files stands in for the disk: writing past it fails as on a full one, wherever in
-the file and in whatever library. (Votes have theirs in `test_votes`.)
+the file and in whatever library. (Votes have theirs in `test_votes_faults`.)
 """
 
 from __future__ import annotations
