@@ -58,7 +58,11 @@ def check_sender(scope: MutableMapping[str, Any]) -> None:
             "for a network GRADIO_SERVER_NAME to this machine's address there.",
         )
     if origin and scope["method"] == "POST" and not _is_home(origin):
-        raise Refused(403, "Pages of other sites may not send requests here.")
+        raise Refused(
+            403,
+            "Pages of other sites may not send requests here; if this is the page's own address, set "
+            "DYNAMO_LIMITS=proxy.",
+        )
 
 
 def check_files(body: bytes, uploaded: Collection[str]) -> None:
