@@ -97,7 +97,7 @@ MISTAKES = [
     ),
     (
         {"profiles__gpu": {"hardware": "zero-a10g", "quantize": "4bit"}},
-        "profiles.gpu.quantize: layers are packed on a GPU, and ZeroGPU loads without one",
+        "profiles.gpu.quantize: a GPU packs layers, and ZeroGPU loads without one",
     ),
     (
         {"profiles__gpu": {"hardware": "t4-small", "gpu_seconds": 600}},

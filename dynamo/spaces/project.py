@@ -157,7 +157,7 @@ class SpaceProject:
             yield f"{where}.gpu_seconds: expected 1 to {LONGEST_RUN}, got {seconds!r}"
         if self.hardware == ZERO_GPU:
             if self.fields.get("quantize"):
-                yield f"{where}.quantize: layers are packed on a GPU, and ZeroGPU loads without one; leave it out"
+                yield f"{where}.quantize: a GPU packs layers, and ZeroGPU loads without one; leave it out"
             python, torch = self.card.get("python_version"), self.pins().get("torch")
             if python not in ZERO_GPU_PYTHON:
                 yield f"card.python_version: ZeroGPU has {', '.join(ZERO_GPU_PYTHON)}, got {python!r}"
