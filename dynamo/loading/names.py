@@ -67,6 +67,17 @@ def resolve(name: str, progress: Progress | None = None, any_kind: bool = False)
     return cached if cached is not None else _download(name, progress, any_kind)
 
 
+# Far above any model: a skeleton is built of what a file claims, before its weights show that they are less.
+LARGEST = {
+    "num_hidden_layers": 1000,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "num_attention_heads": 2**16,
+    "vocab_size": 2**28,
+    "max_position_embeddings": 2**28,
+}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """What a model folder's config.json says. Raises ValueError for what is none."""
     file = folder / "config.json"
@@ -78,6 +89,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"model: {file} is not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"model: {file} must hold names and values, got {shown(fields)}")
+    for name, most in LARGEST.items():
+        value = fields.get(name, 1)
+        if isinstance(value, int | float) and not 1 <= value <= most:
+            raise ValueError(f"model: {file}: {name}: expected 1 to {most:,}, got {shown(value)}")
     return fields
 
 

@@ -36,6 +36,9 @@ def filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
         raise ValueError(f"{path}: its weight file is damaged ({error}); fetch or export it again") from None
     except StrictDataclassError as error:
         raise ValueError(f"{path}: its config.json is not valid: {error.__cause__ or error}") from None
+    except (ArithmeticError, LookupError, TypeError) as error:  # whatever the library trips over
+        told = f"{type(error).__name__}: {shown(str(error))}"
+        raise ValueError(f"{path}: its config.json describes no model ({told})") from error
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"
