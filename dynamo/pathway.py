@@ -108,11 +108,16 @@ def stages(path: Journey) -> list[Stage]:
             data += f" Finetuning: {Path(path.instructions).name}."
         base_id = [] if Path(path.source).exists() else ["--base", path.source]
         arguments = ["push", pair, path.repo, "--licence", path.licence, *base_id, "--data", data]
-        found.append(Stage("push", arguments, work / "push.json", captured=True))
+        found.append(Stage("push", arguments, work / _told_of("push", path.repo), captured=True))
     if path.space:
         arguments = ["space", "deploy", "--repo", path.space, "--profile", path.profile, "--model", path.repo]
-        found.append(Stage("space", arguments, work / "space.json", captured=True))
+        found.append(Stage("space", arguments, work / _told_of("space", path.space), captured=True))
     return found
+
+
+def _told_of(stage: str, repo_id: str) -> str:
+    """What a stage said of one repository: another one has not been served yet."""
+    return f"{stage}--{repo_id.replace('/', '--')}.json"
 
 
 def fetch_base(name: str, target: Path, chat: bool) -> None:

@@ -110,6 +110,9 @@ def test_from_a_raw_base_to_a_pushed_chat_pair_and_its_space(ground, at_hub, sma
     at_hub.requests.clear()
     assert done(capsys, *command(ground, *more))["ran"] == []
     assert at_hub.requests == []
+    elsewhere = [each.replace("someone/talker", "someone/other") for each in more]
+    assert done(capsys, *command(ground, *elsewhere, "--skip", "space"))["ran"] == ["push"]
+    assert at_hub.model("someone/other").files
 
 
 def test_without_instructions_the_model_completes_text_and_says_so(ground, capsys):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
+from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamo import loading
@@ -79,6 +80,19 @@ def test_bytes_of_a_folder_are_those_of_the_loaded_model(tmp_path, tokenizer, qu
     model, _, _ = loading.load_model(str(tmp_path / "model"), device="cpu", quantize=quantize)
     foretold = sizes.stored_bytes([tmp_path / "model"], torch.float32, quantize)
     assert foretold == pytest.approx(loading.memory_of(model), rel=0.05)
+
+
+def test_masks_in_the_suites_own_files_are_not_counted(tmp_path, tokenizer):
+    save_model(tiny_base(), tokenizer, tmp_path)
+    before = sizes.stored_bytes([tmp_path], torch.float32, None)
+    weights = load_file(tmp_path / "model.safetensors")
+    for layer in range(3):
+        weights[f"gpt_neox.layers.{layer}.attention.bias"] = torch.ones(1, 1, 640, 640, dtype=torch.bool)
+        weights[f"gpt_neox.layers.{layer}.attention.masked_bias"] = torch.tensor(-1e9)
+        weights[f"gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert sizes.stored_bytes([tmp_path], torch.float32, None) == before
+    assert loading.load_model(str(tmp_path), device="cpu")[0].num_parameters() == tiny_base().num_parameters()
 
 
 def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path, tokenizer, monkeypatch):
