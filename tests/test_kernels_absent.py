@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 
+import pytest
 from processes import printed
 
+pytestmark = pytest.mark.timeout(900)  # compilers run
 ASK = "import numpy as np\nfrom dynamo import kernels\nloops = kernels.loops()\n"
 DRAW = "print(loops.drawn(np.array([0.25, 0.75]), 0.5))"
 

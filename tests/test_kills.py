@@ -36,6 +36,7 @@ from dynamo.external import count_files
 from dynamo.ui.votes import VoteBook
 
 __all__ = ["documents"]  # a fixture
+pytestmark = pytest.mark.timeout(900)  # six that are killed, and one that comes to its end
 MOST_KILLS = 6
 EVERY_STEP = replace(OPTIONS, checkpoint_every=1)
 

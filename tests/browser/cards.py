@@ -87,7 +87,8 @@ def launch_cards(store: RunStore) -> tuple[gr.Blocks, str]:
         }
         for name, card in cards.items():
             box = gr.Textbox(label=f"Value of {name}", lines=2, elem_id=f"value-{name}")
-            box.change(lambda value: value, box, card, show_progress="hidden")
+            given = box.change(lambda value: value, box, card, show_progress="hidden")
+            given.then(None, None, None, js="() => { window.given = (window.given ?? 0) + 1; }")
 
         def tell(event: gr.EventData) -> str:
             return json.dumps(event._data)
@@ -108,6 +109,13 @@ def launch_cards(store: RunStore) -> tuple[gr.Blocks, str]:
 def give(page, name: str, value: str) -> None:
     """Sets the value of one of the three components, as a handler's output would."""
     page.fill(f"#value-{name} textarea", value)
+
+
+def give_for_sure(page, name: str, value: str) -> None:
+    """And waits until it is there, for what is not seen to come of it."""
+    before = page.evaluate("window.given ?? 0")
+    give(page, name, value)
+    page.wait_for_function("(before) => (window.given ?? 0) > before", arg=before)
 
 
 def dispatch(page, name: str, detail) -> None:

@@ -10,6 +10,7 @@ from browser.cards import (
     RUN,
     dispatch,
     give,
+    give_for_sure,
     lane,
     show,
 )
@@ -41,7 +42,7 @@ def test_while_the_player_holds_back_values_are_kept_and_the_panes_lead(open_ins
     values, passes = runs[1][LONG_RUN]
     dispatch(page, "lane", lane(LONG_RUN, passes[:2], "running"))
     dispatch(page, "playhead", {"milliseconds": 1.0})
-    give(page, "inspector", values[20])
+    give_for_sure(page, "inspector", values[20])
     page.wait_for_timeout(200)
     assert page.evaluate("shown") == []
     dispatch(page, "lane", lane(LONG_RUN, passes))
@@ -60,7 +61,7 @@ def test_a_pinned_pass_stays_until_it_is_let_go(open_inspector, runs):
     give(page, "inspector", values[0])
     page.get_by_text("Pass 1 of").wait_for()
     show(page, RUN, 0)
-    give(page, "inspector", values[1])
+    give_for_sure(page, "inspector", values[1])
     page.wait_for_timeout(200)
     assert page.inner_text(".dm-title") == "Pass 1 of 3"
     page.get_by_role("button", name="Follow again").click()
