@@ -21,7 +21,7 @@ from dynamo.packed import LARGEST_COPY
 POSITIONS = 2048
 # Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.
 RESERVE = 3 * 2**28
-# In the suite's own files, and not loaded: masks of all positions, 0.4 GB for 410m in float32, and frequencies.
+# In the suite's own files, and not loaded: frequencies, and masks of all positions (410m: 0.4 GB in float32).
 NOT_LOADED = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 
 
