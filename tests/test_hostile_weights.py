@@ -167,6 +167,16 @@ SPOILED = {
 }
 
 
+def test_a_tokenizer_with_code_of_its_own_is_refused_and_nobody_is_asked(checkpoint, monkeypatch):
+    """The library asked at the terminal, and a page that was started there waited for the answer."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.signal.alarm", lambda _: None)
+    own = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(own))
+    (checkpoint / "evil.py").write_text("raise SystemExit('the code ran')")
+    assert "tokenizer" in refusal(lambda: load(str(checkpoint), device="cpu"))
+
+
 @pytest.mark.parametrize("spoiler", SPOILED.values(), ids=SPOILED)
 def test_a_spoiled_checkpoint_is_refused(checkpoint, spoiler):
     spoiler(checkpoint)

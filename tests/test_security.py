@@ -49,7 +49,9 @@ def test_no_module_unpickles_or_evaluates(path):
         for keyword in node.keywords:
             told = f"{path}:{node.lineno}: {called}({keyword.arg})"
             value = keyword.value
-            assert keyword.arg not in ("allow_pickle", "trust_remote_code", "shell"), told
+            assert keyword.arg not in ("allow_pickle", "shell"), told
+            if keyword.arg == "trust_remote_code":
+                assert isinstance(value, ast.Constant) and value.value is False, told
             if keyword.arg in ("weights_only", "use_safetensors"):
                 assert isinstance(value, ast.Constant) and value.value is True, told
 

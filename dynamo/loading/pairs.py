@@ -225,7 +225,8 @@ def load_tokenizer(name: str | Path) -> Any:
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"tokenizer: {folder} holds no tokenizer.json; save the model's tokenizer there")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        # Unless told so the library asks at the terminal whether the folder's own code may run.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever the library trips over in a damaged file
         raise ValueError(
             f"tokenizer: {folder}: its files are damaged ({type(error).__name__}: {shown(str(error))})"
