@@ -6,7 +6,6 @@ which brings no more than the candidates to the host.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from dynamo import joint, kernels
 from dynamo.sampling_options import SamplingOptions
 
+TIED = 64  # that are brought to the host beside the top k; with more ties than these all logits are
 MOST_COUNTED = 128  # the loop is made for no more; from about here on torch's selection is as fast
 
 
@@ -41,18 +41,20 @@ def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptio
         if not finite:
             raise _not_finite(np.fmax.reduce(rows, axis=1).tolist())
         return Candidates(ids, f)
-    # One more than asked for: a tie with the first that is left out must be seen.
-    values, indices = torch.topk(logits, min(k + 1, logits.shape[1]))
+    # More than asked for: who ties with the last of them must be seen, and half-precision logits often tie.
+    values, indices = torch.topk(logits, min(k + TIED, logits.shape[1]))
     best, ids = _on_host(values), _on_host(indices)
-    rows = best.tolist()
-    if not all(math.isfinite(row[0]) for row in rows):  # NaN counts as the largest
-        raise _not_finite([row[0] for row in rows])
-    if any(len(set(row)) < len(row) for row in rows):
+    if not np.isfinite(best[:, 0]).all():  # NaN counts as the largest
+        raise _not_finite(best[:, 0].tolist())
+    if best.shape[1] < logits.shape[1] and (best[:, -1] == best[:, k - 1]).any():
         whole = _on_host(logits)
         ids = np.stack([_top_k_of_ties(row, k) for row in whole])
         best = np.take_along_axis(whole, ids, axis=1)
-    f = joint.survivors_of_top_k(best[:, :k], temperature)
-    return Candidates(np.ascontiguousarray(ids[:, :k]), np.ascontiguousarray(f))
+    else:
+        order = np.lexsort((ids, -best))[:, :k]
+        ids, best = (np.take_along_axis(each, order, axis=1) for each in (ids, best))
+    f = joint.survivors_of_top_k(best, temperature)
+    return Candidates(np.ascontiguousarray(ids), np.ascontiguousarray(f))
 
 
 def _is_single_on_cpu(logits: Tensor) -> bool:

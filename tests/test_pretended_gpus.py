@@ -3,6 +3,7 @@ refuse to be mixed as real ones of different devices do."""
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
@@ -11,6 +12,7 @@ from test_devices import IDS, layers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from dynamo import SamplingOptions, candidates, kernels
 from dynamo.decoder import Decoder
 from dynamo.dispatched import DispatchedDecoder, decoder_for
 
@@ -98,3 +100,20 @@ def test_over_two_gpus_every_sum_is_of_tensors_on_one_of_them():
             assert str(logits.device) == "cuda:0"
         kept = {slot: str(cache.device) for slot, cache in state.state.slots.items()}
         assert kept == {0: "cuda:0", 1: "cuda:1", 2: "cuda:1", 3: "cuda:1", 4: "cuda:0"}
+
+
+@pytest.mark.parametrize(("scale", "whole"), [(2.5, False), (0.0, True)])
+def test_half_precision_logits_tie_and_few_are_brought_to_the_host_for_it(monkeypatch, scale, whole):
+    """A GPU's are in bfloat16; of an equal pair the lower id is the likelier, as everywhere."""
+    monkeypatch.setattr(kernels, "loops", lambda: None)
+    asked = []
+    ties = candidates._top_k_of_ties
+    monkeypatch.setattr(candidates, "_top_k_of_ties", lambda row, k: asked.append(k) or ties(row, k))
+    logits = (scale * torch.randn(3, 50304, generator=torch.Generator().manual_seed(3))).bfloat16()
+    chosen = candidates.top_candidates(logits, SamplingOptions(top_k=50))
+    dense = logits.float().numpy()
+    expected = np.argsort(-dense, axis=1, kind="stable")[:, :50]
+    last = np.take_along_axis(dense, expected, axis=1)[:, -1:]
+    assert ((dense == last).sum(axis=1) > 1).any(), "a fiftieth has equals"
+    assert np.array_equal(chosen.ids, expected) and bool(asked) == whole
+    assert np.allclose(chosen.f.sum(axis=1), 1.0)
