@@ -79,6 +79,9 @@ def explained(what: str) -> Iterator[None]:
         ) from None
     except (OSError, ValueError):
         raise
+    except RuntimeError as error:  # all that Xet, by which large files go, says of its own failures
+        told = (str(error).splitlines() or [""])[0]
+        raise OSError(f"{what}: the transfer failed ({told}); try again") from error
     except Exception as error:
         # The HTTP library's own errors share no base class with OSError.
         if not type(error).__module__.startswith(("httpx", "httpcore")):

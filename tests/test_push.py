@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 
 from dynamo import CooccurrenceTable, cards, loading, text
 from dynamo.__main__ import main
+from dynamo.hub import explained
 from dynamo.loading import names
 from dynamo.training import save_model
 
@@ -140,3 +141,9 @@ def test_what_the_hub_refuses_is_a_sentence_without_the_token(at_hub, pair_folde
     assert "the token may not write there" in refused(
         capsys, pair_folder, "someone/talker", "--licence", "mit"
     )
+
+
+def test_a_transfer_by_xet_that_fails_is_a_sentence():
+    sentence = r"uploading to a/b: the transfer failed \(no route\); try again$"
+    with pytest.raises(OSError, match=sentence), explained("uploading to a/b"):
+        raise RuntimeError("no route\nand more")
