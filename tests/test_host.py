@@ -166,6 +166,16 @@ def test_a_run_may_be_closed_by_another_thread():
 # ---- loading
 
 
+def test_a_file_of_many_runs_takes_the_place_of_no_more_than_it_shows(tmp_path):
+    """All of them were stored, and every other visitor's run made room."""
+    host = Host(scripted_contenders())
+    path, view = saved(tmp_path, host, "base", "dynamo")
+    path.write_text(path.read_text(encoding="utf-8") * 200, encoding="utf-8")
+    host.load(path)
+    for wire in (view.base, view.dynamo):
+        assert host.store.get_trace(read_trace(wire.splitlines()).header.run)
+
+
 def saved(tmp_path, host: Host, *lanes: str):
     *_, view = host.answer(Chat(), "one", SETTINGS)
     wires = {"base": view.base, "dynamo": view.dynamo}

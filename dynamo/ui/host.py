@@ -236,10 +236,8 @@ class Host:
                 runs = read_runs(file)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"trace: {path.name}: {error}") from None
-        shown = {}
-        for trace in runs:
-            if trace.header.lane in LANES:
-                shown[trace.header.lane] = self._adopt(trace, keep)
+        last = {trace.header.lane: trace for trace in runs if trace.header.lane in LANES}
+        shown = {lane: self._adopt(trace, keep) for lane, trace in last.items()}
         if not shown:
             raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
         wires = {lane: _wire(trace) for lane, trace in shown.items()}
