@@ -7,6 +7,7 @@ an order is given up is part of that result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,9 @@ from dynamo.trace import BackOff, Joint
 
 MAX_CELLS = 2**22
 HEADS = np.arange(MAX_ORDER)
-REFUSALS = ("", "mask", "kept_mass", "threshold", "penalty")  # by the loops' numbers
-CROWDED = len(REFUSALS)  # the blur is left to numpy
-FEW = 8  # so many cells are worked through faster one by one
+OK, MASK, KEPT_MASS, THRESHOLD, PENALTY, CROWDED = range(6)  # as the loops number what becomes of an order
+REFUSALS = ("", "mask", "kept_mass", "threshold", "penalty")
+ROUNDING = 1e-12  # by so much a mask that keeps everything may seem to keep less
 
 
 class Context:
@@ -42,13 +43,6 @@ class Context:
             repeats |= ids == token
         return repeats & ~self.special.take(ids)
 
-    def repeats(self, cell: Sequence[int]) -> int:
-        """How many tokens of a cell repeat (`joint.repetitions`, for one cell)."""
-        seen, special = self.seen.item, self.special.item
-        return sum(
-            (seen(token) or token in cell[:place]) and not special(token) for place, token in enumerate(cell)
-        )
-
 
 class Attempt(NamedTuple):
     """What one order came to: either cells to draw from or the reason there are none."""
@@ -68,118 +62,89 @@ def attempt(
     options: SamplingOptions,
 ) -> Attempt:
     """Try the order m of 2 or more that candidates ids (m, k) with probabilities f (m, k) are of."""
-    loops = kernels.loops() if ids.shape[1] <= kernels.MOST_CANDIDATES else None
-    if loops is not None and (table is None or hasattr(table, "trie")):
-        return _in_loops(loops, ids, f, context, table, options)
-    return _in_numpy(ids, f, context, table, options)
-
-
-def _in_loops(
-    loops: kernels.Loops,
-    ids: NDArray[np.int64],
-    f: NDArray[np.float64],
-    context: Context,
-    table: CooccurrenceTable | None,
-    options: SamplingOptions,
-) -> Attempt:
     order, k = ids.shape
     limit = float(options.threshold) ** (order - 1)
-    if table is not None and options.mask_strength > 0:
-        cells, values, kept_mass = loops.masked_joint(
-            ids, f, *table.trie(order), float(options.mask_strength)
-        )
-        seen = Joint.deferred(
-            ids, f, lambda: joint.in_rank_order(joint.ranks_of(cells, order, k).T, values, k)
-        )
-    else:
-        above = 0.0 if options.adaptive_first else limit
+    above = 0.0 if options.adaptive_first else limit
+    if options.mask_strength == 0:
+        table = None
+    if table is None:
         _require_few_cells(k, order, above)
-        cells, values = loops.product_above(f, above)
-        kept_mass, seen = 1.0, Joint(ids, f)
-    refusal, best, ranks, weights = loops.survivors(
-        cells,
-        values,
-        ids,
-        kept_mass,
-        limit,
-        float(options.min_kept_mass),
-        bool(options.adaptive),
-        bool(options.adaptive_first),
-        int(options.blur),
-        context.seen,
-        context.special,
-        float(options.repetition_penalty),
-    )
-    if refusal == CROWDED:
-        return _decided(
-            seen, joint.ranks_of(cells, order, k).T, values, kept_mass, ids, limit, context, options
-        )
-    if refusal:
-        return Attempt(seen, kept_mass, BackOff(order, REFUSALS[refusal], best, limit))
+    loops = kernels.loops() if k <= kernels.MOST_CANDIDATES else None
+    if loops is None:
+        cells, values, kept_mass = _found(ids, f, table, above, options)
+        in_rank_order = partial(tuple, (cells, values))
+        decided = _survivors(cells, values, kept_mass, ids, limit, context, options)
+    else:
+        cells, values, kept_mass = _found_by(loops, ids, f, table, above, options)
+        in_rank_order = partial(joint.in_rank_order, cells, values, order, k)
+        decided = loops.survivors(
+            cells, values, ids, kept_mass, limit, float(options.min_kept_mass - ROUNDING),
+            bool(options.adaptive), bool(options.adaptive_first), int(options.blur),
+            context.seen, context.special, float(options.repetition_penalty),
+        )  # fmt: skip
+        if decided[0] == CROWDED:
+            decided = _survivors(*in_rank_order(), kept_mass, ids, limit, context, options)
+    outcome, best, ranks, weights = decided
+    seen = Joint(ids, f) if table is None else Joint.deferred(ids, f, in_rank_order)
+    if outcome != OK:
+        return Attempt(seen, kept_mass, BackOff(order, REFUSALS[outcome], best, limit))
     return Attempt(seen, kept_mass, None, ranks, weights)
 
 
-def _in_numpy(
+def _found_by(
+    loops: kernels.Loops,
     ids: NDArray[np.int64],
     f: NDArray[np.float64],
-    context: Context,
     table: CooccurrenceTable | None,
+    above: float,
     options: SamplingOptions,
-) -> Attempt:
-    order, k = ids.shape
-    limit = options.threshold ** (order - 1)
-    if table is not None and options.mask_strength > 0:
-        columns, ratios = _seen_cells(table, ids)
-        values, kept_mass = joint.masked(joint.product_of_columns(f, columns), ratios, options.mask_strength)
-        seen = Joint.deferred(ids, f, lambda: joint.in_rank_order(columns, values, k))
-    else:
-        above = 0.0 if options.adaptive_first else limit
-        _require_few_cells(k, order, above)
-        columns = joint.product_cells(f, above).T
-        values, kept_mass = joint.product_of_columns(f, columns), 1.0
-        seen = Joint(ids, f)
-    return _decided(seen, columns, values, kept_mass, ids, limit, context, options)
+) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    """Cells that the mask leaves, or of the plain product above a value: flat indices (cells,), in any order,
+    values (cells,), and the mass that was kept.
+    """
+    if table is None:
+        return *loops.product_above(f, above), 1.0
+    return loops.masked_joint(ids, f, *table.trie(len(ids)), float(options.mask_strength))
 
 
-def _decided(
-    seen: Joint,
-    columns: Sequence[NDArray[np.integer]],
+def _found(
+    ids: NDArray[np.int64],
+    f: NDArray[np.float64],
+    table: CooccurrenceTable | None,
+    above: float,
+    options: SamplingOptions,
+) -> tuple[NDArray[np.intp], NDArray[np.float64], float]:
+    """The same in numpy, as ranks (cells, m) in their order."""
+    if table is None:
+        ranks = joint.product_cells(f, above)
+        return ranks, joint.product(f, ranks), 1.0
+    ranks, ratios = table.candidates(list(ids))
+    return ranks, *joint.masked(joint.product(f, ranks), ratios, options.mask_strength)
+
+
+def _survivors(
+    ranks: NDArray[np.intp],
     values: NDArray[np.float64],
     kept_mass: float,
     ids: NDArray[np.int64],
     limit: float,
     context: Context,
     options: SamplingOptions,
-) -> Attempt:
-    """What thresholds and penalty leave of an order's cells."""
-    order, k = ids.shape
-
-    def refused(reason: str, best: float) -> Attempt:
-        return Attempt(seen, kept_mass, BackOff(order, reason, best, limit))
-
-    best = float(np.maximum.reduce(values)) if len(values) else 0.0
+) -> tuple[int, float, NDArray[np.intp] | None, NDArray[np.float64] | None]:
+    """What thresholds and penalty leave of an order's cells in rank order, as `kernels.thresholds.survivors`:
+    outcome, best value, ranks and weights.
+    """
+    best = float(values.max(initial=0.0))
     if best <= 0.0:
-        return refused("mask", 0.0)
-    if kept_mass < options.min_kept_mass:
-        return refused("kept_mass", best)
-    ranks, left = _above_thresholds(columns, values, k, limit, options)
+        return MASK, 0.0, None, None
+    if kept_mass < options.min_kept_mass - ROUNDING:
+        return KEPT_MASS, best, None, None
+    ranks, left = _above_thresholds(ranks, values, ids.shape[1], limit, options)
     if not len(left):
-        return refused("threshold", best)
-    weights = penalised(left, ids[HEADS[:order], ranks], context, options)
-    heaviest = float(np.maximum.reduce(weights))
-    if not heaviest > limit:
-        return refused("penalty", heaviest)
-    return Attempt(seen, kept_mass, None, ranks, weights)
-
-
-def _seen_cells(
-    table: CooccurrenceTable, ids: NDArray[np.integer]
-) -> tuple[Sequence[NDArray[np.integer]], NDArray[np.float64]]:
-    """Columns of ranks and ratios, in any order: a table may know a cheaper one than that of the ranks."""
-    if hasattr(table, "cells"):
-        return table.cells(ids)
-    ranks, ratios = table.candidates(list(ids))
-    return ranks.T, ratios
+        return THRESHOLD, best, None, None
+    weights = penalised(left, ids[HEADS[: len(ids)], ranks], context, options)
+    heaviest = float(weights.max())
+    return (OK, best, ranks, weights) if heaviest > limit else (PENALTY, heaviest, None, None)
 
 
 def _require_few_cells(k: int, order: int, above: float) -> None:
@@ -193,21 +158,17 @@ def _require_few_cells(k: int, order: int, above: float) -> None:
 
 
 def _above_thresholds(
-    columns: Sequence[NDArray[np.integer]],
+    ranks: NDArray[np.intp],
     values: NDArray[np.float64],
     k: int,
     limit: float,
     options: SamplingOptions,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Surviving cells in rank order, ranks (cells, m), and their values (cells,)."""
+    """Which of the cells survive: ranks (cells, m) and values (cells,)."""
+    keep = values > limit
     if options.adaptive and options.adaptive_first:
-        ranks, values = joint.in_rank_order(columns, values, k)
-        keep = joint.adaptive_keep(ranks, values, k, options.blur)
-        columns, values = ranks[keep].T, values[keep]
-    keep = (values > limit).nonzero()[0]
-    if len(keep) == 1:  # nothing to order, and the adaptive stage keeps a lone cell
-        return np.array([[column.item(keep[0]) for column in columns]], dtype=np.intp), values.take(keep)
-    ranks, values = joint.in_rank_order([column.take(keep) for column in columns], values.take(keep), k)
+        keep &= joint.adaptive_keep(ranks, values, k, options.blur)
+    ranks, values = ranks[keep], values[keep]
     if options.adaptive and not options.adaptive_first:
         keep = joint.adaptive_keep(ranks, values, k, options.blur)
         ranks, values = ranks[keep], values[keep]
@@ -221,8 +182,6 @@ def penalised(
     penalty = options.repetition_penalty
     if penalty == 1.0:
         return values
-    if len(values) <= FEW:
-        return values / [penalty ** context.repeats(cell) for cell in tokens.tolist()]
     return values / penalty ** joint.repetitions(tokens, context.seen, context.special)
 
 

@@ -21,11 +21,10 @@ import numpy as np
 
 from dynamo.counting import count_tuples
 from dynamo.tablefile import Counted, read_table, write_table
-from dynamo.tuples import Level, PairBitmap, is_tensor, nodes_of, side_by_side
+from dynamo.tuples import Level, is_tensor, nodes_of, side_by_side
 
 CHUNK_TOKENS = 2**21
 PADDING = 0.02  # by which a model's vocabulary may exceed its tokenizer's
-BITMAP_BYTES = 32 * 2**20  # enough for vocabularies of up to 11,500
 
 
 class CooccurrenceTable:
@@ -124,29 +123,17 @@ class CooccurrenceTable:
         heads: m integer arrays (k_i,), distinct within a head, 2 <= m <= order. Returns ranks (cells, m)
         intp, positions in the heads, row-major, each column contiguous; and ratios (cells,) float64.
         """
-        columns, ratios = self.cells(heads)
-        ranks = np.array(columns, dtype=np.intp)
-        by_rank = np.lexsort(ranks[::-1])
-        return ranks.take(by_rank, axis=1).T, ratios.take(by_rank)
-
-    def cells(self, heads: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """The same in the order in which they are found, which is cheaper: m columns of ranks, and ratios."""
         self._need_order(len(heads))
-        if not (isinstance(heads, np.ndarray) and heads.dtype == np.int64):
-            heads = [np.asarray(head, dtype=np.int64) for head in heads]
-        if any(np.maximum.reduce(head.view(np.uint64), initial=0) >= self.vocab_size for head in heads):
-            return self._cells_of_known(heads)
-        *columns, positions = (self._bitmap or self.levels[0]).extend(heads[0], heads[1])
-        for level, head in zip(self.levels[1:], heads[2:], strict=False):
-            row, rank, positions = level.extend(positions, head)
-            columns = [*(earlier.take(row) for earlier in columns), rank]
-        return columns, self._ratios[len(heads) - 2].take(positions)
-
-    def _cells_of_known(self, heads: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """`cells` where the model's vocabulary is the larger one: padded, or not all of it seen."""
+        heads = [np.asarray(head, dtype=np.int64) for head in heads]
+        # The model's vocabulary may be the larger one: padded, or not all of it seen.
         known = [np.flatnonzero((head >= 0) & (head < self.vocab_size)) for head in heads]
-        columns, ratios = self.cells([head[kept] for head, kept in zip(heads, known, strict=True)])
-        return [kept[rank] for kept, rank in zip(known, columns, strict=True)], ratios
+        columns, positions = [known[0]], heads[0][known[0]]
+        for level, head, kept in zip(self.levels, heads[1:], known[1:], strict=False):
+            row, rank, positions = level.extend(positions, head[kept])
+            columns = [*(earlier[row] for earlier in columns), kept[rank]]
+        ranks = np.array(columns)
+        by_rank = np.lexsort(ranks[::-1])
+        return ranks.take(by_rank, axis=1).T, self._ratios[len(heads) - 2][positions[by_rank]]
 
     def trie(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What loops that look for tuples of `order` walk: first, last and counts as `tuples.nodes_of` has
@@ -198,11 +185,6 @@ class CooccurrenceTable:
         # A token that was never counted is in no tuple.
         rarity = self.total_tokens / np.maximum(self.unigrams, 1)
         return side_by_side([*nodes_of(self.levels), rarity])
-
-    @cached_property
-    def _bitmap(self) -> PairBitmap | None:
-        fits = PairBitmap.bytes_for(self.vocab_size) <= BITMAP_BYTES
-        return PairBitmap.of(self.levels[0]) if fits else None
 
     # -- counting
 

@@ -173,15 +173,13 @@ def _following(
         return tokens[here, -1], attempt.weights[here]
     # Every cell that the mask left survives: the rest of the grid need not be built.
     loops = kernels.loops()
-    if table is not None and options.mask_strength > 0 and loops is not None and hasattr(table, "trie"):
+    if table is not None and options.mask_strength > 0 and loops is not None:
         strength = float(options.mask_strength)
         ids, f = loops.followers(np.array(chunk), ids, f, *table.trie(order), strength)
     elif table is not None and options.mask_strength > 0:
-        columns, ratios = table.cells([*np.array(chunk)[:, None], ids])
-        by_rank = columns[-1].argsort()
-        ranks = columns[-1].take(by_rank)
-        ids = ids.take(ranks)
-        f = joint.masked(f.take(ranks), ratios.take(by_rank), options.mask_strength)[0]
+        ranks, ratios = table.candidates([*np.array(chunk)[:, None], ids])
+        ids, f = ids[ranks[:, -1]], f[ranks[:, -1]]
+        f = joint.masked(f, ratios, options.mask_strength)[0]
     possible = f > 0
     ids, f = ids[possible], f[possible]
     return ids, penalised_next(f, ids, chunk, context, options)

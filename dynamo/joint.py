@@ -8,7 +8,6 @@ not stored. All values are float64. Nothing here knows tokens, tables or options
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -38,13 +37,8 @@ def survivors_of_top_k(logits: Values, temperature: float) -> Values:
 
 def product(f: Values, ranks: Ranks) -> Values:
     """f_1 (x) .. (x) f_m at the given cells: f (m, k), ranks (cells, m) -> (cells,)."""
-    return product_of_columns(f, ranks.T)
-
-
-def product_of_columns(f: Values, columns: Sequence[NDArray[np.integer]]) -> Values:
-    """The same with the cells' ranks in m columns (cells,)."""
-    values = f[0].take(columns[0])
-    for head, column in zip(f[1:], columns[1:], strict=True):
+    values = f[0].take(ranks[:, 0])
+    for head, column in zip(f[1:], ranks.T[1:], strict=True):
         values *= head.take(column)
     return values
 
@@ -71,13 +65,10 @@ def ranks_within(k: int, m: int, most: float) -> Ranks:
     return ranks
 
 
-def in_rank_order(columns: Sequence[NDArray[np.integer]], values: Values, k: int) -> tuple[Ranks, Values]:
-    """Cells by rank, row-major: m columns of ranks below k and values (cells,) -> (cells, m) and (cells,)."""
-    ranks = np.array(columns, dtype=np.intp)
-    if len(values) < 2:
-        return ranks.T, values
-    by_rank = (k ** np.arange(len(ranks) - 1, -1, -1) @ ranks).argsort(kind="stable")
-    return ranks.take(by_rank, axis=1).T, values.take(by_rank)
+def in_rank_order(cells: NDArray[np.int64], values: Values, m: int, k: int) -> tuple[Ranks, Values]:
+    """Flat cells (cells,), in any order, and their values, by rank: (cells, m) and (cells,)."""
+    by_rank = cells.argsort()
+    return ranks_of(cells[by_rank], m, k), values[by_rank]
 
 
 def ranks_of(cells: NDArray[np.int64], m: int, k: int) -> Ranks:
@@ -203,8 +194,6 @@ def repetitions(tokens: NDArray[np.integer], seen: NDArray[np.bool_], special: N
 
 def draw(weights: Values, uniform: float) -> int:
     """Inverse CDF: the first cell whose cumulative weight is above uniform * total, uniform in [0, 1)."""
-    if len(weights) == 1:
-        return 0
     cumulative = weights.cumsum()
     cell = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
     # Rounding may put the target on the total itself; the last cell with weight is meant then.

@@ -22,7 +22,6 @@ from dynamo.candidates import Candidates, top_candidates
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.sampling_options import MAX_ORDER, SamplingOptions
 from dynamo.trace import BackOff, Joint
-from dynamo.tuples import counted
 
 __all__ = [
     "MAX_ORDER",
@@ -89,7 +88,7 @@ def choose_one(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Order 1: the first head's survivors after the penalty, without mask or threshold."""
     ids, f = candidates.ids[0], candidates.f[0]
-    return counted(len(ids))[:, None], penalised_next(f, ids, (), context, options)
+    return np.arange(len(ids))[:, None], penalised_next(f, ids, (), context, options)
 
 
 def choose_joint(
@@ -129,10 +128,10 @@ def drawn_cell(weights: NDArray[np.float64], options: SamplingOptions, uniform: 
     """Which of the cells is drawn: in proportion to the weights, the heaviest at temperature 0."""
     if options.temperature == 0:
         return int(weights.argmax())
+    if len(weights) == 1:
+        return 0
     loops = kernels.loops()
-    if loops is None or len(weights) == 1:
-        return joint.draw(weights, uniform)
-    return loops.drawn(weights, uniform)
+    return joint.draw(weights, uniform) if loops is None else loops.drawn(weights, uniform)
 
 
 def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None) -> None:
@@ -151,6 +150,6 @@ def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None)
         if heads > 1:
             for each in {id(table): table, id(None): None}.values():
                 choose_joint(candidates, 2, context, each, options)
-            if hasattr(table, "trie"):
+            if table is not None:
                 chunk, head = candidates.ids[0, :1], Candidates(*(each[1] for each in candidates))
                 loops.followers(chunk, *head, *table.trie(2), 1.0)

@@ -1,8 +1,7 @@
 """Token tuples as a trie of arrays: the tuples of order m are sorted children of those of order m - 1.
 
 A tuple's position in its order is the handle to its own children, so finding the tuples of a grid of
-candidate tokens is a gather. For small vocabularies the pairs have a bit matrix besides, as their grid is
-asked for in every pass. Positions and counts only: no ratios, no files, no streams.
+candidate tokens is a gather. Positions and counts only: no ratios, no files, no streams.
 """
 
 from __future__ import annotations
@@ -10,15 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-SEARCH_COST = 32  # looking up one cell of a grid takes as long as reading this many children
-ONE, HALF_WORD = np.uint64(1), np.uint64(32)
 CACHE_LINE, LARGE_PAGE = 64, 2**21  # bytes
-COUNT = np.arange(2**15)  # a range of any usual length is a piece of this one
 
 Cells = tuple[np.ndarray, np.ndarray, np.ndarray]  # row, rank in the head, position in the level
 
@@ -42,10 +37,6 @@ class Level:
         """(parents,) how many children each parent has."""
         return np.diff(self.starts)
 
-    @cached_property
-    def _no_ranks(self) -> np.ndarray:
-        return np.full(self.vocab_size, -1, np.int8)
-
     def find(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Positions (n,) of the children `tokens` of `parents`; -1 for no such child, or a parent of -1."""
         if len(self.last) == 0:
@@ -61,25 +52,15 @@ class Level:
 
     def extend(self, parents: np.ndarray, head: np.ndarray) -> Cells:
         """The cells of the grid parents (n,) x head (k,) that are tuples of this level, by row."""
-        stops = self.starts[1:].take(parents)
-        fans = stops - self.starts.take(parents)
-        ends = fans.cumsum()
-        total = int(ends[-1]) if len(ends) else 0
-        if total > SEARCH_COST * len(parents) * len(head):
-            return self._search(parents, head)
-        rank_of = self._no_ranks.copy() if len(head) < 128 else self._no_ranks.astype(np.intp)
-        rank_of[head] = counted(len(head))
-        row = counted(len(parents)).repeat(fans)
-        children = (stops - ends).take(row)
-        children += counted(total)
-        rank = rank_of.take(self.last.take(children))
-        kept = (rank >= 0).nonzero()[0]
-        return row.take(kept), rank.take(kept), children.take(kept)
-
-    def _search(self, parents: np.ndarray, head: np.ndarray) -> Cells:
-        positions = self.find(parents.repeat(len(head)), np.tile(head, len(parents)))
-        cells = (positions >= 0).nonzero()[0]
-        return *np.divmod(cells, len(head)), positions.take(cells)
+        fans = self.starts.take(parents + 1) - self.starts.take(parents)
+        rows = np.arange(len(parents)).repeat(fans)
+        ahead = fans.cumsum() - fans
+        children = self.starts.take(parents).repeat(fans) + np.arange(len(rows)) - ahead.repeat(fans)
+        rank_of = np.full(self.vocab_size, -1)
+        rank_of[head] = np.arange(len(head))
+        ranks = rank_of.take(self.last.take(children))
+        kept = ranks >= 0
+        return rows[kept], ranks[kept], children[kept]
 
     def validate(self, parents: int, min_count: int) -> None:
         """Raise ValueError where this cannot be the level under that many parents."""
@@ -94,47 +75,6 @@ class Level:
         require(self.counts.min(initial=min_count) >= min_count, f"a count below {min_count}")
         complete = counted == self.total if min_count == 1 else counted <= self.total
         require(complete, f"counts of {counted} tuples, not {self.total}")
-
-
-@dataclass(frozen=True, eq=False)
-class PairBitmap:
-    """A bit for every pair of a small vocabulary: a grid of pairs is found without reading any children.
-
-    words: (vocab * width,) uint64, a bit for each of 32 second tokens and, above these, how many pairs are
-    ahead of the word. A pair's position in its level is the number of bits set before its own. word_of,
-    bit_of: (vocab,) where a second token stands.
-    """
-
-    width: int
-    words: np.ndarray
-    word_of: np.ndarray
-    bit_of: np.ndarray
-
-    @staticmethod
-    def bytes_for(vocab_size: int) -> int:
-        return vocab_size * (vocab_size // 32 + 1) * 8
-
-    @classmethod
-    def of(cls, pairs: Level) -> PairBitmap:
-        width = pairs.vocab_size // 32 + 1
-        ids = np.arange(pairs.vocab_size)
-        word_of, bit_of = ids >> 5, ONE << (ids & 31).astype(np.uint64)
-        words = np.zeros(pairs.vocab_size * width, np.uint64)
-        at = ids.repeat(pairs.fans) * width + word_of[pairs.last]
-        np.bitwise_or.at(words, at, bit_of[pairs.last])
-        inside = np.bitwise_count(words).astype(np.uint64)
-        words |= inside.cumsum() - inside << HALF_WORD
-        return cls(width, words, word_of, bit_of)
-
-    def extend(self, first: np.ndarray, second: np.ndarray) -> Cells:
-        """The cells of the grid first (k_1,) x second (k_2,) that are pairs, row-major."""
-        at = (first * self.width)[:, None] + self.word_of.take(second)  # (k_1, k_2)
-        bits = self.bit_of.take(second)
-        words = self.words.take(at)
-        cells = (words & bits > 0).ravel().nonzero()[0]
-        positions = (words >> HALF_WORD) + np.bitwise_count(words & bits - ONE)
-        row = cells // max(len(second), 1)
-        return row, cells - row * len(second), positions.take(cells).astype(np.intp)
 
 
 def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,11 +110,6 @@ def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         copies[-1][:] = array
         at += size
     return tuple(copies)
-
-
-def counted(length: int) -> np.ndarray:
-    """0 .. length - 1, not to be written to."""
-    return COUNT[:length] if length <= len(COUNT) else np.arange(length)
 
 
 def starts_of(fans: np.ndarray) -> np.ndarray:

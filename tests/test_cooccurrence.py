@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import BLOCKS, counts_of, naive_counts, naive_ratio, random_blocks
 
-from dynamo import cooccurrence, tuples
 from dynamo.cooccurrence import CooccurrenceTable
 
 
@@ -190,20 +189,13 @@ def tables_and_heads(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(tables_and_heads(), st.sampled_from([0, 2**30]), st.sampled_from([0, 0.2, 10**9]))
-def test_candidates_are_the_seen_cells_of_the_grid_in_rank_order(case, bitmap_bytes, search_cost):
-    # The two limits choose between reading children, searching them, and the bitmap: all must agree.
+@given(tables_and_heads())
+def test_candidates_are_the_seen_cells_of_the_grid_in_rank_order(case):
     table, heads = case
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cooccurrence, "BITMAP_BYTES", bitmap_bytes)
-        patch.setattr(tuples, "SEARCH_COST", search_cost)
-        assert same(table.candidates(heads), search_the_grid(table, heads))
+    assert same(table.candidates(heads), search_the_grid(table, heads))
 
 
-@pytest.mark.parametrize("bitmap_bytes", [0, 2**30])
-def test_candidates_of_a_wide_grid_are_the_seen_cells(bitmap_bytes, monkeypatch):
-    # 60 x 60 pairs x 60 is more than the 2**16 cells up to which ranks are sorted as small integers.
-    monkeypatch.setattr(cooccurrence, "BITMAP_BYTES", bitmap_bytes)
+def test_candidates_of_a_wide_grid_are_the_seen_cells():
     rng = np.random.default_rng(0)
     table = CooccurrenceTable.count([rng.integers(0, 70, 60_000)])
     heads = [rng.permutation(70)[:60] for _ in range(3)]

@@ -60,7 +60,7 @@ def problems(draw):
         adaptive=draw(st.booleans()),
         blur=draw(st.sampled_from([1, 3])),
         max_order=draw(st.integers(1, 5)),
-        min_kept_mass=draw(st.sampled_from([0.0, 0.0, 0.3])),
+        min_kept_mass=draw(st.sampled_from([0.0, 0.0, 0.3, 1.0])),
         adaptive_first=draw(st.booleans()),
     )
     if options.mask_strength == 0 or draw(st.integers(0, 3)) == 0:

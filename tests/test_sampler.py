@@ -14,6 +14,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 from dynamo import kernels
 from dynamo.cooccurrence import CooccurrenceTable
 from dynamo.sampler import Context, SamplingOptions, choose, choose_one, top_candidates
+from dynamo.tuples import Level
 
 
 @pytest.fixture(scope="module", autouse=True, params=["loops", "numpy"])
@@ -26,23 +27,18 @@ def path(request):
         yield
 
 
-class DictTable:
-    """A table as the sampler needs it, from a dictionary of ratios; looked up cell by cell."""
-
-    def __init__(self, ratios: dict[tuple[int, ...], float]):
-        self.ratios = ratios
-
-    def ratio(self, tokens: tuple[int, ...]) -> float:
-        return self.ratios.get(tokens, 0.0)
-
-    def candidates(self, heads):
-        cells = [
-            (ranks, self.ratio(tokens))
-            for ranks in np.ndindex(*map(len, heads))
-            if self.ratio(tokens := tuple(int(head[r]) for head, r in zip(heads, ranks, strict=True))) > 0
-        ]
-        ranks = np.array([ranks for ranks, _ in cells], dtype=np.intp).reshape(-1, len(heads))
-        return ranks, np.array([ratio for _, ratio in cells])
+def table_of(counts, unigrams, order=2):
+    """A table of these counts, whether or not a text could have them; tuples' beginnings are in it too."""
+    levels, parents, vocab = [], [(token,) for token in range(len(unigrams))], len(unigrams)
+    for m in range(2, order + 1):
+        cells = sorted(cell for cell in counts if len(cell) == m)
+        fans = [sum(cell[:-1] == parent for cell in cells) for parent in parents]
+        assert sum(fans) == len(cells)
+        last = np.array([cell[-1] for cell in cells], np.uint16)
+        own = np.array([counts[cell] for cell in cells], np.int64)
+        levels.append(Level(np.append(0, np.cumsum(fans, dtype=np.int64)), last, own, own.sum(), vocab))
+        parents = cells
+    return CooccurrenceTable(np.array(unigrams), levels)
 
 
 @st.composite
@@ -55,12 +51,11 @@ def steps(draw):
     if draw(st.booleans()):
         logits = np.round(logits)  # many ties
     density = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-    ratios = {
-        cell: float(rng.gamma(0.7) * 3 + 1e-3)
-        for m in range(2, heads + 1)
-        for cell in np.ndindex(*(vocab,) * m)
-        if rng.random() < density
-    }
+    counts = {}
+    for m in range(2, heads + 1):
+        for cell in np.ndindex(*(vocab,) * m):
+            if (m == 2 or cell[:-1] in counts) and rng.random() < density:
+                counts[cell] = int(rng.gamma(0.7) * 3000 + 1)
     options = SamplingOptions(
         threshold=draw(st.sampled_from([0.0, 0.02, 0.1, 0.3, 0.5, 0.9, 1.0])),
         top_k=draw(st.integers(1, 10)),
@@ -78,7 +73,7 @@ def steps(draw):
     documents = [rng.zipf(1.3, draw(st.integers(1, 200))) % vocab]
     tables = {
         "none": lambda: None,
-        "of any ratios": lambda: DictTable(ratios),
+        "of any ratios": lambda: table_of(counts, rng.integers(1, 20, vocab), max(heads, 2)),
         "counted": lambda: CooccurrenceTable.count(documents, max(heads, 2), vocab_size=vocab),
     }
     table = tables[draw(st.sampled_from(list(tables)))]()
@@ -87,11 +82,11 @@ def steps(draw):
 
 def ratio_of(table):
     """M of a tuple for the oracle, from the table's own list of what it holds."""
-    if not isinstance(table, CooccurrenceTable):
-        return table.ratio if table else None
+    if table is None:
+        return None
     listed = [table.tuples(order)[0] for order in range(2, table.order + 1)]
     ratios = {tuple(ids): m for of in listed for ids, m in zip(of.tolist(), table.ratio(of), strict=True)}
-    return DictTable(ratios).ratio
+    return lambda tokens: ratios.get(tokens, 0.0)
 
 
 def run(logits, context, table, options, uniform, special):
@@ -149,11 +144,11 @@ def test_threshold_1_emits_one_token_and_draws_it_from_the_first_head(step):
 def test_three_cells_by_hand():
     """Two heads, three tokens: f1 = (.5, .3, .2), f2 = (.6, .4, 0..).
 
-    Ratios: (a,b) 2, (b,a) 1, (c,a) unseen. Product .5*.4 = .20 and .3*.6 = .18; masked .40 and .18, sum .58.
-    Normalised .689655 and .310345; kept mass .20 + .18 = .38. At eps .5 only (a,b) is above .5.
+    Ratios: (a,b) twice that of (b,a), (c,a) unseen. Product .5*.4 = .20 and .3*.6 = .18; masked .40 and .18,
+    sum .58. Normalised .689655 and .310345; kept mass .20 + .18 = .38. At eps .5 only (a,b) is above .5.
     """
     f1, f2 = np.array([0.5, 0.3, 0.2]), np.array([0.6, 0.4, 1e-30])
-    table = DictTable({(0, 1): 2.0, (1, 0): 1.0})
+    table = table_of({(0, 1): 2, (1, 0): 1}, [1, 1, 1])
     options = SamplingOptions(threshold=0.5, top_k=3, temperature=1.0, repetition_penalty=1.0)
     decision = run(np.log([f1, f2]), [], table, options, 0.999, [])
     assert decision.tokens == (0, 1)
@@ -164,6 +159,16 @@ def test_three_cells_by_hand():
     assert refused.order == 1
     assert refused.backoffs[0].reason == "penalty"
     assert refused.backoffs[0].best == pytest.approx(0.4 / 0.58 / 1.5)
+
+
+def test_a_mask_that_keeps_everything_keeps_all_the_mass():
+    """The kept shares of the product then sum to 1, or to a little less by rounding, which is no refusal."""
+    table = table_of({(a, b): 1 for a in range(9) for b in range(9)}, [1] * 9)
+    options = SamplingOptions(threshold=0.0, min_kept_mass=1.0)
+    rng = np.random.default_rng(0)
+    decisions = [run(rng.normal(size=(2, 9)), [], table, options, 0.5, []) for _ in range(200)]
+    assert all(decision.order == 2 for decision in decisions)
+    assert min(decision.kept_mass for decision in decisions) < 1.0
 
 
 def test_order_1_equals_transformers_warpers():
@@ -194,7 +199,8 @@ def test_special_tokens_are_never_penalised():
 def test_frequencies_of_20000_draws_fit_the_masked_joint():
     rng = np.random.default_rng(5)
     logits = rng.normal(size=(2, 6)).astype(np.float32)
-    table = DictTable({(a, b): 0.5 + ((3 * a + b) % 4) for a in range(6) for b in range(6) if (a + b) % 3})
+    counts = {(a, b): 1 + 2 * ((3 * a + b) % 4) for a in range(6) for b in range(6) if (a + b) % 3}
+    table = table_of(counts, [1] * 6)
     options = SamplingOptions(threshold=0.0, top_k=5, adaptive=False, repetition_penalty=1.2)
     decision = run(logits, [1, 2], table, options, 0.0, [])
     index = {tuple(cell): i for i, cell in enumerate(decision.survivors.tolist())}
