@@ -106,16 +106,16 @@ def test_a_visitor_behind_a_proxy_is_the_last_public_address(client, told, visit
     assert visitor_of(scope, behind_proxy=False) == client
 
 
-@pytest.mark.parametrize("minutes", [0, 1])
-def test_too_many_requests_of_one_visitor_are_refused_and_anothers_are_not(page, clock, minutes):
-    clock[0] = 60.0 * minutes
-    answers = [page.ask("8.8.4.4", prompt=" ") for _ in range(8)]
-    assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 2
-    refused = answers[-1]
-    assert refused.headers["retry-after"] == "10"
-    told = refused.json()["detail"]
-    assert told == "At most 6 requests a minute are answered here; ask again in 10 s."
-    assert page.ask(f"9.9.9.{minutes}").status_code == 200
+def test_too_many_requests_of_one_visitor_are_refused_and_anothers_are_not(page, clock):
+    for other in ("9.9.9.1", "9.9.9.2"):
+        clock[0] += 60  # after a minute as many again
+        answers = [page.ask("8.8.4.4", prompt=" ") for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 2
+        refused = answers[-1]
+        assert refused.headers["retry-after"] == "10"
+        told = refused.json()["detail"]
+        assert told == "At most 6 requests a minute are answered here; ask again in 10 s."
+        assert page.ask(other).status_code == 200
 
 
 def test_without_a_proxy_a_forged_header_makes_nobody_another_visitor(monkeypatch):
