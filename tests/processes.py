@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(["accelerate", "dynamo.__main__", "dynamo.training", "dynamo.ui.votes"])
-START_SECONDS = 120  # on a busy machine; imports belong to it
+START_SECONDS = 240  # on a busy machine; imports belong to it
 WORK_SECONDS = 240
 
 
