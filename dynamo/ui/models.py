@@ -84,10 +84,11 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
         shown = suggest(loading.then(refresh, seen, refreshed, **QUIET).then, pair.compare)
         if training is not None:
             shown.then(training.foretell, training.steps, training.estimate, **QUIET)
-        shown.then(
-            lambda: (gr.update(interactive=True), gr.update(interactive=False)), None,
-            [tab.load, tab.cancel], **QUIET,
-        )  # fmt: skip
+        for after in (shown.then, loading.failure):
+            after(
+                lambda: (gr.update(interactive=True), gr.update(interactive=False)), None,
+                [tab.load, tab.cancel], **QUIET,
+            )  # fmt: skip
         return loading
 
     begun = tab.load.click(

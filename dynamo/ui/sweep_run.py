@@ -14,7 +14,7 @@ import gradio as gr
 
 from dynamo.ui.handlers import in_one_sentence
 from dynamo.ui.sweep_view import Report
-from dynamo.ui.wiring import QUIET, RUN
+from dynamo.ui.wiring import QUIET, RUN, ends_of
 
 # run_sweep(prompts, progress) yields the report so far, after the base and after each threshold, and calls
 # progress(done, total) after every reply; what `progress` raises passes through it.
@@ -89,7 +89,8 @@ def run_section(
         show_progress_on=status,
         **{**RUN, "show_progress": "full"},
     )
-    running.then(lambda: gr.update(interactive=False), None, cancel, **QUIET)
+    for after in ends_of(running):
+        after(lambda: gr.update(interactive=False), None, cancel, **QUIET)
     cancel.click(stop, None, [cancel, status], cancels=[running], **QUIET)
 
 

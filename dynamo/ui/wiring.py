@@ -40,6 +40,11 @@ QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 IN_BROWSER = {"api_visibility": "private"}
 
 
+def ends_of(event: Any) -> tuple[Any, Any]:
+    """Listeners to an event's end, come what may: Gradio's page runs a `then` only where nothing failed."""
+    return event.then, event.failure
+
+
 class Wiring:
     """Connects a tab's components with the handlers, once."""
 
@@ -114,7 +119,8 @@ class Wiring:
 
     def _after_a_run(self, event: Any) -> None:
         tab = self._tab
-        event.then(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
+        for after in ends_of(event):
+            after(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
         event.then(lambda: False, None, tab.replacing, **QUIET)
         if tab.audit is not None:
             audit = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
@@ -131,7 +137,8 @@ class Wiring:
             show_progress_on=tab.strip,
             **RUN,
         )
-        running.then(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
+        for after in ends_of(running):
+            after(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
         return running
 
     def _connect_stop(self, runs: list[Any]) -> None:
@@ -171,7 +178,8 @@ class Wiring:
         """The row is there while a duel waits for its vote."""
         tab = self._tab
         show = {"fn": lambda duel: gr.update(visible=duel is not None), "inputs": tab.duel, **QUIET}
-        sent.then(outputs=tab.votes, **show)
+        for after in ends_of(sent):
+            after(outputs=tab.votes, **show)
         tab.new_chat.click(lambda: gr.update(visible=False), None, tab.votes, **QUIET)
         for choice, button in tab.vote_buttons.items():
             chosen = gr.State(choice)

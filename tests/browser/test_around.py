@@ -67,6 +67,15 @@ def test_the_title_is_the_pages_own_whatever_model_and_prompt_are_called(page_at
     assert_harmless(page, before)
 
 
+def test_after_a_failed_run_there_is_nothing_to_stop(page_at, url):
+    """Gradio's `then` is not called after a failure; Stop was left as if something went on."""
+    page = page_at(url)
+    page.fill("#prompt textarea", "hello")
+    page.click("#generate")
+    page.locator(".toast-body").first.wait_for()
+    page.wait_for_selector("#stop[disabled]")
+
+
 def test_a_toast_shows_a_hostile_reason_as_text(page_at, url):
     page = page_at(url)
     before = look(page)
