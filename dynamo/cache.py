@@ -135,8 +135,6 @@ class OneLane:
         if not whole:
             q = q[:, -self.queries :]
             mask = None if self.queries == 1 or mask is None else mask[-self.queries :]
-        if mask is not None and n == 1 and _is_plain(self._cache, self._stop - self.start):
-            return _attend_plainly(q[0].transpose(0, 1), keys[slot], values[slot], mask, scaling)
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             keys[slot : slot + n],
@@ -147,13 +145,10 @@ class OneLane:
         return attended.transpose(1, 2).flatten(2)
 
 
-def _is_plain(cache: Tensor, new: int) -> bool:
-    return new <= FEW_QUERIES and cache.device.type == "cpu" and cache.dtype == torch.float32
-
-
 def _loop(cache: Tensor, new: int, filled: int) -> Callable | None:
     """The compiled loop where it is the faster way, None elsewhere; cache (.., heads, capacity, head_dim)."""
-    fits = _is_plain(cache, new) and filled * cache.shape[-3] * cache.shape[-1] <= LOOP_NUMBERS
+    few = new <= FEW_QUERIES and filled * cache.shape[-3] * cache.shape[-1] <= LOOP_NUMBERS
+    fits = few and cache.device.type == "cpu" and cache.dtype == torch.float32
     return getattr(kernels.loops(), "attend", None) if fits else None
 
 
@@ -187,14 +182,6 @@ def warm_up() -> None:
                 DecodeState(torch.zeros(2, 1, 1, 1, 2)), 1, 1, (turns, turns), lambda new, stop: turns
             )
             lane.attend_packed([torch.zeros(1, 6)], 1, 0, 1.0, whole=True)
-
-
-def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Three plain products, on CPU faster than the fused kernel for few queries: q (heads, queries, width),
-    k and v (heads, stop, width), mask (queries, stop) -> (1, queries, hidden).
-    """
-    weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scaling).softmax(dim=-1)
-    return torch.bmm(weights, v).transpose(0, 1).flatten(1).unsqueeze(0)
 
 
 class Lanes:
