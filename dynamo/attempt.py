@@ -78,10 +78,14 @@ def attempt(
         cells, values, kept_mass = _found_by(loops, ids, f, table, above, options)
         in_rank_order = partial(joint.in_rank_order, cells, values, order, k)
         decided = loops.survivors(
-            cells, values, ids, kept_mass, limit, float(options.min_kept_mass - ROUNDING),
-            bool(options.adaptive), bool(options.adaptive_first), int(options.blur),
-            context.seen, context.special, float(options.repetition_penalty),
-        )  # fmt: skip
+            cells,
+            values,
+            ids,
+            kept_mass,
+            (limit, float(options.min_kept_mass - ROUNDING)),
+            (bool(options.adaptive), bool(options.adaptive_first), int(options.blur)),
+            (context.seen, context.special, float(options.repetition_penalty)),
+        )
         if decided[0] == CROWDED:
             decided = _survivors(*in_rank_order(), kept_mass, ids, limit, context, options)
     outcome, best, ranks, weights = decided

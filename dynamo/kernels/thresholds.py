@@ -119,26 +119,9 @@ def _put_in_order(cells, values):
 
 
 @compiled
-def adaptive_keep(cells, values, m, k, width):
-    """As `joint.adaptive_keep`, without the cells whose blurred value is in the lowest bin for certain.
-
-    A blurred value is no more than the largest around it, and the largest blurred one no less than the
-    largest value's own share: only the surroundings of a value of 1 / 256 of that can leave the lowest bin.
-    The second result is false where these are so many that the whole grid is the better place for it.
-    """
-    keep = np.ones(len(cells), np.bool_)
-    if len(cells) <= 1:
-        return keep, True
-    largest = 0.0
-    for value in values:
-        largest = max(largest, value)
-    floor = largest / BINS * (1 - 1e-6) * (0.5**m if width == 3 else 1.0)
-    heavy = 0
-    for value in values:
-        heavy += value >= floor
+def _blurred_near(cells, values, floor, heavy, m, k, width):
+    """A hash table of the blurred cells around the `heavy` values of at least `floor`: keys, sums."""
     around = width**m
-    if heavy * around > CROWD:
-        return keep, False
     size = 64
     while size < 2 * heavy * around:
         size *= 2
@@ -158,8 +141,32 @@ def adaptive_keep(cells, values, m, k, width):
                 slot = _slot(keys, reached[j])
                 if keys[slot] >= 0:
                     sums[slot] += shares[j]
+    return keys, sums
+
+
+@compiled
+def adaptive_keep(cells, values, m, k, width):
+    """As `joint.adaptive_keep`, without the cells whose blurred value is in the lowest bin for certain.
+
+    A blurred value is no more than the largest around it, and the largest blurred one no less than the
+    largest value's own share: only the surroundings of a value of 1 / 256 of that can leave the lowest bin.
+    The second result is false where these are so many that the whole grid is the better place for it.
+    """
+    keep = np.ones(len(cells), np.bool_)
+    if len(cells) <= 1:
+        return keep, True
+    largest = 0.0
+    for value in values:
+        largest = max(largest, value)
+    floor = largest / BINS * (1 - 1e-6) * (0.5**m if width == 3 else 1.0)
+    heavy = 0
+    for value in values:
+        heavy += value >= floor
+    if heavy * width**m > CROWD:
+        return keep, False
+    keys, sums = _blurred_near(cells, values, floor, heavy, m, k, width)
     largest, least, inside = 0.0, np.inf, 0
-    for slot in range(size):
+    for slot in range(len(keys)):
         if keys[slot] >= 0:
             inside += 1
             largest, least = max(largest, sums[slot]), min(least, sums[slot])
@@ -167,7 +174,7 @@ def adaptive_keep(cells, values, m, k, width):
         return keep, True
     counts = np.zeros(BINS, np.int64)
     counts[0] = k**m - inside
-    for slot in range(size):
+    for slot in range(len(keys)):
         if keys[slot] >= 0:
             counts[min(np.int64(sums[slot] / largest * BINS), BINS - 1)] += 1
     threshold = otsu_bin(counts)
@@ -199,12 +206,15 @@ def penalised(ranks, values, ids, seen, special, penalty):
 
 
 @compiled
-def survivors(cells, values, ids, kept, limit, least_kept, adaptive, first, width, seen, special, penalty):
+def survivors(cells, values, ids, kept, limits, stages, repeats):
     """What becomes of an order's cells: (outcome, best value, ranks (cells, m), weights (cells,) by rank).
 
-    They may come in any order.
-    The outcome is OK, the reason to back off, or CROWDED: the blur is then better done on the whole grid.
+    They may come in any order. limits: what a value must be above, and the least `kept` mass; stages: whether
+    there is an adaptive one, whether it is the first, and the blur's width; repeats: which tokens were seen,
+    which are special, and the penalty. The outcome is OK, the reason to back off, or CROWDED: the blur is
+    then better done on the whole grid.
     """
+    (limit, least_kept), (adaptive, first, width), (seen, special, penalty) = limits, stages, repeats
     m, k = ids.shape
     none = np.empty((0, m), np.int64)
     above, left, found = np.empty(len(cells) + 1, np.int64), np.empty(len(cells) + 1), 0
