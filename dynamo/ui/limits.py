@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from dynamo.spaces.limits import Limits
 from dynamo.ui.bodies import Bodies, Message, Receive
 from dynamo.ui.doors import Refused, check_files, check_route, check_sender, check_upload, make_room
@@ -122,9 +124,18 @@ class Gate:
             if scope["method"] == "POST":
                 await self._posted(scope, receive, send)
             else:
-                await self._app(scope, receive, send)
+                await self._got(scope, receive, send)
         except Refused as refused:
             await _answer(send, refused)
+
+    async def _got(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Ends a stream that was never begun: Gradio tells so in it, and then fails with a long traceback."""
+        try:
+            await self._app(scope, receive, send)
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _posted(self, scope: Message, receive: Receive, send: Send) -> None:
         joins, uploads = _is_work(scope), _is(scope, "/upload")
