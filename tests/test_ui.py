@@ -188,6 +188,13 @@ def test_a_vote_is_kept_and_then_the_sides_are_told(tmp_path):
     assert row.votes == 1 and (row.wins, row.losses) == ((1, 0) if duel.left == "dynamo" else (0, 1))
 
 
+def test_no_answer_of_a_duel_was_to_be_read_before(tmp_path):
+    """At the visitor's seed it was word for word the recording's, which says whose it is."""
+    wired = handlers(votes=tmp_path)
+    seeds = {send(wired, blind=True)[-1][-1].options["seed"] for _ in range(3)}
+    assert len(seeds) == 3 and 0 not in seeds
+
+
 def test_a_vote_on_a_quantised_pair_names_its_bits(tmp_path):
     """It named the model alone, and was summed up with votes on the same model as it is."""
     wired = handlers(replace(scripted_contenders(), bits=4), votes=tmp_path)

@@ -7,8 +7,9 @@ sentence. Which component is which is `wiring`'s.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dynamo.ui.doors import discard
 from dynamo.ui.duel import Duel
 from dynamo.ui.host import READY, Busy, Host
 from dynamo.ui.presenter import RaceView
-from dynamo.ui.settings import Settings
+from dynamo.ui.settings import LARGEST_SEED, Settings
 from dynamo.ui.votes import VoteBook
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ class Handlers:
             chat = chat.without_last()
         if blind and self._book is not None:
             yield "", "", "", DUEL, None
+            # Whoever has seen an answer at this seed before, the recorded one say, knows whose it is.
+            settings = replace(settings, seed=secrets.randbelow(LARGEST_SEED))
             duel = Duel.of(self._host.lanes_run(prompt, settings, opponent))
             yield *duel.blind_wires(), "", CHOOSE, duel
             return
