@@ -37,6 +37,11 @@ _HEADLESS = """<div class="dm-models"><h2><bdi>{name}</bdi> has no token heads y
 Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
 
 
+# Whether the visitor has written or picked a name, perhaps before the page has learned which pair is loaded.
+_NOTE_NAMING = """() => { document.addEventListener("input", ({ target }) => {
+  if (target.closest("#model-name, #models-picker")) window.dynamoModelNamed = true; }, true); }"""
+
+
 @dataclass(frozen=True)
 class _Tab:
     """The parts that events read or write."""
@@ -68,8 +73,7 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
             training = training_section(shelf, demo)
     # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
     seen = gr.Number(0, precision=0, visible=False)
-    built_for = shelf.loaded
-    loaded = gr.Textbox(built_for, visible=False)
+    loaded = gr.Textbox(shelf.loaded, visible=False)
     refreshed = [seen, loaded, tab.name, *tab.refreshed(), *pair.outputs()]
 
     def refresh(swaps: int, opening: bool = False) -> Updates:
@@ -78,6 +82,9 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
             name = loaded if opening else tab.name
             told |= {seen: shelf.host.swaps, name: shelf.loaded, **pair.shown(shelf)}
         return told
+
+    def missed(swaps: int) -> Updates:
+        return refresh(swaps, opening=True) if swaps != shelf.host.swaps else {seen: swaps}
 
     def connect(event: Any, source: Any) -> Any:
         loading = event(_load(shelf), [source, tab.quantize], tab.status, **_LOADING)
@@ -100,12 +107,13 @@ def models_tab(shelf: Shelf, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) ->
     # The page was built for the pair that it began with. Asked twice, as the first answer may come so late
     # that it takes the place of one about a pair that was loaded meanwhile.
     opened = demo.load(partial(refresh, opening=True), seen, refreshed, **QUIET)
-    opened = opened.then(partial(refresh, opening=True), seen, refreshed, **QUIET)
+    opened = opened.then(missed, seen, refreshed, **QUIET)
     suggest(opened.then, pair.compare, opening=True)
     opened.then(
         None, [tab.name, loaded], tab.name, api_visibility="private",
-        js=f"(name, loaded) => name === {json.dumps(built_for)} ? loaded : name",  # else it was typed
+        js="(name, loaded) => window.dynamoModelNamed ? name : loaded",
     )  # fmt: skip
+    demo.load(None, None, None, js=_NOTE_NAMING, api_visibility="private")
     tab.picker.pick(_picked, None, tab.name, **QUIET)
     asked = [tab.quantize, tab.name]
     tab.quantize.change(
