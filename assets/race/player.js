@@ -145,7 +145,8 @@ function chooseMode(player, race, mode, now) {
   if (player.phase === "empty") return chosen;
   if (mode === "live") return settle(chosen, race);
   if (mode === "step") return { ...chosen, phase: "paused", playhead: player.playhead ?? 0, unwatched: false };
-  if (player.still && player.phase !== "playing") return { ...chosen, slowdown: paceOf(chosen, race) };
+  if (player.still && player.phase === "paused") return { ...chosen, slowdown: paceOf(chosen, race) };
+  if (player.still && player.phase !== "playing") return chosen;
   if (mode === "auto" && !race.done && judge(race) === 1) return settle(chosen, race);
   return player.playhead === null ? startOver(chosen, race, now) : resume(chosen, race, now);
 }

@@ -125,14 +125,21 @@ def test_every_step_shows_one_pass_more_and_back_takes_it_away(play):
 def test_with_little_motion_nothing_plays_until_play_is_pressed(play, mode, kind):
     script = """
       player = begin({ ...newPlayer(true), mode }, race, kind, 0); log.push(player.phase);
-      player = arrive(player, race, 0); player = chooseMode(player, race, "tenth", 0);
-      log.push(player.phase, player.slowdown);
+      player = arrive(player, race, 0); player = chooseMode(player, race, "tenth", 0); log.push(player.phase);
       player = toggle(player, race, 0); log.push(player.phase);
     """
-    begun, chosen, slowdown, pressed = play(short_race(), script, mode=mode, kind=kind)
+    begun, chosen, pressed = play(short_race(), script, mode=mode, kind=kind)
     assert "playing" not in (begun, chosen)
-    assert slowdown == 10  # what is said of the pace while it waits for Play
     assert pressed == "playing"
+
+
+def test_a_pace_chosen_while_it_waits_for_play_is_the_one_that_is_told(play):
+    script = """
+      player = chooseMode(newPlayer(true), race, "step", 0); player = begin(player, race, "live", 0);
+      player = stepBy(player, race, 1); player = chooseMode(player, race, "tenth", 0);
+      log.push(player.phase, player.slowdown);
+    """
+    assert play(short_race(), script) == ["paused", 10]
 
 
 def test_a_recording_plays_by_itself_and_what_is_only_looked_at_does_not(play):
