@@ -75,7 +75,12 @@ def attempt(
         in_rank_order = partial(tuple, (cells, values))
         decided = _survivors(cells, values, kept_mass, ids, limit, context, options)
     else:
-        cells, values, kept_mass = _found_by(loops, ids, f, table, above, options)
+        if table is None:
+            (cells, values), kept_mass = loops.product_above(f, above), 1.0
+        else:
+            cells, values, kept_mass = loops.masked_joint(
+                ids, f, *table.trie(order), float(options.mask_strength)
+            )
         in_rank_order = partial(joint.in_rank_order, cells, values, order, k)
         decided = loops.survivors(
             cells,
@@ -95,22 +100,6 @@ def attempt(
     return Attempt(seen, kept_mass, None, ranks, weights)
 
 
-def _found_by(
-    loops: kernels.Loops,
-    ids: NDArray[np.int64],
-    f: NDArray[np.float64],
-    table: CooccurrenceTable | None,
-    above: float,
-    options: SamplingOptions,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-    """Cells that the mask leaves, or of the plain product above a value: flat indices (cells,), in any order,
-    values (cells,), and the mass that was kept.
-    """
-    if table is None:
-        return *loops.product_above(f, above), 1.0
-    return loops.masked_joint(ids, f, *table.trie(len(ids)), float(options.mask_strength))
-
-
 def _found(
     ids: NDArray[np.int64],
     f: NDArray[np.float64],
@@ -118,7 +107,9 @@ def _found(
     above: float,
     options: SamplingOptions,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], float]:
-    """The same in numpy, as ranks (cells, m) in their order."""
+    """Cells that the mask leaves, or of the plain product above a value: ranks (cells, m) in their order,
+    values (cells,), and the mass that was kept.
+    """
     if table is None:
         ranks = joint.product_cells(f, above)
         return ranks, joint.product(f, ranks), 1.0
