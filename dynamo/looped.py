@@ -17,6 +17,7 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo import kernels
 from dynamo.cache import OneLane
+from dynamo.tuples import side_by_side
 
 MOST_NUMBERS = (
     2**23
@@ -76,12 +77,13 @@ class LoopedLayers:
         expand = [(layer.mlp.dense_h_to_4h.weight, layer.mlp.dense_h_to_4h.bias) for layer in layers]
         parts = (project, expand, contract)
         half = all(is_half(weight) for part in parts for weight, _ in part)
-        self._weights = (
-            float(first.input_layernorm.eps),
+        arrays = [
             _stacked([torch.stack(_norms(layer)) for layer in layers]),
             *(_matrices([weight for weight, _ in part], half) for part in parts),
             _stacked([torch.cat([_bias(*each) for each in layer]) for layer in zip(*parts, strict=True)]),
-        )  # fmt: skip
+        ]
+        # Read once a pass from end to end, they come faster from few large pages.
+        self._weights = (float(first.input_layernorm.eps), *side_by_side(arrays))
 
     def forward(self, hidden_states: Tensor, n: int, step: OneLane) -> Tensor:
         """As `PackedLayers.forward` of the first `n`, where the step has its loop."""

@@ -106,7 +106,7 @@ def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     piece = np.empty(sum(sizes) + LARGE_PAGE, np.uint8)
     at, copies = -piece.ctypes.data % LARGE_PAGE, []
     for array, size in zip(arrays, sizes, strict=True):
-        copies.append(piece[at : at + array.nbytes].view(array.dtype))
+        copies.append(piece[at : at + array.nbytes].view(array.dtype).reshape(array.shape))
         copies[-1][:] = array
         at += size
     return tuple(copies)
