@@ -137,7 +137,7 @@ def drawn_cell(weights: NDArray[np.float64], options: SamplingOptions, uniform: 
 def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None) -> None:
     """Have compiled, or read from where numba keeps it, what steps of such a model run, before one is timed.
 
-    Some fifteen seconds of a processor in a new installation, half of one in every later process.
+    Some twenty seconds of a processor in a new installation, half of one in every later process.
     """
     loops = kernels.loops()
     if loops is None:
