@@ -134,6 +134,18 @@ def test_after_a_swap_the_examples_are_what_the_new_pair_can_do_and_its_memory_a
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def reload_held(page):
+    """Loads the page anew: what it asks on opening is held back, in a list, until the event is set."""
+    held, let_go = [], threading.Event()
+    page.route(
+        "**/gradio_api/run/**", lambda route: route.continue_() if let_go.is_set() else held.append(route)
+    )
+    page.reload()
+    while not held:
+        page.wait_for_timeout(50)
+    return held, let_go
+
+
 @pytest.mark.parametrize("written_name", ["someone/else", "the name that the page was built for"])
 def test_a_model_name_that_is_written_while_the_page_learns_of_another_pair_stays(
     open_page, url, folder, written_name
@@ -143,13 +155,8 @@ def test_a_model_name_that_is_written_while_the_page_learns_of_another_pair_stay
     first = at_models(open_page, url)
     loads(first, str(folder / "untuned"))
     first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page, held, written = open_page(url), [], threading.Event()
-    page.route(
-        "**/gradio_api/run/**", lambda route: route.continue_() if written.is_set() else held.append(route)
-    )
-    page.reload()
-    while not held:
-        page.wait_for_timeout(50)
+    page = open_page(url)
+    held, written = reload_held(page)
     page.get_by_role("tab", name="Models").click()
     name = page.locator("#model-name textarea, #model-name input").first
     name.fill(written_name)
@@ -211,13 +218,8 @@ def test_an_example_that_is_picked_while_the_page_opens_stays(open_page, url, fo
     first = at_models(open_page, url)
     loads(first, str(folder / "first"))
     first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page, held, opened = open_page(url), [], threading.Event()
-    page.route(
-        "**/gradio_api/run/**", lambda route: route.continue_() if opened.is_set() else held.append(route)
-    )
-    page.reload()
-    while not held:
-        page.wait_for_timeout(50)
+    page = open_page(url)
+    held, opened = reload_held(page)
     opened.set()
     page.get_by_role("button", name="Recipe", exact=True).click()
     box = page.locator("#prompt textarea, #prompt input").first
