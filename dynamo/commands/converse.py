@@ -1,0 +1,64 @@
+"""Have a chat model write conversations, its own questions and answers: training data for its token heads.
+
+Writes OUTPUT (for training), .dev and .test files beside it, and a .json of settings and counts; a run that was
+killed goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dynamo.options import add_arguments, from_arguments
+from dynamo.pipelines.converse import ConverseOptions, converse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="chat model: folder or hub id of any causal LM")
+    parser.add_argument("--output", required=True, type=Path, help=".jsonl file to write")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--tokens", type=int, default=0, help="answer tokens to write")
+    what.add_argument("--prompts", help="file of conversations whose first questions are answered instead")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                        help="of weights and cache (default: whichever multiplies faster here)")  # fmt: skip
+    add_arguments(parser, ConverseOptions)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from dynamo import loading
+    from dynamo.data import read_conversations
+
+    options = from_arguments(ConverseOptions, arguments)
+    questions = None
+    if arguments.prompts:
+        questions = [turns[0]["content"] for turns in read_conversations(arguments.prompts)]
+    folder = loading.resolve(arguments.model, any_kind=True)
+    auto = faster_dtype(options.rows)
+    dtype = auto if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    tokenizer = loading.load_tokenizer(folder)
+    return converse(
+        model, tokenizer, arguments.output, arguments.tokens, options, questions, arguments.model, progress=True
+    )
+
+
+def faster_dtype(rows: int) -> Any:
+    """float32 or bfloat16, whichever multiplies faster on this CPU."""
+    import time
+
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        rows_states, matrix = torch.ones(rows, 512, dtype=dtype), torch.ones(512, 1024, dtype=dtype)
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            rows_states @ matrix
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return min((torch.float32, torch.bfloat16), key=seconds)

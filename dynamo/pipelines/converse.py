@@ -1,0 +1,488 @@
+"""A chat model writes conversations: the user's turns and its own answers, as data for its own token heads.
+
+No data set is needed, and no licence but the model's own: after the template's user marker a chat model
+writes a question, after the assistant's marker it answers it. Many conversations are written side by side,
+each in a row of a key/value cache made in advance; a row whose conversation ends begins the next one, on top
+of the template's first part, which is read only once. Every conversation has its own random stream, known by
+its number, so a killed run goes on with the same ones.
+
+The model is any causal LM of transformers; its layers, their attention and its template are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from tqdm import tqdm
+from transformers import AttentionInterface, Cache, DynamicCache
+
+from dynamo.folders import drop_cut_line, write_json
+from dynamo.kernels import loops
+from dynamo.options import check_types, option
+
+SPLITS = ("train", "dev", "test")
+HELD_OUT = 50  # one conversation of so many goes to dev, and one to test
+NUCLEUS = 2048  # tokens that top-p looks at; what lies below never made up 5 % of a chat model's mass
+
+
+@dataclass(frozen=True)
+class ConverseOptions:
+    """How conversations are sampled, and which are kept."""
+
+    rows: int = option(128, "conversations written at once")
+    temperature: float = option(0.7, "of the answers")
+    top_k: int = option(50, "tokens an answer is sampled from")
+    user_temperature: float = option(1.0, "of the user's turns")
+    user_top_p: float = option(0.95, "probability mass a user's turn is sampled from")
+    more_turns: float = option(0.33, "share of conversations with a second or third turn")
+    longest_turn: int = option(128, "most tokens of a user's turn")
+    longest_answer: int = option(640, "most tokens of an answer")
+    longest: int = option(1152, "most tokens of a conversation, template included")
+    shortest_answer: int = option(8, "fewest tokens of an answer that is kept")
+    seed: int = option(0, "same seed, same conversations, up to rounding")
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("rows", "top_k", "longest_turn", "longest_answer", "shortest_answer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("temperature", "user_temperature"):
+            if not 0 < getattr(self, name) <= 10:
+                raise ValueError(f"{name}: expected more than 0, up to 10, got {getattr(self, name)}")
+        for name, least in (("user_top_p", 0.01), ("more_turns", 0.0)):
+            if not least <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected {least} to 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class TemplateParts:
+    """A chat template cut at its contents: ids before the first user turn, between a user turn and its
+    answer, and between an answer and the next user turn; `ends` are the ids that end a turn."""
+
+    before: list[int]
+    answer: list[int]
+    user: list[int]
+    ends: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any, ends: Iterable[int]) -> TemplateParts:
+        """Raises ValueError for a tokenizer without a template, or one that hides or changes contents."""
+        marks = ("Xq1zX", "Xq2zX", "Xq3zX")
+        turns = [{"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks)]
+        if not tokenizer.chat_template:
+            raise ValueError("model: its tokenizer has no chat template; converse needs a chat model")
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        parts: list[str] = []
+        for mark in marks:
+            part, found, rendered = rendered.partition(mark)
+            if not found:
+                raise ValueError("model: its chat template does not keep a conversation's contents in order")
+            parts.append(part)
+        ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (*parts, rendered)]
+        # What follows a user's turn begins with the token that ends it, if there is one.
+        return cls(ids[0], ids[1], ids[2], frozenset(ends) | {ids[1][0], ids[2][0]})
+
+
+@dataclass
+class Conversation:
+    """One row's conversation: what was said, what the template still makes it say, who is speaking."""
+
+    number: int
+    draws: np.random.Generator
+    exchanges: int  # how many it is to have
+    forced: list[int]  # ids to be fed before anything is sampled
+    turns: list[tuple[str, list[int]]] = field(default_factory=lambda: [("user", [])])
+    length: int = 0  # tokens in the cache
+
+    @property
+    def speaker(self) -> str:
+        return self.turns[-1][0]
+
+
+class RowsCache(Cache):
+    """Keys and values of rows of different lengths, (rows, kv_heads, capacity, head_dim) a layer, made once."""
+
+    def __init__(self, prefix: DynamicCache, rows: int, capacity: int):
+        super().__init__(layers=[])
+        self.lengths = torch.zeros(rows, dtype=torch.long)
+        self._rows = torch.arange(rows)
+        self._stored = []
+        for layer in prefix.layers:
+            pair = []
+            for states in (layer.keys, layer.values):  # (1, kv_heads, prefix, head_dim)
+                stored = states.new_zeros(rows, states.shape[1], capacity, states.shape[3])
+                stored[:, :, : states.shape[2]] = states
+                pair.append(stored)
+            self._stored.append(tuple(pair))
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one position a row, (rows, kv_heads, 1, head_dim); all that is kept of the layer."""
+        for stored, new in zip(self._stored[layer_idx], (key_states, value_states)):
+            stored[self._rows, :, self.lengths] = new[:, :, 0]
+        return self._stored[layer_idx]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return int(self.lengths.max())
+
+
+def rows_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor, scaling: float, row_lengths: torch.Tensor, **_: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Attention of one new position a row, each over its own `row_lengths`, (rows,): query (rows, heads, 1,
+    dim), key and value (rows, kv_heads, capacity, dim) -> (rows, 1, heads, dim).
+
+    Where no loop is compiled, the query heads of a group stand where positions would, so that keys and values
+    are not repeated."""
+    rows, heads, _one, dim = query.shape
+    if query.dtype == torch.float32 and query.device.type == "cpu" and loops() is not None:
+        from dynamo.kernels.rows import attend_rows
+
+        mixed = query.new_empty(rows, heads, dim)
+        states = (each.detach().numpy() for each in (query[:, :, 0], key, value, row_lengths))
+        attend_rows(*states, np.float32(scaling), mixed.numpy())
+        return mixed[:, None], None
+    kv_heads, longest = key.shape[1], attention_mask.shape[-1]
+    grouped = query.reshape(rows, kv_heads, heads // kv_heads, dim)
+    mask = attention_mask.expand(rows, kv_heads, heads // kv_heads, longest)
+    key, value = key[:, :, :longest], value[:, :, :longest]
+    mixed = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return mixed.reshape(rows, 1, heads, dim), None
+
+
+AttentionInterface.register("dynamo_rows", rows_attention)
+
+
+class ConversationWriter:
+    """Writes conversations side by side; `finished` yields each as it ends, with what ended it."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, options: ConverseOptions, questions: Sequence[str] | None = None
+    ):
+        ends = model.generation_config.eos_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        self._model, self._tokenizer, self._options = model, tokenizer, options
+        self._parts = TemplateParts.of(tokenizer, ends)
+        self._questions = questions
+        least = len(self._parts.before) + options.longest_turn + options.longest_answer
+        most = model.config.max_position_embeddings
+        if not least < options.longest <= most:
+            raise ValueError(
+                f"longest: expected more than {least} (template, longest_turn and longest_answer) up to {most} "
+                f"(the model's positions), got {options.longest}"
+            )
+
+    def finished(self, numbers: Iterable[int]) -> Iterator[tuple[Conversation, str]]:
+        """Each conversation of `numbers` as it ends: "ended", or "cut" where a length was reached."""
+        numbers = iter(numbers)
+        rows = [self._start(number) for number, _ in zip(numbers, range(self._options.rows))]
+        if not rows:
+            return
+        cache, first = self._prepare(len(rows))
+        feed = [self._next(row, first) for row in rows]
+        active = list(range(len(rows)))
+        while active:
+            logits = self._pass(cache, feed)
+            picked = self._sample(logits, rows)
+            for index in list(active):
+                row = rows[index]
+                row.length += 1
+                ended = None
+                if row.forced:
+                    feed[index] = row.forced.pop(0)
+                else:
+                    feed[index], ended = self._say(row, picked[index])
+                if ended:
+                    yield row, ended
+                    number = next(numbers, None)
+                    if number is None:
+                        active.remove(index)
+                        row.length = 0
+                        continue
+                    rows[index] = row = self._start(number)
+                    feed[index] = self._next(row, first)
+                cache.lengths[index] = rows[index].length
+
+    def _start(self, number: int) -> Conversation:
+        draws = np.random.default_rng([self._options.seed, number])
+        exchanges = 1
+        if self._questions is None and draws.random() < self._options.more_turns:
+            exchanges = int(draws.integers(2, 4))
+        row = Conversation(number, draws, exchanges, [], length=len(self._parts.before))
+        if self._questions is not None:
+            ids = self._tokenizer(
+                self._questions[number], add_special_tokens=False, split_special_tokens=True
+            )["input_ids"]
+            row.turns = [("user", ids), ("assistant", [])]
+            row.forced = [*ids, *self._parts.answer]
+        return row
+
+    def _prepare(self, rows: int) -> tuple[RowsCache, torch.Tensor]:
+        """The rows' cache with the template's first part in it, and the logits after that, (vocab,)."""
+        ids = torch.tensor([self._parts.before])
+        prefix = DynamicCache()
+        self._model.set_attn_implementation("sdpa")
+        with torch.inference_mode():
+            first = self._model(input_ids=ids, past_key_values=prefix, use_cache=True).logits[0, -1].float()
+        self._model.set_attn_implementation("dynamo_rows")
+        cache = RowsCache(prefix, rows, self._options.longest)
+        cache.lengths[:] = len(self._parts.before)
+        return cache, first
+
+    def _next(self, row: Conversation, first: torch.Tensor) -> int:
+        """The first token that a conversation feeds."""
+        if row.forced:
+            return row.forced.pop(0)
+        token = self._sample(first[None], [row])[0]
+        row.turns[-1][1].append(token)
+        return token
+
+    @torch.inference_mode()
+    def _pass(self, cache: RowsCache, feed: list[int]) -> torch.Tensor:
+        """Logits after one more token in every row, (rows, vocab)."""
+        positions = cache.lengths[:, None]
+        seen = torch.arange(int(cache.lengths.max()) + 1)[None] <= positions  # (rows, length)
+        mask = torch.zeros(seen.shape, dtype=self._model.dtype).masked_fill_(~seen, float("-inf"))
+        return self._model(
+            input_ids=torch.tensor(feed)[:, None],
+            position_ids=positions,
+            attention_mask=mask[:, None, None],
+            past_key_values=cache,
+            use_cache=True,
+            row_lengths=cache.lengths + 1,
+        ).logits[:, -1].float()  # fmt: skip
+
+    def _sample(self, logits: torch.Tensor, rows: Sequence[Conversation]) -> list[int]:
+        """A token for every row that is not made to say one, as its speaker is sampled; 0 for others."""
+        picked = [0] * len(rows)
+        speaking = [index for index, row in enumerate(rows) if not row.forced]
+        for user in (False, True):
+            chosen = [index for index in speaking if (rows[index].speaker == "user") == user]
+            if chosen:
+                uniforms = torch.tensor([rows[index].draws.random() for index in chosen])
+                tokens = self._draw(logits[chosen], uniforms, user)
+                for index, token in zip(chosen, tokens.tolist()):
+                    picked[index] = token
+        return picked
+
+    def _draw(self, logits: torch.Tensor, uniforms: torch.Tensor, user: bool) -> torch.Tensor:
+        """Inverse CDF over top-k (answers) or top-p (the user), (rows, vocab) and (rows,) -> (rows,)."""
+        options = self._options
+        logits = logits / (options.user_temperature if user else options.temperature)
+        values, tokens = logits.topk(min(NUCLEUS if user else options.top_k, logits.shape[-1]))
+        if user:
+            mass = (values - logits.logsumexp(-1, keepdim=True)).exp()
+            mass = mass * (mass.cumsum(-1) - mass < options.user_top_p)
+        else:
+            mass = values.softmax(-1)
+        cumulative = mass.cumsum(-1).double()
+        place = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None])
+        return tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
+
+    def _say(self, row: Conversation, token: int) -> tuple[int, str | None]:
+        """Take a sampled token in: the token to feed, and what ended the conversation, if something did."""
+        options, speaker = self._options, row.speaker
+        said = row.turns[-1][1]
+        if token in self._parts.ends:
+            if speaker == "assistant" and len(row.turns) >= 2 * row.exchanges:
+                return token, "ended"
+            part = self._parts.answer if speaker == "user" else self._parts.user
+            row.turns.append(("assistant" if speaker == "user" else "user", []))
+            row.forced = list(part)
+            if row.length + len(part) + options.longest_turn >= options.longest:
+                row.turns.pop()
+                return token, "ended" if speaker == "assistant" else "cut"
+            return row.forced.pop(0), None
+        said.append(token)
+        most = options.longest_turn if speaker == "user" else options.longest_answer
+        if len(said) >= most or row.length + 1 >= options.longest:
+            return token, "cut"
+        return token, None
+
+
+class Filter:
+    """Which exchanges are kept, and why others were not."""
+
+    def __init__(self, tokenizer: Any, options: ConverseOptions):
+        self._tokenizer, self._options = tokenizer, options
+        self._special = set(tokenizer.all_special_ids)
+        self.seen: set[str] = set()
+
+    def messages(self, row: Conversation, ended: str) -> tuple[list[dict[str, str]], int, str | None]:
+        """The good exchanges of a conversation up to the first bad one, their answers' tokens, and what was
+        wrong with that one."""
+        kept: list[dict[str, str]] = []
+        tokens = 0
+        for question, answer in zip(row.turns[::2], [*row.turns[1::2], ("assistant", [])]):
+            last = answer is row.turns[-1] or question is row.turns[-1]
+            texts = [self._tokenizer.decode(ids) for _, ids in (question, answer)]
+            fault = "not ended" if last and ended == "cut" else self._fault(question[1], answer[1], texts)
+            if not kept and fault is None:
+                name = " ".join(texts[0].casefold().split())
+                fault = "duplicate" if name in self.seen else None
+                self.seen.add(name)
+            if fault:
+                return kept, tokens, fault
+            kept += [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
+            tokens += len(answer[1])
+        return kept, tokens, None
+
+    def _fault(self, question: list[int], answer: list[int], texts: list[str]) -> str | None:
+        if len(question) < 2 or len(answer) < self._options.shortest_answer or not all(map(str.strip, texts)):
+            return "too short"
+        if any(token in self._special for token in (*question, *answer)) or "\ufffd" in "".join(texts):
+            return "not text"
+        return "repetition loop" if is_loop(answer) or is_loop(question) else None
+
+
+def is_loop(ids: Sequence[int], order: int = 4) -> bool:
+    """Whether fewer than half of a text's runs of `order` tokens are distinct; short texts are none."""
+    runs = [tuple(ids[start : start + order]) for start in range(len(ids) - order + 1)]
+    return len(runs) >= 24 and len(set(runs)) < len(runs) / 2
+
+
+def split_of(number: int) -> str:
+    """The part that a conversation belongs to, whatever the run."""
+    return {0: "dev", 1: "test"}.get(number * 2654435761 % 2**32 // 97 % HELD_OUT, "train")
+
+
+def part_file(output: Path, split: str) -> Path:
+    """talks.jsonl for training, talks.dev.jsonl and talks.test.jsonl beside it."""
+    return output if split == "train" else output.with_name(f"{output.stem}.{split}{output.suffix}")
+
+
+def converse(
+    model: Any,
+    tokenizer: Any,
+    output: str | Path,
+    tokens: int = 0,
+    options: ConverseOptions | None = None,
+    questions: Sequence[str] | None = None,
+    source: str = "",
+    progress: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Write conversations until the kept ones hold `tokens` answer tokens, or answer every question once.
+
+    model: a causal LM of transformers on the CPU, used up (its attention is replaced); output: a .jsonl file,
+    with .dev and .test files and a .json of settings and counts beside it, from which a killed run goes on.
+    Returns what the .json holds. Raises ValueError for options out of range, for a tokenizer without a chat
+    template, and for an output made with other settings.
+    """
+    options = options or ConverseOptions()
+    output = Path(output)
+    if output.suffix != ".jsonl":
+        raise ValueError(f"output: expected a .jsonl file, got {output}")
+    if tokens < 1 and questions is None:
+        raise ValueError(f"tokens: expected 1 or more answer tokens, got {tokens}")
+    writer = ConversationWriter(model, tokenizer, options, questions)
+    run = ConverseRun(output, {"model": source, **asdict(options), "questions": len(questions or [])})
+    kept = Filter(tokenizer, options)
+    kept.seen |= run.seen()
+    bar = tqdm(
+        total=None if questions is not None else tokens, initial=run.counts["answer_tokens"], unit="tok",
+        desc="conversing", disable=not progress, mininterval=5, smoothing=0.02,
+    )  # fmt: skip
+    with bar:
+        for row, ended in writer.finished(run.numbers(None if questions is None else len(questions), tokens)):
+            messages, count, fault = kept.messages(row, ended)
+            run.take(row.number, messages, count, fault)
+            bar.update(count)
+            if stop():
+                break
+    run.write_state()
+    return run.state()
+
+
+class ConverseRun:
+    """A run's files: rows appended whole, and beside them the settings, counts, and what is under way."""
+
+    def __init__(self, output: Path, settings: dict[str, Any]):
+        self._output, self._settings = output, settings
+        self._state = output.with_suffix(".json")
+        self.counts: Counter[str] = Counter(answer_tokens=0, conversations=0)
+        self._dropped: Counter[str] = Counter()
+        self._begun: set[int] = set()
+        self._next = 0
+        self._seconds, self._since = 0.0, time.monotonic()
+        self._done: set[int] = set()
+        self._go_on() if self._state.exists() else self._begin()
+
+    def _begin(self) -> None:
+        if any(part_file(self._output, split).exists() for split in SPLITS):
+            raise ValueError(f"output: {self._output} exists, without the {self._state.name} of a run to go on")
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        self.write_state()
+
+    def _go_on(self) -> None:
+        then = json.loads(self._state.read_text(encoding="utf-8"))
+        changed = [name for name in self._settings if then["settings"].get(name) != self._settings[name]]
+        if changed:
+            raise ValueError(
+                f"output: {self._output} was begun with other settings ({', '.join(changed)}); use the same to "
+                "go on, or another file"
+            )
+        self._begun, self._next = set(then["under_way"]), then["next"]
+        self._dropped.update(then["dropped"])
+        self._seconds = then["seconds"]
+        for row in self._rows():
+            self._done.add(row["id"])
+            self.counts["conversations"] += 1
+            self.counts["answer_tokens"] += row["answer_tokens"]
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for split in SPLITS:
+            path = part_file(self._output, split)
+            if path.exists():
+                drop_cut_line(path)
+                with path.open(encoding="utf-8") as lines:
+                    yield from map(json.loads, lines)
+
+    def seen(self) -> set[str]:
+        """First questions that are there already."""
+        return {" ".join(row["messages"][0]["content"].casefold().split()) for row in self._rows()}
+
+    def numbers(self, count: int | None, tokens: int) -> Iterator[int]:
+        """Numbers of conversations to write: first those that a kill left under way."""
+        for number in sorted(self._begun - self._done):
+            yield number
+        while self._next < count if count is not None else self.counts["answer_tokens"] < tokens:
+            number, self._next = self._next, self._next + 1
+            self._begun.add(number)
+            yield number
+
+    def take(self, number: int, messages: list[dict[str, str]], tokens: int, fault: str | None) -> None:
+        if messages:
+            row = {"id": number, "messages": messages, "answer_tokens": tokens}
+            path = part_file(self._output, split_of(number))
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.counts["conversations"] += 1
+            self.counts["answer_tokens"] += tokens
+        if fault:
+            self._dropped[fault] += 1
+        self._begun.discard(number)
+        self.write_state()
+
+    def state(self) -> dict[str, Any]:
+        seconds = self._seconds + time.monotonic() - self._since
+        return {
+            "settings": self._settings, **self.counts, "dropped": dict(self._dropped),
+            "seconds": round(seconds, 1), "next": self._next, "under_way": sorted(self._begun),
+        }  # fmt: skip
+
+    def write_state(self) -> None:
+        write_json(self._state, self.state())
