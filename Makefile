@@ -26,10 +26,10 @@ bench: $(VENV)/ready  ## speed of every lane on this machine; --context and --to
 	$(BIN)/python -m dynamo bench
 
 bench-page: $(VENV)/ready-for-tests  ## how fast the page draws, in a real Chromium; needs a quiet machine
-	$(BIN)/python tests/browser/bench_page.py
+	$(BIN)/python tools/bench_page.py
 
 bench-load: $(VENV)/ready-for-tests  ## 1 to 64 visitors at once and a soak of half an hour, on a quiet machine
-	$(BIN)/python tests/bench_load.py --soak-minutes 30 --output docs/measurements/load.json
+	$(BIN)/python tools/bench_load.py --soak-minutes 30 --output docs/measurements/load.json
 
 models: $(VENV)/ready  ## train the embedded pair; DATA is the folder of the dialogues (see docs/embedded.md)
 	$(BIN)/python -m dynamo embedded --data $(DATA)
@@ -41,10 +41,10 @@ test-newest:  ## all tests but the browser's, on the newest versions of everythi
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-newest/newest.txt
 	.venv-newest/bin/python -m pip list --format=freeze
 	.venv-newest/bin/python -m pytest --ignore tests/browser \
-		--deselect tests/test_security.py::test_the_licence_page_is_what_its_command_writes
+		--deselect tests/trust/test_security.py::test_the_licence_page_is_what_its_command_writes
 
 test-space: $(VENV)/ready-for-tests  ## installs what a Space would install, in a place of its own, and asks the app there; not in CI
-	DYNAMO_TEST_INSTALL=1 $(BIN)/python -m pytest tests/test_space_clean.py
+	DYNAMO_TEST_INSTALL=1 $(BIN)/python -m pytest tests/spaces/test_space_clean.py
 
 clean:
 	rm -rf $(VENV) .venv-newest

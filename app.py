@@ -16,21 +16,21 @@ from typing import Any
 import gradio as gr
 import torch
 
-from dynamo.commands.prompts import read_prompts
+from dynamo.common.threads import settle_threads
+from dynamo.data.prompts import read_prompts
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import EMBEDDED, Pair, load, load_or_embedded, memory_of
 from dynamo.spaces import AppConfig, read_config
-from dynamo.threads import settle_threads
-from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, quota, serve
-from dynamo.zerogpu import Lender
+from dynamo.ui import Analyses, ModelOffer, ModelPair, Offer, build_demo, launch_options, quota, serve
+from dynamo.ui.server.zerogpu import GpuWorker
 
 HERE = Path(__file__).parent
 RECORDING = HERE / "assets" / "recording.ndjson"
 SWEEP = HERE / "assets" / "sweep.json"
 
-Staged = tuple[Contenders, Analyses]
+Staged = tuple[ModelPair, Analyses]
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, its models loaded, and how to launch it. Raises ValueError or OSError in a sentence."""
     config = read_config(HERE / "spaces_config.yaml", environment)
     # First of all on ZeroGPU, as loading must not touch a GPU that is not there yet.
-    lender = Lender(quota(config.gpu_seconds)) if config.zero_gpu else None
+    lender = GpuWorker(quota(config.gpu_seconds)) if config.zero_gpu else None
     stage = partial(staged, lender=lender, threads=torch.get_num_threads())
     pair, notice = load_or_embedded(config.model, quantize=config.quantize)
     shipped = pair.name == EMBEDDED
@@ -63,7 +63,7 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     return build_demo(*first, offer), launch_options(config.limits)
 
 
-def staged(pair: Pair, lender: Lender | None = None, threads: int = 1) -> Staged:
+def staged(pair: Pair, lender: GpuWorker | None = None, threads: int = 1) -> Staged:
     """A pair as the page runs it, and what may be found out about it; lender: of ZeroGPU's model time;
     threads: of the processor, at most."""
     opinion, prompts = partial(audit, pair.base), read_prompts(None, pair.tokenizer)
@@ -72,7 +72,7 @@ def staged(pair: Pair, lender: Lender | None = None, threads: int = 1) -> Staged
         # Neither measures what a visitor asked for, and both would take the quota of many answers.
         opinion, split, sweep = lender.function(f"audit of {pair.name}", opinion), None, None
     report = SweepReport.read(SWEEP).to_json() if pair.name == EMBEDDED else None
-    contenders = Contenders.from_pair(pair, lender)
+    contenders = ModelPair.from_pair(pair, lender)
     if lender is None:
         settle_threads(contenders.dynamo, most=threads)
     return contenders, Analyses(opinion, split, report, sweep)

@@ -5,12 +5,12 @@ Importing the package registers its classes with transformers' Auto classes; not
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.engine import Engine
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.decoding.engine import Engine
 from dynamo.loading import Pair, load
 from dynamo.model import DynamoConfig, DynamoForCausalLM
-from dynamo.sampler import SamplingOptions
-from dynamo.trace import StepRecord
+from dynamo.sampling.records import StepRecord
+from dynamo.sampling.sampler import SamplingOptions
 
 AutoConfig.register(DynamoConfig.model_type, DynamoConfig, exist_ok=True)
 AutoModelForCausalLM.register(DynamoConfig, DynamoForCausalLM, exist_ok=True)

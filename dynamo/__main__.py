@@ -10,8 +10,8 @@ import sys
 
 from transformers.utils import logging
 
-from dynamo.memory import NOWHERE_LEFT, is_out_of_memory
-from dynamo.options import parse
+from dynamo.common.memory import NOWHERE_LEFT, is_out_of_memory
+from dynamo.common.options import parse
 
 VERBS = {
     "generate": "write one reply and show its chunks",

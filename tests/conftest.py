@@ -22,7 +22,7 @@ from hub import Hub, serving
 from hypothesis import HealthCheck, settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dynamo.data import train_tokenizer
+from dynamo.data.schema_guided import train_tokenizer
 from dynamo.model import DynamoForCausalLM
 
 # Tiny tensors gain nothing from a second thread and lose much where cores are busy.

@@ -1,127 +1,106 @@
-"""The import law: a module imports only lower layers or siblings named here; heavy libraries have a home."""
+"""The import law: packages stand on floors and import only floors below; no module imports in a circle."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "dynamo"
-
-LAYERS = [
-    {"model", "tuples", "counting", "cooccurrence", "joint", "options", "text"}
-    | {"trace", "jointline", "ndjson", "losses", "recipes", "folders", "hub", "stages", "estimates"}
-    | {"workers", "processes", "intervals", "zerogpu", "foreign", "memory", "placement", "threads", "kernels"}
-    | {"candidates", "direction", "sortedruns", "sampling_options", "tablefile"},
-    {
-        "sampler",
-        "exact",
-        "lane",
-        "cache",
-        "looped",
-        "packed",
-        "decoder",
-        "pool",
-        "data",
-        "loading",
-        "race",
-        "recorder",
-    }
-    | {"attempt", "dispatched", "spaces", "blocks", "corpus", "external", "instructions", "heldout"},
-    {"engine", "stock", "processors", "training", "charts", "cards"},
-    {"evaluation", "reproduction", "embedded", "pathway", "ui"},
-    {"commands"},
-    {"__init__", "__main__"},
+PACKAGE = Path(__file__).resolve().parents[1] / "dynamo"
+FLOORS = [
+    {"common", "kernels"},
+    {"model", "cooccurrence"},
+    {"data", "sampling"},
+    {"decoding", "trace", "training", "loading"},
+    {"charts", "evaluation", "hub"},
+    {"spaces", "pipelines", "reproduction"},
+    {"ui", "commands"},
 ]
-SIBLINGS = {
-    "model": {"foreign", "losses"},
-    "options": {"foreign"},
-    "recipes": {"foreign", "options"},
-    "estimates": {"losses"},  # how many logits there are at once
-    "corpus": {"data"},
-    "external": {"corpus"},
-    "instructions": {"data"},
-    "heldout": {"data"},
-    "counting": {"tuples"},
-    "candidates": {"joint", "kernels", "sampling_options"},
-    "sampling_options": {"foreign", "joint", "options"},
-    "cooccurrence": {"counting", "tablefile", "tuples"},
-    "tablefile": {"foreign", "tuples"},
-    "ndjson": {"foreign", "trace", "jointline"},
-    "jointline": {"foreign", "trace"},
-    "trace": {"joint"},
-    "sampler": {"attempt"},
-    "exact": {"sampler"},
-    "lane": {"exact", "sampler"},
-    "looped": {"cache"},
-    "packed": {"cache", "looped"},
-    "decoder": {"cache", "packed"},
-    "pool": {"cache"},
-    "dispatched": {"decoder"},
-    "loading": {"looped", "packed", "pool"},  # what packed copies take in memory, what may be let go
-    "intervals": {"foreign"},
-    "stages": {"folders"},
-    "stock": {"engine", "processors"},
-    "embedded": {"evaluation"},
-    "reproduction": {"evaluation"},
-    "commands": {"__main__"},  # the recipe of the embedded pair runs verbs
-    "__main__": set(),
-}
+# The page's own floors: folders and the modules that put them together.
+UI_FLOORS = [
+    {"server", "theme"},
+    {"components"},
+    {"compare"},
+    {"wiring"},
+    {"explore"},
+    {"models"},
+    {"api", "layout"},
+]
 HOMES = {
     "gradio": {"ui"},
     "plotly": {"charts"},
-    "accelerate": {"processes", "training"},
-    "datasets": set(),
+    "accelerate": {"common", "training", "loading", "evaluation"},
+    "datasets": {"data"},
     "bitsandbytes": {"loading"},
     "numba": {"kernels"},
 }
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+
+def module_name(path: Path) -> str:
+    """`sampling.joint` for dynamo/sampling/joint.py; a package's own name for its __init__."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 
-def room(path: Path) -> str:
-    """The module or subpackage that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of what a file imports, also inside functions; names of `from x import y` as x.y."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imported(path: Path) -> Iterator[str]:
+    """Full names of what a file imports; `from x import y` as x.y."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def layer(name: str) -> int:
-    return next(level for level, rooms in enumerate(LAYERS) if name in rooms)
+def own_imports(name: str) -> set[str]:
+    """The modules of this package that a module imports."""
+    found = set()
+    for full in imported(MODULES[name]):
+        if full.split(".")[0] == "dynamo":
+            inner = full.removeprefix("dynamo").lstrip(".")
+            found.add(inner if inner in MODULES else inner.rpartition(".")[0])
+    return found - {name}
 
 
-def test_every_room_has_its_layer():
-    assert {room(path) for path in FILES} == set().union(*LAYERS)
+def floor_of(part: str, floors: list[set[str]]) -> int:
+    return next(level for level, parts in enumerate(floors) if part in parts)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path):
-    here = room(path)
-    rooms = set().union(*LAYERS)
-    for name in imported(path):
-        parts = name.split(".")
-        if parts[0] != "dynamo":
-            continue
-        there = parts[1] if len(parts) > 1 and parts[1] in rooms else "__init__"
-        allowed = there == here or layer(there) < layer(here) or there in SIBLINGS.get(here, set())
-        assert allowed, f"{here} imports {there}"
+def test_every_package_has_its_floor():
+    packages = {name.split(".")[0] for name in MODULES} - {"", "__main__"}
+    assert packages == set().union(*FLOORS)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_heavy_libraries_stay_in_their_rooms(path):
-    for name in imported(path):
-        library = name.split(".")[0]
-        assert library not in HOMES or room(path) in HOMES[library], f"{path.name} imports {library}"
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"", "__main__"}))
+def test_a_module_imports_only_its_package_and_floors_below(name):
+    package, *inside = name.split(".")
+    for other in own_imports(name):
+        there, *inside_there = other.split(".")
+        if there != package:
+            assert there and floor_of(there, FLOORS) < floor_of(package, FLOORS), f"{name} imports {other}"
+        elif package == "ui" and inside and inside_there and inside[0] != inside_there[0]:
+            below = floor_of(inside_there[0], UI_FLOORS) < floor_of(inside[0], UI_FLOORS)
+            assert below, f"{name} imports {other}"
+
+
+def test_no_module_imports_in_a_circle():
+    """Also not inside functions."""
+    try:
+        TopologicalSorter({name: own_imports(name) for name in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_heavy_libraries_stay_in_their_packages(name):
+    for full in imported(MODULES[name]):
+        library = full.split(".")[0]
+        assert library not in HOMES or name.split(".")[0] in HOMES[library], f"{name} imports {library}"
 
 
 def test_importing_the_package_touches_no_network_and_no_page(imported_modules):

@@ -1,5 +1,5 @@
 // Text of others beside our own: Hebrew and Arabic run from right to left, and invisible characters command
-// directions until a paragraph's end. Neither may turn round what stands beside it (dynamo/direction.py is the same).
+// directions until a paragraph's end. Neither may turn round what stands beside it (dynamo/common/bidi.py is the same).
 
 const COMMANDS = /[\u202A-\u202E\u2066-\u2069]/;
 const FROM_THE_RIGHT = /[\u0590-\u08FF\u200F\uFB1D-\uFDFF\uFE70-\uFEFC\u{10800}-\u{10FFF}\u{1E800}-\u{1EFFF}]/u;

@@ -1,5 +1,5 @@
 // What a trace means, as pure functions: no DOM, no state. The page's components are built on these,
-// and the tests run them against the Python that wrote the trace (dynamo/trace.py).
+// and the tests run them against the Python that wrote the trace (dynamo/sampling/records.py).
 
 const LOG_RANGE = 16;
 const LARGEST_CODE = 65535;

@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dynamo.charts.look import HEAT, MUTED, dress, percent, plain, tick, visible
-from dynamo.jointline import JointLine
+from dynamo.trace.joint_line import JointLine
 
 _COLDEST = 1e-4
 _CELL = 22  # pixels

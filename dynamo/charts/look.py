@@ -12,7 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dynamo.direction import apart
+from dynamo.common.bidi import bidi_isolate
 
 INK = "#1b1f24"
 MUTED = "#8a94a3"
@@ -55,7 +55,7 @@ def dress(figure: go.Figure, *, height: int = 380, **layout: Any) -> go.Figure:
 
 def plain(text: str) -> str:
     """Text as Plotly has to be given it, which reads `<b>` and `&amp;` in every label."""
-    return apart(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return bidi_isolate(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def visible(text: str) -> str:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dynamo.charts.look import BACK_OFF, ORDERS, SYMBOLS, bar_in_words, dress, percent, plain, visible
-from dynamo.ndjson import PassLine
+from dynamo.trace.ndjson import PassLine
 
 _LOW_BAR = 0.05  # below it a linear axis would press the bars onto its floor
 _FLOOR = 1e-4

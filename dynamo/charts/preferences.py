@@ -14,8 +14,8 @@ from dynamo.charts.look import MUTED, ORDERS, dress, percent, plain
 def votes_chart(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """One mark per threshold: the share of decided votes that went to DynaMo, against its mean speed-up.
 
-    rows: plain `dynamo.ui.votes.Standing`s, with a 95 % Wilson interval ("low", "high"); those without a
-    decided vote or a speed-up are left out. On the dashed line both are liked alike.
+    rows: plain `dynamo.ui.compare.votes.Standing`s, with a 95 % Wilson interval ("low", "high"); those
+    without a decided vote or a speed-up are left out. On the dashed line both are liked alike.
     """
     shown = [row for row in rows if row["share"] is not None and row["speed_up"] is not None]
     figure = go.Figure()

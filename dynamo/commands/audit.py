@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.commands.generate import add_generation_arguments
-from dynamo.options import from_arguments
-from dynamo.sampler import SamplingOptions
+from dynamo.common.options import from_arguments
+from dynamo.sampling.sampler import SamplingOptions
 
 NOTABLE = 12
 THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.0)
@@ -82,13 +82,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from dynamo import data, loading
-    from dynamo.engine import Engine
+    from dynamo import loading
+    from dynamo.data import readers
+    from dynamo.decoding.engine import Engine
     from dynamo.evaluation import next_turns
 
     if arguments.limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more dialogues, got {arguments.limit}")
-    conversations = list(data.read_conversations(arguments.data))
+    conversations = list(readers.read_conversations(arguments.data))
     model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
     places = next_turns.places(conversations, arguments.limit or len(conversations), arguments.seed)
     lanes = len({*arguments.thresholds, 1.0})
@@ -122,7 +123,7 @@ def _judge(name: str, device: str | None) -> tuple[Any, Any, Any]:
 
 def _from_trace(path: Path, tokenizer: Any) -> list[Text]:
     """Every run of a file; runs of one lane are the turns of one chat."""
-    from dynamo.ndjson import read_runs
+    from dynamo.trace.ndjson import read_runs
 
     try:
         with path.open(encoding="utf-8") as lines:
@@ -141,8 +142,8 @@ def _from_trace(path: Path, tokenizer: Any) -> list[Text]:
 
 
 def _from_prompt(arguments: argparse.Namespace, options: SamplingOptions, tokenizer: Any, pair: Any) -> Text:
-    from dynamo.engine import Engine
-    from dynamo.text import encode_plain, encode_prompt
+    from dynamo.data.text import encode_plain, encode_prompt
+    from dynamo.decoding.engine import Engine
 
     prompt_ids = encode_prompt(tokenizer, arguments.prompt)
     if arguments.reply is not None:
@@ -157,7 +158,7 @@ def _from_prompt(arguments: argparse.Namespace, options: SamplingOptions, tokeni
 
 
 def _encode(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:
-    from dynamo.text import encode_chat, encode_prompt, has_chat_template
+    from dynamo.data.text import encode_chat, encode_prompt, has_chat_template
 
     if has_chat_template(tokenizer):
         return encode_chat(tokenizer, turns)

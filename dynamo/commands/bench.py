@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dynamo.engine import Engine
-from dynamo.evaluation.remote import Contestant
-from dynamo.memory import peak_memory
-from dynamo.sampler import SamplingOptions
-from dynamo.stock import GenerateEngine
-from dynamo.threads import AUTO, add_threads_argument, checked_threads, settle_threads
+from dynamo.common.memory import peak_memory
+from dynamo.common.threads import AUTO, add_threads_argument, checked_threads, settle_threads
+from dynamo.decoding.engine import Engine
+from dynamo.decoding.generate import GenerateEngine
+from dynamo.evaluation.subprocess_lane import Contestant
+from dynamo.sampling.sampler import SamplingOptions
 
 QUICK_PROMPTS = 10
 SPLIT_PROMPTS = 6
@@ -74,10 +74,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
+    from dynamo.common.files import write_json
     from dynamo.evaluation import bench, cost, machine
     from dynamo.evaluation.bench_report import rewrite
-    from dynamo.evaluation.split import split
-    from dynamo.folders import write_json
+    from dynamo.evaluation.profile import split
 
     if arguments.report is not None:
         return {"report": str(arguments.report), "tables": rewrite(arguments.report)}
@@ -157,7 +157,7 @@ def _contestants(arguments: argparse.Namespace) -> tuple[Any, list[list[int]]]:
     """The pair and the prompts' ids; random ones for a random model."""
     import numpy as np
 
-    from dynamo.commands.prompts import read_prompts
+    from dynamo.data.prompts import read_prompts
 
     limit = arguments.limit or (QUICK_PROMPTS if arguments.quick else 0)
     pair = _contestant(arguments).pair()
@@ -195,7 +195,7 @@ def _compiled(
     """The compiled lane by its name, ready; nothing where it is not wanted or, with its reason, is lost."""
     import torch
 
-    from dynamo.evaluation.remote import Compiled, LaneLost, RemoteLane
+    from dynamo.evaluation.subprocess_lane import Compiled, LaneLost, RemoteLane
 
     if arguments.quick or arguments.compile_limit <= 0:
         yield {}

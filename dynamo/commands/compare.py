@@ -23,9 +23,9 @@ from dynamo.commands.generate import (
     add_loading_arguments,
     loading_options,
 )
-from dynamo.options import from_arguments
-from dynamo.sampler import SamplingOptions
-from dynamo.threads import settle_threads
+from dynamo.common.options import from_arguments
+from dynamo.common.threads import settle_threads
+from dynamo.sampling.sampler import SamplingOptions
 
 WARM_UP_TOKENS = 8
 
@@ -42,10 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import loading, text
-    from dynamo.engine import Engine
+    from dynamo import loading
+    from dynamo.data import text
+    from dynamo.decoding.engine import Engine
+    from dynamo.decoding.race import race
     from dynamo.evaluation.audit import audit
-    from dynamo.race import race
 
     options = from_arguments(SamplingOptions, arguments)
     pair = loading.load(arguments.model, **loading_options(arguments))
@@ -97,11 +98,11 @@ class _Recording:
     """One lane's run as lines of a trace, joints included."""
 
     def __init__(self, lane: str, pair: Any, arguments: argparse.Namespace, options: SamplingOptions):
-        from dynamo.engine import end_of_text_ids
+        from dynamo.data.text import IncrementalDecoder, TokenLabels
+        from dynamo.decoding.engine import end_of_text_ids
         from dynamo.evaluation.machine import describe
-        from dynamo.ndjson import Header
-        from dynamo.recorder import Recorder
-        from dynamo.text import IncrementalDecoder, TokenLabels
+        from dynamo.trace.ndjson import Header
+        from dynamo.trace.recorder import Recorder
 
         machine = describe(pair.base)
         settings = {**asdict(options), "max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
@@ -121,7 +122,7 @@ class _Recording:
         self._lines: list[Any] = [header]
 
     def add(self, step: Any) -> None:
-        from dynamo.jointline import JointLine
+        from dynamo.trace.joint_line import JointLine
 
         line = self._recorder.take(step)
         joint = JointLine.of(line.index, step, self._threshold, self._label)
@@ -132,7 +133,7 @@ class _Recording:
 
 
 def _write(path: str, recordings: Iterable[_Recording]) -> None:
-    from dynamo.ndjson import write_trace
+    from dynamo.trace.ndjson import write_trace
 
     temporary = Path(f"{path}.part")
     try:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.commands.generate import add_loading_arguments, loading_options
-from dynamo.engine import Engine
+from dynamo.common.options import add_arguments, from_arguments
+from dynamo.common.threads import add_threads_argument, settle_threads
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation.runs import BATCH
-from dynamo.options import add_arguments, from_arguments
-from dynamo.sampler import SamplingOptions
-from dynamo.threads import add_threads_argument, settle_threads
+from dynamo.sampling.sampler import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from dynamo import loading
+    from dynamo.common.distributed import Processes
     from dynamo.evaluation import completion, machine
     from dynamo.evaluation.journal import SharedJournal
-    from dynamo.processes import Processes
 
     options = from_arguments(SamplingOptions, arguments)
     prompts = completion.read_prompts(arguments.prompts) if arguments.prompts else completion.PAPER_PROMPTS

@@ -1,7 +1,7 @@
 """Have a chat model write conversations, its own questions and answers: training data for its token heads.
 
-Writes OUTPUT (for training), .dev and .test files beside it, and a .json of settings and counts; a run that was
-killed goes on with the same command.
+Writes OUTPUT (for training), .dev and .test files beside it, and a .json of settings and counts; a run that
+was killed goes on with the same command.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dynamo.options import add_arguments, from_arguments
+from dynamo.common.options import add_arguments, from_arguments
 from dynamo.pipelines.converse import ConverseOptions, converse
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from dynamo import loading
-    from dynamo.data import read_conversations
+    from dynamo.data.readers import read_conversations
 
     options = from_arguments(ConverseOptions, arguments)
     questions = None
@@ -42,7 +42,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     tokenizer = loading.load_tokenizer(folder)
     return converse(
-        model, tokenizer, arguments.output, arguments.tokens, options, questions, arguments.model, progress=True
+        model,
+        tokenizer,
+        arguments.output,
+        arguments.tokens,
+        options,
+        questions,
+        arguments.model,
+        progress=True,
     )
 
 

@@ -35,11 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import loading, text
-    from dynamo.cooccurrence import CooccurrenceTable
-    from dynamo.corpus import data_files, tokenise
-    from dynamo.external import count_files
-    from dynamo.memory import peak_resident
+    from dynamo import loading
+    from dynamo.common.memory import peak_resident
+    from dynamo.cooccurrence.external import count_files
+    from dynamo.cooccurrence.table import CooccurrenceTable
+    from dynamo.data import text
+    from dynamo.data.corpus import data_files, tokenise
 
     if not arguments.output.parent.is_dir():
         raise ValueError(f"output: the folder {arguments.output.parent} does not exist; make it first")

@@ -21,8 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import embedded, loading
+    from dynamo import loading
     from dynamo.__main__ import main
+    from dynamo.pipelines import embedded
 
     output = arguments.output or loading.EMBEDDED_FOLDER
     return embedded.make(arguments.data, arguments.work, output, main)

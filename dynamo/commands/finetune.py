@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.commands.train import stop_at_end_of_turn
-from dynamo.options import add_arguments, from_arguments
-from dynamo.recipes import TrainingOptions
+from dynamo.common.options import add_arguments, from_arguments
+from dynamo.training.recipes import TrainingOptions
 
 # Ours: the paper names none for its finetuning.
 DEFAULTS = {"base_lr": 2e-5, "head_lr": 2e-4, "warmup": 0.03, "batch_size": 64, "evaluate_every": 0,
@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import instructions
-    from dynamo.training import Trainer, save_model
+    from dynamo.data import instructions
+    from dynamo.training.trainer import Trainer, save_model
 
     target = arguments.output / "model"
     if target.exists():
@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _starting_model(name: str, seed: int) -> tuple[Any, Any, Any]:
     import torch
 
-    from dynamo import loading, text
+    from dynamo import loading
+    from dynamo.data import text
     from dynamo.model import DynamoForCausalLM
 
     torch.manual_seed(seed)
@@ -110,7 +111,7 @@ def _starting_model(name: str, seed: int) -> tuple[Any, Any, Any]:
 
 
 def _held_out(arguments: argparse.Namespace, tokenizer: Any) -> list[Any]:
-    from dynamo import instructions
+    from dynamo.data import instructions
 
     if not arguments.validation:
         return []
@@ -128,7 +129,8 @@ def _steps(arguments: argparse.Namespace, examples: int) -> int:
 
 def _copy_table(table: Any, tokenizer: Any, target: Path) -> bool:
     """The model's table goes on serving it, unless its vocabulary has new words."""
-    from dynamo import loading, text
+    from dynamo import loading
+    from dynamo.data import text
 
     if table is None:
         return False

@@ -9,10 +9,10 @@ import argparse
 import sys
 from typing import Any
 
-from dynamo.options import add_arguments, from_arguments
-from dynamo.packed import WEIGHTS
-from dynamo.sampler import SamplingOptions
-from dynamo.threads import add_threads_argument, settle_threads
+from dynamo.common.options import add_arguments, from_arguments
+from dynamo.common.threads import add_threads_argument, settle_threads
+from dynamo.decoding.packed import WEIGHTS
+from dynamo.sampling.sampler import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +57,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import loading, text
-    from dynamo.engine import Engine
+    from dynamo import loading
+    from dynamo.data import text
+    from dynamo.decoding.engine import Engine
 
     options = from_arguments(SamplingOptions, arguments)
     model, tokenizer, table = loading.load_model(arguments.model, **loading_options(arguments))
@@ -82,7 +83,7 @@ class Reply:
     """A stream of records folded into text, marked text and counts."""
 
     def __init__(self, tokenizer: Any):
-        from dynamo.text import IncrementalDecoder
+        from dynamo.data.text import IncrementalDecoder
 
         self._decoder = IncrementalDecoder(tokenizer)
         self.text = ""

@@ -88,9 +88,9 @@ def _completions(paths: list[str]) -> list[dict[str, Any]]:
 
 def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
     """One rating for each example, written once all are there."""
+    from dynamo.common.files import write_json
+    from dynamo.data.instructions import read_examples
     from dynamo.evaluation import judge
-    from dynamo.folders import write_json
-    from dynamo.instructions import read_examples
 
     if arguments.ratings is None:
         raise ValueError("ratings: name the file for the ratings with --ratings, for `finetune --ratings`")

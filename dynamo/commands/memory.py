@@ -65,12 +65,13 @@ def measure(model: str, way: str) -> dict[str, Any]:
     """Bytes by place and the process's peak, in MB, once both models of a pair have answered."""
     import torch
 
-    from dynamo import loading, text
-    from dynamo.engine import Engine
+    from dynamo import loading
+    from dynamo.common.memory import peak_memory
+    from dynamo.data import text
+    from dynamo.decoding.engine import Engine
     from dynamo.evaluation.machine import describe
     from dynamo.loading.names import resolve
     from dynamo.loading.sizes import stored_bytes
-    from dynamo.memory import peak_memory
 
     device = loading.default_device()
     before = _most_resident()
@@ -105,7 +106,7 @@ def _most_resident() -> int:
             return 1024 * int(line.split()[1])
     import torch
 
-    from dynamo.memory import peak_memory
+    from dynamo.common.memory import peak_memory
 
     return peak_memory(torch.device("cpu"))
 
@@ -115,9 +116,9 @@ def look_alike(shape: str, folder: Path, tokenizer: Path | None = None) -> None:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from dynamo.data import train_tokenizer
+    from dynamo.data.schema_guided import train_tokenizer
     from dynamo.evaluation.shapes import random_pair
-    from dynamo.training import save_model
+    from dynamo.training.trainer import save_model
 
     pair = random_pair(shape, torch.device("cpu"))
     if tokenizer is None:

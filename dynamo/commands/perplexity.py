@@ -10,8 +10,8 @@ import argparse
 import sys
 from typing import Any
 
-from dynamo.options import add_arguments, from_arguments
-from dynamo.sampler import SamplingOptions
+from dynamo.common.options import add_arguments, from_arguments
+from dynamo.sampling.sampler import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import data, loading
-    from dynamo.evaluation import dynamic, perplexity
+    from dynamo import loading
+    from dynamo.data import documents
+    from dynamo.evaluation import dynamic_perplexity, perplexity
     from dynamo.model import DynamoForCausalLM
 
     if arguments.limit < 0:
@@ -47,9 +48,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"cut: expected {model.config.num_token_heads + 1} (a target for every head) to {positions} "
             f"(the model's positions) tokens, got {arguments.cut}"
         )
-    documents = data.read_documents(arguments.data, tokenizer)
+    documents = documents.read_documents(arguments.data, tokenizer)
     documents = documents[: arguments.limit or None]
-    result = perplexity.measure(model, documents, data.text_bytes_per_token(tokenizer), arguments.cut)
+    result = perplexity.measure(model, documents, documents.text_bytes_per_token(tokenizer), arguments.cut)
     for head, nats in enumerate(result.mean_nats, start=1):
         told = [f"PPL_{head}", *([f"PPL_1:{head}"] if head > 1 else [])]
         told = [f"{name} {_shown(result.intervals[name])}" for name in told]
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"bits per byte of text (head 1): {result.bits_per_byte:.4f}", file=sys.stderr)
     points = []
     if arguments.thresholds:
-        points = dynamic.measure(
+        points = dynamic_perplexity.measure(
             model, table, documents, arguments.thresholds, options, arguments.positions, cut=arguments.cut,
             special_ids=tokenizer.all_special_ids,
         )  # fmt: skip

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
-    from dynamo.hub import commit, explained
+    from dynamo.hub.push import commit, explained
 
     files = upload_files(arguments)
     sizes = {
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def upload_files(arguments: argparse.Namespace) -> dict[str, Path | bytes]:
     """Path in the repository -> file or content, the card included."""
     from dynamo import loading
-    from dynamo.cards import REPORT_FILE, Origin, card
+    from dynamo.hub.cards import REPORT_FILE, Origin, card
     from dynamo.loading.names import check_format
 
     folder = arguments.folder

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dynamo.recipes import RECIPES
+from dynamo.training.recipes import RECIPES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.__main__ import main
-    from dynamo.commands.prospects import prospects
-    from dynamo.pathway import Journey, stages
-    from dynamo.stages import run_stages
+    from dynamo.pipelines.prospects import prospects
+    from dynamo.pipelines.recipe import RecipeRun, stages
+    from dynamo.pipelines.stages import run_stages
 
     arguments.work = arguments.work or Path("runs") / arguments.recipe
-    journey = Journey(**{each.name: getattr(arguments, each.name) for each in fields(Journey)})
+    journey = RecipeRun(**{each.name: getattr(arguments, each.name) for each in fields(RecipeRun)})
     found = stages(journey)
     unknown = set(arguments.skip) - {stage.name for stage in found}
     if unknown:

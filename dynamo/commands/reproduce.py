@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dynamo.options import add_arguments, from_arguments
+from dynamo.common.options import add_arguments, from_arguments
 from dynamo.reproduction.workspace import Sizes
 
 SPLITS = ("train", "dev")
@@ -82,7 +82,7 @@ def _chosen(names: list[str] | None, experiments: tuple) -> list[Any]:
 
 def _workspace(arguments: argparse.Namespace, sizes: Sizes) -> Any:
     from dynamo import loading
-    from dynamo.commands.prompts import read_prompts
+    from dynamo.data.prompts import read_prompts
     from dynamo.reproduction.workspace import Workspace
 
     train, validation = _data_files(arguments.data)
@@ -113,6 +113,6 @@ def _data_files(given: list[Path] | None) -> tuple[Path, Path]:
         if not file.is_file():
             raise ValueError(
                 f"data: there is no file {file}; prepare the dialogues from the public data set with: "
-                "python -m dynamo.data prepare dstc8-schema-guided-dialogue FOLDER"
+                "python -m dynamo.data.schema_guided prepare dstc8-schema-guided-dialogue FOLDER"
             )
     return given[0], given[1]

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.commands.generate import add_loading_arguments, loading_options
-from dynamo.engine import Engine
+from dynamo.common.options import add_arguments, from_arguments
+from dynamo.common.threads import add_threads_argument, settle_threads
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation.runs import BATCH, check_batch
-from dynamo.options import add_arguments, from_arguments
-from dynamo.sampler import SamplingOptions
-from dynamo.threads import add_threads_argument, settle_threads
+from dynamo.sampling.sampler import SamplingOptions
 
 THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
 
@@ -53,8 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import data, loading
-    from dynamo.commands.prompts import read_prompts
+    from dynamo import loading
+    from dynamo.data import documents
+    from dynamo.data.prompts import read_prompts
     from dynamo.evaluation import machine
     from dynamo.evaluation.sweep_report import SweepReport
 
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pair = loading.load(arguments.model, **loading_options(arguments))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
-    documents = None if arguments.data is None else data.read_documents(arguments.data, pair.tokenizer)
+    documents = None if arguments.data is None else documents.read_documents(arguments.data, pair.tokenizer)
     base, *points = _points(arguments, pair, options, prompts)
     report = SweepReport(
         model=arguments.model,

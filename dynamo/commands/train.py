@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dynamo.options import add_arguments, from_arguments
-from dynamo.processes import started_together
-from dynamo.recipes import RECIPES, TrainingOptions
+from dynamo.common.distributed import started_together
+from dynamo.common.options import add_arguments, from_arguments
+from dynamo.training.recipes import RECIPES, TrainingOptions
 
 BLOCK_SIZE = 512
 
@@ -63,11 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo import data
-    from dynamo.blocks import TokenBlocks
-    from dynamo.corpus import DiskCorpus, data_files, tokenise
-    from dynamo.processes import on_main_first
-    from dynamo.training import Trainer, save_model
+    from dynamo.common.distributed import on_main_first
+    from dynamo.data import documents
+    from dynamo.data.blocks import TokenBlocks
+    from dynamo.data.corpus import DiskCorpus, data_files, tokenise
+    from dynamo.training.trainer import Trainer, save_model
 
     recipe = RECIPES.get(arguments.recipe)
     options = from_arguments(TrainingOptions, arguments, **(recipe.options if recipe else {}))
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         lambda: tokenise(data_files(arguments.data), tokenizer, arguments.tokens, arguments.workers)
     )
     blocks = TokenBlocks(DiskCorpus(files), _separator(tokenizer), arguments.block_size, options.seed)
-    validation = data.read_documents(arguments.validation, tokenizer) if arguments.validation else []
+    validation = documents.read_documents(arguments.validation, tokenizer) if arguments.validation else []
     trainer = Trainer(model, blocks, options, arguments.output, validation, arguments.block_size)
     with _asked_to_end() as asked:
         trained = trainer.run(stop=asked)
@@ -174,8 +174,8 @@ def _separator(tokenizer: Any) -> int:
 
 def stop_at_end_of_turn(model: Any, tokenizer: Any) -> None:
     """A model that learns the chat template must also stop where a turn ends."""
-    from dynamo import text
-    from dynamo.engine import end_of_text_ids
+    from dynamo.data import text
+    from dynamo.decoding.engine import end_of_text_ids
 
     if text.has_chat_template(tokenizer):
         ends = end_of_text_ids(model) | {tokenizer.convert_tokens_to_ids(text.END_OF_TURN)}

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from dynamo.common.device_map import execution_device
+from dynamo.common.memory import enough_memory, run_out
+from dynamo.decoding.pool import release_idle_caches
 from dynamo.evaluation.diversity import repeated
-from dynamo.memory import enough_memory, run_out
-from dynamo.placement import execution_device
-from dynamo.pool import forget_idle_states
 
 UNLIKELY = 0.01
 TOP_K = 50
@@ -101,7 +101,7 @@ def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int], to
             f"reply: the base knows ids from 0 to {base.config.vocab_size - 1}, got {int(ids.max())}; "
             "was it written by another model?"
         )
-    with enough_memory(lambda: run_out(ids.device), forget_idle_states):
+    with enough_memory(lambda: run_out(ids.device), release_idle_caches):
         log_p, ranks = _scores(base, ids, len(prompt))
     return Audit(tuple(log_p), tuple(ranks), tuple(int(token) for token in reply), top_k)
 

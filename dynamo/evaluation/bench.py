@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dynamo.engine import Engine
-from dynamo.evaluation.remote import Lane, LaneLost
+from dynamo.common.statistics import Estimate, bootstrap, ratio
+from dynamo.decoding.engine import Engine
+from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.runs import Run
-from dynamo.intervals import Estimate, bootstrap, ratio
+from dynamo.evaluation.subprocess_lane import Lane, LaneLost
 from dynamo.loading import Pair
-from dynamo.sampler import SamplingOptions
-from dynamo.stock import GenerateEngine
+from dynamo.sampling.sampler import SamplingOptions
 
 LOOKUP_TOKENS = 10
 DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8")

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPTNeoXForCausalLM
 
-from dynamo import foreign
-from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.intervals import wilson
+from dynamo.common import validation
+from dynamo.common.device_map import execution_device
+from dynamo.common.statistics import wilson
+from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.model import DynamoForCausalLM
-from dynamo.placement import execution_device
-from dynamo.sampler import MAX_ORDER, Context, SamplingOptions, choose, top_candidates
-from dynamo.trace import Cell
+from dynamo.sampling.records import Cell
+from dynamo.sampling.sampler import MAX_ORDER, Context, SamplingOptions, choose, top_candidates
 
 BINS = 10
 EVENTS = {"text": "equals the next tokens of held-out text", "base": "equals the base model's greedy text"}
@@ -83,23 +83,23 @@ class Reliability:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reliability:
         return cls(
-            foreign.whole("order", fields["order"], 2, MAX_ORDER),
+            validation.whole("order", fields["order"], 2, MAX_ORDER),
             str(fields["event"]),
             tuple(_bin(each) for each in fields["bins"]),
-            foreign.whole("without_joint", fields["without_joint"]),
+            validation.whole("without_joint", fields["without_joint"]),
         )
 
 
 def _bin(fields: dict[str, Any]) -> Bin:
     low, high = fields["interval"]
-    count = foreign.whole("count", fields["count"])
+    count = validation.whole("count", fields["count"])
     return Bin(
-        low=foreign.number("low", fields["low"], 0, 1),
-        high=foreign.number("high", fields["high"], 0, 1),
+        low=validation.number("low", fields["low"], 0, 1),
+        high=validation.number("high", fields["high"], 0, 1),
         count=count,
-        confidence=foreign.number("confidence", fields["confidence"], 0, 1),
-        right=foreign.whole("right", fields["right"], most=count),
-        interval=(foreign.number("interval", low, 0, 1), foreign.number("interval", high, 0, 1)),
+        confidence=validation.number("confidence", fields["confidence"], 0, 1),
+        right=validation.whole("right", fields["right"], most=count),
+        interval=(validation.number("interval", low, 0, 1), validation.number("interval", high, 0, 1)),
     )
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynamo import foreign, text
-from dynamo.data import parse_line, read_lines
-from dynamo.engine import Engine
+from dynamo.common import validation
+from dynamo.data import text
+from dynamo.data.readers import parse_line, read_lines
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation.runs import BATCH, Run, check_batch, together
 from dynamo.loading import Pair
-from dynamo.sampler import SamplingOptions
+from dynamo.sampling.sampler import SamplingOptions
 
 KEY = ("prompt_id", "seed", "threshold")
 
@@ -136,24 +137,24 @@ def complete(
 def check_key(row: dict[str, Any]) -> None:
     """Raises KeyError, TypeError or ValueError unless a row names a text as `KEY` does."""
     if not isinstance(row["prompt_id"], str):
-        foreign.whole("prompt_id", row["prompt_id"])  # of an instruction example
-    foreign.whole("seed", row["seed"], most=2**53)
+        validation.whole("prompt_id", row["prompt_id"])  # of an instruction example
+    validation.whole("seed", row["seed"], most=2**53)
     if row["threshold"] is not None:
-        foreign.number("threshold", row["threshold"], 0, 1)
+        validation.number("threshold", row["threshold"], 0, 1)
 
 
 def check_text(row: dict[str, Any]) -> None:
     """Raises KeyError, TypeError or ValueError unless a row is a text with its clocks."""
     check_key(row)
     for name in ("prompt", "text"):
-        foreign.message(name, row[name])
+        validation.message(name, row[name])
     if not isinstance(row["chat"], bool):
-        raise TypeError(f'"chat" must be true or false, got {foreign.shown(row["chat"])}')
-    foreign.whole("decode_tokens", row["decode_tokens"])
-    foreign.number("decode_seconds", row["decode_seconds"], 0)
+        raise TypeError(f'"chat" must be true or false, got {validation.short_repr(row["chat"])}')
+    validation.whole("decode_tokens", row["decode_tokens"])
+    validation.number("decode_seconds", row["decode_seconds"], 0)
     if not isinstance(row["settings"], dict):
-        raise TypeError(f'"settings" must be names and values, got {foreign.shown(row["settings"])}')
-    foreign.whole("heads", row["settings"]["heads"], 1)
+        raise TypeError(f'"settings" must be names and values, got {validation.short_repr(row["settings"])}')
+    validation.whole("heads", row["settings"]["heads"], 1)
 
 
 def _row(prompt: Prompt, seed: int, threshold: float | None, run: Run, tokenizer: Any) -> dict[str, Any]:

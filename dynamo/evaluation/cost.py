@@ -12,12 +12,12 @@ from statistics import median
 
 import torch
 
-from dynamo.engine import Engine
+from dynamo.decoding.engine import Engine
+from dynamo.decoding.generate import GenerateEngine
+from dynamo.evaluation.profile import split
 from dynamo.evaluation.runs import Run
-from dynamo.evaluation.split import split
 from dynamo.loading import Pair
-from dynamo.sampler import SamplingOptions
-from dynamo.stock import GenerateEngine
+from dynamo.sampling.sampler import SamplingOptions
 
 BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache
 CURVE_TOKENS = 24

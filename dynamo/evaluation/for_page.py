@@ -10,11 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from dynamo.evaluation.machine import describe
-from dynamo.evaluation.split import split
+from dynamo.evaluation.profile import split
 from dynamo.evaluation.sweep import Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import Pair
-from dynamo.sampler import SamplingOptions
+from dynamo.sampling.sampler import SamplingOptions
 
 THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 PROFILED_PROMPTS = 6

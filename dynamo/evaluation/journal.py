@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dynamo.data import parse_line, read_lines
-from dynamo.folders import drop_cut_line
-from dynamo.foreign import shown
-from dynamo.processes import Processes
+from dynamo.common.distributed import Processes
+from dynamo.common.files import drop_cut_line
+from dynamo.common.validation import short_repr
+from dynamo.data.readers import parse_line, read_lines
 
 Check = Callable[[dict[str, Any]], None]  # KeyError, TypeError or ValueError for a row that cannot be used
 
@@ -31,7 +31,7 @@ def read_journal(path: str | Path, check: Check = anything) -> list[dict[str, An
     for line, where in read_lines(path):
         row = parse_line(line, where)
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object, got {shown(row)}")
+            raise ValueError(f"{where}: expected an object, got {short_repr(row)}")
         try:
             check(row)
         except KeyError as error:

@@ -13,11 +13,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dynamo import foreign
+from dynamo.common import validation
+from dynamo.data.instructions import Example
 from dynamo.evaluation.completion import check_key
 from dynamo.evaluation.endpoint import Answer, Endpoint, NoAnswer
 from dynamo.evaluation.verdict import WINNERS
-from dynamo.instructions import Example
 
 Mode = Literal["single", "pairwise"]
 KEYS = {
@@ -97,14 +97,14 @@ def check_verdict(row: dict[str, Any]) -> None:
     """Raises KeyError, TypeError or ValueError unless a row is a verdict (`judged`)."""
     check_key(row)
     if row["mode"] not in KEYS:
-        raise ValueError(f'"mode" must be {" or ".join(KEYS)}, got {foreign.shown(row["mode"])}')
+        raise ValueError(f'"mode" must be {" or ".join(KEYS)}, got {validation.short_repr(row["mode"])}')
     if row["mode"] == "pairwise":
         if row["first"] not in ("base", "dynamo") or row["winner"] not in WINNERS:
-            raise ValueError(f'no verdict: "winner" is {foreign.shown(row["winner"])}')
+            raise ValueError(f'no verdict: "winner" is {validation.short_repr(row["winner"])}')
     elif row["rating"] is not None:
-        foreign.number("rating", row["rating"], 1, 10)
+        validation.number("rating", row["rating"], 1, 10)
     for name in ("prompt_tokens", "completion_tokens", "attempts"):
-        foreign.whole(name, row[name])
+        validation.whole(name, row[name])
 
 
 @dataclass(frozen=True)

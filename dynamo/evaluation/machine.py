@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from dynamo.placement import execution_device
+from dynamo.common.device_map import execution_device
 
 
 def describe(model: torch.nn.Module) -> dict[str, Any]:

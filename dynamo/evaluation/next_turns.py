@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamo.data import Turns
-from dynamo.engine import Engine
+from dynamo.common.statistics import Estimate, bootstrap, ratio
+from dynamo.data.readers import Turns
+from dynamo.data.text import encode_chat
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation import chrf
 from dynamo.evaluation.mentions import mentions
 from dynamo.evaluation.runs import BATCH, together
-from dynamo.intervals import Estimate, bootstrap, ratio
-from dynamo.sampler import SamplingOptions
-from dynamo.text import encode_chat
+from dynamo.sampling.sampler import SamplingOptions
 
 _NUMBERS, _NAMES = slice(chrf.COLUMNS, chrf.COLUMNS + 2), slice(chrf.COLUMNS + 2, chrf.COLUMNS + 4)
 _COLUMNS = chrf.COLUMNS + 4

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dynamo.data import padded
-from dynamo.intervals import Estimate, bootstrap, ratio
+from dynamo.common.statistics import Estimate, bootstrap, ratio
+from dynamo.data.documents import padded
 from dynamo.model import DynamoForCausalLM, count_targets
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from dynamo.engine import Engine
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation.audit import Audit, audit
 from dynamo.evaluation.runs import BATCH, together
-from dynamo.sampler import SamplingOptions
+from dynamo.sampling.sampler import SamplingOptions
 
 
 @dataclass

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dynamo.engine import Engine
-from dynamo.sampler import SamplingOptions
-from dynamo.trace import StepRecord
+from dynamo.decoding.engine import Engine
+from dynamo.sampling.records import StepRecord
+from dynamo.sampling.sampler import SamplingOptions
 
 BATCH = 16  # rows; throughput still grows there: bench --rows 1 2 4 8 16
 

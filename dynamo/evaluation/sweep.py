@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from dynamo import foreign
-from dynamo.engine import Engine
+from dynamo.common import validation
+from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation.audit import TOP_K, audit
 from dynamo.evaluation.diversity import distinct, repeated
 from dynamo.evaluation.runs import Run, check_batch, together
-from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.loading import Pair
-from dynamo.sampler import MAX_ORDER, SamplingOptions
+from dynamo.sampling.sampler import MAX_ORDER, SamplingOptions
 
 QUALITY = {
     "nats_per_token": "mean nats of the replies' tokens under the base model",
@@ -69,22 +69,22 @@ class Point:
         """Raises KeyError, TypeError or ValueError for anything that `to_json` does not write."""
         threshold = fields["threshold"]
         return cls(
-            threshold=None if threshold is None else foreign.number("threshold", threshold),
-            replies=foreign.whole("replies", fields["replies"]),
-            tokens=foreign.whole("tokens", fields["tokens"]),
-            passes=foreign.whole("passes", fields["passes"]),
+            threshold=None if threshold is None else validation.number("threshold", threshold),
+            replies=validation.whole("replies", fields["replies"]),
+            tokens=validation.whole("tokens", fields["tokens"]),
+            passes=validation.whole("passes", fields["passes"]),
             tokens_per_forward=Estimate.from_json(fields["tokens_per_forward"]),
             speed_up=Estimate.from_json(fields["speed_up"]),
-            tokens_per_second=foreign.number("tokens_per_second", fields["tokens_per_second"], 0),
+            tokens_per_second=validation.number("tokens_per_second", fields["tokens_per_second"], 0),
             share_by_order={
-                str(foreign.whole("share_by_order", int(m), 1, MAX_ORDER)): foreign.number(
+                str(validation.whole("share_by_order", int(m), 1, MAX_ORDER)): validation.number(
                     "share_by_order", share, 0, 1
                 )
                 for m, share in fields["share_by_order"].items()
             },
-            backoff_rate=foreign.number("backoff_rate", fields["backoff_rate"], 0, 1),
+            backoff_rate=validation.number("backoff_rate", fields["backoff_rate"], 0, 1),
             reasons={
-                str(reason): foreign.whole("reasons", count) for reason, count in fields["reasons"].items()
+                str(reason): validation.whole("reasons", count) for reason, count in fields["reasons"].items()
             },
             quality={name: Estimate.from_json(fields["quality"][name]) for name in QUALITY},
         )

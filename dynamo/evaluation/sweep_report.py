@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamo.common.files import write_json
+from dynamo.common.validation import parse_json, require_int, settings, short_repr
 from dynamo.evaluation.calibration import EVENTS, Reliability
 from dynamo.evaluation.sweep import QUALITY, Point
-from dynamo.folders import write_json
-from dynamo.foreign import parse_json, settings, shown, whole
 
 FORMAT, VERSION = "dynamo-sweep", 1
 
@@ -53,15 +53,15 @@ class SweepReport:
         """Raises ValueError naming what is wrong."""
         found = (fields.get("format"), fields.get("version")) if isinstance(fields, dict) else ("", "")
         if found != (FORMAT, VERSION):
-            told = " version ".join(map(shown, found))
+            told = " version ".join(map(short_repr, found))
             raise ValueError(f"expected {FORMAT} version {VERSION}, got {told}")
         try:
             report = cls(
                 model=str(fields["model"]),
                 options=settings(fields["options"]),
-                prompts=whole("prompts", fields["prompts"]),
-                seeds=whole("seeds", fields["seeds"]),
-                max_new_tokens=whole("max_new_tokens", fields["max_new_tokens"]),
+                prompts=require_int("prompts", fields["prompts"]),
+                seeds=require_int("seeds", fields["seeds"]),
+                max_new_tokens=require_int("max_new_tokens", fields["max_new_tokens"]),
                 machine=settings(fields["machine"], "machine"),
                 base=Point.from_json(fields["base"]),
                 points=tuple(Point.from_json(point) for point in fields["points"]),
@@ -86,7 +86,9 @@ class SweepReport:
                 raise ValueError(f"threshold {point.threshold}: shares by order do not add up to 1")
         unknown = {curve.event for curve in self.calibration} - set(EVENTS)
         if unknown:
-            raise ValueError(f"calibration: expected the events {', '.join(EVENTS)}, got {shown(unknown)}")
+            raise ValueError(
+                f"calibration: expected the events {', '.join(EVENTS)}, got {short_repr(unknown)}"
+            )
 
     def write(self, path: str | os.PathLike) -> None:
         """Whoever reads meanwhile sees the old file or the new, never a part."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamo.intervals import RESAMPLES, Estimate, bootstrap_ratio
+from dynamo.common.statistics import RESAMPLES, Estimate, bootstrap_ratio
 
 WINNERS = ("dynamo", "base", "tie", None)
 CLOCKS = ("tokens", "seconds", "base_tokens", "base_seconds")

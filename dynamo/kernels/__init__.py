@@ -1,5 +1,6 @@
-"""Inner loops compiled by numba: the sampler's, which `dynamo.joint` and `dynamo.tuples` state in numpy, and
-attention and layers for a few positions, which `dynamo.cache` and `dynamo.packed` state in torch.
+"""Inner loops compiled by numba: the sampler's, which `dynamo.sampling.joint` and
+`dynamo.cooccurrence.trie` state in numpy, and attention and layers for a few positions, which
+`dynamo.decoding.cache` and `dynamo.decoding.packed` state in torch.
 
 A pass looks at a few thousand cells, and attends for a few positions of a small model: too little for the
 calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as
@@ -29,7 +30,7 @@ class Loops(NamedTuple):
     top_k: Callable
     masked_joint: Callable
     product_above: Callable
-    followers: Callable
+    next_candidates: Callable
     survivors: Callable
     next_token: Callable
     drawn: Callable
@@ -53,14 +54,14 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import cells, compiling, heads, layers, thresholds
+        from dynamo.kernels import compiling, layers, masked_joint, thresholds, top_k
     except ImportError:
         return None
     return Loops(
-        heads.top_k,
-        cells.masked_joint,
-        cells.product_above,
-        cells.followers,
+        top_k.top_k,
+        masked_joint.masked_joint,
+        masked_joint.product_above,
+        masked_joint.next_candidates,
         thresholds.survivors,
         thresholds.next_token,
         thresholds.drawn,

@@ -1,4 +1,5 @@
-"""What becomes of a joint's cells: thresholds, penalty, draw, as `dynamo.joint` states them in numpy.
+"""What becomes of a joint's cells: thresholds, penalty, draw, as `dynamo.sampling.joint` states them in
+numpy.
 
 Cells are flat indices into the grid of k^m, row-major; every other cell of the grid is zero.
 """

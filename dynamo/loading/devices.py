@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynamo.common.device_map import waiting_weights
 from dynamo.loading.quantised import tensors_of
 from dynamo.loading.sizes import available_memory
-from dynamo.placement import waiting_weights
 
 MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 KEPT_FREE = 0.1  # of a device, for caches and activations

@@ -20,7 +20,7 @@ from huggingface_hub.utils import _http
 from huggingface_hub.utils._shared_blobs import sweep_shared_blob
 from safetensors import SafetensorError, safe_open
 
-from dynamo.foreign import parse_json, shown
+from dynamo.common.validation import parse_json, short_repr
 
 LISTING_SECONDS = 5.0  # of silence, for which the library would wait for ever; it tries six times
 READ_JSON = (
@@ -33,17 +33,18 @@ _ASKED = re.compile("/resolve/([0-9a-f]{40})/")
 _PIECE = 2**20
 
 
-class Untrue(OSError):
+class CorruptDownload(OSError):
     """What a hub sent cannot be, or is not what it announced."""
 
 
 def check_names(commit: Any, files: list[Any]) -> None:
-    """Raise Untrue for a revision that is no hash or a file that would lie outside the model's folder."""
+    """Raise CorruptDownload for a revision that is no hash or a file that would lie outside the model's
+    folder."""
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise Untrue(f"the hub calls its revision {shown(commit)}, which is no hash")
+        raise CorruptDownload(f"the hub calls its revision {short_repr(commit)}, which is no hash")
     for file in files:
         if not (isinstance(file, str) and file.isprintable() and _stays_inside(file)):
-            raise Untrue(f"the hub names a file {shown(file)}, which is no path inside a folder")
+            raise CorruptDownload(f"the hub names a file {short_repr(file)}, which is no path in a folder")
 
 
 def _stays_inside(file: str) -> bool:
@@ -52,7 +53,7 @@ def _stays_inside(file: str) -> bool:
     return bool(file) and not outside and ".." not in windows.parts
 
 
-def be_careful() -> None:
+def install_checks() -> None:
     """From now on the library's client refuses hashes that are paths, and does not wait for ever for a list.
 
     The library would write where such hashes lead. What the program around this one has set up stays as it
@@ -95,16 +96,16 @@ def _refuse(response: Any) -> None:
         return
     asked = _ASKED.search(response.request.url.path)
     if asked and commit != asked[1]:
-        raise Untrue(f"the hub answers with revision {shown(commit)} where another was asked for")
+        raise CorruptDownload(f"the hub answers with revision {short_repr(commit)}, not the one asked for")
     check_names(commit, [])
     if response.request.method != "HEAD":  # of which alone the library takes a hash, this one
         return
     told = response.headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_ETAG) or response.headers.get("ETag")
     if told is not None and not _HASH.fullmatch(told.lstrip("W/").strip('"')):  # as the library strips it
-        raise Untrue(f"the hub gives a file the hash {shown(told)}, which is none")
+        raise CorruptDownload(f"the hub gives a file the hash {short_repr(told)}, which is none")
 
 
-def take_out(folder: Path) -> str:
+def remove_corrupt(folder: Path) -> str:
     """Remove from a fetched revision what is not whole. The first such file and its fault, or ""."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() or file.is_symlink()]
     faults = {file: fault for file in files if (fault := _fault(file))}

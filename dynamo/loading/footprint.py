@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from dynamo.common.device_map import execution_device
+from dynamo.decoding.packed import LARGEST_COPY, bytes_of_copies, copies_of, is_regular, layers_of
 from dynamo.loading.devices import memory_of
 from dynamo.loading.quantised import quantised_as
-from dynamo.packed import LARGEST_COPY, bytes_of_copies, copies_of, is_regular, layers_of
-from dynamo.placement import execution_device
 
 if TYPE_CHECKING:
     from dynamo.loading.pairs import Pair

@@ -26,8 +26,15 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._xet import abort_xet_session
 from tqdm import tqdm
 
-from dynamo.foreign import parse_json, shown
-from dynamo.loading.fetched import Untrue, be_careful, check_names, enter, missing, take_out
+from dynamo.common.validation import parse_json, short_repr
+from dynamo.loading.fetched import (
+    CorruptDownload,
+    check_names,
+    enter,
+    install_checks,
+    missing,
+    remove_corrupt,
+)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
@@ -61,7 +68,7 @@ def resolve(name: str, progress: Progress | None = None, any_kind: bool = False)
     if not possible or path.is_file() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(
             f"model: expected '{EMBEDDED}', a model folder or a hub id such as EleutherAI/pythia-70m, "
-            f"got {shown(name)}"
+            f"got {short_repr(name)}"
         )
     cached = _cached(name)
     return cached if cached is not None else _download(name, progress, any_kind)
@@ -88,11 +95,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"model: {file} is not JSON ({error})") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"model: {file} must hold names and values, got {shown(fields)}")
+        raise ValueError(f"model: {file} must hold names and values, got {short_repr(fields)}")
     for name, most in LARGEST.items():
         value = fields.get(name, 1)
         if isinstance(value, int | float) and not 1 <= value <= most:
-            raise ValueError(f"model: {file}: {name}: expected 1 to {most:,}, got {shown(value)}")
+            raise ValueError(f"model: {file}: {name}: expected 1 to {most:,}, got {short_repr(value)}")
     return fields
 
 
@@ -120,8 +127,8 @@ def check_kind(name: str, kind: Any) -> None:
     """Refuse a model of another architecture. Raises ValueError."""
     if kind not in KINDS:
         raise ValueError(
-            f"model: {name} is no GPT-NeoX (Pythia) and no DynaMo model, but {shown(kind)}; only those are "
-            "read here"
+            f"model: {name} is no GPT-NeoX (Pythia) and no DynaMo model, but {short_repr(kind)}; only "
+            "those are read here"
         )
 
 
@@ -154,7 +161,7 @@ def _is_whole(model: Path) -> bool:
 
 
 def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
-    be_careful()
+    install_checks()
     api = HfApi()
     when, failure = _away.get(api.endpoint, (float("-inf"), ""))
     if time.monotonic() - when < HUB_AWAY_SECONDS:
@@ -177,11 +184,11 @@ def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
     with _explained(api, name):
         for _ in range(2):  # the first may have gone on from what another time left
             folder = Path(api.snapshot_download(name, revision=commit, allow_patterns=HUB_FILES, **bars))
-            fault = take_out(folder) or missing(folder, wanted)
+            fault = remove_corrupt(folder) or missing(folder, wanted)
             if not fault:
                 break
         else:
-            raise Untrue(fault)
+            raise CorruptDownload(fault)
     enter(folder)
     return folder
 
@@ -212,7 +219,7 @@ def _explained(api: HfApi, name: str) -> Iterator[None]:
         failure = type(root).__name__
         if not _is_silence(root):
             told = getattr(root, "strerror", None) or f"its answer cannot be used ({failure})"
-            told = str(root) if isinstance(root, Untrue) else told
+            told = str(root) if isinstance(root, CorruptDownload) else told
             raise OSError(f"model: {name} cannot be fetched from the hub: {told}; try again later") from error
         _away[api.endpoint] = (time.monotonic(), failure)
         raise _unreachable(name, failure) from error

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.foreign import shown
+from dynamo.common.memory import enough_memory
+from dynamo.common.validation import short_repr
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.data.text import fingerprint, has_chat_template
+from dynamo.decoding.pool import release_idle_caches
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
 from dynamo.loading.names import EMBEDDED, Progress, check_format, check_kind, read_config, resolve
 from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
-from dynamo.memory import enough_memory
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
-from dynamo.pool import forget_idle_states
-from dynamo.text import fingerprint, has_chat_template
 
 OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
 TABLE_FILE = "cooccurrence.safetensors"
@@ -180,7 +180,7 @@ class _Fitting:
         # A map is made for the memory that is free by now: the other model may have been loaded meanwhile.
         placed = map_options(self._map, self._max_memory, stock=loader is load_neox)
         options = self._options[folder] | placed
-        with enough_memory(self._too_large, forget_idle_states):
+        with enough_memory(self._too_large, release_idle_caches):
             try:
                 model = loader(str(folder), dtype=self._dtype, **options)
             except ValueError as error:
@@ -229,7 +229,7 @@ def load_tokenizer(name: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever the library trips over in a damaged file
         raise ValueError(
-            f"tokenizer: {folder}: its files are damaged ({type(error).__name__}: {shown(str(error))})"
+            f"tokenizer: {folder}: its files are damaged ({type(error).__name__}: {short_repr(str(error))})"
         ) from error
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
-from dynamo.foreign import shown
+from dynamo.common.validation import short_repr
 from dynamo.loading.names import read_config
 
 QUANTISATIONS = ("8bit", "4bit")
@@ -69,12 +69,12 @@ def _saved_as(folder: Path) -> str | None:
         return None
     if not isinstance(fields, dict):
         raise ValueError(
-            f"model: {folder}: its quantization_config is {shown(fields)}, expected names and values"
+            f"model: {folder}: its quantization_config is {short_repr(fields)}, expected names and values"
         )
     found = [name for name, bits in BITS.items() if fields.get(f"load_in_{bits}bit")]
     if not found:
         raise ValueError(
-            f"model: {folder} is quantised by {shown(fields.get('quant_method'))}; "
+            f"model: {folder} is quantised by {short_repr(fields.get('quant_method'))}; "
             "only bitsandbytes in 8 or 4 bits is read here"
         )
     return found[0]

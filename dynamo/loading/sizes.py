@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dynamo.decoding.looped import looped_bytes_of
+from dynamo.decoding.packed import LARGEST_COPY
 from dynamo.loading.quantised import BITS, KEPT
-from dynamo.looped import looped_bytes_of
-from dynamo.packed import LARGEST_COPY
 
 POSITIONS = 2048
 # Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.

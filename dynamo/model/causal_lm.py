@@ -5,7 +5,7 @@ output embedding are the first-token head, so a DynaMo model read through its fi
 it is held here as one, `backbone`. Every further head has decoder layers of its own, takes the stem's output,
 shares the norm and the output embedding, and predicts the token at its own distance.
 
-Nothing here samples: decoding is `dynamo.engine`'s.
+Nothing here samples: decoding is `dynamo.decoding.engine`'s.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from transformers import GenerationMixin, GPTNeoXForCausalLM
 from transformers.masking_utils import create_causal_mask
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
-from dynamo.losses import IGNORED_LABEL, summed_nats
 from dynamo.model.checkpoints import filled, load_neox
 from dynamo.model.config import DynamoConfig
 from dynamo.model.heads import DynamoOutput, TokenHead
+from dynamo.model.loss import IGNORED_LABEL, summed_nats
 from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
 
 
@@ -264,7 +264,7 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     ) -> Tensor:
         """Summed nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid.
 
-        Without `logits` these are made a piece at a time (`dynamo.losses`).
+        Without `logits` these are made a piece at a time (`dynamo.model.loss`).
         """
         distance = head + 1
         targets = labels[:, distance:].reshape(-1)

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dynamo.foreign import shown
+from dynamo.common.validation import short_repr
 
 
 def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
@@ -37,10 +37,10 @@ def filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
     except StrictDataclassError as error:
         raise ValueError(f"{path}: its config.json is not valid: {error.__cause__ or error}") from None
     except (ArithmeticError, LookupError, TypeError) as error:  # whatever the library trips over
-        told = f"{type(error).__name__}: {shown(str(error))}"
+        told = f"{type(error).__name__}: {short_repr(str(error))}"
         raise ValueError(f"{path}: its config.json describes no model ({told})") from error
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"
-        raise ValueError(f"{path}: its weights do not fill a {kind} model: {shown(wrong, 400)}")
+        raise ValueError(f"{path}: its weights do not fill a {kind} model: {short_repr(wrong, 400)}")
     return model

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamo.losses import IGNORED_LABEL
+from dynamo.model.loss import IGNORED_LABEL
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -11,6 +11,7 @@ The model is any causal LM of transformers; its layers, their attention and its 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -25,11 +26,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from tqdm import tqdm
 from transformers import AttentionInterface, Cache, DynamicCache
 
-from dynamo.folders import drop_cut_line, write_json
+from dynamo.common.files import drop_cut_line, write_json
+from dynamo.common.options import check_types, option
 from dynamo.kernels import loops
-from dynamo.options import check_types, option
 
 SPLITS = ("train", "dev", "test")
+ROLES = ("user", "assistant", "user")
 HELD_OUT = 50  # one conversation of so many goes to dev, and one to test
 NUCLEUS = 2048  # tokens that top-p looks at; what lies below never made up 5 % of a chat model's mass
 
@@ -79,7 +81,7 @@ class TemplateParts:
     def of(cls, tokenizer: Any, ends: Iterable[int]) -> TemplateParts:
         """Raises ValueError for a tokenizer without a template, or one that hides or changes contents."""
         marks = ("Xq1zX", "Xq2zX", "Xq3zX")
-        turns = [{"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks)]
+        turns = [{"role": role, "content": mark} for role, mark in zip(ROLES, marks, strict=True)]
         if not tokenizer.chat_template:
             raise ValueError("model: its tokenizer has no chat template; converse needs a chat model")
         rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -111,7 +113,7 @@ class Conversation:
 
 
 class RowsCache(Cache):
-    """Keys and values of rows of different lengths, (rows, kv_heads, capacity, head_dim) a layer, made once."""
+    """Keys and values of rows of different lengths, (rows, kv_heads, capacity, head_dim) a layer."""
 
     def __init__(self, prefix: DynamicCache, rows: int, capacity: int):
         super().__init__(layers=[])
@@ -130,7 +132,7 @@ class RowsCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one position a row, (rows, kv_heads, 1, head_dim); all that is kept of the layer."""
-        for stored, new in zip(self._stored[layer_idx], (key_states, value_states)):
+        for stored, new in zip(self._stored[layer_idx], (key_states, value_states), strict=True):
             stored[self._rows, :, self.lengths] = new[:, :, 0]
         return self._stored[layer_idx]
 
@@ -181,14 +183,14 @@ class ConversationWriter:
         most = model.config.max_position_embeddings
         if not least < options.longest <= most:
             raise ValueError(
-                f"longest: expected more than {least} (template, longest_turn and longest_answer) up to {most} "
-                f"(the model's positions), got {options.longest}"
+                f"longest: expected more than {least} (template, longest_turn and longest_answer) up to "
+                f"{most} (the model's positions), got {options.longest}"
             )
 
     def finished(self, numbers: Iterable[int]) -> Iterator[tuple[Conversation, str]]:
         """Each conversation of `numbers` as it ends: "ended", or "cut" where a length was reached."""
         numbers = iter(numbers)
-        rows = [self._start(number) for number, _ in zip(numbers, range(self._options.rows))]
+        rows = [self._start(number) for number in itertools.islice(numbers, self._options.rows)]
         if not rows:
             return
         cache, first = self._prepare(len(rows))
@@ -274,7 +276,7 @@ class ConversationWriter:
             if chosen:
                 uniforms = torch.tensor([rows[index].draws.random() for index in chosen])
                 tokens = self._draw(logits[chosen], uniforms, user)
-                for index, token in zip(chosen, tokens.tolist()):
+                for index, token in zip(chosen, tokens.tolist(), strict=True):
                     picked[index] = token
         return picked
 
@@ -326,7 +328,7 @@ class Filter:
         wrong with that one."""
         kept: list[dict[str, str]] = []
         tokens = 0
-        for question, answer in zip(row.turns[::2], [*row.turns[1::2], ("assistant", [])]):
+        for question, answer in zip(row.turns[::2], [*row.turns[1::2], ("assistant", [])], strict=False):
             last = answer is row.turns[-1] or question is row.turns[-1]
             texts = [self._tokenizer.decode(ids) for _, ids in (question, answer)]
             fault = "not ended" if last and ended == "cut" else self._fault(question[1], answer[1], texts)
@@ -423,7 +425,7 @@ class ConverseRun:
 
     def _begin(self) -> None:
         if any(part_file(self._output, split).exists() for split in SPLITS):
-            raise ValueError(f"output: {self._output} exists, without the {self._state.name} of a run to go on")
+            raise ValueError(f"output: {self._output} exists, but no {self._state.name} to go on from")
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self.write_state()
 
@@ -432,8 +434,8 @@ class ConverseRun:
         changed = [name for name in self._settings if then["settings"].get(name) != self._settings[name]]
         if changed:
             raise ValueError(
-                f"output: {self._output} was begun with other settings ({', '.join(changed)}); use the same to "
-                "go on, or another file"
+                f"output: {self._output} was begun with other settings ({', '.join(changed)}); use the same "
+                "to go on, or another file"
             )
         self._begun, self._next = set(then["under_way"]), then["next"]
         self._dropped.update(then["dropped"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dynamo.intervals import Estimate
+from dynamo.common.statistics import Estimate
 from dynamo.reproduction.experiment import Finding, Table, Verdict
 
 

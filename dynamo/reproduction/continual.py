@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamo.blocks import TokenBlocks
-from dynamo.intervals import Estimate
+from dynamo.common.statistics import Estimate
+from dynamo.data.blocks import TokenBlocks
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.perplexities import read_other
 from dynamo.reproduction.variants import SAME
-from dynamo.training import Rows
+from dynamo.training.trainer import Rows
 
 if TYPE_CHECKING:
     from dynamo.reproduction.workspace import Workspace

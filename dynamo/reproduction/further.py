@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dynamo import loading, text
-from dynamo.blocks import Corpus, TokenBlocks
-from dynamo.cooccurrence import CooccurrenceTable
-from dynamo.corpus import DiskCorpus, TokenFile, tokenise
-from dynamo.counting import largest_vocab
-from dynamo.external import count_files
+from dynamo import loading
+from dynamo.cooccurrence.counting import largest_vocab
+from dynamo.cooccurrence.external import count_files
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.data import text
+from dynamo.data.blocks import Corpus, TokenBlocks
+from dynamo.data.corpus import DiskCorpus, TokenFile, tokenise
 from dynamo.model import DynamoForCausalLM, load_dynamo
-from dynamo.recipes import FREE_OPTIONS, TrainingOptions
-from dynamo.sampler import MAX_ORDER
-from dynamo.training import Rows, Trainer, save_model
+from dynamo.sampling.sampler import MAX_ORDER
+from dynamo.training.recipes import FREE_OPTIONS, TrainingOptions
+from dynamo.training.trainer import Rows, Trainer, save_model
 
 if TYPE_CHECKING:
     from dynamo.reproduction.workspace import Workspace

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from dynamo.charts.grids import joint_grids
+from dynamo.data.text import TokenLabels
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
-from dynamo.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
-from dynamo.text import TokenLabels
+from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
 
 SIZE = 10
 BARE = SamplingOptions(threshold=0.0, max_order=2, repetition_penalty=1.0, adaptive=False)

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynamo.data import padded
-from dynamo.engine import Engine
+from dynamo.common.files import write_json
+from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.data.documents import padded
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation import replies
-from dynamo.folders import write_json
-from dynamo.intervals import Estimate, bootstrap, bootstrap_ratio, ratio
-from dynamo.losses import IGNORED_LABEL
 from dynamo.model import DynamoForCausalLM, count_targets
+from dynamo.model.loss import IGNORED_LABEL
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
-from dynamo.sampler import SamplingOptions
+from dynamo.sampling.sampler import SamplingOptions
 
 if TYPE_CHECKING:
     from dynamo.reproduction.workspace import Workspace

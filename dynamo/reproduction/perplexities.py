@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from dynamo.charts.lines import bars, lines
-from dynamo.data import encode_rows, read_rows
-from dynamo.evaluation import dynamic, perplexity
-from dynamo.instructions import read_examples
-from dynamo.intervals import bootstrap, ratio
+from dynamo.common.statistics import bootstrap, ratio
+from dynamo.data.documents import encode_rows
+from dynamo.data.instructions import read_examples
+from dynamo.data.readers import read_rows
+from dynamo.evaluation import dynamic_perplexity, perplexity
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
@@ -119,7 +120,7 @@ def measure_other(workspace: Workspace) -> dict[str, Any]:
     found = {}
     for name, documents in corpora.items():
         workspace.progress(f"other-corpus: {name}")
-        ppl = dynamic.measure(
+        ppl = dynamic_perplexity.measure(
             pair.dynamo, pair.table, documents, THRESHOLDS[::2], positions=workspace.sizes.positions // 2,
             per_document=PLACES_PER_DOCUMENT, special_ids=pair.tokenizer.all_special_ids, seed=workspace.seed,
         )  # fmt: skip

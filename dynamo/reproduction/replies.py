@@ -7,14 +7,14 @@ from typing import Any
 
 from dynamo.charts.lines import lines
 from dynamo.charts.sweeps import calibration as calibration_figure
-from dynamo.data import read_rows
-from dynamo.engine import Engine
+from dynamo.data.readers import read_rows
+from dynamo.data.text import has_chat_template
+from dynamo.decoding.engine import Engine
 from dynamo.evaluation import calibration, next_turns
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
-from dynamo.sampler import SamplingOptions
-from dynamo.text import has_chat_template
+from dynamo.sampling.sampler import SamplingOptions
 
 THRESHOLDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.0)
 DEFAULTS = SamplingOptions()

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dynamo.folders import replace_text
+from dynamo.common.files import replace_text
 from dynamo.loading import EMBEDDED
 from dynamo.reproduction.experiment import VERDICTS, Experiment, Shown, Table
 from dynamo.reproduction.workspace import Sizes

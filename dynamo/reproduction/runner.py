@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dynamo.common.files import write_json
 from dynamo.evaluation import machine
-from dynamo.folders import write_json
 from dynamo.reproduction.experiment import Experiment
 from dynamo.reproduction.workspace import Workspace, settings_hash
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dynamo.intervals import Estimate
+from dynamo.common.statistics import Estimate
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dynamo.reproduction.workspace import Workspace
 
 # Nats a token that count as no difference. Intervals are over documents; two runs that differ in nothing but
-# the order of their rows are apart as well, which `amounts` shows.
+# the order of their rows are apart as well, which `data_scaling` shows.
 SAME = 0.05
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dynamo.common.options import option
 from dynamo.loading import Pair
-from dynamo.options import option
 
 _SAMPLE = 1024  # numbers of each weight that go into its hash
 
@@ -70,7 +70,7 @@ class Workspace:
     @cached_property
     def documents(self) -> list[Any]:
         """The held-out documents as ids, those that are `chosen`."""
-        from dynamo.data import read_documents
+        from dynamo.data.documents import read_documents
 
         return self.chosen(read_documents(self.validation, self.pair.tokenizer))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from dynamo.hub import commit, explained
+from dynamo.hub.push import commit, explained
 from dynamo.spaces.files import space_files
 from dynamo.spaces.project import ZERO_GPU, SpaceProject
 

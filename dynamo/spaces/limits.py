@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dynamo.foreign import message, shown
+from dynamo.common.validation import message, short_repr
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Limits:
         asked = max_new_tokens if isinstance(max_new_tokens, int | float) else 0  # refused elsewhere
         if self.answer_tokens is not None and asked > self.answer_tokens:
             raise ValueError(
-                f"max_new_tokens: expected 1 to {self.answer_tokens} here, got {shown(max_new_tokens)}; "
+                f"max_new_tokens: expected 1 to {self.answer_tokens} here, got {short_repr(max_new_tokens)}; "
                 "ask for less"
             )
 

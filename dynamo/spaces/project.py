@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import SpaceHardware
 
-from dynamo.foreign import shown
+from dynamo.common.validation import short_repr
 from dynamo.spaces.app import profile_of, read_config, read_yaml
 
 CONFIG_FILE = "spaces_config.yaml"
@@ -207,10 +207,10 @@ def _require_shapes(fields: dict[Any, Any], where: str) -> None:
         value = fields.get(key)
         named = kind is list and isinstance(value, list) and key != "secrets"
         if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{where}: {key}: expected {told}, got {shown(value)}")
+            raise ValueError(f"{where}: {key}: expected {told}, got {short_repr(value)}")
         if named and not all(isinstance(each, str) for each in value):
-            raise ValueError(f"{where}: {key}: expected {told}, got {shown(value)}")
+            raise ValueError(f"{where}: {key}: expected {told}, got {short_repr(value)}")
     for key in ("card", "variables"):
         wrong = next((name for name in fields.get(key) or {} if not isinstance(name, str)), None)
         if wrong is not None:
-            raise ValueError(f"{where}: {key}: expected words as names, got {shown(wrong)}")
+            raise ValueError(f"{where}: {key}: expected words as names, got {short_repr(wrong)}")

@@ -11,25 +11,25 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from dynamo.foreign import shown
-from dynamo.sampler import SamplingOptions
-from dynamo.ui.chat import Chat
-from dynamo.ui.contenders import OWN_LOOP
-from dynamo.ui.handlers import in_one_sentence
-from dynamo.ui.host import STRIP_THRESHOLDS, Host
-from dynamo.ui.presenter import Lane
-from dynamo.ui.settings import LONGEST_ANSWER, Settings
+from dynamo.common.validation import short_repr
+from dynamo.sampling.sampler import SamplingOptions
+from dynamo.ui.compare.chat import Chat
+from dynamo.ui.compare.handlers import in_one_sentence
+from dynamo.ui.compare.pair import OWN_LOOP
+from dynamo.ui.compare.presenter import RecordedRun
+from dynamo.ui.compare.service import STRIP_THRESHOLDS, PageService
+from dynamo.ui.compare.settings import LONGEST_ANSWER, Settings
 
 MOST_THRESHOLDS = 21
 
 
-def add_api(host: Host) -> None:
+def add_api(host: PageService) -> None:
     """Adds the functions to the `gr.Blocks` that is being built."""
     for function in functions(host):
         gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
 
-def functions(host: Host) -> list[Any]:
+def functions(host: PageService) -> list[Any]:
     """`generate`, `compare` and `threshold_sweep` for one host."""
 
     @in_one_sentence
@@ -106,7 +106,7 @@ def functions(host: Host) -> list[Any]:
         """
         host.limits.check(prompt, max_new_tokens)
         if not isinstance(thresholds, list | tuple):
-            raise ValueError(f"thresholds: expected a list of numbers, got {shown(thresholds)}")
+            raise ValueError(f"thresholds: expected a list of numbers, got {short_repr(thresholds)}")
         if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
             raise ValueError(f"thresholds: expected 1 to {MOST_THRESHOLDS} values, got {len(thresholds)}")
         all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]
@@ -119,7 +119,7 @@ def functions(host: Host) -> list[Any]:
     return [generate, compare, threshold_sweep]
 
 
-def summary(lane: Lane) -> dict[str, Any]:
+def summary(lane: RecordedRun) -> dict[str, Any]:
     """One lane's run so far as a program wants it; `trace` is the NDJSON of the run."""
     speed = lane.tokens_per_second
     return {

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from starlette.exceptions import HTTPException
 
-from dynamo.ui.limits import Busy
+from dynamo.ui.server.limits import Busy
 
 ASSETS = Path(__file__).parents[2] / "assets"
 

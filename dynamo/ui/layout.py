@@ -9,18 +9,18 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from dynamo.direction import in_html
+from dynamo.common.bidi import in_html
 from dynamo.spaces.limits import UNLIMITED, Limits
-from dynamo.ui.analyses import Analyses, Offer
 from dynamo.ui.api import add_api
-from dynamo.ui.compare import compare_tab
+from dynamo.ui.compare.analyses import Analyses, Offer
+from dynamo.ui.compare.handlers import Handlers
+from dynamo.ui.compare.pair import ModelPair
+from dynamo.ui.compare.service import PageService
+from dynamo.ui.compare.tab import compare_tab
+from dynamo.ui.compare.votes import VoteBook
 from dynamo.ui.components import ASSETS, style
-from dynamo.ui.contenders import Contenders
-from dynamo.ui.handlers import Handlers
-from dynamo.ui.host import Host
-from dynamo.ui.limits import LONGEST_FILE, Gate
+from dynamo.ui.server.limits import LONGEST_FILE, RequestGuard
 from dynamo.ui.theme import theme
-from dynamo.ui.votes import VoteBook
 from dynamo.ui.wiring import Wiring
 
 TITLE = "DynaMo: several tokens per forward pass"
@@ -37,20 +37,20 @@ _HEADER = """
 
 
 def build_demo(
-    contenders: Contenders, analyses: Analyses | None = None, offer: Offer | None = None
+    contenders: ModelPair, analyses: Analyses | None = None, offer: Offer | None = None
 ) -> gr.Blocks:
     """The page for one loaded pair; `serve` shows it to visitors."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
     # Or it groups its last 10,000 events with pandas after every single one.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
-    from dynamo.ui.explore import explore_tab
-    from dynamo.ui.models import MODELS, models_tab
-    from dynamo.ui.pair_parts import PairParts, notice_html
-    from dynamo.ui.shelf import Shelf, untuned
+    from dynamo.ui.explore.tab import explore_tab
+    from dynamo.ui.models.manager import ModelManager, untuned
+    from dynamo.ui.models.pair_parts import PairParts, notice_html
+    from dynamo.ui.models.tab import MODELS, models_tab
 
     analyses, offer = analyses or Analyses(), offer or Offer()
-    host = Host(contenders, analyses, offer.limits)
+    host = PageService(contenders, analyses, offer.limits)
     recorded = host.load(offer.recording, status="", keep=True) if offer.recording else None
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
@@ -79,7 +79,7 @@ def build_demo(
         if offer.models is not None:
             parts = PairParts(compare, explore, notice, description, _about)
             with models:
-                models_tab(Shelf(host, offer.models), parts, tabs, demo)
+                models_tab(ModelManager(host, offer.models), parts, tabs, demo)
         Wiring(compare, Handlers(host, list(compare.settings), book, demo.upload_file_set)).connect()
         add_api(host)
     demo.pace = host.pace  # for the gate in front of the page
@@ -100,7 +100,7 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
         "mcp_server": True,
         "max_file_size": limits.upload_bytes(LONGEST_FILE),
         "state_session_capacity": MOST_SESSIONS,
-        "app_kwargs": {"middleware": [Middleware(Gate, limits=limits)]},
+        "app_kwargs": {"middleware": [Middleware(RequestGuard, limits=limits)]},
         # Someone sits at this terminal; on a Space and under tests nobody does.
         "inbrowser": sys.stdout.isatty(),
     }

@@ -11,10 +11,10 @@ from typing import Any
 
 import gradio as gr
 
-from dynamo.ui.compare import CompareTab
-from dynamo.ui.handlers import Handlers
-from dynamo.ui.host import READY
-from dynamo.ui.settings import PRESETS, preset_of
+from dynamo.ui.compare.handlers import Handlers
+from dynamo.ui.compare.service import READY
+from dynamo.ui.compare.settings import PRESETS, preset_of
+from dynamo.ui.compare.tab import CompareTab
 
 STOPPED = "Stopped. What was generated so far stays on screen."
 

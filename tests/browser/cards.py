@@ -8,11 +8,11 @@ import gradio as gr
 import numpy as np
 from fakes import HOSTILE
 
-from dynamo.jointline import JointLine
-from dynamo.ndjson import Header, PassLine
-from dynamo.trace import BackOff, Joint, StepRecord
+from dynamo.sampling.records import BackOff, Joint, StepRecord
+from dynamo.trace.joint_line import JointLine
+from dynamo.trace.ndjson import Header, PassLine
 from dynamo.ui.components import joint_inspector, part, style
-from dynamo.ui.store import RunStore
+from dynamo.ui.server.store import RunStore
 from dynamo.ui.theme import theme
 
 RUN, NEXT_RUN, NASTY_RUN, LONG_RUN = (name * 32 for name in "1234")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from dynamo.ndjson import End, Header, PassLine, encode_line, read_runs
-from dynamo.trace import BackOff
+from dynamo.sampling.records import BackOff
+from dynamo.trace.ndjson import End, Header, PassLine, encode_line, read_runs
 from dynamo.ui.components import style, token_pane
 
 ANSWER = ["Sure|,| what", " time| would", " you", " like| to| eat", "?", ""]

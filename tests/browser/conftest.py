@@ -18,10 +18,10 @@ from browser.chats import launch_panes
 from browser.pages import served
 from dynamo.charts.files import BROWSERS
 from dynamo.ui import Offer
-from dynamo.ui.chat import Chat
+from dynamo.ui.compare.chat import Chat
+from dynamo.ui.compare.service import PageService
+from dynamo.ui.compare.settings import SamplingOptions, Settings
 from dynamo.ui.components import ASSETS
-from dynamo.ui.host import Host
-from dynamo.ui.settings import SamplingOptions, Settings
 
 CHROMIUM = os.environ.get("DYNAMO_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 PATIENCE = 120_000  # milliseconds, for a machine that is busy with other things
@@ -167,7 +167,9 @@ def page_url():
 def recorded_url(tmp_path_factory):
     """The page with a recording: both lanes' traces of one run, as `python -m dynamo compare --trace` writes
     them."""
-    host = Host(scripted_contenders(seconds=1.0))  # as it says: still playing when a busy machine looks
+    host = PageService(
+        scripted_contenders(seconds=1.0)
+    )  # as it says: still playing when a busy machine looks
     *_, view = host.answer(Chat(), "hello there", Settings(SamplingOptions(), 96, 0))
     chat = Chat.read(view.base, view.dynamo)
     path = tmp_path_factory.mktemp("recording") / "recording.ndjson"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from axe_playwright_python.sync_playwright import Axe
 
-from dynamo.ui import Analyses, Contenders, Offer, build_demo, launch_options
+from dynamo.ui import Analyses, ModelPair, Offer, build_demo, launch_options
 
 DONE = "#pane-base .dm-pane[data-state=done]", "#pane-dynamo .dm-pane[data-state=done]"
 PROMPT = "I want to book a table for two in San Jose"
@@ -25,7 +25,7 @@ def opinion(prompt, reply):
 
 
 @contextmanager
-def served(contenders: Contenders, offer: Offer | None = None) -> Iterator[str]:
+def served(contenders: ModelPair, offer: Offer | None = None) -> Iterator[str]:
     """The page's address."""
     demo = build_demo(contenders, Analyses(audit=opinion), offer)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())

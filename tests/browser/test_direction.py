@@ -10,7 +10,7 @@ from fakes import scripted_contenders
 from test_direction import COMMANDS
 
 from browser.pages import generate, served
-from dynamo.direction import apart
+from dynamo.common.bidi import bidi_isolate
 
 ANSWER = "Sure \u202ewhat time \u2067would you \u2066like to \u202beat , I found \u202da nice \u2069 place ."
 PROMPT = "Book a \u202etable for \u2067two in San Jose"
@@ -106,7 +106,7 @@ def test_the_audit_and_the_strip_are_not_turned_round(page):
 def test_page_and_program_set_the_same_texts_apart(arithmetic):
     texts = ["", "plain", "\u05d0\u05d1", "a\u0627", "\u200f", "\u0661", "\U00010840", *COMMANDS]
     texts += [f"x{command}y\u05d0" for command in COMMANDS]
-    assert arithmetic("args[0].map(apart)", texts) == [apart(text) for text in texts]
+    assert arithmetic("args[0].map(apart)", texts) == [bidi_isolate(text) for text in texts]
 
 
 @pytest.mark.parametrize("word", ["\u05d0\u05d1\u05d2", "\u202eabc", "abc\u2067"])
@@ -124,7 +124,7 @@ def test_a_number_after_a_word_stays_after_it(arithmetic, word):
             return range.getBoundingClientRect().left;
           };
           return [0, "pair ".length + 1, ...["1", "%", "k"].map((each) => text.indexOf(each))].map(at);
-        })(`pair ${apart(args[0])} 12 % is kept`.replace("is k", "k"))""",
+        })(`pair ${bidi_isolate(args[0])} 12 % is kept`.replace("is k", "k"))""",
         word,
     )
     assert left == sorted(left), json.dumps(left)

@@ -14,10 +14,10 @@ from sweep_rows import growing, report
 from test_charts import every_figure
 
 from browser.pages import assert_accessible
+from dynamo.ui.compare.votes import VoteBook
 from dynamo.ui.components import ASSETS, style
-from dynamo.ui.explore import explore_tab
+from dynamo.ui.explore.tab import explore_tab
 from dynamo.ui.theme import theme
-from dynamo.ui.votes import VoteBook
 
 WIDE, PHONE = 1280, 375
 

@@ -21,7 +21,7 @@ from browser.cards import (
     verdict,
 )
 from browser.pages import assert_accessible
-from dynamo.trace import StepRecord
+from dynamo.sampling.records import StepRecord
 
 
 def grid(page, stage: str) -> list[bool]:

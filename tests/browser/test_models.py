@@ -10,14 +10,14 @@ from conftest import tiny_base, tiny_dynamo
 
 from browser.pages import assert_accessible
 from dynamo.loading import load
-from dynamo.training import save_model
-from dynamo.ui import Analyses, Contenders, ModelOffer, Offer, build_demo, launch_options, shelf
+from dynamo.training.trainer import save_model
+from dynamo.ui import Analyses, ModelOffer, ModelPair, Offer, build_demo, launch_options
 
 PHONE = {"width": 375, "height": 812}
 
 
 def stage(pair):
-    contenders = Contenders.from_pair(pair)
+    contenders = ModelPair.from_pair(pair)
     return replace(contenders, chat="untuned" not in pair.name), Analyses()
 
 
@@ -38,7 +38,7 @@ def url(folder):
         stage, names=(str(folder / "<b>second"),), any_model=True, workshop=folder / "trained", device="cpu"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shelf, "available_memory", lambda device: 8 * 10**9)
+        patch.setattr("dynamo.ui.models.manager.available_memory", lambda device: 8 * 10**9)
         demo = build_demo(*stage(pair), Offer(models=models))
         options = {**launch_options(), "inbrowser": False, "mcp_server": False}
         _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)

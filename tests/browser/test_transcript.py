@@ -7,7 +7,7 @@ import re
 import pytest
 
 from browser.chats import ANSWER, FIRST, NEXT, SECOND, one_by_one, run
-from dynamo.ndjson import read_trace
+from dynamo.trace.ndjson import read_trace
 from dynamo.ui.components import script
 
 TRANSCRIPT = ("pane/transcript.js",)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from browser.cards import RUN, fill, joint
-from dynamo.sampler import Candidates, Context, SamplingOptions, choose
-from dynamo.trace import StepRecord
+from dynamo.sampling.records import StepRecord
+from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose
 from dynamo.ui.components import script
-from dynamo.ui.store import RunStore
+from dynamo.ui.server.store import RunStore
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

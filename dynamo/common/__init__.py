@@ -1,0 +1,1 @@
+"""What every package may use: options, validation, files, statistics, threads, processes, memory."""

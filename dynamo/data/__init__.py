@@ -1,0 +1,1 @@
+"""Text and its files: readers of other people's data, chat templates, token documents, blocks."""

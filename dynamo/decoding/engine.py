@@ -1,0 +1,277 @@
+"""The decode loop: one for the baseline, for DynaMo (paper, Algorithm 1) and for exact mode.
+
+A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between the lanes is
+how many heads the model has, which table it brings, and whether it verifies. Only chosen tokens are ever fed,
+each once: `cached + pending == prompt + emitted` at every step. Exact mode is the stated exception: it feeds
+drafts behind them, and takes back the positions of those that it rejects.
+
+The engine speaks token ids and `StepRecord`s. It knows no text, except to look for stop strings.
+"""
+
+from __future__ import annotations
+
+import numbers
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import GPTNeoXForCausalLM
+
+from dynamo.common.validation import short_repr
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.data.text import StopStrings
+from dynamo.decoding.cache import KVCache
+from dynamo.decoding.offloaded import decoder_for
+from dynamo.decoding.pool import CachePool, within_memory
+from dynamo.decoding.sequence import TokenSequence
+from dynamo.model import DynamoForCausalLM
+from dynamo.sampling.records import StepRecord
+from dynamo.sampling.sampler import SamplingOptions, warm_up
+
+
+class Engine:
+    """Streams one `StepRecord` per forward pass of a model.
+
+    A DynaMo model without a table samples from the unmasked joint; a stock GPT-NeoX emits one token per pass.
+    One engine serves any number of streams, at once and from several threads: each has its own state.
+
+    tokenizer: for stop strings, and for its special tokens, which the repetition penalty never touches;
+    without one these are the tokens that the model's own configuration names (begin, end, padding). weights:
+    "own", or "int8" for 8-bit copies of a float32 model's on CPU: faster, a little other, and not for exact
+    mode. Raises ValueError for what is no such model, a table of another vocabulary, and weights that this
+    model cannot have.
+    """
+
+    def __init__(
+        self,
+        model: GPTNeoXForCausalLM | DynamoForCausalLM,
+        table: CooccurrenceTable | None = None,
+        tokenizer: Any = None,
+        weights: str = "own",
+    ):
+        if not isinstance(model, GPTNeoXForCausalLM | DynamoForCausalLM):
+            raise ValueError(
+                f"model: expected a DynaMo or GPT-NeoX model, got {type(model).__name__}; of a pair give the "
+                "parts: Engine(pair.dynamo, pair.table, pair.tokenizer)"
+            )
+        self._decoder = decoder_for(model, weights)
+        self.weights = weights
+        self._states = CachePool(lambda capacity: self._decoder.new_state(capacity), self.max_length)
+        self._table = table
+        self._tokenizer = tokenizer
+        self.end_ids = end_of_text_ids(model)
+        self._special_ids = unpenalised_ids(model, tokenizer)
+        if table is not None:
+            table.check(vocab_size=self._decoder.vocab_size)
+        warm_up(self._decoder.heads, self._decoder.vocab_size, table)
+
+    @property
+    def heads(self) -> int:
+        return self._decoder.heads
+
+    @property
+    def max_length(self) -> int:
+        """Most positions of prompt and reply together."""
+        return self._decoder.max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self._decoder.device
+
+    def bytes_per_weight(self) -> int:
+        """How many bytes a forward pass reads of one weight."""
+        return self._decoder.bytes_per_weight()
+
+    def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
+        """The parts of this engine's forward pass, to be timed from outside: see `Decoder.stages`."""
+        return self._decoder.stages()
+
+    def stream(
+        self,
+        input_ids: torch.Tensor | Sequence[int],
+        options: SamplingOptions | None = None,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Iterator[StepRecord]:
+        """Decode from a prompt, (1, seq) or a list of ids; ends at end-of-text, a stop string or the length.
+
+        `max_new_tokens` is cut to what the model's positions leave. Close the iterator to cancel. Raises
+        ValueError, before anything is yielded, on an empty or too long prompt, unknown ids or a bad option;
+        and in the middle of a run where memory runs out, after which the engine works as before.
+        """
+        options = options or SamplingOptions()
+        lane = self._lane(input_ids, options, max_new_tokens, seed, stop)
+        return within_memory(self._decode(lane, self._run(options)), self.device)
+
+    def stream_batch(
+        self,
+        prompts: Sequence[torch.Tensor | Sequence[int]],
+        options: SamplingOptions | None = None,
+        max_new_tokens: int = 128,
+        seeds: Sequence[int] | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[tuple[int, StepRecord]]:
+        """Decode several prompts in the same forward passes; yields (index of the prompt, record) pairs.
+
+        Each prompt's records are those of `stream` with its seed (0, 1, 2 .. by default) up to the rounding
+        of float sums, except for `seconds`: the share of its row in the pass, so that all records' seconds
+        add up to the run's. Rows go on by different numbers of tokens, and leave when their text has ended.
+        Prompts are read one by one, each yielding its prefill record; then every pass yields one record for
+        each row that is left. Raises as `stream` does, before anything is yielded.
+        """
+        options = options or SamplingOptions()
+        if not len(prompts):
+            raise ValueError("prompts: expected one or more, got none")
+        seeds = range(len(prompts)) if seeds is None else seeds
+        if len(seeds) != len(prompts):
+            raise ValueError(f"seeds: expected one for each of {len(prompts)} prompts, got {len(seeds)}")
+        lanes = [
+            self._lane(prompt, options, max_new_tokens, seed, stop)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return within_memory(self._decode_batch(lanes, self._run(options)), self.device)
+
+    def _lane(
+        self,
+        input_ids: torch.Tensor | Sequence[int],
+        options: SamplingOptions,
+        max_new_tokens: int,
+        seed: int,
+        stop: Sequence[str],
+    ) -> TokenSequence:
+        prompt = checked_prompt(input_ids, self._decoder.vocab_size, self.max_length)
+        max_new_tokens = checked_count("max_new_tokens", max_new_tokens, 1)
+        self._check_table(options)
+        if options.exact and self.weights == "int8":
+            raise ValueError(
+                "exact: int8 logits depend on what is read beside them, so there is no distribution to be "
+                "exact to; use the model's own weights"
+            )
+        return TokenSequence(
+            prompt,
+            options,
+            min(max_new_tokens, self.max_length - len(prompt)),
+            checked_count("seed", seed, 0),
+            self._table,
+            self._decoder.vocab_size,
+            self._special_ids,
+            self.end_ids,
+            self._stop_strings(stop),
+        )
+
+    def _run(self, options: SamplingOptions) -> int:
+        """How many heads to run: none above the highest order asked for. Those that threshold 1 would ignore
+        are run: their cost is the honest cost of that lane.
+        """
+        return min(options.max_order, self.heads)
+
+    def _decode(self, lane: TokenSequence, heads: int) -> Iterator[StepRecord]:
+        with self._states.lease(lane.prompt_length + lane.limit) as state:
+            while lane.pending:
+                yield self._pass(lane, state, heads)
+
+    def _pass(self, lane: TokenSequence, state: KVCache, heads: int) -> StepRecord:
+        assert state.length == lane.cached, f"{state.length} positions cached, {lane.cached} expected"
+        started = time.perf_counter()
+        logits = self._decoder.forward(state, lane.pending, heads, lane.queries)
+        # Bringing the candidates to the host is the step's one synchronisation.
+        record = lane.advance(logits, lambda: time.perf_counter() - started)
+        state.rewind(lane.rejected)
+        return record
+
+    def _decode_batch(self, lanes: list[TokenSequence], heads: int) -> Iterator[tuple[int, StepRecord]]:
+        capacity = max(lane.prompt_length + lane.limit for lane in lanes)
+        state = self._decoder.new_batch(len(lanes), capacity)
+        rows = list(enumerate(lanes))
+        for (index, lane), memory in zip(rows, state.lanes, strict=True):
+            yield index, self._pass(lane, memory, heads)
+        while True:
+            for place in reversed(range(len(rows))):
+                if not rows[place][1].pending:
+                    state.drop(place)
+                    rows[place] = rows[-1]
+                    rows.pop()
+            if not rows:
+                return
+            started = time.perf_counter()
+            pending, queries = zip(*((lane.pending, lane.queries) for _, lane in rows), strict=True)
+            logits = self._decoder.forward_batch(state, pending, heads, queries)
+            records, end = [], 0
+            for (index, lane), memory, count in zip(rows, state.lanes, queries, strict=True):
+                end += count
+                records.append((index, lane.advance(logits[:, end - count : end], lambda: 0.0)))
+                memory.rewind(lane.rejected)
+            seconds = (time.perf_counter() - started) / len(rows)
+            for index, record in records:
+                yield index, replace(record, seconds=seconds)
+
+    def _check_table(self, options: SamplingOptions) -> None:
+        if self._table is not None and options.mask_strength > 0:
+            self._table.check(order=min(options.highest_order, self.heads))
+
+    def _stop_strings(self, stop: Sequence[str]) -> StopStrings | None:
+        if not stop:
+            return None
+        if self._tokenizer is None:
+            raise ValueError(
+                "stop: stop strings need a tokenizer; build the engine with Engine(.., tokenizer=..)"
+            )
+        return StopStrings(self._tokenizer, stop)
+
+
+def checked_prompt(input_ids: torch.Tensor | Sequence[int], vocab_size: int, max_length: int) -> list[int]:
+    """One row of ids, (seq,) or (1, seq), as a list. Raises ValueError unless a model can answer it."""
+    if isinstance(input_ids, str | Mapping):  # what goes into a tokenizer, and what comes out of it
+        raise ValueError(
+            f"input_ids: expected token ids, got {type(input_ids).__name__}; encode text with "
+            "dynamo.data.text.encode_prompt, and of a tokenizer's output give its .input_ids"
+        )
+    try:
+        ids = torch.as_tensor(input_ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"input_ids: expected one row of token ids, got {short_repr(input_ids)}") from None
+    if ids.numel() and (ids.is_floating_point() or ids.dtype == torch.bool):
+        raise ValueError(f"input_ids: expected whole numbers, got {ids.dtype}")
+    if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[0] != 1):
+        raise ValueError(f"input_ids: expected one row, (seq,) or (1, seq), got {tuple(ids.shape)}")
+    prompt = [int(token) for token in ids.flatten().tolist()]
+    if not prompt:
+        raise ValueError("input_ids: the prompt is empty; give at least one token")
+    wrong = next((token for token in prompt if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise ValueError(f"input_ids: expected ids from 0 to {vocab_size - 1}, got {wrong}")
+    if len(prompt) >= max_length:
+        raise ValueError(
+            f"input_ids: the prompt has {len(prompt)} tokens and the model reads {max_length}, "
+            "reply included; shorten it"
+        )
+    return prompt
+
+
+def checked_count(name: str, value: Any, least: int) -> int:
+    """A whole number, any library's. Raises ValueError naming it for anything else and for less."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a whole number, got {short_repr(value)}")
+    if value < least:
+        raise ValueError(f"{name}: expected {least} or more, got {short_repr(value)}")
+    return int(value)
+
+
+def unpenalised_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM, tokenizer: Any = None) -> frozenset[int]:
+    """Special tokens, which no repetition penalty touches: the tokenizer's or, without one, those that the
+    model's configuration names; and whatever ends a text.
+    """
+    named = model.config.bos_token_id, model.config.pad_token_id
+    special = tokenizer.all_special_ids if tokenizer is not None else (i for i in named if i is not None)
+    return end_of_text_ids(model) | set(special)
+
+
+def end_of_text_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> frozenset[int]:
+    """The ids that end a text, one or several, as the model's generation config declares them."""
+    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if declared is None:
+        return frozenset()
+    return frozenset(declared if isinstance(declared, (list, tuple)) else [declared])

@@ -1,0 +1,127 @@
+"""One text in the making: what it holds so far, what the next pass must read, what its logits lead to.
+
+The baseline, DynaMo and exact mode are one lane each way: what differs is how tokens are chosen. A lane knows
+no model and no clock; whoever runs it feeds `pending` to a decoder, asks for the logits of the last `queries`
+positions, hands them to `advance`, and takes back the last `rejected` positions it fed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.data.text import StopStrings
+from dynamo.sampling.exact import Draft, propose, shown_joint, verify
+from dynamo.sampling.records import Joint, StepRecord
+from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
+
+
+class TokenSequence:
+    """State of one stream. `pending` is empty once the text has ended; `rejected` belongs to the last pass.
+
+    limit: most tokens to emit; special_ids: never penalised; end_ids: each ends the text.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        options: SamplingOptions,
+        limit: int,
+        seed: int,
+        table: CooccurrenceTable | None,
+        vocab_size: int,
+        special_ids: frozenset[int] = frozenset(),
+        end_ids: frozenset[int] = frozenset(),
+        stops: StopStrings | None = None,
+    ):
+        self.pending: list[int] = list(prompt)
+        self.rejected = 0
+        self.prompt_length, self.emitted, self.limit = len(prompt), 0, limit
+        self._options, self._table = options, table
+        self._end_ids, self._stops = end_ids, stops
+        self._uniform = random.Random(seed).random
+        self._context = Context(vocab_size, tuple(special_ids))
+        self._context.add(self.pending)
+        self._drafts: tuple[Draft, ...] = ()
+
+    @property
+    def queries(self) -> int:
+        """Of how many last positions the next pass must give logits: drafts are verified, each at its own."""
+        return 1 + len(self._drafts)
+
+    @property
+    def cached(self) -> int:
+        """How many positions the lane's cache must hold before the next pass."""
+        return self.prompt_length + self.emitted - (len(self.pending) - len(self._drafts))
+
+    def advance(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
+        """Choose the next tokens from logits (heads, queries, vocab); `seconds` is asked after that."""
+        record = (self._verified if self._options.exact else self._chosen)(logits, seconds)
+        self.emitted += len(record.tokens)
+        return record
+
+    def _chosen(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
+        candidates = top_candidates(logits[:, -1], self._options)
+        decision = choose(candidates, self._context, self._table, self._options, self._uniform())
+        tokens, going_on = self._cut(decision.tokens)
+        self.pending = list(tokens)
+        self._context.add(self.pending)
+        if not going_on:
+            self.pending = []
+        return StepRecord(
+            tokens=tokens,
+            order=decision.order,
+            seconds=seconds(),
+            prefill=self.emitted == 0,
+            probabilities=decision.probabilities[: len(tokens)],
+            backoffs=decision.backoffs,
+            kept_mass=decision.kept_mass,
+            joint=decision.joint,
+        )
+
+    def _verified(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
+        drafts, options = self._drafts, self._options
+        verdict = verify(logits[0], drafts, self._context, options, self._uniform, self._end_ids)
+        tokens, going_on = self._cut(verdict.tokens)
+        self.rejected = len(drafts) - verdict.accepted
+        self._drafts, self.pending, joint = (), [], None
+        if going_on:
+            joint = self._propose(logits[1:, verdict.accepted], verdict.last, tokens)
+            self.pending = [tokens[-1], *(draft.token for draft in self._drafts)]
+        return StepRecord(
+            tokens=tokens,
+            order=len(verdict.tokens),
+            seconds=seconds(),
+            prefill=self.emitted == 0,
+            probabilities=verdict.probabilities[: len(tokens)],
+            joint=joint,
+            drafted=tuple(self.pending[1:]),
+            rejected=tuple(draft.token for draft in drafts[verdict.accepted :]),
+            exact=True,
+        )
+
+    def _propose(self, logits: Tensor, first: Candidates, tokens: tuple[int, ...]) -> Joint | None:
+        """Draft what may follow `tokens`; the joint that the drafts are from."""
+        # A pass makes one token more final than it reads drafts, and there is no use for more than the limit.
+        most = min(len(logits), self._options.highest_order - 1, self.limit - self.emitted - len(tokens) - 1)
+        if most < 1:
+            return None
+        rest = top_candidates(logits[:most], self._options)
+        heads = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
+        self._drafts = propose(
+            heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
+        )
+        return shown_joint(heads, max(2, 1 + len(self._drafts)), self._table, self._options)
+
+    def _cut(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+        """The tokens up to an end or the limit inside the chunk, and whether the text goes on after them."""
+        tokens = tokens[: self.limit - self.emitted]
+        end = next((count for count, token in enumerate(tokens, start=1) if token in self._end_ids), None)
+        kept = self._stops.cut(tokens[:end]) if self._stops is not None else None
+        cut = end if kept is None else kept
+        tokens = tokens[:cut]
+        return tokens, cut is None and self.emitted + len(tokens) < self.limit

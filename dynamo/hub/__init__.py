@@ -1,0 +1,1 @@
+"""Checkpoints to the hub: commits and model cards."""

@@ -1,0 +1,163 @@
+"""The model card of a checkpoint: what it is, what it was made from and how, and what was measured.
+
+A card says only what is known: the shape from the configuration, the table from its file, losses and speed
+from `report.json` where the folder holds one, base, data and licence from whoever pushes. It refuses to know
+the hub.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.loading import TABLE_FILE, model_folders, model_type
+from dynamo.model import DynamoConfig, extra_parameter_share
+
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a folder cannot say about itself. licence: as the hub abbreviates it (apache-2.0, cc-by-4.0 ..);
+    base: hub id of the model that it was made from, "" for none; data: what it was trained on, in words;
+    language: two letters, "" if unknown.
+    """
+
+    licence: str
+    base: str = ""
+    data: str = ""
+    language: str = "en"
+
+    def __post_init__(self):
+        if not self.licence.strip():
+            raise ValueError("licence: name the licence of the weights, such as apache-2.0")
+
+
+def card(folder: Path, repo_id: str, origin: Origin) -> str:
+    """The README of a model folder or pair. Raises ValueError for a folder without a DynaMo model."""
+    folders = model_folders(folder)
+    dynamo = folders.get("dynamo", folder)
+    if model_type(dynamo) != DynamoConfig.model_type:
+        raise ValueError(f"model: {folder} holds no DynaMo model (no token heads); push those")
+    config = DynamoConfig.from_pretrained(dynamo)
+    report = read_report(folder)
+    parts = [
+        f"# {repo_id.split('/')[-1]}",
+        _what(config, origin, pair="base" in folders),
+        _use(repo_id),
+        _table(dynamo / TABLE_FILE),
+        f"**Data.** {origin.data}" if origin.data else "",
+        _losses(report.get("perplexity")),
+        _speed(report.get("sweep")),
+        _recipe(report.get("commands")),
+    ]
+    return f"---\n{_front_matter(origin)}---\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """`report.json` of a folder, {} where there is none. Raises ValueError for one that is no JSON object."""
+    path = folder / REPORT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); repair it or delete it") from None
+    if not isinstance(report, dict):
+        raise ValueError(f"{path}: expected an object, got {type(report).__name__}")
+    return report
+
+
+def _front_matter(origin: Origin) -> str:
+    fields: dict[str, Any] = {"license": origin.licence, "library_name": "transformers"}
+    if origin.language:
+        fields["language"] = origin.language
+    if origin.base.count("/") == 1:
+        fields |= {"base_model": origin.base}
+    fields |= {
+        "pipeline_tag": "text-generation",
+        "tags": ["dynamo", "multi-token-prediction", "gpt_neox"],
+    }
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _what(config: DynamoConfig, origin: Origin, pair: bool) -> str:
+    made_from = f", made from {origin.base}" if origin.base else ""
+    text = (
+        f"A DynaMo model{made_from}: a GPT-NeoX (Pythia's architecture, {config.num_hidden_layers} layers of "
+        f"{config.hidden_size}) with {config.num_token_heads} token heads, so that one forward pass proposes "
+        f"up to {config.num_token_heads} tokens (arXiv 2405.00888). The extra heads have "
+        f"{100 * extra_parameter_share(config):.2f} % more parameters. Sampling several tokens at once is "
+        "lossy: the text can differ from the base model's."
+    )
+    return text + (" `base/` holds the one-token model to compare it with." if pair else "")
+
+
+def _use(repo_id: str) -> str:
+    return (
+        "```python\n"
+        "from dynamo import Engine, load\n"
+        "from dynamo.data.text import encode_prompt\n\n"
+        f'pair = load("{repo_id}")  # also quantize="8bit" or "4bit"\n'
+        'prompt = encode_prompt(pair.tokenizer, "Hello")\n'
+        "for step in Engine(pair.dynamo, pair.table, pair.tokenizer).stream(prompt):\n"
+        "    print(pair.tokenizer.decode(step.tokens))\n"
+        "```"
+    )
+
+
+def _table(path: Path) -> str:
+    if not path.is_file():
+        return "It comes without a co-occurrence table: its joint is not masked."
+    table = CooccurrenceTable.load(path)
+    source = f" of {table.source}" if table.source else ""
+    return (
+        f"`{TABLE_FILE}` is its co-occurrence table: tuples of up to {table.order} tokens{source}, "
+        f"{table.total_tokens:,} tokens counted."
+    )
+
+
+def _losses(measured: dict[str, Any] | None) -> str:
+    if not measured:
+        return ""
+    rows = [
+        f"| {head} | {nats:.3f} | {ppl:.2f} |"
+        for head, (nats, ppl) in enumerate(zip(measured["mean_nats"], measured["ppl"], strict=True), 1)
+    ]
+    return (
+        f"**Losses** on {measured['documents']:,} held-out documents, each alone from its first token, cut "
+        f"at {measured['cut']} tokens ({measured['bits_per_byte']:.3f} bits per byte of head 1):\n\n"
+        "| head | nats per token | perplexity |\n|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _speed(sweep: dict[str, Any] | None) -> str:
+    if not sweep:
+        return ""
+    orders = sorted({m for point in sweep["points"] for m in point["share_by_order"]})
+    rows = []
+    for point in sweep["points"]:
+        shares = " / ".join(f"{100 * point['share_by_order'].get(m, 0):.0f}" for m in orders)
+        per_pass, speed = (_interval(point[name]) for name in ("tokens_per_forward", "speed_up"))
+        rows.append(f"| {point['threshold']:g} | {per_pass} | {shares} | {speed} |")
+    machine = sweep["machine"]
+    return (
+        f"**Speed** over the base's own loop, {sweep['prompts']} prompts, {sweep['seeds']} replies each, 95 "
+        f"% intervals over prompts ({machine['device']}, {machine['threads']} threads, {machine['dtype']}, "
+        f"torch {machine['torch']}, {machine['date']}):\n\n"
+        f"| threshold | tokens per forward pass | passes of {' / '.join(orders)} tokens, % | speed-up |\n"
+        "|---|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+
+
+def _recipe(commands: list[str] | None) -> str:
+    return "**Recipe.**\n\n```\n" + "\n".join(commands) + "\n```" if commands else ""

@@ -1,0 +1,81 @@
+"""The likeliest tokens of each head: what a pass's logits come down to before anything is chosen.
+
+Logits on the CPU go through one compiled loop where there is one (`dynamo.kernels`), others through torch,
+which brings no more than the candidates to the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dynamo import kernels
+from dynamo.sampling import joint
+from dynamo.sampling.options import SamplingOptions
+
+TIED = 64  # that are brought to the host beside the top k; with more ties than these all logits are
+MOST_COUNTED = 128  # the loop is made for no more; from about here on torch's selection is as fast
+
+
+class Candidates(NamedTuple):
+    """The top k of each head: ids (heads, k) and probabilities f (heads, k), by falling probability."""
+
+    ids: NDArray[np.int64]
+    f: NDArray[np.float64]
+
+
+def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptions) -> Candidates:
+    """Top-k of each head and the softmax over the survivors; ties go to the lower id. logits: (heads, vocab).
+
+    Raises ValueError if a head's largest logit is not a finite number.
+    """
+    logits = logits if isinstance(logits, Tensor) else torch.from_numpy(logits)
+    k, temperature = min(options.top_k, logits.shape[1]), options.temperature or 1.0
+    loops = kernels.loops()
+    if loops is not None and k <= MOST_COUNTED and _is_single_on_cpu(logits):
+        rows = np.ascontiguousarray(_on_host(logits))
+        ids, f, finite = loops.top_k(rows, int(k), float(temperature))
+        if not finite:
+            raise _not_finite(np.fmax.reduce(rows, axis=1).tolist())
+        return Candidates(ids, f)
+    # More than asked for: who ties with the last of them must be seen, and half-precision logits often tie.
+    values, indices = torch.topk(logits, min(k + TIED, logits.shape[1]))
+    best, ids = _on_host(values), _on_host(indices)
+    if not np.isfinite(best[:, 0]).all():  # NaN counts as the largest
+        raise _not_finite(best[:, 0].tolist())
+    if best.shape[1] < logits.shape[1] and (best[:, -1] == best[:, k - 1]).any():
+        whole = _on_host(logits)
+        ids = np.stack([_top_k_of_ties(row, k) for row in whole])
+        best = np.take_along_axis(whole, ids, axis=1)
+    else:
+        order = np.lexsort((ids, -best))[:, :k]
+        ids, best = (np.take_along_axis(each, order, axis=1) for each in (ids, best))
+    f = joint.survivors_of_top_k(best, temperature)
+    return Candidates(np.ascontiguousarray(ids), np.ascontiguousarray(f))
+
+
+def _is_single_on_cpu(logits: Tensor) -> bool:
+    """Whether the logits are where the loop can read them, and in no wider a type than it reads."""
+    return logits.is_cpu and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _not_finite(largest: list[float]) -> ValueError:
+    return ValueError(
+        f"the model's logits are not finite (largest of each head: {largest}); load it in float32 or bfloat16"
+    )
+
+
+def _on_host(values: Tensor) -> NDArray[Any]:
+    half = values.is_floating_point() and values.itemsize < 4
+    return (values.float() if half else values).numpy(force=True)
+
+
+def _top_k_of_ties(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    kth = np.partition(row, len(row) - k)[len(row) - k]
+    # Rising ids, so that the stable sort and the cut leave ties to the lower id.
+    ids = np.flatnonzero(row >= kth)
+    return ids[np.argsort(-row[ids], kind="stable")[:k]]

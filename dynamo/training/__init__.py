@@ -1,0 +1,1 @@
+"""Training of token heads: options and recipes, the trainer, losses of held-out documents."""

@@ -1,0 +1,121 @@
+"""A chat as a fold over its traces: what was said in both lanes, read back from the panes' values.
+
+The page keeps no other record of a chat: the panes hold every run as NDJSON, and a new turn is appended to
+them. What comes back from a browser may have been made up, so it is read like any trace file and bounded.
+Recordings and blind duels are shown but are no part of a chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dynamo.common.validation import parse_json, short_repr
+from dynamo.trace.ndjson import End, Trace, encode_line, read_trace
+
+LONGEST_CHAT = 400_000  # characters of one lane's trace; a turn of 100 tokens takes about 8,000
+
+Message = dict[str, str]
+LANES = ("base", "dynamo")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run of one lane and the lines that it was read from, closed by an end line."""
+
+    trace: Trace
+    wire: str
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The live runs of both lanes, turn by turn; the same user messages in both."""
+
+    base: tuple[Turn, ...] = ()
+    dynamo: tuple[Turn, ...] = ()
+
+    @classmethod
+    def read(cls, base: str, dynamo: str) -> Chat:
+        """From the panes' values. Raises ValueError on what is not a chat of this page, or too long."""
+        lanes = [_live_turns(wire or "") for wire in (base, dynamo)]
+        prompts = [[turn.trace.header.prompt for turn in turns] for turns in lanes]
+        if prompts[0] != prompts[1]:
+            raise ValueError("chat: the two lanes do not answer the same messages; start a new chat")
+        return cls(*map(tuple, lanes))
+
+    def __len__(self) -> int:
+        return len(self.dynamo)
+
+    @property
+    def last_prompt(self) -> str:
+        return self.dynamo[-1].trace.header.prompt
+
+    @property
+    def last_model(self) -> str:
+        return self.dynamo[-1].trace.header.model
+
+    @property
+    def last_seed(self) -> int:
+        seed = self.last_options.get("seed", 0)
+        if type(seed) is not int or seed < 0:
+            raise ValueError(
+                f"chat: its seed must be a whole number, got {short_repr(seed)}; start a new chat"
+            )
+        return seed
+
+    @property
+    def last_options(self) -> Mapping[str, Any]:
+        """What the last answer of DynaMo was sampled with, as its trace tells."""
+        return self.dynamo[-1].trace.header.options
+
+    def without_last(self) -> Chat:
+        return Chat(self.base[:-1], self.dynamo[:-1])
+
+    def wire(self, lane: str) -> str:
+        """The lane's turns as NDJSON, ready for a next run to follow."""
+        return "".join(turn.wire for turn in self._lane(lane))
+
+    def messages(self, lane: str) -> list[Message]:
+        """What was said in one lane, for the chat template."""
+        return [
+            {"role": role, "content": content}
+            for turn in self._lane(lane)
+            for role, content in (("user", turn.trace.header.prompt), ("assistant", turn.trace.text))
+        ]
+
+    def _lane(self, lane: str) -> tuple[Turn, ...]:
+        return self.base if lane == "base" else self.dynamo
+
+
+def _live_turns(wire: str) -> list[Turn]:
+    if not isinstance(wire, str):
+        raise ValueError(f"chat: expected the lines of its traces, got {short_repr(wire)}; start a new chat")
+    if len(wire) > LONGEST_CHAT:
+        raise ValueError(
+            f"chat: it has grown to {len(wire):,} characters of trace, at most {LONGEST_CHAT:,} are read; "
+            "start a new chat"
+        )
+    runs: list[list[str]] = []
+    for line in wire.split("\n"):
+        if not line.strip():
+            continue
+        if not runs or _is_header(line):
+            runs.append([])
+        runs[-1].append(line)
+    turns = [_turn(lines) for lines in runs]
+    return [turn for turn in turns if turn.trace.header.lane in LANES and not turn.trace.header.recorded]
+
+
+def _turn(lines: list[str]) -> Turn:
+    trace = read_trace(lines)
+    if trace.end is None:  # stopped: the browser marked it, the file is closed here
+        lines = [*lines, encode_line(End("cancelled"))]
+    return Turn(trace, "\n".join(lines) + "\n")
+
+
+def _is_header(line: str) -> bool:
+    try:
+        return "format" in parse_json(line)
+    except (ValueError, TypeError):
+        return False  # read_trace says what is wrong with it

@@ -1,0 +1,70 @@
+"""The blind duel: two answers, no names, one choice.
+
+The traces themselves are withheld until the vote: what leaves the server is each text as a single pass of a
+lane called "blind", so that neither the page nor its source tells which is which. Sides are drawn by the
+system's own randomness.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from uuid import uuid4
+
+from dynamo.trace.ndjson import End, Header, PassLine, encode_line
+from dynamo.ui.compare.presenter import RecordedRun
+
+CHOICES = ("left", "tie", "right")
+
+
+@dataclass(frozen=True, eq=False)  # a session's state is hashed
+class Duel:
+    """A finished race with its sides drawn. left: the lane shown on the left, "base" or "dynamo"."""
+
+    id: str
+    left: str
+    wires: dict[str, str]
+    texts: dict[str, str]
+    prompt: str
+    model: str
+    options: dict
+    speed_up: float | None
+    tokens_per_forward: float
+
+    @classmethod
+    def of(cls, lanes: dict[str, RecordedRun]) -> Duel:
+        base, dynamo = lanes["base"], lanes["dynamo"]
+        speeds = base.tokens_per_second, dynamo.tokens_per_second
+        return cls(
+            id=dynamo.header.run,
+            left=secrets.choice(("base", "dynamo")),
+            wires={name: lane.wire for name, lane in lanes.items()},
+            texts={name: lane.text for name, lane in lanes.items()},
+            prompt=dynamo.header.prompt,
+            model=dynamo.header.model,
+            options={**dynamo.header.options, "opponent": base.header.engine},
+            speed_up=speeds[1] / speeds[0] if all(speeds) else None,
+            tokens_per_forward=len(dynamo.tokens) / max(1, dynamo.passes),
+        )
+
+    @property
+    def right(self) -> str:
+        return "dynamo" if self.left == "base" else "base"
+
+    def blind_wires(self) -> tuple[str, str]:
+        """What the left and the right pane may know before the vote."""
+        return self._blind(self.left), self._blind(self.right)
+
+    def outcome(self, choice: str) -> str:
+        """ "dynamo", "base" or "tie" for "left", "right" or "tie"."""
+        if choice not in CHOICES:
+            raise ValueError(f"choice: expected one of {', '.join(CHOICES)}, got {choice!r}")
+        return "tie" if choice == "tie" else getattr(self, choice)
+
+    def _blind(self, lane: str) -> str:
+        lines = (
+            Header(uuid4().hex, "blind", self.model, self.prompt),
+            PassLine(0, (0,), (self.texts[lane],), 1, 0.0),
+            End("eos"),
+        )
+        return "".join(encode_line(line) + "\n" for line in lines)

@@ -1,0 +1,49 @@
+"""Figures of finished lanes: a row of the strip of thresholds, and a lane's share of the audit card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dynamo.trace.ndjson import PassLine
+from dynamo.ui.compare.analyses import Opinion
+from dynamo.ui.compare.presenter import RecordedRun
+
+
+def strip_row(
+    threshold: float,
+    lane: RecordedRun,
+    passes: list[PassLine],
+    base_speed: float | None,
+    audit: Callable[..., Opinion] | None,
+) -> dict[str, Any]:
+    speed = lane.tokens_per_second
+    row = {
+        "threshold": threshold,
+        "text": [list(line.texts) for line in passes],
+        "passes": lane.passes,
+        "tokens": len(lane.tokens),
+        "ms": round(1000 * lane.seconds, 2),
+        "speed": round(speed / base_speed, 3) if speed and base_speed else None,
+    }
+    if audit is not None:
+        opinion = audit(lane.prompt_ids, lane.tokens)
+        row |= {"nats": opinion.nats_per_token, "below": opinion.unlikely_share}
+    return row
+
+
+def speed_of(passes: Sequence[PassLine]) -> float | None:
+    """Tokens per second of model time after the prompt's pass."""
+    decoding = [line for line in passes if not line.prefill]
+    milliseconds = sum(line.milliseconds for line in decoding)
+    return 1000 * sum(len(line.tokens) for line in decoding) / milliseconds if milliseconds else None
+
+
+def audit_figures(opinion: Opinion, top_k: int) -> dict[str, float]:
+    return {
+        "tokens": len(opinion.ranks),
+        "nats": opinion.nats_per_token,
+        "below_1_percent": opinion.unlikely_share,
+        "outside_top_k": sum(rank >= top_k for rank in opinion.ranks) / max(1, len(opinion.ranks)),
+        "repetition": opinion.repetition,
+    }

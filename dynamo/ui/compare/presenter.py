@@ -1,0 +1,186 @@
+"""From streams of `StepRecord` to what the page shows while a race is on.
+
+A view is four strings. The two panes get their whole chat each time: Gradio sends only what was appended, a
+skipped view loses nothing, and a tab that was hidden catches up. The inspector gets one pass, and asks a
+`RunStore` for any other. Nothing here waits, sleeps or measures model time; wall time only decides how often
+a view leaves. Who moves next is `dynamo.decoding.race`'s.
+
+This module knows neither torch nor gradio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from dynamo.decoding.race import race
+from dynamo.sampling.records import StepRecord
+from dynamo.trace.joint_line import GRID_SIZE, JointLine
+from dynamo.trace.ndjson import End, Header, PassLine, encode_line
+from dynamo.trace.recorder import Decoder, Recorder
+from dynamo.ui.server.store import RunStore
+
+FLUSH_SECONDS = 0.033
+WIDE_GRID = 25
+
+RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
+FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
+FINISHED_AGAIN = "Same prompt and seed; its text may differ."
+FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head."
+
+
+@dataclass(frozen=True)
+class RaceView:
+    """What the four outputs of the page show at one moment."""
+
+    base: str
+    dynamo: str
+    inspector: str
+    status: str
+
+
+class RecordedRun(Recorder):
+    """One model's run in a pane: its lines after the lane's earlier turns.
+
+    before: the lane's chat so far, NDJSON; steps: a stream of records that can be closed; prompt_ids: what
+    the stream was given.
+    """
+
+    def __init__(
+        self,
+        header: Header,
+        steps: Iterator[StepRecord],
+        decoder: Decoder,
+        end_tokens: frozenset[int],
+        before: str = "",
+        prompt_ids: tuple[int, ...] = (),
+        label: Callable[[int], str] = str,
+    ):
+        super().__init__(header, decoder, end_tokens, label)
+        self.steps = steps
+        self.prompt_ids = prompt_ids
+        self.wire = before + encode_line(header) + "\n"
+
+    def take(self, record: StepRecord) -> PassLine:
+        line = super().take(record)
+        self.wire += encode_line(line) + "\n"
+        return line
+
+    def end(self, reason: str = "", message: str = "") -> End:
+        if self.end_line is None:
+            self.wire += encode_line(super().end(reason, message)) + "\n"
+        return self.end_line
+
+
+class Throttle:
+    """Says when the next view may leave: one for every `seconds` at most."""
+
+    def __init__(self, seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter):
+        self._seconds, self._clock = seconds, clock
+        self._due = clock() + seconds
+
+    def is_due(self) -> bool:
+        now = self._clock()
+        if now < self._due:
+            return False
+        # From when it was due: passes that come about as often would else miss every other.
+        self._due = max(self._due + self._seconds, now)
+        return True
+
+
+class Race:
+    """One or both lanes run to their end, seen through `RaceView`s. still: the wire of a lane at rest."""
+
+    def __init__(
+        self,
+        lanes: Mapping[str, RecordedRun],
+        *,
+        label: Callable[[int], str],
+        store: RunStore,
+        still: Mapping[str, str] | None = None,
+    ):
+        self.lanes = dict(lanes)
+        self._still = still or {}
+        self._label = label
+        self._store = store
+        self._inspector = ""
+        self._telling = ("", (0, False, 0))
+
+    def views(
+        self, flush_seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter
+    ) -> Iterator[RaceView]:
+        """Runs the race to its end, one view for every `flush_seconds` at most; closing it stops the
+        lanes.
+
+        What a lane raises is raised here, after a last view that says so in its panes.
+        """
+        for lane in self.lanes.values():
+            self._store.start(lane.header)
+        running = race({name: lane.steps for name, lane in self.lanes.items()})
+        try:
+            yield self.view(RACING)
+            beat = Throttle(flush_seconds, clock)
+            for name, record in running:
+                self._step(self.lanes[name], record)
+                if beat.is_due():
+                    yield self.view(RACING)
+        except Exception as error:
+            self._stop(running, "error", str(error))
+            yield self.view("")
+            raise
+        finally:
+            self._stop(running, "cancelled")
+        self._inspector = self._telling[0] or self._inspector
+        yield self.view(self._finished())
+
+    def view(self, status: str) -> RaceView:
+        wires = {**self._still, **{name: lane.wire for name, lane in self.lanes.items()}}
+        return RaceView(wires.get("base", ""), wires.get("dynamo", ""), self._inspector, status)
+
+    def _finished(self) -> str:
+        exact = any(lane.header.options.get("exact") for lane in self.lanes.values())
+        if exact:
+            return FINISHED_EXACT
+        return FINISHED_AGAIN if self._still else FINISHED
+
+    def _step(self, lane: RecordedRun, record: StepRecord | None) -> None:
+        if record is None:
+            self._end(lane)
+            return
+        line = lane.take(record)
+        joint, wide = (
+            JointLine.of(line.index, record, lane.header.options["threshold"], self._label, size)
+            for size in (GRID_SIZE, WIDE_GRID)
+        )
+        value = self._store.put(lane.header.run, line, joint, wide)
+        if lane.header.lane == "dynamo":
+            self._inspector = value
+            self._remember_if_telling(joint)
+
+    def _stop(self, running: Iterator, reason: str, message: str = "") -> None:
+        """Closes the streams, and ends the lanes that have not come to an end of their own."""
+        running.close()
+        for lane in self.lanes.values():
+            self._end(lane, reason, message)
+
+    def _end(self, lane: RecordedRun, reason: str = "", message: str = "") -> None:
+        if lane.end_line is None:
+            lane.end(reason, message)
+            self._store.finish(lane.header.run, lane.end_line)
+
+    def _remember_if_telling(self, joint: JointLine | None) -> None:
+        """When the race is over the inspector rests on the pass with most to see: many tokens, many cells."""
+        if joint is not None and (weight := telling(joint)) > self._telling[1]:
+            self._telling = (self._inspector, weight)
+
+
+def telling(joint: JointLine) -> tuple[int, bool, int]:
+    """How much there is to see in it, to be compared: tokens, whether the tables show them, cells."""
+    visible = max(joint.picked[:2], default=0) < len(joint.grid)
+    return len(joint.picked), visible, min(len(joint.chunks), 6)
+
+
+def most_telling(joints: Mapping[int, JointLine]) -> int:
+    """The pass of a finished run that the inspector rests on, by its index: as after a race."""
+    return max(sorted(joints), key=lambda index: telling(joints[index]), default=0)

@@ -1,0 +1,293 @@
+"""What the page does on a visitor's behalf: answer, decode again, judge, load, show.
+
+Handlers are plain methods, mostly generators of strings, and know no component. One run of the model goes on
+at a time, as two on one machine would falsify each other's clocks: Gradio's queue sees to that, and the lock
+here for the moment in which a cancelled run has not quite ended and for what the queue does not order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from dynamo.common.validation import message, short_repr
+from dynamo.sampling.sampler import SamplingOptions
+from dynamo.spaces.limits import UNLIMITED, Limits
+from dynamo.trace.joint_line import JointLine
+from dynamo.trace.ndjson import PassLine, Trace, encode_line, read_runs
+from dynamo.ui.compare.analyses import Analyses, Opinion
+from dynamo.ui.compare.chat import LANES, Chat
+from dynamo.ui.compare.figures import audit_figures, speed_of, strip_row
+from dynamo.ui.compare.pair import OWN_LOOP, ModelPair
+from dynamo.ui.compare.presenter import Race, RaceView, RecordedRun, Throttle, most_telling
+from dynamo.ui.compare.settings import Settings
+from dynamo.ui.server.limits import LONGEST_FILE, Busy, Pace
+from dynamo.ui.server.store import RunStore
+
+LOCK_SECONDS = 30.0
+MOST_SEEKERS = 4  # of a profile, that wait for the model in a thread each
+STRIP_THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+READY = "Press Generate: both models answer the same prompt, each at its own measured pace."
+NO_ANSWER = "There is no answer yet; press Generate first."
+LOADED = "That starts a new chat."
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPair:
+    """Who runs, and what may be found out about them; replaced as one."""
+
+    contenders: ModelPair
+    analyses: Analyses
+
+
+class Host:
+    """One pair at a time, its store of runs, and what may be asked of them."""
+
+    def __init__(self, contenders: ModelPair, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
+        self._cast = LoadedPair(contenders, analyses or Analyses())
+        self.limits = limits
+        self.pace = Pace()
+        self.store = RunStore()
+        self.swaps = 0
+        self._speeds: dict[tuple[str, str], dict[str, float]] = {}
+        self._model = threading.Lock()
+        self._split: tuple[LoadedPair, str] | None = None
+        self._split_seekers = threading.Semaphore(MOST_SEEKERS)
+
+    @property
+    def contenders(self) -> ModelPair:
+        return self._cast.contenders
+
+    @property
+    def analyses(self) -> Analyses:
+        return self._cast.analyses
+
+    def swap(self, contenders: ModelPair, analyses: Analyses) -> None:
+        """Another pair from the next run on; one in progress keeps its engines to its end."""
+        self._cast, self._split = LoadedPair(contenders, analyses), None
+        self.swaps += 1
+
+    def exclusive(self) -> _Alone:
+        """Nothing else runs meanwhile. Raises Busy where the model does not get free in time."""
+        return _Alone(self._model)
+
+    # ---- runs
+
+    def answer(
+        self, chat: Chat, prompt: str, settings: Settings, opponent: str = OWN_LOOP
+    ) -> Iterator[RaceView]:
+        """One turn of both lanes."""
+        contenders = self.contenders
+        lanes = _lanes(contenders, chat, prompt, settings, opponent=opponent)
+        yield from self._run(self._race(contenders, lanes))
+        speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
+        if opponent == OWN_LOOP and all(speeds.values()):
+            self._speeds[_way(contenders)] = speeds
+
+    def speeds(self, in_full: bool = False) -> Mapping[str, float]:
+        """Tokens per second of model time of the loaded pair's last whole answer, by lane; nothing before it.
+
+        in_full: of the same pair unquantised, where it was loaded and answered before.
+        """
+        name, bits = _way(self.contenders)
+        return self._speeds.get((name, "" if in_full else bits), {})
+
+    def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
+        """The last turn's DynaMo lane at other settings, same prompt and seed; the base lane stays."""
+        contenders = self.contenders
+        _check_answered(chat, contenders)
+        settings = replace(settings, seed=chat.last_seed)
+        lanes = _lanes(contenders, chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
+        yield from self._run(self._race(contenders, lanes, still={"base": chat.wire("base")}))
+
+    def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
+        """A first turn run to its end unseen: for duels and programs."""
+        contenders = self.contenders
+        lanes = _lanes(contenders, Chat(), prompt, settings, opponent=opponent)
+        for _ in self._run(self._race(contenders, lanes)):
+            pass
+        return lanes
+
+    def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> RecordedRun:
+        """One lane of one turn, run to its end unseen."""
+        lane = _lanes(self.contenders, chat, prompt, settings, only=(kind,))[kind]
+        for _ in self._passes(lane):
+            pass
+        return lane
+
+    def follow(self, prompt: str, settings: Settings, kind: str) -> Iterator[RecordedRun]:
+        """One lane of a first turn while it runs: the lane again and again, at most every few hundredths."""
+        if kind not in LANES:
+            raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {short_repr(kind)}")
+        lane = _lanes(self.contenders, Chat(), prompt, settings, only=(kind,))[kind]
+        beat = Throttle()
+        for _ in self._passes(lane):
+            if beat.is_due():
+                yield lane
+        yield lane
+
+    def _passes(self, lane: RecordedRun) -> Iterator[PassLine]:
+        with self.exclusive(), self.pace.run(), closing(lane.steps) as steps:
+            for record in steps:
+                yield lane.take(record)
+        lane.end()
+
+    def _race(self, contenders: ModelPair, lanes: dict[str, RecordedRun], **more: Any) -> Race:
+        return Race(lanes, label=contenders.label, store=self.store, **more)
+
+    def _run(self, race: Race) -> Iterator[RaceView]:
+        with self.exclusive(), self.pace.run(), closing(race.views()) as views:
+            yield from views
+
+    # ---- the quality dial
+
+    def strip(self, chat: Chat, settings: Settings) -> Iterator[str]:
+        """The last prompt at seven thresholds, a line of NDJSON more with each."""
+        cast = self._cast
+        _check_answered(chat, cast.contenders)
+        before, prompt = chat.without_last(), chat.last_prompt
+        base_speed = speed_of(chat.base[-1].trace.passes)
+        wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
+        yield wire
+        for threshold in STRIP_THRESHOLDS:
+            options = replace(settings.options, threshold=threshold)
+            at = replace(settings, options=options, seed=chat.last_seed)
+            lane = _lanes(cast.contenders, before, prompt, at, only=("dynamo",))["dynamo"]
+            passes = list(self._passes(lane))
+            row = strip_row(threshold, lane, passes, base_speed, cast.analyses.audit)
+            wire += json.dumps(row) + "\n"
+            yield wire
+        yield wire + '{"done":true}\n'
+
+    # ---- the drift audit
+
+    def audit(self, chat: Chat) -> str:
+        """What the base thinks of the last answers, JSON for the audit card; "" where there is none."""
+        cast = self._cast
+        if not chat or cast.analyses.audit is None or chat.last_model != cast.contenders.name:
+            return ""
+        opinions = {lane: self._opinion(cast, chat, lane) for lane in LANES}
+        trace = chat.dynamo[-1].trace
+        options = trace.header.options
+        top_k = int(options.get("top_k", SamplingOptions().top_k))
+        opinion = opinions["dynamo"]
+        texts = [text for line in trace.passes for text in line.texts]
+        tokens = [
+            {"text": text, "p": round(math.exp(log_p), 6), "rank": rank}
+            for text, log_p, rank in zip(texts, opinion.log_probabilities, opinion.ranks, strict=True)
+        ]
+        told = {lane: audit_figures(opinions[lane], top_k) for lane in LANES}
+        return json.dumps({"run": trace.header.run, "top_k": top_k, "tokens": tokens, **told})
+
+    def _opinion(self, cast: LoadedPair, chat: Chat, lane: str) -> Opinion:
+        trace = (chat.base if lane == "base" else chat.dynamo)[-1].trace
+        messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
+        reply = [token for line in trace.passes for token in line.tokens]
+        with self.exclusive():
+            ids = cast.contenders.encode(messages, cast.contenders.max_length - len(reply))
+            return cast.analyses.audit(ids, reply)
+
+    # ---- looking closer
+
+    def split(self) -> str | None:
+        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered.
+
+        Raises Busy where so many wait for it that more would leave no thread to whoever has the model.
+        """
+        cast, known = self._cast, self._split
+        if cast.analyses.split is None:
+            return None
+        if known is not None and known[0] is cast:
+            return known[1]
+        if not self._split_seekers.acquire(blocking=False):
+            raise Busy("The models are being profiled for others; try again in a moment.")
+        try:
+            with self.exclusive():
+                known = self._split
+                if known is None or known[0] is not cast:
+                    known = self._split = cast, json.dumps(cast.analyses.split())
+                return known[1]
+        finally:
+            self._split_seekers.release()
+
+    def find_joint(self, run: Any, index: Any) -> JointLine | None:
+        """A stored joint by what a browser sent; None for what is not known."""
+        return self.store.get_joint(run, index) if isinstance(run, str) and type(index) is int else None
+
+    # ---- recordings
+
+    def load(self, path: Path, status: str = LOADED, *, keep: bool = False) -> RaceView:
+        """A trace file for the panes: its last run of each lane, marked as a recording.
+
+        Raises ValueError naming file, line and fault.
+        """
+        most = self.limits.upload_bytes(LONGEST_FILE)
+        if path.stat().st_size > most:
+            raise ValueError(f"trace: {path.name} is larger than {most:,} bytes")
+        try:
+            with path.open(encoding="utf-8", newline="\n") as file:
+                runs = read_runs(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"trace: {path.name}: {error}") from None
+        last = {trace.header.lane: trace for trace in runs if trace.header.lane in LANES}
+        shown = {lane: self._adopt(trace, keep) for lane, trace in last.items()}
+        if not shown:
+            raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
+        wires = {lane: _wire(trace) for lane, trace in shown.items()}
+        best = most_telling(shown["dynamo"].joints) if "dynamo" in shown else None
+        inspector = "" if best is None else self.store.get_pass(shown["dynamo"].header.run, best) or ""
+        return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, status)
+
+    def _adopt(self, trace: Trace, keep: bool) -> Trace:
+        """Under an id of our own: nobody may overwrite a run, or guess one, by naming it in a file."""
+        told = trace.header.recorded or "loaded from a file"
+        trace = replace(trace, header=replace(trace.header, run=uuid4().hex, recorded=told))
+        self.store.add(trace, keep=keep)
+        return trace
+
+
+class _Alone:
+    """Holds the model. A plain lock, as a generator may be closed by another thread than ran it."""
+
+    def __init__(self, lock: threading.Lock):
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise Busy("The model is busy with another visitor's run; try again in a moment.")
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.release()
+
+
+def _way(contenders: ModelPair) -> tuple[str, str]:
+    """What a speed belongs to: a pair, as it was loaded."""
+    return contenders.name, contenders.footprint.quantised if contenders.footprint else ""
+
+
+def _lanes(
+    contenders: ModelPair, chat: Chat, prompt: str, settings: Settings, **more: Any
+) -> dict[str, RecordedRun]:
+    prompt = message("prompt", prompt).strip()
+    return contenders.lanes(chat, prompt, settings.options, settings.max_new_tokens, settings.seed, **more)
+
+
+def _check_answered(chat: Chat, contenders: ModelPair) -> None:
+    if not chat:
+        raise ValueError(NO_ANSWER)
+    if chat.last_model != contenders.name:
+        raise ValueError(
+            f"This answer is {chat.last_model}'s, and {contenders.name} is loaded now; press Generate"
+        )
+
+
+def _wire(trace: Trace) -> str:
+    lines = [trace.header, *trace.passes, *([trace.end] if trace.end else [])]
+    return "".join(encode_line(line) + "\n" for line in lines)

@@ -1,0 +1,134 @@
+"""The controls of the sampler: what stands on the page, and what a visitor's values become.
+
+Defaults are those of `SamplingOptions`; a slider sends 50 or 50.0 as it likes, and a program sends anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dynamo.common.validation import short_repr
+from dynamo.sampling.sampler import SamplingOptions
+
+LONGEST_ANSWER = 96  # tokens, to begin with
+MOST_TOKENS = 256
+LARGEST_SEED = 2**31 - 1
+
+# The paper's Table 9: what each stage of the correction is worth. Values: mask_strength, adaptive, blur.
+PRESETS: dict[str, tuple[float, bool, bool]] = {
+    "mask + Otsu + blur": (1.0, True, True),
+    "mask + Otsu": (1.0, True, False),
+    "mask only": (1.0, False, False),
+    "half mask": (0.5, True, True),
+    "no mask": (0.0, True, True),
+}
+CUSTOM = "your own"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One visitor's settings, checked."""
+
+    options: SamplingOptions
+    max_new_tokens: int
+    seed: int
+
+    def __post_init__(self):
+        for name in ("max_new_tokens", "seed"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise ValueError(f"{name}: expected a whole number, got {short_repr(value)}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"seed: expected 0 to {LARGEST_SEED}, got {short_repr(self.seed)}")
+        if not 1 <= self.max_new_tokens <= MOST_TOKENS:
+            raise ValueError(
+                f"max_new_tokens: expected 1 to {MOST_TOKENS} on this page, "
+                f"got {short_repr(self.max_new_tokens)}"
+            )
+
+    @classmethod
+    def of(cls, names: Sequence[str], values: Sequence[Any]) -> Settings:
+        """From the controls' values in their order. Raises ValueError naming the option."""
+        given = dict(zip(names, values, strict=True))
+        longest = _whole("max_new_tokens", given.pop("max_new_tokens"))
+        seed = _whole("seed", given.pop("seed") or 0)
+        for name in ("top_k", "max_order"):
+            given[name] = _whole(name, given[name])
+        given["blur"] = 3 if given["blur"] else 1
+        return cls(SamplingOptions(**given), longest, seed)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}: expected a whole number, got {short_repr(value)}") from None
+
+
+def threshold_dial() -> gr.Slider:
+    """The one control that everybody should try."""
+    return gr.Slider(
+        0,
+        1,
+        SamplingOptions().threshold,
+        step=0.01,
+        label="Back-off threshold ε: the quality dial",
+        info="Drag: what this pass would do. Let go: DynaMo again.",
+        min_width=260,
+        buttons=["reset"],
+        elem_id="threshold",
+    )
+
+
+def exact_switch() -> gr.Checkbox:
+    return gr.Checkbox(
+        False,
+        label="Exact mode: drafts are verified by the next pass",
+        info="Same distribution as this model's first head; ε is not used",
+        container=False,
+        elem_id="exact",
+    )
+
+
+def settings_panel(heads: int, most_tokens: int | None = None) -> dict[str, gr.components.Component]:
+    """All other controls by the name of the option that they set; call it inside a `gr.Blocks`."""
+    default, longest = SamplingOptions(), min(MOST_TOKENS, most_tokens or MOST_TOKENS)
+    controls: dict[str, gr.components.Component] = {}
+
+    def slider(name: str, low: float, high: float, step: float, label: str, info: str) -> None:
+        value = min(getattr(default, name, LONGEST_ANSWER), high)
+        controls[name] = gr.Slider(
+            low, high, value, step=step, label=label, info=info, min_width=260, buttons=["reset"]
+        )
+
+    def checkbox(name: str, value: bool, label: str, info: str) -> None:
+        controls[name] = gr.Checkbox(value, label=label, info=info, min_width=260, container=False)
+
+    with gr.Row():
+        slider("mask_strength", 0, 2, 0.05, "Mask strength", "0 is the plain product, no mask")
+        slider("top_k", 2, 100, 1, "Candidates per head", "Top-k: how many tokens are multiplied")
+        with gr.Column(min_width=260):
+            checkbox(
+                "adaptive", default.adaptive, "Adaptive threshold", "Otsu: also drop what stands far below"
+            )
+            checkbox("blur", default.blur > 1, "Blur before it", "Smooth the grid that Otsu looks at")
+    with gr.Row():
+        slider("max_order", 1, max(heads, 2), 1, "Tokens per pass, at most", "1 asks for single tokens")
+        slider("repetition_penalty", 1, 2, 0.05, "Repetition penalty", "1 lets words repeat freely")
+        slider("temperature", 0, 2, 0.05, "Temperature", "0 takes the likeliest chunk")
+    with gr.Row():
+        slider("max_new_tokens", min(8, longest), longest, 8, "Longest answer", "In tokens; most end earlier")
+        controls["seed"] = gr.Number(
+            0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260
+        )
+    return controls
+
+
+def preset_of(mask_strength: float, adaptive: bool, blur: bool) -> str:
+    """Which preset the three controls spell."""
+    chosen = (float(mask_strength), bool(adaptive), bool(blur))
+    return next((name for name, values in PRESETS.items() if values == chosen), CUSTOM)

@@ -1,0 +1,1 @@
+"""The Explore tab: what the back-off threshold buys and costs."""

@@ -1,0 +1,1 @@
+"""The Models tab: loading other pairs, what they take, training heads."""

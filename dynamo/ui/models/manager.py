@@ -1,0 +1,280 @@
+"""The models of this host: what can be loaded, and one loaded at a time into the `PageService`.
+
+A pair takes the place of the one before from the next run on. Where both do not fit into memory together, the
+embedded pair steps in before the new one is read, so that the page always has one, and says so. A stock
+Pythia has no token heads and cannot race: it stands beside the pair and completes text. On a public Space
+only listed names are loaded. Nothing here knows gradio.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dynamo.common.memory import give_back
+from dynamo.loading import (
+    EMBEDDED,
+    available_memory,
+    checked_device,
+    default_dtype,
+    load,
+    load_model,
+    memory_of,
+    model_folders,
+    model_type,
+    resolve,
+)
+from dynamo.loading.names import end_transfers, is_cached
+from dynamo.loading.quantised import QUANTISATIONS
+from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
+from dynamo.model import DynamoConfig
+from dynamo.ui.compare.analyses import ModelOffer
+from dynamo.ui.compare.completion import Completion
+from dynamo.ui.compare.service import PageService
+from dynamo.ui.models.forecast import machine_pace
+from dynamo.ui.models.training_job import in_words
+
+POLL_SECONDS = 0.2
+WORKING_MEMORY = 1.15  # caches and activations beside the weights, as a share of them; a round guess
+
+
+class Cancelled(BaseException):
+    """A visitor does not want the download any more. No Exception: a failed download is told otherwise."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the picker; one with a reason cannot be chosen."""
+
+    name: str
+    title: str
+    detail: str = ""
+    badge: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far a load has come: in words, and bytes of a download, done and in all."""
+
+    told: str
+    done: int = 0
+    total: int = 0
+
+
+class ModelManager:
+    """For one host. loaded: the pair's name; completion: a stock model that stands beside it, if any; device:
+    where models go.
+    """
+
+    def __init__(self, host: PageService, offer: ModelOffer):
+        self.host, self.offer = host, offer
+        self.completion: Completion | None = None
+        self.notice = ""
+        self._pair_bytes = offer.held
+        self.device = checked_device(offer.device)
+        self._dtype = default_dtype(self.device)
+        self._job: _Job | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> str:
+        return self.host.contenders.name
+
+    def quantisations(self) -> list[str]:
+        """Those to choose from. What the machine cannot do is told by the loader: the library takes seconds
+        to import, which nobody should wait for who does not use it.
+        """
+        installed = find_spec("bitsandbytes") is not None
+        return list(QUANTISATIONS) if installed and not self.offer.ready else []
+
+    # ---- what there is
+
+    def rows(self, quantize: str | None = None) -> list[Row]:
+        own = [Row(EMBEDDED, "The embedded pair", "comes with the project", self._badge(EMBEDDED))]
+        listed = [
+            Row(name, name, self._where(name), self._badge(name))
+            for name in self.offer.names
+            if name != EMBEDDED
+        ]
+        if not self.offer.any_model:
+            return [*own, *listed]
+        return [*own, *listed, *self._trained(), *self._suite(quantize)]
+
+    def _suite(self, quantize: str | None) -> list[Row]:
+        """The Pythia sizes that no row above names."""
+        free = available_memory(self.device)
+        if free is not None:
+            free += self._held()
+        packed = self.device.type == "cpu"
+        return [
+            Row(
+                size.name,
+                size.name.removeprefix("EleutherAI/"),
+                f"{_count(size.parameters)} parameters, needs {gigabytes(size.bytes)} as a pair; "
+                + ("in the cache" if is_cached(size.name) else "from the hub"),
+                self._badge(size.name),
+                size.reason,
+            )
+            for size in model_sizes(self._dtype, free, quantize, packed=packed)
+            if size.name not in self.offer.names
+        ]
+
+    def _trained(self) -> list[Row]:
+        if self.offer.workshop is None:
+            return []
+        folders = sorted(self.offer.workshop.glob("*/model"))
+        return [Row(str(each), *in_words(each.parent), self._badge(str(each))) for each in folders]
+
+    def _where(self, name: str) -> str:
+        if name in self.offer.ready:
+            return "ready"
+        if Path(name).expanduser().is_dir():
+            return "a folder"
+        return "in the cache" if is_cached(name) else "from the hub"
+
+    def _badge(self, name: str) -> str:
+        if self.completion is not None and self.completion.name == name:
+            return "completes text"
+        return "loaded" if self.loaded == name else ""
+
+    def _held(self) -> int:
+        """Bytes that would come free."""
+        beside = memory_of(self.completion.model) if self.completion is not None else 0
+        return beside + (0 if self.loaded == EMBEDDED else self._pair_bytes)
+
+    # ---- loading
+
+    def load(self, name: str, quantize: str | None = None) -> Iterator[LoadProgress]:
+        """Loads a model, and tells how far it is. Raises ValueError or OSError in a sentence.
+
+        Closing it does not end the load; `cancel` ends a download.
+        """
+        name = (name or "").strip()
+        self._check(name, quantize)
+        with self._lock:
+            if self._job is not None and self._job.running:
+                raise ValueError(f"model: {self._job.name} is being loaded; wait for it, or cancel it")
+            job = self._job = _Job(name, lambda job: self._work(job, quantize))
+            job.start()
+        return job.moments()
+
+    def cancel(self) -> None:
+        if self._job is not None and self._job.running:
+            self._job.cancelled = True
+            end_transfers()
+
+    def _check(self, name: str, quantize: str | None) -> None:
+        if not name:
+            raise ValueError("model: choose one above, or give a hub id or a folder")
+        if not self.offer.any_model and name not in (EMBEDDED, *self.offer.names):
+            raise ValueError(f"model: expected one of {', '.join((EMBEDDED, *self.offer.names))}")
+        if quantize is not None and quantize not in self.quantisations():
+            raise ValueError(f"quantize: {quantize!r} is not to be had on this machine")
+
+    def _work(self, job: _Job, quantize: str | None) -> None:
+        if job.name in self.offer.ready:
+            self.host.swap(*self.offer.ready[job.name])
+            self.notice = ""
+            return
+        job.tell(LoadProgress(f"Looking for {job.name} …"))
+        try:
+            folder = resolve(job.name, job.downloaded)
+        except Exception:
+            if job.cancelled:
+                raise Cancelled from None
+            raise
+        folders = list(model_folders(folder).values())
+        heads = model_type(folders[-1]) == DynamoConfig.model_type
+        self.notice = ""
+        self._make_room(job, folders, quantize)
+        job.tell(LoadProgress(f"Reading the weights of {job.name} …"))
+        if heads or len(folders) > 1:
+            pair = load(job.name, self.device, quantize=quantize)
+            self.completion = None
+            self._pair_bytes = memory_of(pair.base, pair.dynamo)
+            self.host.swap(*self.offer.stage(pair))
+            self.notice = "" if self.host.contenders.chat else untuned(job.name)
+        else:
+            model, tokenizer, _ = load_model(job.name, self.device, quantize=quantize)
+            self.completion = Completion(job.name, model, tokenizer)
+            self._measure_pace(job)
+
+    def _measure_pace(self, job: _Job) -> None:
+        """For the forecast of a training."""
+        if self.offer.workshop is None:
+            return
+        job.tell(LoadProgress("Measuring how fast this machine could train its heads …"))
+        machine_pace(self.host)
+
+    def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
+        """Lets go of what stands in the way: nothing, where the new model fits beside it."""
+        needed = round(WORKING_MEMORY * stored_bytes(folders, self._dtype, quantize))
+        free = available_memory(self.device)
+        if free is None or needed <= free:
+            return
+        self.completion = None
+        if self.loaded != EMBEDDED:
+            job.tell(LoadProgress("Waiting until no run is going on, to make room …"))
+            with self.host.exclusive():
+                self.host.swap(*self.offer.stage(load(EMBEDDED, self.device)))
+            self.notice = (
+                f"There is no room for two models: the embedded pair answers until {job.name} is loaded."
+            )
+        give_back()
+
+
+class _Job:
+    """One load in a thread of its own."""
+
+    def __init__(self, name: str, work: Callable[[_Job], None]):
+        self.name = name
+        self.cancelled = False
+        self._moment = LoadProgress("")
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=f"load {name}")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def tell(self, moment: LoadProgress) -> None:
+        self._moment = moment
+
+    def downloaded(self, done: int, total: int) -> None:
+        if self.cancelled:
+            raise Cancelled
+        told = f"Fetching {self.name}: {gigabytes(done)} of {gigabytes(total)}"
+        self.tell(LoadProgress(told, done, total))
+
+    def moments(self) -> Iterator[LoadProgress]:
+        while self.running:
+            yield self._moment
+            self._thread.join(POLL_SECONDS)
+        if isinstance(self._error, Cancelled):
+            raise ValueError(f"The download of {self.name} is cancelled; loading it again goes on there")
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, work: Callable[[_Job], Any]) -> None:
+        try:
+            work(self)
+        except BaseException as error:
+            # Frames would keep half of a model in memory.
+            self._error = error.with_traceback(None)
+
+
+def untuned(name: str) -> str:
+    """What the page says of a pair that completes text."""
+    return f"{name} was not finetuned to chat: it completes your text instead of answering it."
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f} billion" if parameters >= 1e9 else f"{parameters / 1e6:.0f} million"

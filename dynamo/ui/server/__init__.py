@@ -1,0 +1,1 @@
+"""What stands between visitors and the page: limits, the request guard, stored runs, ZeroGPU."""

@@ -1,0 +1,37 @@
+"""Values of strangers in an error's sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynamo.common.validation import LONGEST_WRITTEN, short_repr
+from dynamo.decoding.engine import checked_count
+from dynamo.sampling.sampler import SamplingOptions
+from dynamo.spaces.limits import Limits
+from dynamo.training.recipes import TrainingOptions
+from dynamo.ui.compare.settings import Settings
+
+MUCH = 10**5000
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SamplingOptions(top_k=-MUCH),
+        lambda: SamplingOptions(threshold=MUCH),
+        lambda: SamplingOptions(max_order=MUCH),
+        lambda: SamplingOptions(temperature=[MUCH]),
+        lambda: Settings(SamplingOptions(), MUCH, 0),
+        lambda: Limits(answer_tokens=9).check("hello", MUCH),
+        lambda: TrainingOptions(seed=MUCH),
+        lambda: checked_count("seed", -MUCH, 0),
+    ],
+)
+def test_a_number_of_more_digits_than_python_writes_is_told_by_their_number(make):
+    """It was Python's own sentence, which names no option."""
+    with pytest.raises(ValueError, match=r"^\w+: expected .* got \[?about 5001 digits"):
+        make()
+
+
+def test_a_number_that_can_be_written_is_shown():
+    assert short_repr(-12) == "-12" and short_repr(10 ** (LONGEST_WRITTEN - 10)).startswith("1000")

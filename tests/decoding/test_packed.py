@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_base, tiny_dynamo
+from test_engine import PROMPT
+
+from dynamo.decoding import packed
+from dynamo.decoding.decoder import Decoder
+
+HALF = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="this machine has no kernel for it"
+)
+
+
+def saved_in_half(model):
+    """Weights as a checkpoint in float16 gives them back: float32, each exactly a 16-bit number."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half().float())
+    return model
+
+
+@HALF
+def test_weights_that_16_bits_hold_are_kept_in_16_and_others_are_not():
+    weight = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    assert not packed.fits_half(weight)
+    assert packed.fits_half(weight.half().float())
+    assert not packed.fits_half(torch.tensor([[1e6]])) and not packed.fits_half(torch.tensor([[1e-9]]))
+    assert packed.fits_half(torch.tensor([[65504.0, -0.0, 2.0**-24]]))
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 40])
+def test_product_of_few_rows_is_the_float32_product(half, rows):
+    torch.manual_seed(rows)
+    weight, bias = torch.randn(70, 33), torch.randn(70)
+    weight = weight.half().float() if half else weight
+    x = torch.randn(rows, 33)
+    exact = x.double() @ weight.double().T
+    for shift in (None, bias):
+        expected = exact if shift is None else exact + shift.double()
+        ours = packed.few_rows_product(weight, shift)(x).double()
+        float32 = torch.nn.functional.linear(x, weight, shift).double()
+        worst = (float32 - expected).abs().max()
+        assert (ours - expected).abs().max() <= max(8 * worst, 1e-4)
+
+
+@pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
+def test_packed_layers_of_a_half_precision_checkpoint_give_the_modules_logits(build):
+    model = saved_in_half(build())
+    packed_decoder, plain = Decoder(model), Decoder(model, packed=False)
+    assert packed_decoder.packed and not plain.packed
+    states = packed_decoder.new_state(64), plain.new_state(64)
+    rng = np.random.default_rng(0)
+    for tokens in (PROMPT, [3], [4, 5], [6, 7, 8], [9] * 12):
+        tokens = rng.permutation(tokens).tolist()
+        for queries in (None, len(tokens)):
+            ours = packed_decoder.forward(states[0], tokens, queries=queries)
+            expected = plain.forward(states[1], tokens, queries=queries)
+            torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_packing_leaves_the_models_own_weights_alone():
+    model = saved_in_half(tiny_dynamo())
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    decoder = Decoder(model)
+    decoder.forward(decoder.new_state(32), PROMPT)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]) and weight.dtype == torch.float32

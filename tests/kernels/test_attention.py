@@ -1,0 +1,134 @@
+"""The attention loop against torch's operators in float64, and in a pass against the passes without it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_dynamo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamo import kernels
+from dynamo.decoding import cache
+from dynamo.decoding.cache import KVCache, OneLane
+from dynamo.decoding.decoder import Decoder
+
+pytestmark = pytest.mark.skipif(kernels.loops() is None, reason="numba is missing or was not asked for")
+
+
+def lane_of(heads, width, rotary, start, new, queries, seed, scale=1.0):
+    """A half-filled cache of two slots, a step of `new` positions, and a packed projection's rows for it."""
+    rng = torch.Generator().manual_seed(seed)
+    memory = torch.randn(2, 2, heads, start + new + 3, width, generator=rng) * scale
+    turns = tuple(torch.randn(start + new, 1, 1, rotary, generator=rng) for _ in range(2))
+    rows = torch.randn(new, 3 * heads * width, generator=rng) * scale
+
+    def causal(new, stop):
+        return torch.full((new, stop), float("-inf")).triu(stop - new + 1)
+
+    state = KVCache(memory, start)
+    return OneLane(state, new, queries, turns, causal), rows, state
+
+
+def by_operators(lane, rows, heads, scaling, whole):
+    """The same by torch, in float64: output, and what the cache then holds."""
+    memory, turns = lane._cache.double(), [each.double() for each in (lane.cos, lane.sin)]
+    q, kv = cache._unpacked([rows.double()], heads, *turns)
+    start, stop = lane.start, lane._stop
+    memory[:, 1, :, start:stop] = kv[0].permute(1, 2, 0, 3)
+    keys, values = memory[:, 1, :, :stop]
+    unseen = torch.full((stop - start, stop), float("-inf")).triu(start + 1).double()
+    weights = (q[0].transpose(0, 1) @ keys.transpose(1, 2) * scaling + unseen).softmax(-1)
+    out = (weights @ values).transpose(0, 1).flatten(1)
+    return out if whole else out[-lane.queries :], memory
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    heads=st.integers(1, 4),
+    width=st.sampled_from([2, 8, 20, 64]),
+    turned=st.sampled_from([0.25, 0.5, 1.0]),
+    start=st.integers(0, 70),
+    new=st.integers(1, 8),
+    queries=st.integers(1, 8),
+    whole=st.booleans(),
+    scale=st.sampled_from([0.1, 1.0, 6.0]),
+    seed=st.integers(0, 999),
+)
+def test_the_loop_agrees_with_torchs_operators(heads, width, turned, start, new, queries, whole, scale, seed):
+    lane, rows, state = lane_of(
+        heads, width, max(2, int(turned * width) // 2 * 2), start, new, min(queries, new), seed, scale
+    )
+    expected, memory = by_operators(lane, rows, heads, width**-0.5, whole)
+    assert lane.loop is kernels.loops().attend
+    (found,) = lane.attend_packed([rows], heads, 1, width**-0.5, whole)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5 * scale)
+    torch.testing.assert_close(state.cache.double(), memory, rtol=1e-5, atol=1e-5 * scale**2)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_what_is_not_finite_stays_so(wrong, part):
+    lane, rows, _ = lane_of(2, 8, 4, 5, 3, 3, seed=0)
+    rows[0, {"query": 5, "key": 16 + 5, "value": 32 + 5}[part]] = wrong
+    (found,) = lane.attend_packed([rows], 2, 0, 0.3, whole=True)
+    assert not found[0, :8].isfinite().all()
+    assert found[0, 8:].isfinite().all()  # the other head's
+
+
+def test_one_far_larger_score_takes_all():
+    lane, rows, state = lane_of(1, 8, 2, 5, 1, 1, seed=0)
+    state.cache[0, 0, 0, :5] = 0
+    state.cache[0, 0, 0, 3] = 1000.0
+    rows[0, :8] = 1.0
+    (found,) = lane.attend_packed([rows], 1, 0, 1.0, whole=True)
+    torch.testing.assert_close(found[0], state.cache[1, 0, 0, 3])
+
+
+def test_passes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
+    decoder = Decoder(tiny_dynamo(), packed=True)
+    logits = []
+    for limit in (cache.LOOP_NUMBERS, 0):
+        monkeypatch.setattr("dynamo.decoding.cache.LOOP_NUMBERS", limit)
+        state = decoder.new_state(64)
+        chunks = [list(range(20)), [7], [1, 2, 3], [9, 8], [4, 5, 6, 7]]
+        logits.append([decoder.forward(state, chunk, queries=len(chunk)) for chunk in chunks])
+    for with_loop, without in zip(*logits, strict=True):
+        torch.testing.assert_close(with_loop, without, rtol=1e-4, atol=1e-5)
+    assert not all(torch.equal(*pair) for pair in zip(*logits, strict=True))  # it was another way
+
+
+def test_passes_of_several_lanes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
+    decoder = Decoder(tiny_dynamo(), packed=True)
+    logits = []
+    for limit in (cache.LOOP_NUMBERS, 0):
+        monkeypatch.setattr("dynamo.decoding.cache.LOOP_NUMBERS", limit)
+        state = decoder.new_batch(3, 64)
+        for lane, length in zip(state.lanes, (20, 1, 9), strict=True):
+            decoder.forward(lane, list(range(length)))
+        logits.append(
+            [
+                decoder.forward_batch(state, [[7], [1, 2, 3], [9, 8]]),
+                decoder.forward_batch(state, [[4, 5, 6], [2], [3, 1]], queries=[2, 1, 2]),
+            ]
+        )
+    for with_loop, without in zip(*logits, strict=True):
+        torch.testing.assert_close(with_loop, without, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(logits[0][1], logits[1][1])  # it was another way
+
+
+def test_longer_memories_and_prompts_are_left_to_torch(monkeypatch):
+    lane, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
+    assert lane.loop is not None
+    prompt, *_ = lane_of(2, 8, 4, 0, cache.FEW_QUERIES + 1, 1, seed=0)
+    assert prompt.loop is None
+    monkeypatch.setattr("dynamo.decoding.cache.LOOP_NUMBERS", 2 * 8 * 8 - 1)
+    long, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
+    assert long.loop is None
+
+
+def test_without_numba_torch_attends(monkeypatch):
+    monkeypatch.setattr(kernels, "loops", lambda: None)
+    lane, rows, _ = lane_of(2, 8, 4, 5, 3, 2, seed=0)
+    expected, _ = by_operators(lane, rows.clone(), 2, 0.3, whole=False)
+    (found,) = lane.attend_packed([rows], 2, 1, 0.3, whole=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

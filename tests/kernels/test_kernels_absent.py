@@ -1,0 +1,58 @@
+"""Where there are no compiled loops, or none can be kept: numpy, or loops that are compiled anew."""
+
+from __future__ import annotations
+
+import tempfile
+
+import pytest
+from processes import printed
+
+pytestmark = pytest.mark.timeout(900)  # compilers run
+ASK = "import numpy as np\nfrom dynamo import kernels\nloops = kernels.loops()\n"
+DRAW = "print(loops.drawn(np.array([0.25, 0.75]), 0.5))"
+
+
+def test_numba_is_not_imported_before_a_loop_is_asked_for(imported_modules):
+    assert "numba" not in imported_modules and "dynamo.kernels" in imported_modules
+
+
+def test_a_machine_without_numba_does_it_in_numpy():
+    assert printed(f"import sys; sys.modules['numba'] = None\n{ASK}print(loops)") == "None"
+
+
+def test_the_environment_chooses():
+    assert printed(f"{ASK}print(loops)", DYNAMO_KERNELS="numpy") == "None"
+    assert printed(ASK + DRAW, DYNAMO_KERNELS="numba") == "1"
+    code = "from dynamo import kernels\ntry: kernels.loops()\nexcept ValueError as error: print(error)"
+    assert printed(code, DYNAMO_KERNELS="cuda").startswith(
+        "DYNAMO_KERNELS: expected numba or numpy, got 'cuda'"
+    )
+
+
+def test_without_a_folder_to_keep_them_in_loops_are_compiled_anew():
+    """As in an image whose files belong to someone else: numba finds no place for its cache and says so."""
+    none = "from numba.core.caching import CacheImpl\nCacheImpl._locator_classes = []\n"
+    assert printed(none + ASK + DRAW + "; print(loops.drawn.stats.cache_path)") == "1\nNone"
+
+
+def test_loops_are_kept_where_numba_is_told_to(tmp_path):
+    printed(ASK + DRAW, NUMBA_CACHE_DIR=str(tmp_path))
+    assert list(tmp_path.rglob("*.nbi")), "an index of what was compiled"
+    hits = "; print(sum(loops.drawn.stats.cache_hits.values()))"
+    assert printed(ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n1"
+
+
+def test_a_full_disk_leaves_the_engine_running_in_numpy():
+    """numba hands on what the disk says when it keeps a compiled function."""
+    code = """
+import errno, os
+from numba.core.caching import IndexDataCacheFile
+def refuse(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+IndexDataCacheFile.save = refuse
+from dynamo import kernels
+from dynamo.sampling.sampler import warm_up
+warm_up(2, 9)
+print(kernels.loops())
+"""
+    with tempfile.TemporaryDirectory() as empty:
+        assert printed(code, NUMBA_CACHE_DIR=empty) == "None"

@@ -1,0 +1,135 @@
+"""Layers side by side in the loop against torch's operators: the same numbers, and where it is not taken."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_base, tiny_dynamo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_packed import saved_in_half
+
+from dynamo import kernels
+from dynamo.decoding import looped
+from dynamo.decoding.decoder import Decoder
+from dynamo.decoding.packed import copies_of
+from dynamo.kernels import layers as loops
+
+pytestmark = pytest.mark.skipif(
+    kernels.loops() is None or not kernels.loops().widens_halves(),
+    reason="numba is missing, was not asked for, or the processor does not widen halves",
+)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """A decoder that leaves these layers to torch's operators."""
+
+    def build(model):
+        with monkeypatch.context() as patched:
+            patched.setattr(looped, "MOST_NUMBERS", 0)
+            return Decoder(model)
+
+    return build
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": False}, {"num_attention_heads": 2}])
+@pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
+def test_passes_in_the_loop_have_the_logits_of_torchs_operators(build, changes, half, without):
+    model = saved_in_half(build(**changes)) if half else build(**changes)
+    in_loop, by_torch = Decoder(model), without(model)
+    assert in_loop._finals.looped is not None and by_torch._finals.looped is None
+    states = in_loop.new_state(64), by_torch.new_state(64)
+    rng, other = np.random.default_rng(0), False
+    for new in (20, 1, 2, 3, 4, 5, 6, 7, 8, 1):
+        tokens = rng.integers(0, 40, new).tolist()
+        for heads in range(1, in_loop.heads + 1):
+            for queries in sorted({None, 1, new - 1 or 1, new}, key=lambda each: each or 0):
+                ours = in_loop.forward(states[0], tokens, heads, queries)
+                theirs = by_torch.forward(states[1], tokens, heads, queries)
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+                other = other or not torch.equal(ours, theirs)
+                for state in states:
+                    state.rewind(new)
+        # What a later pass attends to is the same too.
+        for decoder, state in zip((in_loop, by_torch), states, strict=True):
+            decoder.forward(state, tokens[:2])
+    assert other, "it was another way"
+
+
+@given(
+    rows=st.integers(1, 8), width=st.integers(1, 23), inner=st.integers(1, 70), seed=st.integers(0, 999),
+    half=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_products_of_any_shape_are_those_of_float64(rows, width, inner, seed, half):
+    rng = np.random.default_rng(seed)
+    x, weights, bias = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (width, inner), width)
+    )
+    bits = weights.astype(np.float16).view(np.uint16) if half else weights
+    exact = weights.astype(np.float16) if half else weights
+    expected = x.astype(np.float64) @ exact.astype(np.float64).T + bias
+    np.testing.assert_allclose(loops._product(x, bits, bias), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_half_precision_number_is_widened_exactly():
+    bits = np.arange(2**16, dtype=np.uint16)
+    numbers = bits[np.isfinite(bits.view(np.float16))]
+    found = loops._product(np.ones((1, 1), np.float32), numbers[:, None], np.zeros(len(numbers), np.float32))
+    np.testing.assert_array_equal(found[0], numbers.view(np.float16).astype(np.float32))
+
+
+def test_gelu_is_torchs_to_float32s_precision():
+    x = np.concatenate([np.linspace(-30, 30, 20_001), [0.0, -0.0, 1e-30, -1e-30]]).astype(np.float32)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x).double()).numpy()
+    found = x.copy()
+    loops._gelu(found, np.empty_like(x), np.empty(len(x), np.int32))
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=6e-7)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_seen_in_the_logits(wrong):
+    model = saved_in_half(tiny_dynamo())
+    decoder = Decoder(model)
+    with torch.no_grad():
+        model.backbone.gpt_neox.embed_in.weight[7] = wrong
+    assert not decoder.forward(decoder.new_state(8), [7]).isfinite().any()
+
+
+def test_layers_of_another_activation_or_too_large_or_in_8_bits_are_left_to_torch(monkeypatch):
+    relu = tiny_dynamo(hidden_act="relu")
+    assert Decoder(relu)._finals.looped is None
+    model = saved_in_half(tiny_dynamo())
+    if torch.backends.quantized.supported_engines.count("fbgemm"):
+        assert Decoder(model, weights="int8")._finals.looped is None
+    with_loop, layers = copies_of(model), 3
+    hidden, inner = model.config.hidden_size, model.config.intermediate_size
+    numbers = layers * (4 * hidden**2 + 2 * hidden * inner)
+    monkeypatch.setattr(looped, "MOST_NUMBERS", numbers)
+    assert Decoder(model)._finals.looped is not None
+    monkeypatch.setattr(looped, "MOST_NUMBERS", numbers - 1)
+    assert Decoder(model)._finals.looped is None
+    assert with_loop - copies_of(model) == 2 * numbers + layers * 4 * (8 * hidden + inner)
+
+
+def test_a_processor_that_does_not_widen_halves_is_spared_the_loop(monkeypatch):
+    old = SimpleNamespace(**kernels.loops()._asdict() | {"widens_halves": lambda: False})
+    monkeypatch.setattr(kernels, "loops", lambda: old)
+    decoder = Decoder(saved_in_half(tiny_dynamo()))
+    assert decoder._finals.looped is None
+    assert decoder.forward(decoder.new_state(8), [1, 2]).isfinite().all()
+
+
+def test_several_lanes_are_left_to_torch_and_agree():
+    decoder = Decoder(saved_in_half(tiny_dynamo()))
+    alone, batch = decoder.new_state(16), decoder.new_batch(2, 16)
+    expected = [decoder.forward(alone, each) for each in ([1, 2], [3])]
+    for lane in batch.lanes:
+        decoder.forward(lane, [1, 2])
+    found = decoder.forward_batch(batch, [[3], [3]])
+    torch.testing.assert_close(found[:, 0], expected[1], rtol=1e-4, atol=1e-5)

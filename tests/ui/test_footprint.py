@@ -1,0 +1,157 @@
+"""What a loaded pair takes and how fast it was, as the Models tab tells it."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_base, tiny_dynamo
+from test_chat import SETTINGS
+from test_loading import table_for
+
+from dynamo.decoding.decoder import Decoder
+from dynamo.decoding.packed import copies_of
+from dynamo.loading import Footprint, load, memory_of
+from dynamo.training.trainer import save_model
+from dynamo.ui import Analyses, ModelPair
+from dynamo.ui.compare.chat import Chat
+from dynamo.ui.compare.service import PageService
+from dynamo.ui.models.footprint import footprint_table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("pair")
+    save_model(tiny_base(seed=1).half(), tokenizer, folder / "base")
+    save_model(tiny_dynamo(seed=2).half(), tokenizer, folder / "dynamo")
+    table_for(tokenizer).save(folder / "dynamo" / "cooccurrence.safetensors")
+    return folder
+
+
+def test_caches_are_those_of_both_lanes_at_full_length(folder):
+    pair = load(str(folder), device="cpu")
+    states = [Decoder(model).new_state(pair.base.config.max_position_embeddings) for model in
+              (pair.base, pair.dynamo)]  # fmt: skip
+    assert Footprint.of(pair).caches == sum(state.cache.nbytes for state in states)
+
+
+def held_beside(model):
+    """Bytes that a decoder's packed layers hold and the model does not, by looking into them."""
+    decoder = Decoder(model)
+    if not decoder.packed:
+        return 0
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    found, total = {}, 0
+    parts = [*decoder._stem, decoder._finals]
+    kept = [each for part in parts for each in (*part.project, *part.expand, *part.contract)]
+    for product in [*kept, decoder._unembed]:
+        for cell in getattr(product, "__closure__", None) or ():
+            if isinstance(cell.cell_contents, torch.ScriptObject):
+                weight, bias = torch.ops.quantized.linear_unpack_fp16(cell.cell_contents)
+                total += 2 * weight.numel()
+                found |= {} if bias is None else {bias.untyped_storage().data_ptr(): bias}
+            elif isinstance(cell.cell_contents, torch.Tensor):
+                found[cell.cell_contents.untyped_storage().data_ptr()] = cell.cell_contents
+    for part in parts:
+        found |= {each.untyped_storage().data_ptr(): each for each in (part.gain, part.shift)}
+    looped = vars(decoder._finals.looped)["_weights"] if decoder._finals.looped else ()
+    total += sum(each.nbytes for each in looped if isinstance(each, np.ndarray))
+    return total + sum(each.nbytes for pointer, each in found.items() if pointer not in own)
+
+
+def in_halves(model, names):
+    """With the weights whose names end so as a float16 checkpoint brings them."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(names):
+                weight.copy_(weight.half())
+    return model
+
+
+@pytest.mark.parametrize("names", ["", "nothing", "mlp.dense_4h_to_h.weight", "dense_h_to_4h.weight"])
+@pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
+def test_copies_counted_are_those_that_a_decoder_holds_whichever_weights_fit_16_bits(build, names):
+    model = in_halves(build(seed=3), names)
+    assert copies_of(model) == held_beside(model) > 0
+
+
+def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
+    model = tiny_dynamo(seed=3, head_source="last")
+    assert not Decoder(model).packed and copies_of(model) == 0
+
+
+def test_copies_of_weights_saved_in_16_bits_are_others_than_of_float32_and_none_in_bfloat16(folder, tmp_path):
+    halves = Footprint.of(load(str(folder), device="cpu"))
+    assert halves.copies > 0
+    for name, model in (("base", tiny_base(seed=1)), ("dynamo", tiny_dynamo(seed=2))):
+        save_model(model, load(str(folder), device="cpu").tokenizer, tmp_path / name)
+    whole = Footprint.of(load(str(tmp_path), device="cpu"))
+    assert whole.weights == halves.weights and whole.copies != halves.copies
+    narrow = Footprint.of(load(str(folder), "cpu", torch.bfloat16))
+    assert narrow.copies == 0 and narrow.dtype == "bfloat16" and 2 * narrow.caches == halves.caches
+
+
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_in_full_is_foretold_by_shapes_and_is_what_the_whole_pair_takes(folder, quantize):
+    whole = Footprint.of(load(str(folder), device="cpu"))
+    fewer = Footprint.of(load(str(folder), device="cpu", quantize=quantize))
+    assert (whole.quantised, fewer.quantised, whole.full) == ("", quantize, None)
+    assert fewer.full == pytest.approx(whole.weights + whole.copies, rel=0.01)
+    assert fewer.weights < whole.weights and fewer.copies == 0
+    assert (fewer.caches, fewer.table) == (whole.caches, whole.table)
+    # A lone checkpoint's base shares its weights.
+    lone = Footprint.of(load(str(folder / "dynamo"), device="cpu", quantize=quantize))
+    alone = load(str(folder / "dynamo"), device="cpu")
+    assert lone.full == pytest.approx(Footprint.of(alone).copies + memory_of(alone.dynamo), rel=0.01)
+
+
+def test_a_table_takes_its_counts_and_what_it_has_worked_out(folder):
+    pair = load(str(folder), device="cpu")
+    before = Footprint.of(pair).table
+    counted = [pair.table.unigrams, *(each.last for each in pair.table.levels)]
+    assert before >= sum(array.nbytes for array in counted)
+    pair.table.ratio(np.array([[1, 2]]))
+    ModelPair.from_pair(pair)
+    assert Footprint.of(pair).table > before
+    assert Footprint.of(replace(pair, table=None)).table == 0
+
+
+def answered(host):
+    *_, last = host.answer(Chat(), "hello", SETTINGS)
+    return last
+
+
+def cells(host):
+    table = footprint_table(host.contenders.footprint, host.speeds(), host.speeds(in_full=True))
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)</tr>', table)
+    return {name: re.findall(r"<td>([^<]*)</td>", row) for name, row in rows}
+
+
+def test_speeds_are_told_after_an_answer_and_beside_those_of_the_whole_pair_if_it_answered_here(folder):
+    host = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
+    assert cells(host)["DynaMo, tokens/s"] == ["after an answer"]
+    stopped = host.answer(Chat(), "hello", SETTINGS)
+    next(stopped)
+    stopped.close()
+    assert host.speeds() == {}, "a run that was stopped tells nothing"
+    answered(host)
+    whole = host.speeds()
+    assert set(whole) == {"base", "dynamo"} and all(speed > 0 for speed in whole.values())
+    assert re.fullmatch(r"[\d,]+", cells(host)["Base model, tokens/s"][0])
+    host.swap(ModelPair.from_pair(load(str(folder), device="cpu", quantize="8bit")), Analyses())
+    told = cells(host)
+    assert told["DynaMo, tokens/s"] == ["after an answer", f"{whole['dynamo']:,.0f}"]
+    assert len(told["Together"]) == 2 and told["Caches of both lanes"][0] == told["Caches of both lanes"][1]
+    answered(host)
+    assert host.speeds() != whole and host.speeds(in_full=True) == whole
+
+
+def test_speeds_of_another_opponent_are_not_the_base_loops(folder):
+    host = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
+    list(host.answer(Chat(), "hello", SETTINGS, "threshold-1"))
+    assert host.speeds() == {}
+
+
+def test_a_pair_whose_memory_is_not_known_has_no_table():
+    assert footprint_table(None, {}, {}) == ""

@@ -1,0 +1,139 @@
+"""Training heads from the page: what becomes of a text, and a run that is stopped, goes on and then races."""
+
+import json
+import time
+
+import pytest
+from conftest import DIALOGUES, tiny_base
+
+from dynamo import charts
+from dynamo.data.readers import read_rows
+from dynamo.loading import load
+from dynamo.training.trainer import save_model
+from dynamo.ui.models import training_job as workshop_module
+from dynamo.ui.models.training_job import DOCUMENT, TrainingJob, in_words, prepare, train_arguments
+
+pytestmark = pytest.mark.timeout(900)  # processes that import everything
+STEPS = 120  # seconds of them are left after the first row, in which a Stop must come
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def stock(tmp_path, tokenizer):
+    save_model(tiny_base(), tokenizer, tmp_path / "stock")
+    return str(tmp_path / "stock")
+
+
+@pytest.fixture
+def dialogues(tmp_path):
+    path = tmp_path / "dialogues.jsonl"
+    path.write_text("".join(json.dumps({"turns": turns}) + "\n" for turns in DIALOGUES * 60), "utf-8")
+    return path
+
+
+def wait(workshop, phases, seconds=400):
+    deadline = time.monotonic() + seconds
+    while workshop.progress().phase not in phases:
+        assert time.monotonic() < deadline, workshop.progress()
+        time.sleep(0.1)
+    return workshop.progress()
+
+
+# ---- what becomes of a text
+
+
+def test_a_plain_text_becomes_documents_and_loses_no_line(tmp_path):
+    lines = [f"line {number} of a long story\n" for number in range(1000)]
+    (tmp_path / "story.txt").write_text("".join(lines), encoding="utf-8")
+    rows = list(read_rows(prepare(tmp_path / "story.txt", tmp_path / "run", chat=False)))
+    assert "".join(rows) == "".join(lines)
+    assert all(len(row) >= DOCUMENT for row in rows[:-1]) and len(rows) > 3
+
+
+def test_conversations_stay_as_they_are_for_a_model_with_the_template_and_are_text_for_others(
+    tmp_path, dialogues
+):
+    assert prepare(dialogues, tmp_path / "run", chat=True) == dialogues
+    rows = list(read_rows(prepare(dialogues, tmp_path / "run", chat=False)))
+    assert rows[0] == "\n".join(turn["content"] for turn in DIALOGUES[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.pdf", "x", "expected .jsonl"),
+        ("a.txt", "  \n\n", "a.txt is empty"),
+        ("a.jsonl", "{", "line 1: not JSON"),
+    ],
+)
+def test_what_is_no_text_is_a_sentence(tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for chat in (False, name.endswith("jsonl")):
+        with pytest.raises(ValueError, match=sentence):
+            prepare(tmp_path / name, tmp_path / "run", chat)
+    with pytest.raises(ValueError, match="there is no file"):
+        TrainingJob(tmp_path).start("m", tmp_path / "absent.txt", 10, chat=False)
+
+
+def test_a_pythia_gets_the_rates_of_its_own_recipe(tmp_path):
+    arguments = train_arguments("EleutherAI/pythia-160m", tmp_path / "d", 50, tmp_path)
+    assert arguments[arguments.index("--recipe") + 1] == "pythia-160m-quick"
+    assert "--recipe" not in train_arguments(str(tmp_path), tmp_path / "d", 50, tmp_path)
+    assert "--heads-only" in arguments
+
+
+# ---- a run
+
+
+def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dialogues, monkeypatch):
+    workshop = TrainingJob(tmp_path / "trained")
+    workshop.start(stock, dialogues, STEPS, chat=True)
+    with pytest.raises(ValueError, match="are being trained; wait or cancel"):
+        workshop.start(stock, dialogues, 20, chat=True)
+    while not (told := workshop.progress()).rows:
+        assert told.phase == "training", told
+        time.sleep(0.05)
+    workshop.stop()
+    stopped = wait(workshop, ("stopped", "done", "failed"))
+    assert stopped.phase == "stopped" and 0 < stopped.step < STEPS and not stopped.result
+    (folder,) = (tmp_path / "trained").iterdir()
+    assert "the same command goes on there" in (folder / "output.txt").read_text()
+    saved = json.loads((folder / "checkpoint" / "run.json").read_text())["step"]
+    assert saved >= stopped.step
+    workshop.start(stock, dialogues, STEPS, chat=True)
+    done = wait(workshop, ("done", "failed"))
+    assert done.phase == "done", done.message
+    steps = [row["step"] for row in done.rows]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+    first, last = done.rows[0]["losses"], done.rows[-1]["losses"]
+    assert last[1] < first[1] and last[2] < first[2], "the new heads learn"
+    pair = load(done.result, device="cpu")
+    assert pair.table is not None and pair.dynamo.config.num_token_heads == 3
+    assert in_words(folder) == ("stock", f"heads trained here: {STEPS} steps on dialogues")
+    # The same once more is there already.
+    monkeypatch.setattr(workshop_module.subprocess, "Popen", None)
+    workshop.start(stock, dialogues, STEPS, chat=True)
+    assert workshop.progress().phase == "done" and workshop.progress().result == done.result
+
+
+def test_a_training_that_fails_says_why(tmp_path, stock):
+    (tmp_path / "short.txt").write_text("too short", encoding="utf-8")
+    workshop = TrainingJob(tmp_path / "trained")
+    workshop.start(str(tmp_path / "nothing" / "here"), tmp_path / "short.txt", 20, chat=False)
+    failed = wait(workshop, ("failed", "done"))
+    assert failed.phase == "failed" and "expected 'embedded', a model folder" in failed.message
+
+
+# ---- the chart
+
+
+def test_every_head_has_its_line_and_the_axis_ends_where_the_run_will():
+    rows = [{"step": step, "losses": [3.0, 5.0 / step, 6.0 / step]} for step in (10, 20)]
+    figure = charts.training_losses(rows, 200)
+    assert [len(line.x) for line in figure.data] == [2, 2, 2]
+    assert figure.data[0].name == "head 1, the base's own" and tuple(figure.layout.xaxis.range) == (0, 200)
+    assert len(charts.training_losses([], 10).data) == 0

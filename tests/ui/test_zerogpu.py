@@ -1,0 +1,173 @@
+"""Lent model time: everything is pickled, refusals keep their sentence, closing reaches the worker."""
+
+import pickle
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+from conftest import tiny_base, tiny_dynamo
+
+from dynamo import Engine, SamplingOptions
+from dynamo.decoding.race import race
+from dynamo.sampling.records import StepRecord
+from dynamo.ui.compare.pair import GenerationRequest
+from dynamo.ui.server import zerogpu
+from dynamo.ui.server.lending import RemoteEngines, quota
+from dynamo.ui.server.zerogpu import GpuWorker
+
+PROMPT = [5, 6, 7, 8]
+OPTIONS = SamplingOptions(threshold=0.3, mask_strength=0.0)
+
+
+@pytest.fixture
+def lender(monkeypatch):
+    """With a stand-in of the library that pickles what its own sends between processes."""
+    monkeypatch.setattr(zerogpu, "_tasks", {})
+    asked = []
+
+    def gpu(duration):
+        asked.append(duration)
+
+        def decorate(function):
+            assert pickle.loads(pickle.dumps(function)) is function, "methods and closures carry models along"
+
+            def lent(*arguments):
+                lender.calls += 1
+                values = function(*pickle.loads(pickle.dumps(arguments)))
+                try:
+                    for value in values:
+                        yield pickle.loads(pickle.dumps(value))
+                finally:
+                    values.close()
+
+            return lent
+
+        return decorate
+
+    lender = GpuWorker(25, SimpleNamespace(GPU=gpu))
+    lender.calls = 0
+    assert asked == [25]
+    return lender
+
+
+def refuse_no_tokens(asked):
+    if asked.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected 1 or more, got {asked.max_new_tokens}")
+
+
+def test_a_lent_engine_says_what_the_engine_says(lender):
+    model = tiny_dynamo()
+    made = []
+
+    def make():
+        made.append(True)
+        return Engine(model)
+
+    lent = RemoteEngines(lender, "tiny", {"dynamo": cache(make)}, refuse_no_tokens).engines()["dynamo"]
+    assert made == []
+    runs = [
+        [step.tokens for step in each.stream(PROMPT, OPTIONS, max_new_tokens=12, seed=3)]
+        for each in (Engine(model), lent, lent)
+    ]
+    assert runs[0] == runs[1] == runs[2] and made == [True]
+
+
+def test_both_lanes_are_one_request_and_each_takes_its_own_passes(lender):
+    model = tiny_dynamo()
+    makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(model)}
+    lent = RemoteEngines(lender, "tiny", makers, refuse_no_tokens)
+    asked = {name: GenerationRequest(name, tuple(PROMPT), OPTIONS, 10, 3) for name in ("dynamo", "loop")}
+    came = {name: [] for name in asked}
+    for name, record in race(lent.start(asked)):
+        came[name].append(record)
+    assert lender.calls == 1
+    for name, records in came.items():
+        alone = makers[name]().stream(PROMPT, OPTIONS, max_new_tokens=10, seed=3)
+        assert [each.tokens for each in records[:-1]] == [each.tokens for each in alone]
+        assert records[-1] is None
+
+
+def test_a_lane_may_be_asked_first_or_last_and_loses_nothing(lender):
+    makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(tiny_dynamo())}
+    lent = RemoteEngines(lender, "tiny", makers, refuse_no_tokens)
+    asked = {name: GenerationRequest(name, tuple(PROMPT), OPTIONS, 6, 3) for name in makers}
+    streams = lent.start(asked)
+    dynamo, loop = list(streams["dynamo"]), list(streams["loop"])
+    assert sum(len(each.tokens) for each in dynamo) == sum(len(each.tokens) for each in loop) == 6
+
+
+def test_what_an_engine_would_refuse_takes_nobodys_quota(lender):
+    lent = RemoteEngines(lender, "tiny", {"dynamo": lambda: Engine(tiny_dynamo())}, refuse_no_tokens)
+    with pytest.raises(ValueError, match="max_new_tokens: expected 1 or more, got 0"):
+        lent.engines()["dynamo"].stream(PROMPT, OPTIONS, max_new_tokens=0)
+    assert lender.calls == 0
+
+
+def test_closing_one_lane_ends_the_run_in_the_worker(lender):
+    closed = []
+
+    class Endless:
+        def stream(self, *_, **__):
+            try:
+                while True:
+                    yield StepRecord((1,), 1, 0.1, False, (1.0,))
+            finally:
+                closed.append(True)
+
+    lent = RemoteEngines(lender, "tiny", {"loop": Endless, "dynamo": Endless}, refuse_no_tokens)
+    running = race(
+        lent.start({name: GenerationRequest(name, (1,), OPTIONS, 9, 0) for name in ("loop", "dynamo")})
+    )
+    assert [next(running)[0] for _ in range(3)] == ["loop", "dynamo", "loop"]
+    running.close()
+    assert closed == [True, True]
+
+
+def test_a_shorter_answer_asks_for_less_of_the_quota():
+    seconds = quota(60)
+    asked = {
+        length: {"dynamo": GenerationRequest("dynamo", (1,), OPTIONS, length, 0)} for length in (8, 96, 256)
+    }
+    told = [seconds("lanes", (each,), {}) for each in asked.values()]
+    assert told[0] < told[1] < told[2] == 60
+    assert seconds("audit", ([1, 2], [3]), {}) == quota(3)("x", (), {}) + 2 == 5
+
+
+def test_a_refusal_in_the_worker_keeps_its_sentence(lender):
+    def refusing():
+        raise ValueError("table: too short")
+        yield
+
+    with pytest.raises(ValueError, match="table: too short"):
+        list(lender.generator("refusing", refusing)())
+
+
+def test_other_errors_are_the_librarys_to_show(lender):
+    def broken():
+        raise RuntimeError("a bug")
+        yield
+
+    with pytest.raises(RuntimeError):
+        list(lender.generator("broken", broken)())
+
+
+def test_closing_a_run_ends_it_in_the_worker(lender):
+    ended = []
+
+    def endless():
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.append(True)
+
+    run = lender.generator("endless", endless)()
+    assert next(run) == 1
+    run.close()
+    assert ended == [True]
+
+
+def test_functions_are_lent_too_and_names_are_taken_once(lender):
+    assert lender.function("double", lambda x: 2 * x)(21) == 42
+    with pytest.raises(ValueError, match="'double' is offered already"):
+        lender.function("double", abs)
