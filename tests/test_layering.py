@@ -25,7 +25,8 @@ UI_FLOORS = [
     {"wiring"},
     {"explore"},
     {"models"},
-    {"api", "layout"},
+    {"api"},
+    {"layout"},
 ]
 HOMES = {
     "gradio": {"ui"},
