@@ -47,7 +47,7 @@ class LoadedPair:
     analyses: Analyses
 
 
-class Host:
+class PageService:
     """One pair at a time, its store of runs, and what may be asked of them."""
 
     def __init__(self, contenders: ModelPair, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
