@@ -83,22 +83,22 @@ class Reliability:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reliability:
         return cls(
-            validation.whole("order", fields["order"], 2, MAX_ORDER),
+            validation.require_int("order", fields["order"], 2, MAX_ORDER),
             str(fields["event"]),
             tuple(_bin(each) for each in fields["bins"]),
-            validation.whole("without_joint", fields["without_joint"]),
+            validation.require_int("without_joint", fields["without_joint"]),
         )
 
 
 def _bin(fields: dict[str, Any]) -> Bin:
     low, high = fields["interval"]
-    count = validation.whole("count", fields["count"])
+    count = validation.require_int("count", fields["count"])
     return Bin(
         low=validation.number("low", fields["low"], 0, 1),
         high=validation.number("high", fields["high"], 0, 1),
         count=count,
         confidence=validation.number("confidence", fields["confidence"], 0, 1),
-        right=validation.whole("right", fields["right"], most=count),
+        right=validation.require_int("right", fields["right"], most=count),
         interval=(validation.number("interval", low, 0, 1), validation.number("interval", high, 0, 1)),
     )
 

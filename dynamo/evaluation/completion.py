@@ -137,8 +137,8 @@ def complete(
 def check_key(row: dict[str, Any]) -> None:
     """Raises KeyError, TypeError or ValueError unless a row names a text as `KEY` does."""
     if not isinstance(row["prompt_id"], str):
-        validation.whole("prompt_id", row["prompt_id"])  # of an instruction example
-    validation.whole("seed", row["seed"], most=2**53)
+        validation.require_int("prompt_id", row["prompt_id"])  # of an instruction example
+    validation.require_int("seed", row["seed"], most=2**53)
     if row["threshold"] is not None:
         validation.number("threshold", row["threshold"], 0, 1)
 
@@ -150,11 +150,11 @@ def check_text(row: dict[str, Any]) -> None:
         validation.message(name, row[name])
     if not isinstance(row["chat"], bool):
         raise TypeError(f'"chat" must be true or false, got {validation.short_repr(row["chat"])}')
-    validation.whole("decode_tokens", row["decode_tokens"])
+    validation.require_int("decode_tokens", row["decode_tokens"])
     validation.number("decode_seconds", row["decode_seconds"], 0)
     if not isinstance(row["settings"], dict):
         raise TypeError(f'"settings" must be names and values, got {validation.short_repr(row["settings"])}')
-    validation.whole("heads", row["settings"]["heads"], 1)
+    validation.require_int("heads", row["settings"]["heads"], 1)
 
 
 def _row(prompt: Prompt, seed: int, threshold: float | None, run: Run, tokenizer: Any) -> dict[str, Any]:

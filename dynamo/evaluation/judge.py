@@ -104,7 +104,7 @@ def check_verdict(row: dict[str, Any]) -> None:
     elif row["rating"] is not None:
         validation.number("rating", row["rating"], 1, 10)
     for name in ("prompt_tokens", "completion_tokens", "attempts"):
-        validation.whole(name, row[name])
+        validation.require_int(name, row[name])
 
 
 @dataclass(frozen=True)

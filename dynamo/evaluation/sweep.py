@@ -70,21 +70,22 @@ class Point:
         threshold = fields["threshold"]
         return cls(
             threshold=None if threshold is None else validation.number("threshold", threshold),
-            replies=validation.whole("replies", fields["replies"]),
-            tokens=validation.whole("tokens", fields["tokens"]),
-            passes=validation.whole("passes", fields["passes"]),
+            replies=validation.require_int("replies", fields["replies"]),
+            tokens=validation.require_int("tokens", fields["tokens"]),
+            passes=validation.require_int("passes", fields["passes"]),
             tokens_per_forward=Estimate.from_json(fields["tokens_per_forward"]),
             speed_up=Estimate.from_json(fields["speed_up"]),
             tokens_per_second=validation.number("tokens_per_second", fields["tokens_per_second"], 0),
             share_by_order={
-                str(validation.whole("share_by_order", int(m), 1, MAX_ORDER)): validation.number(
+                str(validation.require_int("share_by_order", int(m), 1, MAX_ORDER)): validation.number(
                     "share_by_order", share, 0, 1
                 )
                 for m, share in fields["share_by_order"].items()
             },
             backoff_rate=validation.number("backoff_rate", fields["backoff_rate"], 0, 1),
             reasons={
-                str(reason): validation.whole("reasons", count) for reason, count in fields["reasons"].items()
+                str(reason): validation.require_int("reasons", count)
+                for reason, count in fields["reasons"].items()
             },
             quality={name: Estimate.from_json(fields["quality"][name]) for name in QUALITY},
         )
