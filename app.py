@@ -46,8 +46,8 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, its models loaded, and how to launch it. Raises ValueError or OSError in a sentence."""
     config = read_config(HERE / "spaces_config.yaml", environment)
     # First of all on ZeroGPU, as loading must not touch a GPU that is not there yet.
-    lender = GpuWorker(quota(config.gpu_seconds)) if config.zero_gpu else None
-    stage = partial(staged, lender=lender, threads=torch.get_num_threads())
+    gpu_worker = GpuWorker(quota(config.gpu_seconds)) if config.zero_gpu else None
+    stage = partial(staged, gpu_worker=gpu_worker, threads=torch.get_num_threads())
     pair, notice = load_or_embedded(config.model, quantize=config.quantize)
     shipped = pair.name == EMBEDDED
     first = stage(pair)
@@ -63,19 +63,19 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     return build_demo(*first, offer), launch_options(config.limits)
 
 
-def staged(pair: Pair, lender: GpuWorker | None = None, threads: int = 1) -> Staged:
-    """A pair as the page runs it, and what may be found out about it; lender: of ZeroGPU's model time;
+def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) -> Staged:
+    """A pair as the page runs it, and what may be found out about it; gpu_worker: of ZeroGPU's model time;
     threads: of the processor, at most."""
     opinion, prompts = partial(audit, pair.base), read_prompts(None, pair.tokenizer)
     split, sweep = partial(time_split, pair, prompts), partial(sweep_reports, pair, prompts)
-    if lender is not None:
+    if gpu_worker is not None:
         # Neither measures what a visitor asked for, and both would take the quota of many answers.
-        opinion, split, sweep = lender.function(f"audit of {pair.name}", opinion), None, None
+        opinion, split, sweep = gpu_worker.function(f"audit of {pair.name}", opinion), None, None
     report = SweepReport.read(SWEEP).to_json() if pair.name == EMBEDDED else None
-    contenders = ModelPair.from_pair(pair, lender)
-    if lender is None:
-        settle_threads(contenders.dynamo, most=threads)
-    return contenders, Analyses(opinion, split, report, sweep)
+    model_pair = ModelPair.from_pair(pair, gpu_worker)
+    if gpu_worker is None:
+        settle_threads(model_pair.dynamo, most=threads)
+    return model_pair, Analyses(opinion, split, report, sweep)
 
 
 def offered_models(

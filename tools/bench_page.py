@@ -101,7 +101,7 @@ class Replay:
             yield replace(record, seconds=SECONDS / self._count, prefill=number == 0)
 
 
-def replayed_contenders() -> tuple[ModelPair, dict]:
+def replayed_pair() -> tuple[ModelPair, dict]:
     pair = dynamo.load()
     real = ModelPair.from_pair(pair)
     ids = real.encode([{"role": "user", "content": PROMPT}], real.max_length)
@@ -157,8 +157,8 @@ def measure(page: Page, url: str) -> dict[str, float]:
 def main() -> None:
     if CHROMIUM is None:
         sys.exit("error: no Chromium on the path; name one in DYNAMO_CHROMIUM")
-    contenders, machine = replayed_contenders()
-    demo = build_demo(contenders)
+    model_pair, machine = replayed_pair()
+    demo = build_demo(model_pair)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         with sync_playwright() as driver:

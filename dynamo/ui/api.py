@@ -23,13 +23,13 @@ from dynamo.ui.compare.settings import LONGEST_ANSWER, Settings
 MOST_THRESHOLDS = 21
 
 
-def add_api(host: PageService) -> None:
+def add_api(service: PageService) -> None:
     """Adds the functions to the `gr.Blocks` that is being built."""
-    for function in functions(host):
+    for function in functions(service):
         gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
 
-def functions(host: PageService) -> list[Any]:
+def functions(service: PageService) -> list[Any]:
     """`generate`, `compare` and `threshold_sweep` for one host."""
 
     @in_one_sentence
@@ -65,9 +65,9 @@ def functions(host: PageService) -> list[Any]:
             threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
             repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
         )  # fmt: skip
-        host.limits.check(prompt, max_new_tokens)
+        service.limits.check(prompt, max_new_tokens)
         settings = Settings(options, max_new_tokens, seed)
-        for run in host.follow(prompt, settings, lane):
+        for run in service.follow(prompt, settings, lane):
             yield summary(run)
 
     @in_one_sentence
@@ -82,9 +82,9 @@ def functions(host: PageService) -> list[Any]:
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
-        host.limits.check(prompt, max_new_tokens)
+        service.limits.check(prompt, max_new_tokens)
         settings = Settings(SamplingOptions(threshold=threshold), max_new_tokens, seed)
-        lanes = host.lanes_run(prompt, settings, OWN_LOOP)
+        lanes = service.lanes_run(prompt, settings, OWN_LOOP)
         base, dynamo = (lanes[name].tokens_per_second for name in ("base", "dynamo"))
         speed_up = round(dynamo / base, 3) if base and dynamo else None
         yield {name: summary(lane) for name, lane in lanes.items()} | {"wall_clock_ratio": speed_up}
@@ -104,7 +104,7 @@ def functions(host: PageService) -> list[Any]:
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
-        host.limits.check(prompt, max_new_tokens)
+        service.limits.check(prompt, max_new_tokens)
         if not isinstance(thresholds, list | tuple):
             raise ValueError(f"thresholds: expected a list of numbers, got {short_repr(thresholds)}")
         if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
@@ -112,7 +112,7 @@ def functions(host: PageService) -> list[Any]:
         all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]
         rows: list[dict[str, Any]] = []
         for settings in all_settings:
-            lane = host.lane_run(Chat(), prompt, settings, "dynamo")
+            lane = service.lane_run(Chat(), prompt, settings, "dynamo")
             rows.append({"threshold": settings.options.threshold, **summary(lane)})
             yield rows
 

@@ -36,9 +36,7 @@ _HEADER = """
 """
 
 
-def build_demo(
-    contenders: ModelPair, analyses: Analyses | None = None, offer: Offer | None = None
-) -> gr.Blocks:
+def build_demo(pair: ModelPair, analyses: Analyses | None = None, offer: Offer | None = None) -> gr.Blocks:
     """The page for one loaded pair; `serve` shows it to visitors."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
     # Or it groups its last 10,000 events with pandas after every single one.
@@ -50,39 +48,39 @@ def build_demo(
     from dynamo.ui.models.tab import MODELS, models_tab
 
     analyses, offer = analyses or Analyses(), offer or Offer()
-    host = PageService(contenders, analyses, offer.limits)
-    recorded = host.load(offer.recording, status="", keep=True) if offer.recording else None
+    service = PageService(pair, analyses, offer.limits)
+    recorded = service.load(offer.recording, status="", keep=True) if offer.recording else None
     book = VoteBook(offer.votes) if offer.votes else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
-        told = offer.notice or ("" if contenders.chat else untuned(contenders.name))
+        told = offer.notice or ("" if pair.chat else untuned(pair.name))
         notice = gr.HTML(notice_html(told), visible=bool(told))
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
-                compare = compare_tab(host, offer, recorded)
+                compare = compare_tab(service, offer, recorded)
             with gr.Tab("Explore", id="explore"):
                 threshold = compare.settings["threshold"]
-                sweep = None if analyses.sweep is None else lambda *asked: host.analyses.sweep(*asked)
+                sweep = None if analyses.sweep is None else lambda *asked: service.analyses.sweep(*asked)
                 explore = explore_tab(
                     analyses.report,
                     sweep,
                     threshold,
                     tabs,
                     book,
-                    lambda: host.contenders.name,
-                    lambda: host.contenders.bits,
+                    lambda: service.pair.name,
+                    lambda: service.pair.bits,
                 )
             if offer.models is not None:
                 models = gr.Tab(MODELS, id="models")
             with gr.Tab("About", id="about"):
-                description = gr.HTML(_about(contenders.description))
+                description = gr.HTML(_about(pair.description))
         if offer.models is not None:
             parts = PairParts(compare, explore, notice, description, _about)
             with models:
-                models_tab(ModelManager(host, offer.models), parts, tabs, demo)
-        Wiring(compare, Handlers(host, list(compare.settings), book, demo.upload_file_set)).connect()
-        add_api(host)
-    demo.pace = host.pace  # for the gate in front of the page
+                models_tab(ModelManager(service, offer.models), parts, tabs, demo)
+        Wiring(compare, Handlers(service, list(compare.settings), book, demo.upload_file_set)).connect()
+        add_api(service)
+    demo.pace = service.pace  # for the gate in front of the page
     # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.
     return demo.queue(max_size=offer.queue_size, api_open=False)
 

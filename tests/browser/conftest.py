@@ -11,7 +11,7 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 
 from browser.cards import RUN, dispatch, four_runs, give, lane, launch_cards, note_shown
 from browser.chats import launch_panes
@@ -159,7 +159,7 @@ def inspector(open_inspector, runs):
 
 @pytest.fixture(scope="package")
 def page_url():
-    with served(scripted_contenders(seconds=0.01, sleep=True)) as url:
+    with served(scripted_pair(seconds=0.01, sleep=True)) as url:
         yield url
 
 
@@ -167,15 +167,13 @@ def page_url():
 def recorded_url(tmp_path_factory):
     """The page with a recording: both lanes' traces of one run, as `python -m dynamo compare --trace` writes
     them."""
-    host = PageService(
-        scripted_contenders(seconds=1.0)
-    )  # as it says: still playing when a busy machine looks
-    *_, view = host.answer(Chat(), "hello there", Settings(SamplingOptions(), 96, 0))
+    service = PageService(scripted_pair(seconds=1.0))  # as it says: still playing when a busy machine looks
+    *_, view = service.answer(Chat(), "hello there", Settings(SamplingOptions(), 96, 0))
     chat = Chat.read(view.base, view.dynamo)
     path = tmp_path_factory.mktemp("recording") / "recording.ndjson"
-    traces = [host.store.get_trace(turns[-1].trace.header.run) for turns in (chat.base, chat.dynamo)]
+    traces = [service.store.get_trace(turns[-1].trace.header.run) for turns in (chat.base, chat.dynamo)]
     path.write_text("".join(traces), encoding="utf-8")
-    with served(scripted_contenders(), Offer(recording=path)) as url:
+    with served(scripted_pair(), Offer(recording=path)) as url:
         yield url
 
 

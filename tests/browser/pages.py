@@ -25,9 +25,9 @@ def opinion(prompt, reply):
 
 
 @contextmanager
-def served(contenders: ModelPair, offer: Offer | None = None) -> Iterator[str]:
+def served(pair: ModelPair, offer: Offer | None = None) -> Iterator[str]:
     """The page's address."""
-    demo = build_demo(contenders, Analyses(audit=opinion), offer)
+    demo = build_demo(pair, Analyses(audit=opinion), offer)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         yield url

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_contenders
+from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_pair
 
 from browser.chats import NEXT, pane, send
 from browser.chats import run as wire_of
@@ -30,15 +30,15 @@ class Refusing(ScriptedEngine):
 
 @pytest.fixture(scope="module")
 def url():
-    contenders = scripted_contenders("fine .")
-    named = replace(contenders, name=WORDS, description=WORDS, dynamo=Refusing(Vocabulary("x"), 3))
+    pair = scripted_pair("fine .")
+    named = replace(pair, name=WORDS, description=WORDS, dynamo=Refusing(Vocabulary("x"), 3))
     with served(named) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def answering_url():
-    with served(replace(scripted_contenders(HOSTILE), name=WORDS, description=WORDS)) as url:
+    with served(replace(scripted_pair(HOSTILE), name=WORDS, description=WORDS)) as url:
         yield url
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 from test_direction import COMMANDS
 
 from browser.pages import generate, served
@@ -47,7 +47,7 @@ def assert_in_order(page, selector: str) -> None:
 
 @pytest.fixture(scope="module")
 def url():
-    with served(scripted_contenders(ANSWER)) as url:
+    with served(scripted_pair(ANSWER)) as url:
         yield url
 
 

@@ -17,8 +17,8 @@ PHONE = {"width": 375, "height": 812}
 
 
 def stage(pair):
-    contenders = ModelPair.from_pair(pair)
-    return replace(contenders, chat="untuned" not in pair.name), Analyses()
+    model_pair = ModelPair.from_pair(pair)
+    return replace(model_pair, chat="untuned" not in pair.name), Analyses()
 
 
 @pytest.fixture(scope="module")

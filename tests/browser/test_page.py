@@ -5,7 +5,7 @@ Single parts have tests of their own beside this file; here they work together.
 
 from __future__ import annotations
 
-from fakes import HOSTILE, scripted_contenders
+from fakes import HOSTILE, scripted_pair
 from visitors import PATIENCE, until
 
 from browser.pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
@@ -86,8 +86,8 @@ def test_an_example_fills_and_an_empty_prompt_is_answered_at_the_box(page_at, pa
 
 def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
     """At once: after 18 frames at the latest, which a machine that is not busy draws in 300 ms."""
-    contenders = scripted_contenders(seconds=0.25, sleep=True, repeat=3)  # 24 s for both to be seen in
-    with served(contenders) as url:
+    pair = scripted_pair(seconds=0.25, sleep=True, repeat=3)  # 24 s for both to be seen in
+    with served(pair) as url:
         page = page_at(url)
         page.fill("#prompt textarea", PROMPT)
         page.click("#generate")
@@ -102,7 +102,7 @@ def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
         assert frames <= 18
         page.get_by_text("Stopped. What was generated so far stays on screen.").wait_for()
         count = page.locator("#pane-base .dm-chunk").count()
-        engines = contenders.opponents["loop"], contenders.dynamo
+        engines = pair.opponents["loop"], pair.dynamo
         until(lambda: [engine.cut for engine in engines] == [1, 1], PATIENCE)
         page.wait_for_timeout(400)
         assert page.locator("#pane-base .dm-chunk").count() == count > 3
@@ -112,8 +112,8 @@ def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
 
 
 def test_a_closed_tab_frees_the_model(page_at):
-    contenders = scripted_contenders(seconds=0.25, sleep=True, repeat=5)  # 24 s, and the other runs as long
-    with served(contenders) as url:
+    pair = scripted_pair(seconds=0.25, sleep=True, repeat=5)  # 24 s, and the other runs as long
+    with served(pair) as url:
         page = page_at(url)
         page.click("#generate")
         page.locator("#pane-base .dm-chunk").nth(2).wait_for()
@@ -121,12 +121,12 @@ def test_a_closed_tab_frees_the_model(page_at):
         other = page_at(url)
         other.click("#generate")
         other.locator("#pane-base .dm-chunk").nth(2).wait_for()
-        assert contenders.dynamo.cut == 1
+        assert pair.dynamo.cut == 1
 
 
 def test_whoever_waits_for_the_model_reads_the_place_in_the_queue(page_at):
     """It was there, cut off by its box."""
-    with served(scripted_contenders(seconds=0.3, sleep=True)) as url:
+    with served(scripted_pair(seconds=0.3, sleep=True)) as url:
         first, second = page_at(url), page_at(url)
         for page in (first, second):
             page.fill("#prompt textarea", PROMPT)
@@ -245,7 +245,7 @@ def test_charts_open_on_demand(page_at, page_url):
 
 
 def test_a_blind_duel_tells_nothing_before_the_vote(page_at, tmp_path):
-    with served(scripted_contenders(), Offer(votes=tmp_path / "votes")) as url:
+    with served(scripted_pair(), Offer(votes=tmp_path / "votes")) as url:
         page = page_at(url)
         page.check("#blind input")
         page.fill("#prompt textarea", PROMPT)
@@ -265,7 +265,7 @@ def test_a_blind_duel_tells_nothing_before_the_vote(page_at, tmp_path):
 
 
 def test_hostile_text_is_shown_as_text_everywhere(page_at):
-    with served(scripted_contenders(HOSTILE)) as url:
+    with served(scripted_pair(HOSTILE)) as url:
         page = page_at(url)
         generate(page, HOSTILE)
         assert bubbles(page, "base") == [HOSTILE]

@@ -159,7 +159,7 @@ class ScriptedEngine:
         return Joint(candidates, probabilities, ranks, values / values.sum())
 
 
-def scripted_contenders(
+def scripted_pair(
     answer: str = ANSWER, *, seconds: float = 0.02, sleep: bool = False, repeat: int = 1
 ) -> ModelPair:
     vocabulary = Vocabulary(answer)

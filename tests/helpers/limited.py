@@ -10,7 +10,7 @@ from functools import partial
 import gradio as gr
 import httpx
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 from visitors import PATIENCE
 
 from dynamo.spaces.limits import Limits
@@ -24,7 +24,7 @@ LIMITS = Limits(prompt_characters=20, answer_tokens=64, requests_per_minute=6, u
 class LimitedPage:
     url: str
     demo: gr.Blocks
-    contenders: ModelPair
+    pair: ModelPair
 
     @property
     def api(self) -> str:
@@ -50,12 +50,12 @@ class LimitedPage:
 @contextmanager
 def served(limits: Limits, queue_size: int, clock: Callable[[], float]) -> Iterator[LimitedPage]:
     """clock: by which a visitor's requests are counted; one that stands still lets no minute pass."""
-    contenders = scripted_contenders(seconds=0.02, sleep=True, repeat=4)
-    demo = build_demo(contenders, offer=Offer(limits=limits, queue_size=queue_size))
+    pair = scripted_pair(seconds=0.02, sleep=True, repeat=4)
+    demo = build_demo(pair, offer=Offer(limits=limits, queue_size=queue_size))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dynamo.ui.server.limits.Rates", partial(Rates, clock=clock))
         _, url, _ = serve(
             demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options(limits)
         )
-        yield LimitedPage(url, demo, contenders)
+        yield LimitedPage(url, demo, pair)
         demo.close()

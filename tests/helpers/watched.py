@@ -11,7 +11,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import httpx
-from fakes import ScriptedEngine, Vocabulary, scripted_contenders
+from fakes import ScriptedEngine, Vocabulary, scripted_pair
 from visitors import PATIENCE
 
 from dynamo.ui import build_demo, launch_options
@@ -52,8 +52,8 @@ class Page:
 
     def __init__(self):
         self.base, self.dynamo = Watched(1), Watched(3)
-        contenders = replace(scripted_contenders(ANSWER), opponents={"loop": self.base}, dynamo=self.dynamo)
-        self.demo = build_demo(contenders)
+        pair = replace(scripted_pair(ANSWER), opponents={"loop": self.base}, dynamo=self.dynamo)
+        self.demo = build_demo(pair)
         _, self.url, _ = self.demo.launch(
             server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
         )

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_dynamo
 from hub import SHA, Repo
 from huggingface_hub import HfApi
-from test_shelf import stage
+from test_manager import stage
 
 from dynamo.loading import EMBEDDED, load, names
 from dynamo.training.trainer import save_model
@@ -87,20 +87,20 @@ def test_a_download_by_xet_that_stalls_ends_when_it_is_cancelled(at_hub, files, 
         over.wait(240)
 
     at_hub.spoiled |= {f"/{WEIGHTS}": announced, "/token": token, "ab" * 32: stall}
-    shelf = ModelManager(
+    manager = ModelManager(
         PageService(*stage(load(EMBEDDED, device="cpu"))), ModelOffer(stage, any_model=True, device="cpu")
     )
-    loading = shelf.load(NAME)
+    loading = manager.load(NAME)
     assert asked.wait(120), at_hub.requests
-    shelf.cancel()
+    manager.cancel()
     try:
         with pytest.raises(ValueError, match="is cancelled; loading it again"):
             list(loading)
     finally:
         over.set()
     at_hub.spoiled.clear()
-    list(shelf.load(NAME))
-    assert shelf.loaded == NAME and not names._away
+    list(manager.load(NAME))
+    assert manager.loaded == NAME and not names._away
 
 
 def test_a_bar_that_is_cancelled_ends_the_transfers_that_would_not_hear_of_it(monkeypatch):

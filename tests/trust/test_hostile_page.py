@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 from hostile import BRIEF, TEXTS, VALUES, refusal, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ from dynamo.ui.api import functions
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.components import served_passes, served_split, served_trace
 
-HOST = PageService(scripted_contenders())
+HOST = PageService(scripted_pair())
 FUNCTIONS = {function.__name__: function for function in functions(HOST)}
 OPTIONS = ("threshold", "mask_strength", "temperature", "top_k", "repetition_penalty", "max_order", "exact",
            "max_new_tokens", "seed", "lane")  # fmt: skip
@@ -152,7 +152,7 @@ def test_neither_prompt_nor_answer_is_logged(caplog):
 
 @pytest.fixture(scope="module")
 def page():
-    demo = build_demo(scripted_contenders())
+    demo = build_demo(scripted_pair())
     _, url, _ = demo.launch(
         **{**launch_options(), "quiet": True, "inbrowser": False}, prevent_thread_lock=True
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes import ANSWER, scripted_contenders
+from fakes import ANSWER, scripted_pair
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,17 +19,17 @@ LINES = st.lists(st.text("ab é<|\n", max_size=12), min_size=1, max_size=9)
 SETTINGS = Settings(SamplingOptions(), 96, 3)
 
 
-def talk(host: PageService, *prompts: str) -> Chat:
+def talk(service: PageService, *prompts: str) -> Chat:
     """A chat of several turns, its values sent to and fro as a browser does."""
     base = dynamo = ""
     for prompt in prompts:
-        *_, view = host.answer(Chat.read(base, dynamo), prompt, SETTINGS)
+        *_, view = service.answer(Chat.read(base, dynamo), prompt, SETTINGS)
         base, dynamo = view.base, view.dynamo
     return Chat.read(base, dynamo)
 
 
 def test_each_lane_keeps_its_own_history():
-    chat = talk(PageService(scripted_contenders()), "hello", "for six", "thanks")
+    chat = talk(PageService(scripted_pair()), "hello", "for six", "thanks")
     assert len(chat) == 3
     for lane in ("base", "dynamo"):
         messages = chat.messages(lane)
@@ -40,24 +40,24 @@ def test_each_lane_keeps_its_own_history():
 
 def test_a_turn_is_asked_with_all_turns_before_it():
     asked = []
-    contenders = scripted_contenders()
+    pair = scripted_pair()
     encode = lambda messages, room: asked.append([m["content"] for m in messages]) or [0]  # noqa: E731
-    talk(PageService(type(contenders)(**{**vars(contenders), "encode": encode})), "one", "two")
+    talk(PageService(type(pair)(**{**vars(pair), "encode": encode})), "one", "two")
     assert asked[0] == asked[1] == ["one"]
     assert len(asked[2]) == 3 and asked[2][0] == "one" and asked[2][2] == "two"
 
 
 def test_a_next_turn_continues_the_value_of_the_pane():
     """Gradio sends only what was appended to a value; a chat must not be sent whole with each turn."""
-    host = PageService(scripted_contenders())
-    before = talk(host, "one")
-    *_, view = host.answer(before, "two", SETTINGS)
+    service = PageService(scripted_pair())
+    before = talk(service, "one")
+    *_, view = service.answer(before, "two", SETTINGS)
     assert view.dynamo.startswith(before.wire("dynamo"))
     assert [run.header.prompt for run in read_runs(view.dynamo.splitlines())] == ["one", "two"]
 
 
 def test_a_stopped_turn_is_closed_and_stays():
-    chat = talk(PageService(scripted_contenders()), "one")
+    chat = talk(PageService(scripted_pair()), "one")
     lines = chat.wire("dynamo").splitlines()
     stopped = "\n".join(lines[:3]) + "\n"
     again = Chat.read(stopped, stopped)
@@ -67,16 +67,16 @@ def test_a_stopped_turn_is_closed_and_stays():
 
 
 def test_recordings_and_duels_are_no_part_of_a_chat(tmp_path):
-    host = PageService(scripted_contenders())
+    service = PageService(scripted_pair())
     path = tmp_path / "t.ndjson"
-    path.write_text(talk(host, "one").wire("dynamo"), encoding="utf-8")
-    shown = host.load(path)
+    path.write_text(talk(service, "one").wire("dynamo"), encoding="utf-8")
+    shown = service.load(path)
     assert read_runs(shown.dynamo.splitlines())[0].header.recorded == "loaded from a file"
     assert len(Chat.read("", shown.dynamo)) == 0
 
 
 def test_lanes_that_answer_different_messages_are_refused():
-    one, other = (talk(PageService(scripted_contenders()), prompt) for prompt in ("one", "other"))
+    one, other = (talk(PageService(scripted_pair()), prompt) for prompt in ("one", "other"))
     with pytest.raises(ValueError, match="do not answer the same messages; start a new chat"):
         Chat.read(one.wire("base"), other.wire("dynamo"))
 
@@ -93,7 +93,7 @@ def test_a_chat_that_never_ends_is_refused():
 
 
 def test_dropping_the_last_turn_leaves_the_others():
-    chat = talk(PageService(scripted_contenders()), "one", "two")
+    chat = talk(PageService(scripted_pair()), "one", "two")
     assert chat.last_prompt == "two" and chat.last_seed == 3
     assert chat.without_last().wire("base") == chat.base[0].wire
     assert len(chat.without_last().without_last()) == 0
@@ -131,14 +131,14 @@ def test_threshold_one_is_forced_on_the_opponent_of_the_same_weights():
 
 def test_an_unknown_opponent_is_named():
     with pytest.raises(ValueError, match="opponent: expected one of loop, generate, got 'me'"):
-        list(PageService(scripted_contenders()).answer(Chat(), "hi", SETTINGS, "me"))
+        list(PageService(scripted_pair()).answer(Chat(), "hi", SETTINGS, "me"))
 
 
 def test_the_chosen_opponent_runs_and_is_named_in_the_trace():
-    contenders = scripted_contenders()
-    *_, view = PageService(contenders).answer(Chat(), "hi", SETTINGS, "generate")
+    pair = scripted_pair()
+    *_, view = PageService(pair).answer(Chat(), "hi", SETTINGS, "generate")
     assert json.loads(view.base.splitlines()[0])["engine"] == "generate"
-    assert (contenders.opponents["generate"].closed, contenders.opponents["loop"].closed) == (1, 0)
+    assert (pair.opponents["generate"].closed, pair.opponents["loop"].closed) == (1, 0)
 
 
 @given(LINES, st.integers(0, 80))

@@ -117,40 +117,40 @@ def test_a_table_takes_its_counts_and_what_it_has_worked_out(folder):
     assert Footprint.of(replace(pair, table=None)).table == 0
 
 
-def answered(host):
-    *_, last = host.answer(Chat(), "hello", SETTINGS)
+def answered(service):
+    *_, last = service.answer(Chat(), "hello", SETTINGS)
     return last
 
 
-def cells(host):
-    table = footprint_table(host.contenders.footprint, host.speeds(), host.speeds(in_full=True))
+def cells(service):
+    table = footprint_table(service.pair.footprint, service.speeds(), service.speeds(in_full=True))
     rows = re.findall(r'<tr><th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)</tr>', table)
     return {name: re.findall(r"<td>([^<]*)</td>", row) for name, row in rows}
 
 
 def test_speeds_are_told_after_an_answer_and_beside_those_of_the_whole_pair_if_it_answered_here(folder):
-    host = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
-    assert cells(host)["DynaMo, tokens/s"] == ["after an answer"]
-    stopped = host.answer(Chat(), "hello", SETTINGS)
+    service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
+    assert cells(service)["DynaMo, tokens/s"] == ["after an answer"]
+    stopped = service.answer(Chat(), "hello", SETTINGS)
     next(stopped)
     stopped.close()
-    assert host.speeds() == {}, "a run that was stopped tells nothing"
-    answered(host)
-    whole = host.speeds()
+    assert service.speeds() == {}, "a run that was stopped tells nothing"
+    answered(service)
+    whole = service.speeds()
     assert set(whole) == {"base", "dynamo"} and all(speed > 0 for speed in whole.values())
-    assert re.fullmatch(r"[\d,]+", cells(host)["Base model, tokens/s"][0])
-    host.swap(ModelPair.from_pair(load(str(folder), device="cpu", quantize="8bit")), Analyses())
-    told = cells(host)
+    assert re.fullmatch(r"[\d,]+", cells(service)["Base model, tokens/s"][0])
+    service.swap(ModelPair.from_pair(load(str(folder), device="cpu", quantize="8bit")), Analyses())
+    told = cells(service)
     assert told["DynaMo, tokens/s"] == ["after an answer", f"{whole['dynamo']:,.0f}"]
     assert len(told["Together"]) == 2 and told["Caches of both lanes"][0] == told["Caches of both lanes"][1]
-    answered(host)
-    assert host.speeds() != whole and host.speeds(in_full=True) == whole
+    answered(service)
+    assert service.speeds() != whole and service.speeds(in_full=True) == whole
 
 
 def test_speeds_of_another_opponent_are_not_the_base_loops(folder):
-    host = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
-    list(host.answer(Chat(), "hello", SETTINGS, "threshold-1"))
-    assert host.speeds() == {}
+    service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
+    list(service.answer(Chat(), "hello", SETTINGS, "threshold-1"))
+    assert service.speeds() == {}
 
 
 def test_a_pair_whose_memory_is_not_known_has_no_table():

@@ -7,15 +7,15 @@ from functools import cache
 import gradio as gr
 import pytest
 from conftest import tiny_base
-from fakes import scripted_contenders
-from test_shelf import stage
+from fakes import scripted_pair
+from test_manager import stage
 
 from app import dialogues_in
 from dynamo.loading import load, load_model
 from dynamo.pipelines import estimates
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelOffer
-from dynamo.ui.compare import service as host_module
+from dynamo.ui.compare import service as service_module
 from dynamo.ui.compare.service import Busy, PageService
 from dynamo.ui.models import forecast as forecast_module
 from dynamo.ui.models import training, training_job
@@ -41,10 +41,10 @@ def told(tmp_path, stock, monkeypatch):
         offer = ModelOffer(
             stage, any_model=True, workshop=tmp_path / "trained", dialogues=dialogues, device="cpu"
         )
-        shelf = ModelManager(PageService(*stage(load(device="cpu"))), offer)
-        list(shelf.load(stock))
+        manager = ModelManager(PageService(*stage(load(device="cpu"))), offer)
+        list(manager.load(stock))
         with gr.Blocks() as demo:
-            section = training.training_section(shelf, demo)
+            section = training.training_section(manager, demo)
         return section, {each.fn.__name__: each.fn for each in demo.fns.values() if each.fn}, demo
 
     return told
@@ -64,22 +64,22 @@ def test_a_quantised_model_is_trained_in_full_and_foretold_so(stock, quantize):
 
 
 def test_the_pace_is_measured_once_and_never_beside_a_run(monkeypatch):
-    host, measured = PageService(scripted_contenders()), []
-    monkeypatch.setattr(host_module, "LOCK_SECONDS", 0.01)
+    service, measured = PageService(scripted_pair()), []
+    monkeypatch.setattr(service_module, "LOCK_SECONDS", 0.01)
 
     @cache
     def measure():
-        with pytest.raises(Busy), host.exclusive():
+        with pytest.raises(Busy), service.exclusive():
             pass
         measured.append(1e9)
         return 1e9
 
     monkeypatch.setattr(forecast_module, "_measured", measure)
-    with host.exclusive():
-        assert machine_pace(host) is None and not measured
-    assert machine_pace(host) == 1e9
-    with host.exclusive():
-        assert machine_pace(host) == 1e9
+    with service.exclusive():
+        assert machine_pace(service) is None and not measured
+    assert machine_pace(service) == 1e9
+    with service.exclusive():
+        assert machine_pace(service) == 1e9
     assert len(measured) == 1
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import gradio as gr
 import httpx
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 from gradio_client.exceptions import AppError
 from limited import LIMITS, served
 from visitors import PATIENCE, client_of
@@ -33,7 +33,7 @@ def page():
 
 
 def test_a_long_prompt_and_a_long_answer_are_refused_with_their_limit(page):
-    generate = functions(PageService(scripted_contenders(), limits=LIMITS))[0]
+    generate = functions(PageService(scripted_pair(), limits=LIMITS))[0]
     with pytest.raises(gr.Error, match=r"prompt: it has 21 characters and at most 20 are read here; short"):
         next(generate("a" * 21, max_new_tokens=8))
     with pytest.raises(gr.Error, match="max_new_tokens: expected 1 to 64 here, got 65"):
@@ -61,7 +61,7 @@ def test_a_file_above_the_limit_is_not_taken(page, tmp_path):
     path = tmp_path / "run.ndjson"
     path.write_bytes(b"x" * 1_000_001)
     with pytest.raises(ValueError, match="larger than 1,000,000 bytes"):
-        PageService(scripted_contenders(), limits=LIMITS).load(path)
+        PageService(scripted_pair(), limits=LIMITS).load(path)
 
 
 def test_a_program_cannot_pass_by_the_queue(page):
@@ -73,7 +73,7 @@ def test_a_program_cannot_pass_by_the_queue(page):
 
 
 def test_the_slider_ends_where_the_limit_does():
-    config = build_demo(scripted_contenders(), offer=Offer(limits=LIMITS)).get_config_file()
+    config = build_demo(scripted_pair(), offer=Offer(limits=LIMITS)).get_config_file()
     sliders = [part["props"] for part in config["components"] if part["type"] == "slider"]
     (longest,) = (each for each in sliders if each["label"] == "Longest answer")
     assert (longest["maximum"], longest["value"]) == (64, 64)

@@ -23,20 +23,20 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def host():
+def service():
     return PageService(ModelPair.from_pair(loading.load("embedded", device="cpu")))
 
 
-def test_four_visitors_get_the_answers_to_their_own_questions(server, host):
+def test_four_visitors_get_the_answers_to_their_own_questions(server, service):
     questions = [Question.number(number) for number in range(8)]
     made, _ = visits_at_once(server.url, questions, 4)
     assert {each.question for each in made} == set(questions)
     for each in made:
-        assert each.text == reference(host, each.question), each.question
+        assert each.text == reference(service, each.question), each.question
         assert 0 < each.first <= each.total
 
 
-def test_sixteen_visitors_wait_in_their_order_and_are_told_their_place(server, host):
+def test_sixteen_visitors_wait_in_their_order_and_are_told_their_place(server, service):
     """Somebody came before them and takes his time: else the first might be answered before the last came."""
     before = client_of(server.url)
     sweeps = []
@@ -50,7 +50,7 @@ def test_sixteen_visitors_wait_in_their_order_and_are_told_their_place(server, h
     assert len(sweeps[0].result()) == MOST_THRESHOLDS
     before.close()
     for each in made:
-        assert each.text == reference(host, each.question), each.question
+        assert each.text == reference(service, each.question), each.question
         assert not each.overtaken, each.ranks
     assert len({each.text for each in made}) > 12  # the answers differ, so a mix-up would show
     waited = [each for each in made if each.ranks]

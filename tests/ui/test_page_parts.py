@@ -7,7 +7,7 @@ import re
 
 import gradio as gr
 import pytest
-from fakes import HOSTILE, scripted_contenders
+from fakes import HOSTILE, scripted_pair
 from test_ui import SETTINGS, handlers, send
 
 from dynamo.sampling.sampler import SamplingOptions
@@ -22,7 +22,7 @@ from dynamo.ui.components import ASSETS, SCRIPTS, script
 
 @pytest.fixture(scope="module")
 def config():
-    return build_demo(scripted_contenders()).get_config_file()
+    return build_demo(scripted_pair()).get_config_file()
 
 
 # ---- what the page is made of
@@ -51,22 +51,22 @@ def test_only_the_three_functions_are_public(config):
 
 
 def test_whatever_runs_the_model_has_one_place_in_the_queue():
-    demo = build_demo(scripted_contenders(), Analyses(audit=lambda *_: None), Offer(queue_size=7))
+    demo = build_demo(scripted_pair(), Analyses(audit=lambda *_: None), Offer(queue_size=7))
     limits = [fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id == "model"]
     assert len(limits) >= 8 and set(limits) <= {1, "default"}
     assert demo._queue.max_size == 7
 
 
 def test_a_recording_is_on_the_page_before_anything_was_asked(tmp_path):
-    host = PageService(scripted_contenders())
+    service = PageService(scripted_pair())
     run = json.loads(send(handlers())[-1][1].splitlines()[0])["run"]
     path = tmp_path / "recording.ndjson"
     wired = handlers()
     wires = send(wired)[-1][:2]
     path.write_text("".join(wires), encoding="utf-8")
-    first = host.load(path, keep=True)
+    first = service.load(path, keep=True)
     with gr.Blocks():
-        tab = compare_tab(host, Offer(recording=path), first)
+        tab = compare_tab(service, Offer(recording=path), first)
     assert read_trace(tab.dynamo.value.splitlines()).header.recorded
     assert run not in tab.dynamo.value
 
@@ -126,6 +126,6 @@ def test_no_file_of_the_page_is_longer_than_300_lines():
 
 
 def test_hostile_text_passes_through_unchanged():
-    base, dynamo, *_ = send(handlers(scripted_contenders(HOSTILE)), prompt="${alert(1)}")[-1]
+    base, dynamo, *_ = send(handlers(scripted_pair(HOSTILE)), prompt="${alert(1)}")[-1]
     assert read_trace(base.splitlines()).text.replace(" ", "") == HOSTILE.replace(" ", "")
     assert read_trace(dynamo.splitlines()).header.prompt == "${alert(1)}"

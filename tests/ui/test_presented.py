@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes import ScriptedEngine, Vocabulary, scripted_contenders
+from fakes import ScriptedEngine, Vocabulary, scripted_pair
 from test_presenter import OPTIONS, Steps, lane, race, scripted_race, trace
 
 from dynamo.data.text import TokenLabels
@@ -90,10 +90,8 @@ def test_a_lane_at_rest_stays_as_it_was():
 
 
 def test_two_runs_never_share_an_id():
-    contenders = scripted_contenders()
-    runs = {
-        each.header.run for _ in range(20) for each in contenders.lanes(Chat(), "hi", OPTIONS, 8, 0).values()
-    }
+    pair = scripted_pair()
+    runs = {each.header.run for _ in range(20) for each in pair.lanes(Chat(), "hi", OPTIONS, 8, 0).values()}
     assert len(runs) == 40
     assert all(len(run) == 32 for run in runs)
 

@@ -4,7 +4,7 @@ import io
 from itertools import pairwise
 
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import SamplingOptions
@@ -81,9 +81,9 @@ def race(base, dynamo, store=None) -> Race:
 
 
 def scripted_race(store=None, **fake) -> Race:
-    contenders = scripted_contenders(**fake)
-    lanes = contenders.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=3)
-    return Race(lanes, label=contenders.label, store=store or RunStore())
+    pair = scripted_pair(**fake)
+    lanes = pair.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=3)
+    return Race(lanes, label=pair.label, store=store or RunStore())
 
 
 def trace(wire: str):
@@ -181,14 +181,14 @@ def test_the_first_view_comes_before_any_pass():
 
 
 def test_closing_the_race_closes_both_engines():
-    contenders = scripted_contenders()
+    pair = scripted_pair()
     store = RunStore()
-    lanes = contenders.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=0)
+    lanes = pair.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=0)
     views = Race(lanes, label=str, store=store).views(flush_seconds=0)
     for _ in range(6):
         next(views)
     views.close()
-    assert contenders.opponents["loop"].closed == contenders.dynamo.closed == 1
+    assert pair.opponents["loop"].closed == pair.dynamo.closed == 1
     assert trace(store.get_trace(lanes["dynamo"].header.run)).end.reason == "cancelled"
 
 

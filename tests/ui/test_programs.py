@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
@@ -17,7 +17,7 @@ from dynamo.ui import build_demo, launch_options
 
 @pytest.fixture(scope="module")
 def client():
-    demo = build_demo(scripted_contenders(seconds=0.01, sleep=True))
+    demo = build_demo(scripted_pair(seconds=0.01, sleep=True))
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     yield client_of(url)
     demo.close()

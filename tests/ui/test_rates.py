@@ -9,7 +9,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
-from fakes import scripted_contenders
+from fakes import scripted_pair
 from limited import LIMITS, LimitedPage, served
 from visitors import PATIENCE, until
 
@@ -162,16 +162,16 @@ def test_whoever_is_refused_is_told_how_long_the_queue_takes_at_the_pace_of_the_
 
 
 def test_runs_of_the_page_are_what_its_pace_is_measured_by():
-    host = PageService(scripted_contenders(seconds=0.001))
-    assert host.pace.wait(1000) == FIRST_WAIT
-    for _ in host.answer(Chat(), "hello", Settings(SamplingOptions(), 8, 0)):
+    service = PageService(scripted_pair(seconds=0.001))
+    assert service.pace.wait(1000) == FIRST_WAIT
+    for _ in service.answer(Chat(), "hello", Settings(SamplingOptions(), 8, 0)):
         pass
-    assert host.pace.wait(0) == SHORTEST_WAIT
+    assert service.pace.wait(0) == SHORTEST_WAIT
 
 
 def test_a_full_queue_refuses_with_its_length_and_serves_those_who_wait(narrow):
     until(narrow.nobody_waits, PATIENCE)
-    model = narrow.contenders.opponents["loop"]
+    model = narrow.pair.opponents["loop"]
     model.go.clear()  # the first is under way for as long as the others ask
     try:
         answers = [narrow.ask("8.8.8.0", tokens=64)]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from fakes import ScriptedEngine, Vocabulary, scripted_contenders
+from fakes import ScriptedEngine, Vocabulary, scripted_pair
 
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.trace.ndjson import read_runs, read_trace
@@ -33,9 +33,9 @@ SETTINGS = {
 }
 
 
-def handlers(contenders=None, votes=None) -> Handlers:
-    host = PageService(contenders or scripted_contenders())
-    return Handlers(host, list(SETTINGS), VoteBook(votes) if votes else None)
+def handlers(pair=None, votes=None) -> Handlers:
+    service = PageService(pair or scripted_pair())
+    return Handlers(service, list(SETTINGS), VoteBook(votes) if votes else None)
 
 
 def send(
@@ -102,19 +102,19 @@ def test_an_error_cannot_bring_markup_to_the_page():
         def stream(self, *args, **kwargs):
             raise ValueError("input_ids: <img src=x onerror=alert(1)> is too long")
 
-    contenders = scripted_contenders()
-    refusing = type(contenders)(**{**vars(contenders), "dynamo": Refusing(Vocabulary("x"), 3)})
+    pair = scripted_pair()
+    refusing = type(pair)(**{**vars(pair), "dynamo": Refusing(Vocabulary("x"), 3)})
     with pytest.raises(gr.Error) as caught:
         send(handlers(refusing))
     assert "&lt;img" in caught.value.message and "<" not in caught.value.message
 
 
 def test_a_failing_model_is_reported_without_its_internals(caplog):
-    contenders = scripted_contenders()
+    pair = scripted_pair()
     failing = ScriptedEngine(Vocabulary("one two three four"), 3, fail_at=1)
-    contenders = type(contenders)(**{**vars(contenders), "dynamo": failing})
+    pair = type(pair)(**{**vars(pair), "dynamo": failing})
     with pytest.raises(gr.Error, match=r"The model failed \(RuntimeError\)"):
-        send(handlers(contenders))
+        send(handlers(pair))
     assert "the scripted engine fails here" in caplog.text
 
 
@@ -197,7 +197,7 @@ def test_no_answer_of_a_duel_was_to_be_read_before(tmp_path):
 
 def test_a_vote_on_a_quantised_pair_names_its_bits(tmp_path):
     """It named the model alone, and was summed up with votes on the same model as it is."""
-    wired = handlers(replace(scripted_contenders(), bits=4), votes=tmp_path)
+    wired = handlers(replace(scripted_pair(), bits=4), votes=tmp_path)
     wired.vote(send(wired, blind=True)[-1][-1], "tie")
     book = VoteBook(tmp_path)
     assert book.summary("scripted", 4)[0].ties == 1 and book.summary("scripted", 0) == []
@@ -205,6 +205,6 @@ def test_a_vote_on_a_quantised_pair_names_its_bits(tmp_path):
 
 def test_without_a_folder_there_is_no_voting():
     with gr.Blocks():
-        tab = compare_tab(PageService(scripted_contenders()), Offer(), None)
+        tab = compare_tab(PageService(scripted_pair()), Offer(), None)
     assert isinstance(tab.blind, gr.State) and tab.votes is None
     assert read_trace(send(handlers(), blind=True)[-1][0].splitlines()).header.lane == "base"

@@ -20,7 +20,7 @@ OPTIONS = SamplingOptions(threshold=0.3, mask_strength=0.0)
 
 
 @pytest.fixture
-def lender(monkeypatch):
+def gpu_worker(monkeypatch):
     """With a stand-in of the library that pickles what its own sends between processes."""
     monkeypatch.setattr(zerogpu, "_tasks", {})
     asked = []
@@ -32,7 +32,7 @@ def lender(monkeypatch):
             assert pickle.loads(pickle.dumps(function)) is function, "methods and closures carry models along"
 
             def lent(*arguments):
-                lender.calls += 1
+                gpu_worker.calls += 1
                 values = function(*pickle.loads(pickle.dumps(arguments)))
                 try:
                     for value in values:
@@ -44,10 +44,10 @@ def lender(monkeypatch):
 
         return decorate
 
-    lender = GpuWorker(25, SimpleNamespace(GPU=gpu))
-    lender.calls = 0
+    gpu_worker = GpuWorker(25, SimpleNamespace(GPU=gpu))
+    gpu_worker.calls = 0
     assert asked == [25]
-    return lender
+    return gpu_worker
 
 
 def refuse_no_tokens(asked):
@@ -55,7 +55,7 @@ def refuse_no_tokens(asked):
         raise ValueError(f"max_new_tokens: expected 1 or more, got {asked.max_new_tokens}")
 
 
-def test_a_lent_engine_says_what_the_engine_says(lender):
+def test_a_lent_engine_says_what_the_engine_says(gpu_worker):
     model = tiny_dynamo()
     made = []
 
@@ -63,7 +63,7 @@ def test_a_lent_engine_says_what_the_engine_says(lender):
         made.append(True)
         return Engine(model)
 
-    lent = RemoteEngines(lender, "tiny", {"dynamo": cache(make)}, refuse_no_tokens).engines()["dynamo"]
+    lent = RemoteEngines(gpu_worker, "tiny", {"dynamo": cache(make)}, refuse_no_tokens).engines()["dynamo"]
     assert made == []
     runs = [
         [step.tokens for step in each.stream(PROMPT, OPTIONS, max_new_tokens=12, seed=3)]
@@ -72,38 +72,38 @@ def test_a_lent_engine_says_what_the_engine_says(lender):
     assert runs[0] == runs[1] == runs[2] and made == [True]
 
 
-def test_both_lanes_are_one_request_and_each_takes_its_own_passes(lender):
+def test_both_lanes_are_one_request_and_each_takes_its_own_passes(gpu_worker):
     model = tiny_dynamo()
     makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(model)}
-    lent = RemoteEngines(lender, "tiny", makers, refuse_no_tokens)
+    lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_no_tokens)
     asked = {name: GenerationRequest(name, tuple(PROMPT), OPTIONS, 10, 3) for name in ("dynamo", "loop")}
     came = {name: [] for name in asked}
     for name, record in race(lent.start(asked)):
         came[name].append(record)
-    assert lender.calls == 1
+    assert gpu_worker.calls == 1
     for name, records in came.items():
         alone = makers[name]().stream(PROMPT, OPTIONS, max_new_tokens=10, seed=3)
         assert [each.tokens for each in records[:-1]] == [each.tokens for each in alone]
         assert records[-1] is None
 
 
-def test_a_lane_may_be_asked_first_or_last_and_loses_nothing(lender):
+def test_a_lane_may_be_asked_first_or_last_and_loses_nothing(gpu_worker):
     makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(tiny_dynamo())}
-    lent = RemoteEngines(lender, "tiny", makers, refuse_no_tokens)
+    lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_no_tokens)
     asked = {name: GenerationRequest(name, tuple(PROMPT), OPTIONS, 6, 3) for name in makers}
     streams = lent.start(asked)
     dynamo, loop = list(streams["dynamo"]), list(streams["loop"])
     assert sum(len(each.tokens) for each in dynamo) == sum(len(each.tokens) for each in loop) == 6
 
 
-def test_what_an_engine_would_refuse_takes_nobodys_quota(lender):
-    lent = RemoteEngines(lender, "tiny", {"dynamo": lambda: Engine(tiny_dynamo())}, refuse_no_tokens)
+def test_what_an_engine_would_refuse_takes_nobodys_quota(gpu_worker):
+    lent = RemoteEngines(gpu_worker, "tiny", {"dynamo": lambda: Engine(tiny_dynamo())}, refuse_no_tokens)
     with pytest.raises(ValueError, match="max_new_tokens: expected 1 or more, got 0"):
         lent.engines()["dynamo"].stream(PROMPT, OPTIONS, max_new_tokens=0)
-    assert lender.calls == 0
+    assert gpu_worker.calls == 0
 
 
-def test_closing_one_lane_ends_the_run_in_the_worker(lender):
+def test_closing_one_lane_ends_the_run_in_the_worker(gpu_worker):
     closed = []
 
     class Endless:
@@ -114,7 +114,7 @@ def test_closing_one_lane_ends_the_run_in_the_worker(lender):
             finally:
                 closed.append(True)
 
-    lent = RemoteEngines(lender, "tiny", {"loop": Endless, "dynamo": Endless}, refuse_no_tokens)
+    lent = RemoteEngines(gpu_worker, "tiny", {"loop": Endless, "dynamo": Endless}, refuse_no_tokens)
     running = race(
         lent.start({name: GenerationRequest(name, (1,), OPTIONS, 9, 0) for name in ("loop", "dynamo")})
     )
@@ -133,25 +133,25 @@ def test_a_shorter_answer_asks_for_less_of_the_quota():
     assert seconds("audit", ([1, 2], [3]), {}) == quota(3)("x", (), {}) + 2 == 5
 
 
-def test_a_refusal_in_the_worker_keeps_its_sentence(lender):
+def test_a_refusal_in_the_worker_keeps_its_sentence(gpu_worker):
     def refusing():
         raise ValueError("table: too short")
         yield
 
     with pytest.raises(ValueError, match="table: too short"):
-        list(lender.generator("refusing", refusing)())
+        list(gpu_worker.generator("refusing", refusing)())
 
 
-def test_other_errors_are_the_librarys_to_show(lender):
+def test_other_errors_are_the_librarys_to_show(gpu_worker):
     def broken():
         raise RuntimeError("a bug")
         yield
 
     with pytest.raises(RuntimeError):
-        list(lender.generator("broken", broken)())
+        list(gpu_worker.generator("broken", broken)())
 
 
-def test_closing_a_run_ends_it_in_the_worker(lender):
+def test_closing_a_run_ends_it_in_the_worker(gpu_worker):
     ended = []
 
     def endless():
@@ -161,13 +161,13 @@ def test_closing_a_run_ends_it_in_the_worker(lender):
         finally:
             ended.append(True)
 
-    run = lender.generator("endless", endless)()
+    run = gpu_worker.generator("endless", endless)()
     assert next(run) == 1
     run.close()
     assert ended == [True]
 
 
-def test_functions_are_lent_too_and_names_are_taken_once(lender):
-    assert lender.function("double", lambda x: 2 * x)(21) == 42
+def test_functions_are_lent_too_and_names_are_taken_once(gpu_worker):
+    assert gpu_worker.function("double", lambda x: 2 * x)(21) == 42
     with pytest.raises(ValueError, match="'double' is offered already"):
-        lender.function("double", abs)
+        gpu_worker.function("double", abs)

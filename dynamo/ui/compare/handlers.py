@@ -63,19 +63,19 @@ class Handlers:
 
     def __init__(
         self,
-        host: PageService,
+        service: PageService,
         names: list[str],
         book: VoteBook | None = None,
         uploaded: set[str] | None = None,
     ):
-        self._host = host
+        self._service = service
         self._names = names
         self._book = book
         self._uploaded = set() if uploaded is None else uploaded
 
     def _parsed(self, base: str, dynamo: str, *values: Any) -> tuple[Chat, Settings]:
         chat, settings = Chat.read(base, dynamo), Settings.of(self._names, values)
-        self._host.limits.check(chat.last_prompt if chat else "", settings.max_new_tokens)
+        self._service.limits.check(chat.last_prompt if chat else "", settings.max_new_tokens)
         return chat, settings
 
     # ---- chat
@@ -89,17 +89,17 @@ class Handlers:
     def send(self, prompt: str, replacing: bool, blind: bool, opponent: str, *values: Any) -> Iterator:
         """base, dynamo, inspector, status, duel."""
         chat, settings = self._parsed(*values)
-        self._host.limits.check(prompt, settings.max_new_tokens)
+        self._service.limits.check(prompt, settings.max_new_tokens)
         if replacing and chat:
             chat = chat.without_last()
         if blind and self._book is not None:
             yield "", "", "", DUEL, None
             # Whoever has seen an answer at this seed before, the recorded one say, knows whose it is.
             settings = replace(settings, seed=secrets.randbelow(LARGEST_SEED))
-            duel = Duel.of(self._host.lanes_run(prompt, settings, opponent))
+            duel = Duel.of(self._service.lanes_run(prompt, settings, opponent))
             yield *duel.blind_wires(), "", CHOOSE, duel
             return
-        for view in self._host.answer(chat, prompt, settings, opponent):
+        for view in self._service.answer(chat, prompt, settings, opponent):
             yield *outputs(view), None
 
     @in_one_sentence
@@ -109,7 +109,7 @@ class Handlers:
         if not chat:
             yield values[0], values[1], gr.skip(), READY
             return
-        for view in self._host.answer(chat.without_last(), chat.last_prompt, settings, opponent):
+        for view in self._service.answer(chat.without_last(), chat.last_prompt, settings, opponent):
             yield outputs(view)
 
     def edit(self, base: str, dynamo: str) -> tuple[Any, bool, Any]:
@@ -119,7 +119,7 @@ class Handlers:
 
     def audit(self, base: str, dynamo: str) -> str:
         try:
-            return self._host.audit(Chat.read(base, dynamo))
+            return self._service.audit(Chat.read(base, dynamo))
         except Exception as error:  # its words may be a visitor's, who may have made up tokens too
             log.warning("no audit of what a page sent (%s)", type(error).__name__)
             return ""
@@ -137,12 +137,12 @@ class Handlers:
         if not chat or asdict(settings.options).items() <= chat.last_options.items():
             yield (gr.skip(),) * 4
             return
-        for view in self._host.decode_again(chat, settings):
+        for view in self._service.decode_again(chat, settings):
             yield outputs(view)
 
     @in_one_sentence
     def strip(self, *values: Any) -> Iterator[str]:
-        yield from self._host.strip(*self._parsed(*values))
+        yield from self._service.strip(*self._parsed(*values))
 
     def chosen_threshold(self, event: gr.EventData) -> float:
         """The threshold of a row of the strip; anyone may have made it up, the slider's own range holds."""
@@ -157,7 +157,7 @@ class Handlers:
     def load(self, path: str) -> Iterator:
         """base, dynamo, inspector, status. The file holds prompts and answers, and is not kept."""
         try:
-            yield outputs(self._host.load(Path(path)))
+            yield outputs(self._service.load(Path(path)))
         finally:
             discard(str(path), self._uploaded)
 
@@ -175,7 +175,7 @@ class Handlers:
 
     def heatmap(self, event: gr.EventData) -> tuple[Any, Any]:
         """The enlarged joint, and the panel that it opens in."""
-        joint = self._host.find_joint(getattr(event, "run", None), getattr(event, "index", None))
+        joint = self._service.find_joint(getattr(event, "run", None), getattr(event, "index", None))
         return (charts.joint_heatmap(joint) if joint else None), gr.update(open=True)
 
     # ---- votes

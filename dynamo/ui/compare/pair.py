@@ -108,22 +108,22 @@ class ModelPair:
     bits: int = 0
 
     @classmethod
-    def from_pair(cls, pair: Pair, lender: GpuWorker | None = None) -> ModelPair:
-        """lender: who lends model time on a ZeroGPU Space; the engines are then made and run there."""
+    def from_pair(cls, pair: Pair, gpu_worker: GpuWorker | None = None) -> ModelPair:
+        """gpu_worker: who lends model time on a ZeroGPU Space; the engines are then made and run there."""
         from dynamo.decoding.engine import end_of_text_ids
         from dynamo.loading import EMBEDDED, Footprint
         from dynamo.loading.quantised import quantised_as
 
         makers = engine_makers(pair)
         start = None
-        if lender is None:
+        if gpu_worker is None:
             engines = {name: make() for name, make in makers.items()}
         else:
             from dynamo.ui.server.lending import RemoteEngines
 
             # Workers begin as copies of this process: what it compiles takes nobody's quota.
             warm_up(pair.dynamo.config.num_token_heads, pair.dynamo.config.vocab_size, pair.table)
-            lent = RemoteEngines(lender, pair.name, makers, lambda asked: check_asked(pair, asked))
+            lent = RemoteEngines(gpu_worker, pair.name, makers, lambda asked: check_asked(pair, asked))
             engines, start = lent.engines(), lent.start
         dynamo = engines.pop(DYNAMO)
         return cls(
@@ -140,7 +140,7 @@ class ModelPair:
             chat=has_chat_template(pair.tokenizer),
             general=pair.name != EMBEDDED,
             start=start,
-            footprint=Footprint.of(pair) if lender is None else None,
+            footprint=Footprint.of(pair) if gpu_worker is None else None,
             bits=int(quantised_as(pair.dynamo).removesuffix("bit") or 0),
         )
 

@@ -120,10 +120,10 @@ class Race:
         running = race({name: lane.steps for name, lane in self.lanes.items()})
         try:
             yield self.view(RACING)
-            beat = Throttle(flush_seconds, clock)
+            throttle = Throttle(flush_seconds, clock)
             for name, record in running:
                 self._step(self.lanes[name], record)
-                if beat.is_due():
+                if throttle.is_due():
                     yield self.view(RACING)
         except Exception as error:
             self._stop(running, "error", str(error))

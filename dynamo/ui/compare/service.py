@@ -43,15 +43,15 @@ LOADED = "That starts a new chat."
 class LoadedPair:
     """Who runs, and what may be found out about them; replaced as one."""
 
-    contenders: ModelPair
+    pair: ModelPair
     analyses: Analyses
 
 
 class PageService:
     """One pair at a time, its store of runs, and what may be asked of them."""
 
-    def __init__(self, contenders: ModelPair, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
-        self._cast = LoadedPair(contenders, analyses or Analyses())
+    def __init__(self, pair: ModelPair, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
+        self._cast = LoadedPair(pair, analyses or Analyses())
         self.limits = limits
         self.pace = Pace()
         self.store = RunStore()
@@ -62,16 +62,16 @@ class PageService:
         self._split_seekers = threading.Semaphore(MOST_SEEKERS)
 
     @property
-    def contenders(self) -> ModelPair:
-        return self._cast.contenders
+    def pair(self) -> ModelPair:
+        return self._cast.pair
 
     @property
     def analyses(self) -> Analyses:
         return self._cast.analyses
 
-    def swap(self, contenders: ModelPair, analyses: Analyses) -> None:
+    def swap(self, pair: ModelPair, analyses: Analyses) -> None:
         """Another pair from the next run on; one in progress keeps its engines to its end."""
-        self._cast, self._split = LoadedPair(contenders, analyses), None
+        self._cast, self._split = LoadedPair(pair, analyses), None
         self.swaps += 1
 
     def exclusive(self) -> _Alone:
@@ -84,40 +84,40 @@ class PageService:
         self, chat: Chat, prompt: str, settings: Settings, opponent: str = OWN_LOOP
     ) -> Iterator[RaceView]:
         """One turn of both lanes."""
-        contenders = self.contenders
-        lanes = _lanes(contenders, chat, prompt, settings, opponent=opponent)
-        yield from self._run(self._race(contenders, lanes))
+        pair = self.pair
+        lanes = _lanes(pair, chat, prompt, settings, opponent=opponent)
+        yield from self._run(self._race(pair, lanes))
         speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
         if opponent == OWN_LOOP and all(speeds.values()):
-            self._speeds[_way(contenders)] = speeds
+            self._speeds[_way(pair)] = speeds
 
     def speeds(self, in_full: bool = False) -> Mapping[str, float]:
         """Tokens per second of model time of the loaded pair's last whole answer, by lane; nothing before it.
 
         in_full: of the same pair unquantised, where it was loaded and answered before.
         """
-        name, bits = _way(self.contenders)
+        name, bits = _way(self.pair)
         return self._speeds.get((name, "" if in_full else bits), {})
 
     def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
         """The last turn's DynaMo lane at other settings, same prompt and seed; the base lane stays."""
-        contenders = self.contenders
-        _check_answered(chat, contenders)
+        pair = self.pair
+        _check_answered(chat, pair)
         settings = replace(settings, seed=chat.last_seed)
-        lanes = _lanes(contenders, chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        yield from self._run(self._race(contenders, lanes, still={"base": chat.wire("base")}))
+        lanes = _lanes(pair, chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
+        yield from self._run(self._race(pair, lanes, still={"base": chat.wire("base")}))
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
         """A first turn run to its end unseen: for duels and programs."""
-        contenders = self.contenders
-        lanes = _lanes(contenders, Chat(), prompt, settings, opponent=opponent)
-        for _ in self._run(self._race(contenders, lanes)):
+        pair = self.pair
+        lanes = _lanes(pair, Chat(), prompt, settings, opponent=opponent)
+        for _ in self._run(self._race(pair, lanes)):
             pass
         return lanes
 
     def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> RecordedRun:
         """One lane of one turn, run to its end unseen."""
-        lane = _lanes(self.contenders, chat, prompt, settings, only=(kind,))[kind]
+        lane = _lanes(self.pair, chat, prompt, settings, only=(kind,))[kind]
         for _ in self._passes(lane):
             pass
         return lane
@@ -126,10 +126,10 @@ class PageService:
         """One lane of a first turn while it runs: the lane again and again, at most every few hundredths."""
         if kind not in LANES:
             raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {short_repr(kind)}")
-        lane = _lanes(self.contenders, Chat(), prompt, settings, only=(kind,))[kind]
-        beat = Throttle()
+        lane = _lanes(self.pair, Chat(), prompt, settings, only=(kind,))[kind]
+        throttle = Throttle()
         for _ in self._passes(lane):
-            if beat.is_due():
+            if throttle.is_due():
                 yield lane
         yield lane
 
@@ -139,8 +139,8 @@ class PageService:
                 yield lane.take(record)
         lane.end()
 
-    def _race(self, contenders: ModelPair, lanes: dict[str, RecordedRun], **more: Any) -> Race:
-        return Race(lanes, label=contenders.label, store=self.store, **more)
+    def _race(self, pair: ModelPair, lanes: dict[str, RecordedRun], **more: Any) -> Race:
+        return Race(lanes, label=pair.label, store=self.store, **more)
 
     def _run(self, race: Race) -> Iterator[RaceView]:
         with self.exclusive(), self.pace.run(), closing(race.views()) as views:
@@ -151,7 +151,7 @@ class PageService:
     def strip(self, chat: Chat, settings: Settings) -> Iterator[str]:
         """The last prompt at seven thresholds, a line of NDJSON more with each."""
         cast = self._cast
-        _check_answered(chat, cast.contenders)
+        _check_answered(chat, cast.pair)
         before, prompt = chat.without_last(), chat.last_prompt
         base_speed = speed_of(chat.base[-1].trace.passes)
         wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
@@ -159,7 +159,7 @@ class PageService:
         for threshold in STRIP_THRESHOLDS:
             options = replace(settings.options, threshold=threshold)
             at = replace(settings, options=options, seed=chat.last_seed)
-            lane = _lanes(cast.contenders, before, prompt, at, only=("dynamo",))["dynamo"]
+            lane = _lanes(cast.pair, before, prompt, at, only=("dynamo",))["dynamo"]
             passes = list(self._passes(lane))
             row = strip_row(threshold, lane, passes, base_speed, cast.analyses.audit)
             wire += json.dumps(row) + "\n"
@@ -171,7 +171,7 @@ class PageService:
     def audit(self, chat: Chat) -> str:
         """What the base thinks of the last answers, JSON for the audit card; "" where there is none."""
         cast = self._cast
-        if not chat or cast.analyses.audit is None or chat.last_model != cast.contenders.name:
+        if not chat or cast.analyses.audit is None or chat.last_model != cast.pair.name:
             return ""
         opinions = {lane: self._opinion(cast, chat, lane) for lane in LANES}
         trace = chat.dynamo[-1].trace
@@ -191,7 +191,7 @@ class PageService:
         messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
         reply = [token for line in trace.passes for token in line.tokens]
         with self.exclusive():
-            ids = cast.contenders.encode(messages, cast.contenders.max_length - len(reply))
+            ids = cast.pair.encode(messages, cast.pair.max_length - len(reply))
             return cast.analyses.audit(ids, reply)
 
     # ---- looking closer
@@ -267,25 +267,23 @@ class _Alone:
         self._lock.release()
 
 
-def _way(contenders: ModelPair) -> tuple[str, str]:
+def _way(pair: ModelPair) -> tuple[str, str]:
     """What a speed belongs to: a pair, as it was loaded."""
-    return contenders.name, contenders.footprint.quantised if contenders.footprint else ""
+    return pair.name, pair.footprint.quantised if pair.footprint else ""
 
 
 def _lanes(
-    contenders: ModelPair, chat: Chat, prompt: str, settings: Settings, **more: Any
+    pair: ModelPair, chat: Chat, prompt: str, settings: Settings, **more: Any
 ) -> dict[str, RecordedRun]:
     prompt = message("prompt", prompt).strip()
-    return contenders.lanes(chat, prompt, settings.options, settings.max_new_tokens, settings.seed, **more)
+    return pair.lanes(chat, prompt, settings.options, settings.max_new_tokens, settings.seed, **more)
 
 
-def _check_answered(chat: Chat, contenders: ModelPair) -> None:
+def _check_answered(chat: Chat, pair: ModelPair) -> None:
     if not chat:
         raise ValueError(NO_ANSWER)
-    if chat.last_model != contenders.name:
-        raise ValueError(
-            f"This answer is {chat.last_model}'s, and {contenders.name} is loaded now; press Generate"
-        )
+    if chat.last_model != pair.name:
+        raise ValueError(f"This answer is {chat.last_model}'s, and {pair.name} is loaded now; press Generate")
 
 
 def _wire(trace: Trace) -> str:

@@ -70,13 +70,13 @@ class CompareTab:
     duel: gr.State
 
 
-def compare_tab(host: PageService, offer: Offer, recorded: RaceView | None) -> CompareTab:
+def compare_tab(service: PageService, offer: Offer, recorded: RaceView | None) -> CompareTab:
     """Builds the tab inside a `gr.Tab`; `recorded` is what the panes show before anything was asked."""
     first = recorded or RaceView("", "", "", READY)
-    prompt, suggested, generate, stop, examples = _prompt_row(examples_for(host.contenders.examples))
-    bar = race_bar(first.status, host.split, elem_id="race")
+    prompt, suggested, generate, stop, examples = _prompt_row(examples_for(service.pair.examples))
+    bar = race_bar(first.status, service.split, elem_id="race")
     gr.HTML(_LEGEND)
-    base, dynamo = _panes(host, first)
+    base, dynamo = _panes(service, first)
     voting = offer.votes is not None
     votes, vote_buttons = _vote_row() if voting else (None, {})
     retry, edit, new_chat, load, blind = _chat_row(voting)
@@ -92,14 +92,14 @@ def compare_tab(host: PageService, offer: Offer, recorded: RaceView | None) -> C
             min_width=260,
             elem_id="preset",
         )
-    inspector = joint_inspector(host.store.get_pass, elem_id="inspector", value=first.inspector)
+    inspector = joint_inspector(service.store.get_pass, elem_id="inspector", value=first.inspector)
     part("timeline", elem_id="timeline")
-    audit = part("audit", elem_id="audit") if host.analyses.audit else None
+    audit = part("audit", elem_id="audit") if service.analyses.audit else None
     strip, strip_start = _strip() if offer.strip else (None, None)
     with gr.Accordion("All settings, and the left lane", open=False, elem_id="settings"):
         opponent = gr.Radio(
-            [(OPPONENTS[name], name) for name in host.contenders.opponents],
-            value=next(iter(host.contenders.opponents)),
+            [(OPPONENTS[name], name) for name in service.pair.opponents],
+            value=next(iter(service.pair.opponents)),
             label="Left lane",
             info=OPPONENT_INFO,
             elem_id="opponent",
@@ -107,7 +107,7 @@ def compare_tab(host: PageService, offer: Offer, recorded: RaceView | None) -> C
         settings = {
             "threshold": threshold,
             "exact": exact,
-            **settings_panel(host.contenders.heads, host.limits.answer_tokens),
+            **settings_panel(service.pair.heads, service.limits.answer_tokens),
         }
     with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as charts:
         gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
@@ -202,12 +202,12 @@ def _vote_row() -> tuple[gr.Row, dict[str, gr.Button]]:
     return row, buttons
 
 
-def _panes(host: PageService, first: RaceView) -> tuple[gr.HTML, gr.HTML]:
+def _panes(service: PageService, first: RaceView) -> tuple[gr.HTML, gr.HTML]:
     with gr.Row(equal_height=True, elem_classes="dm-panes"):
         with gr.Column(min_width=320):
-            base = token_pane("base", first.base, host.store.get_trace, elem_id="pane-base")
+            base = token_pane("base", first.base, service.store.get_trace, elem_id="pane-base")
         with gr.Column(min_width=320):
-            dynamo = token_pane("dynamo", first.dynamo, host.store.get_trace, elem_id="pane-dynamo")
+            dynamo = token_pane("dynamo", first.dynamo, service.store.get_trace, elem_id="pane-dynamo")
     return base, dynamo
 
 

@@ -22,12 +22,12 @@ EXTRA_HEADS = 2  # those that `train` adds unless told otherwise
 _measured = cache(estimates.multiplications_per_second)
 
 
-def machine_pace(host: PageService) -> float | None:
+def machine_pace(service: PageService) -> float | None:
     """Multiplications a second, measured once, while the host runs nothing whose clock it would disturb; None
     where the model does not get free for that.
     """
     if not _measured.cache_info().currsize:
-        with suppress(Busy), host.exclusive():
+        with suppress(Busy), service.exclusive():
             return _measured()
         return None
     return _measured()

@@ -1,4 +1,4 @@
-"""The models of this host: what can be loaded, and one loaded at a time into the `PageService`.
+"""The models of this service: what can be loaded, and one loaded at a time into the `PageService`.
 
 A pair takes the place of the one before from the next run on. Where both do not fit into memory together, the
 embedded pair steps in before the new one is read, so that the page always has one, and says so. A stock
@@ -71,8 +71,8 @@ class ModelManager:
     where models go.
     """
 
-    def __init__(self, host: PageService, offer: ModelOffer):
-        self.host, self.offer = host, offer
+    def __init__(self, service: PageService, offer: ModelOffer):
+        self.service, self.offer = service, offer
         self.completion: Completion | None = None
         self.notice = ""
         self._pair_bytes = offer.held
@@ -83,7 +83,7 @@ class ModelManager:
 
     @property
     def loaded(self) -> str:
-        return self.host.contenders.name
+        return self.service.pair.name
 
     def quantisations(self) -> list[str]:
         """Those to choose from. What the machine cannot do is told by the loader: the library takes seconds
@@ -178,7 +178,7 @@ class ModelManager:
 
     def _work(self, job: _Job, quantize: str | None) -> None:
         if job.name in self.offer.ready:
-            self.host.swap(*self.offer.ready[job.name])
+            self.service.swap(*self.offer.ready[job.name])
             self.notice = ""
             return
         job.tell(LoadProgress(f"Looking for {job.name} …"))
@@ -197,8 +197,8 @@ class ModelManager:
             pair = load(job.name, self.device, quantize=quantize)
             self.completion = None
             self._pair_bytes = memory_of(pair.base, pair.dynamo)
-            self.host.swap(*self.offer.stage(pair))
-            self.notice = "" if self.host.contenders.chat else untuned(job.name)
+            self.service.swap(*self.offer.stage(pair))
+            self.notice = "" if self.service.pair.chat else untuned(job.name)
         else:
             model, tokenizer, _ = load_model(job.name, self.device, quantize=quantize)
             self.completion = Completion(job.name, model, tokenizer)
@@ -209,7 +209,7 @@ class ModelManager:
         if self.offer.workshop is None:
             return
         job.tell(LoadProgress("Measuring how fast this machine could train its heads …"))
-        machine_pace(self.host)
+        machine_pace(self.service)
 
     def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
         """Lets go of what stands in the way: nothing, where the new model fits beside it."""
@@ -220,8 +220,8 @@ class ModelManager:
         self.completion = None
         if self.loaded != EMBEDDED:
             job.tell(LoadProgress("Waiting until no run is going on, to make room …"))
-            with self.host.exclusive():
-                self.host.swap(*self.offer.stage(load(EMBEDDED, self.device)))
+            with self.service.exclusive():
+                self.service.swap(*self.offer.stage(load(EMBEDDED, self.device)))
             self.notice = (
                 f"There is no room for two models: the embedded pair answers until {job.name} is loaded."
             )

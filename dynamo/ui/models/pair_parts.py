@@ -39,27 +39,27 @@ class PairParts:
             *self.explore.outputs,
         ]  # fmt: skip
 
-    def shown(self, shelf: ModelManager) -> Updates:
+    def shown(self, manager: ModelManager) -> Updates:
         """Everything about the pair that is loaded now, and no chat yet; what the visitor wrote stays."""
-        tab, contenders = self.compare, shelf.host.contenders
+        tab, pair = self.compare, manager.service.pair
         cards = [card for card in (tab.audit, tab.strip) if card is not None]
-        names = list(contenders.opponents)
-        examples = examples_for(contenders.examples)
+        names = list(pair.opponents)
+        examples = examples_for(pair.examples)
         return {
             tab.prompt: gr.update(label=examples.label, placeholder=examples.placeholder),
             tab.suggested: examples.first,
             tab.examples: gr.update(**examples.samples()),
             tab.opponent: gr.update(choices=[(OPPONENTS[name], name) for name in names], value=names[0]),
             tab.settings["max_order"]: gr.update(
-                maximum=max(contenders.heads, 2), value=min(contenders.heads, SamplingOptions().max_order)
+                maximum=max(pair.heads, 2), value=min(pair.heads, SamplingOptions().max_order)
             ),
-            self.notice: notice_update(shelf.notice),
-            self.description: self.about(contenders.description),
+            self.notice: notice_update(manager.notice),
+            self.description: self.about(pair.description),
             **dict.fromkeys((tab.base, tab.dynamo, tab.inspector, *cards), ""),
             tab.bar: READY,
             tab.replacing: False,
             tab.duel: None,
-            **self.explore.show(shelf.host.analyses.report),
+            **self.explore.show(manager.service.analyses.report),
         }
 
 

@@ -64,30 +64,30 @@ class _Tab:
         return [self.loaded, self.picker, self.headless, self.headless_title, self.written, self.speed]
 
 
-def models_tab(shelf: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) -> None:
+def models_tab(manager: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) -> None:
     """Builds the tab inside a `gr.Tab(MODELS)` and connects it; demo: the page, refreshed for latecomers."""
-    tab = _build(shelf)
+    tab = _build(manager)
     training = None
-    if shelf.offer.workshop is not None:
+    if manager.offer.workshop is not None:
         with tab.headless:
-            training = training_section(shelf, demo)
+            training = training_section(manager, demo)
     # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
     seen = gr.Number(0, precision=0, visible=False)
-    loaded = gr.Textbox(shelf.loaded, visible=False)
+    loaded = gr.Textbox(manager.loaded, visible=False)
     refreshed = [seen, loaded, tab.name, *tab.refreshed(), *pair.outputs()]
 
     def refresh(swaps: int, opening: bool = False) -> Updates:
-        told = _told(tab, shelf)
-        if swaps != shelf.host.swaps:
+        told = _told(tab, manager)
+        if swaps != manager.service.swaps:
             name = loaded if opening else tab.name
-            told |= {seen: shelf.host.swaps, name: shelf.loaded, **pair.shown(shelf)}
+            told |= {seen: manager.service.swaps, name: manager.loaded, **pair.shown(manager)}
         return told
 
     def missed(swaps: int) -> Updates:
-        return refresh(swaps, opening=True) if swaps != shelf.host.swaps else {seen: swaps}
+        return refresh(swaps, opening=True) if swaps != manager.service.swaps else {seen: swaps}
 
     def connect(event: Any, source: Any) -> Any:
-        loading = event(_load(shelf), [source, tab.quantize], tab.status, **_LOADING)
+        loading = event(_load(manager), [source, tab.quantize], tab.status, **_LOADING)
         shown = suggest(loading.then(refresh, seen, refreshed, **QUIET).then, pair.compare)
         if training is not None:
             shown.then(training.foretell, training.steps, training.estimate, **QUIET)
@@ -103,7 +103,7 @@ def models_tab(shelf: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.Blo
         **QUIET,
     )  # fmt: skip
     connect(begun.then, tab.name)
-    tab.cancel.click(shelf.cancel, None, None, **QUIET)
+    tab.cancel.click(manager.cancel, None, None, **QUIET)
     # The page was built for the pair that it began with. Asked twice, as the first answer may come so late
     # that it takes the place of one about a pair that was loaded meanwhile.
     opened = demo.load(partial(refresh, opening=True), seen, refreshed, **QUIET)
@@ -117,15 +117,15 @@ def models_tab(shelf: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.Blo
     tab.picker.pick(_picked, None, tab.name, **QUIET)
     asked = [tab.quantize, tab.name]
     tab.quantize.change(
-        lambda quantize, name: _picker(shelf, _bits(quantize), name), asked, tab.picker, **QUIET
+        lambda quantize, name: _picker(manager, _bits(quantize), name), asked, tab.picker, **QUIET
     )
-    tabs.select(_arrived(shelf), asked, [tab.picker, tab.loaded], **QUIET)
-    tab.complete.click(_complete(shelf), tab.begun, [tab.written, tab.speed], **RUN)
+    tabs.select(_arrived(manager), asked, [tab.picker, tab.loaded], **QUIET)
+    tab.complete.click(_complete(manager), tab.begun, [tab.written, tab.speed], **RUN)
     if training is not None:
         finished = training.finished
         demo.load(training.foretell, training.steps, training.estimate, **QUIET)
         connect(finished.change, finished).then(
-            lambda folder: gr.Tabs(selected="compare") if shelf.loaded == folder else gr.skip(),
+            lambda folder: gr.Tabs(selected="compare") if manager.loaded == folder else gr.skip(),
             finished, tabs, **QUIET,
         )  # fmt: skip
 
@@ -133,16 +133,16 @@ def models_tab(shelf: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.Blo
 _LOADING = {"show_progress": "hidden", "concurrency_id": "loading", "concurrency_limit": 4, **IN_BROWSER}
 
 
-def _build(shelf: ModelManager) -> _Tab:
-    offer, bits = shelf.offer, shelf.quantisations()
+def _build(manager: ModelManager) -> _Tab:
+    offer, bits = manager.offer, manager.quantisations()
     gr.HTML(_INTRO)
     if offer.workshop is not None:
         gr.HTML(_SUITE)
-    parts: dict[str, Any] = {"loaded": gr.HTML(_loaded(shelf), elem_id="models-loaded")}
-    parts["picker"] = part("picker", _picker(shelf, None, shelf.loaded), elem_id="models-picker")
+    parts: dict[str, Any] = {"loaded": gr.HTML(_loaded(manager), elem_id="models-loaded")}
+    parts["picker"] = part("picker", _picker(manager, None, manager.loaded), elem_id="models-picker")
     with gr.Row(elem_classes="dm-models-row"):
         parts["name"] = gr.Textbox(
-            shelf.loaded,
+            manager.loaded,
             label="Model: one of the above, a hub id, or a folder" if offer.any_model else "Model",
             interactive=offer.any_model,
             max_length=LONGEST_NAME,
@@ -181,13 +181,13 @@ def _build(shelf: ModelManager) -> _Tab:
 # ---- what is shown
 
 
-def _told(tab: _Tab, shelf: ModelManager) -> Updates:
-    completion = shelf.completion
-    chosen = completion.name if completion else shelf.loaded
+def _told(tab: _Tab, manager: ModelManager) -> Updates:
+    completion = manager.completion
+    chosen = completion.name if completion else manager.loaded
     title = _HEADLESS.format(name=in_html(completion.name)) if completion else ""
     return {
-        tab.loaded: _loaded(shelf),
-        tab.picker: _picker(shelf, None, chosen),
+        tab.loaded: _loaded(manager),
+        tab.picker: _picker(manager, None, chosen),
         tab.headless: gr.update(visible=completion is not None),
         tab.headless_title: title,
         tab.written: "",
@@ -195,27 +195,27 @@ def _told(tab: _Tab, shelf: ModelManager) -> Updates:
     }
 
 
-def _loaded(shelf: ModelManager) -> str:
-    contenders = shelf.host.contenders
-    kind = "" if contenders.chat else " It completes text; it was not finetuned to chat."
-    heads = f"{contenders.heads} token heads, up to {contenders.max_length:,} tokens."
-    name = f"<b><bdi>{in_html(contenders.name)}</bdi></b>"
-    host = shelf.host
-    table = footprint_table(contenders.footprint, host.speeds(), host.speeds(in_full=True))
+def _loaded(manager: ModelManager) -> str:
+    pair = manager.service.pair
+    kind = "" if pair.chat else " It completes text; it was not finetuned to chat."
+    heads = f"{pair.heads} token heads, up to {pair.max_length:,} tokens."
+    name = f"<b><bdi>{in_html(pair.name)}</bdi></b>"
+    service = manager.service
+    table = footprint_table(pair.footprint, service.speeds(), service.speeds(in_full=True))
     return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p>{table}</div>'
 
 
-def _picker(shelf: ModelManager, quantize: str | None, chosen: str) -> str:
-    return json.dumps({"chosen": chosen, "rows": [asdict(row) for row in shelf.rows(quantize)]})
+def _picker(manager: ModelManager, quantize: str | None, chosen: str) -> str:
+    return json.dumps({"chosen": chosen, "rows": [asdict(row) for row in manager.rows(quantize)]})
 
 
-def _arrived(shelf: ModelManager) -> Callable[..., Any]:
+def _arrived(manager: ModelManager) -> Callable[..., Any]:
     """What is free, cached, trained and how fast may have changed since the tab was seen last."""
 
     def arrived(quantize: str, name: str, event: gr.SelectData) -> Any:
         if event.value != MODELS:
             return gr.skip(), gr.skip()
-        return _picker(shelf, _bits(quantize), name), _loaded(shelf)
+        return _picker(manager, _bits(quantize), name), _loaded(manager)
 
     return arrived
 
@@ -243,31 +243,31 @@ def failed(reason: str) -> str:
 # ---- what is done
 
 
-def _load(shelf: ModelManager) -> Callable[..., Iterator[str]]:
+def _load(manager: ModelManager) -> Callable[..., Iterator[str]]:
     def load(name: str, quantize: str) -> Iterator[str]:
         try:
-            for moment in shelf.load(str(name or "")[:LONGEST_NAME], _bits(quantize)):
+            for moment in manager.load(str(name or "")[:LONGEST_NAME], _bits(quantize)):
                 yield _status(moment)
         except (ValueError, OSError, RuntimeError) as error:
-            kept = f" {shelf.loaded} goes on answering." if not shelf.notice else f" {shelf.notice}"
+            kept = f" {manager.loaded} goes on answering." if not manager.notice else f" {manager.notice}"
             yield failed(f"{str(error).rstrip('.')}.{kept}")
             return
         told = f"{name.strip()} is loaded; it answers in Compare from the next run on."
-        if shelf.completion is not None:
+        if manager.completion is not None:
             told = f"{name.strip()} is loaded. It has no token heads: see below."
         yield _status(LoadProgress(told))
 
     return load
 
 
-def _complete(shelf: ModelManager) -> Callable[[str], Iterator[tuple[str, str]]]:
+def _complete(manager: ModelManager) -> Callable[[str], Iterator[tuple[str, str]]]:
     @in_one_sentence
     def complete(text: str) -> Iterator[tuple[str, str]]:
-        completion = shelf.completion
+        completion = manager.completion
         if completion is None:
             raise ValueError("There is no model here that completes text; load one first")
         options = SamplingOptions()
-        with shelf.host.exclusive():
+        with manager.service.exclusive():
             for written, speed in completion.complete(text, options):
                 yield written, f'<div class="dm-models"><p>{in_html(speed)}</p></div>'
 

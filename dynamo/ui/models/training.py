@@ -56,9 +56,9 @@ class TrainingSection:
     foretell: Callable[[int], str]
 
 
-def training_section(shelf: ModelManager, demo: gr.Blocks) -> TrainingSection:
+def training_section(manager: ModelManager, demo: gr.Blocks) -> TrainingSection:
     """Builds the section where it is called, and connects it with the page."""
-    workshop, dialogues = TrainingJob(shelf.offer.workshop), shelf.offer.dialogues
+    workshop, dialogues = TrainingJob(manager.offer.workshop), manager.offer.dialogues
     gr.HTML(_INTRO)
     if dialogues is not None:
         gr.HTML(_DIALOGUES.format(path=in_html(str(dialogues))))
@@ -95,16 +95,16 @@ def training_section(shelf: ModelManager, demo: gr.Blocks) -> TrainingSection:
     shown = [status, plot, drawn, train, cancel, timer, finished]
 
     def expected(completion: Completion, count: int, pace: float | None = None) -> Forecast:
-        return forecast(completion.name, completion.model, count, available_memory(shelf.device), pace)
+        return forecast(completion.name, completion.model, count, available_memory(manager.device), pace)
 
     def foretell(count: int) -> str:
-        completion = shelf.completion
+        completion = manager.completion
         if completion is None:
             return ""
-        return _html(expected(completion, int(count), machine_pace(shelf.host)).in_words())
+        return _html(expected(completion, int(count), machine_pace(manager.service)).in_words())
 
     def start(data: str, count: int) -> tuple[Any, ...]:
-        completion = shelf.completion
+        completion = manager.completion
         try:
             if completion is None:
                 raise ValueError("model: load one without heads first")

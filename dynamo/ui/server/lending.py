@@ -32,14 +32,14 @@ class RemoteEngines:
 
     def __init__(
         self,
-        lender: GpuWorker,
+        gpu_worker: GpuWorker,
         name: str,
         makers: Mapping[str, Callable[[], StepEngine]],
         check: Callable[[GenerationRequest], None],
     ):
         self._makers = dict(makers)
         self._check = check
-        self._passes = lender.generator(f"lanes of {name}", self._race)
+        self._passes = gpu_worker.generator(f"lanes of {name}", self._race)
 
     def engines(self) -> dict[str, StepEngine]:
         """Each engine by itself."""

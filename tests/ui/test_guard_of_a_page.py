@@ -1,4 +1,4 @@
-"""What stays shut, who may knock and how much at once, on a page that is served: see also `test_doors`."""
+"""What stays shut, who may knock and how much at once, on a page that is served: see also `test_guard`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fakes import scripted_contenders
-from test_doors import SHUT
+from fakes import scripted_pair
+from test_guard import SHUT
 from visitors import PATIENCE
 
 from dynamo.spaces.limits import UNLIMITED, Limits
@@ -22,7 +22,7 @@ from dynamo.ui.server.limits import QUIET_BYTES, QUIET_CALL, Rates
 
 @contextmanager
 def served(limits: Limits):
-    demo = build_demo(scripted_contenders(), offer=Offer(limits=limits))
+    demo = build_demo(scripted_pair(), offer=Offer(limits=limits))
     options = {**launch_options(limits), "inbrowser": False, "quiet": True, "prevent_thread_lock": True}
     _, url, _ = serve(demo, server_name="127.0.0.1", **options)
     try:

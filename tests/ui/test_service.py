@@ -9,12 +9,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from fakes import HOSTILE, scripted_contenders
+from fakes import HOSTILE, scripted_pair
 from test_chat import SETTINGS, talk
 
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace
-from dynamo.ui.compare import service as host_module
+from dynamo.ui.compare import service as service_module
 from dynamo.ui.compare.analyses import Analyses
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.duel import Duel
@@ -41,10 +41,10 @@ def opinion(prompt, reply):
 
 
 def test_decoding_again_keeps_the_base_lane_the_prompt_and_the_seed():
-    host = PageService(scripted_contenders())
-    chat = talk(host, "one", "two")
+    service = PageService(scripted_pair())
+    chat = talk(service, "one", "two")
     at = replace(SETTINGS, options=replace(SETTINGS.options, threshold=1.0), seed=99)
-    views = list(host.decode_again(chat, at))
+    views = list(service.decode_again(chat, at))
     assert {view.base for view in views} == {chat.wire("base")}
     again = Chat.read(views[-1].base, views[-1].dynamo)
     assert again.dynamo[0].wire == chat.dynamo[0].wire
@@ -54,14 +54,14 @@ def test_decoding_again_keeps_the_base_lane_the_prompt_and_the_seed():
 
 
 def test_without_an_answer_there_is_nothing_to_decode_again():
-    for ask in (PageService(scripted_contenders()).decode_again, PageService(scripted_contenders()).strip):
+    for ask in (PageService(scripted_pair()).decode_again, PageService(scripted_pair()).strip):
         with pytest.raises(ValueError, match="press Generate first"):
             next(ask(Chat(), SETTINGS))
 
 
 def test_the_strip_shows_the_prompt_at_seven_thresholds_as_they_are_done():
-    host = PageService(scripted_contenders(), Analyses(audit=opinion))
-    lines = list(host.strip(talk(host, "one"), SETTINGS))
+    service = PageService(scripted_pair(), Analyses(audit=opinion))
+    lines = list(service.strip(talk(service, "one"), SETTINGS))
     assert all(after.startswith(before) for before, after in itertools.pairwise(lines))
     announced, *rows, done = map(json.loads, lines[-1].splitlines())
     assert announced == {"thresholds": list(STRIP_THRESHOLDS)} and done == {"done": True}
@@ -99,9 +99,9 @@ def test_a_control_that_sends_nonsense_is_named(name, value, sentence):
 
 
 def test_the_audit_gives_every_token_of_dynamo_the_bases_opinion():
-    host = PageService(scripted_contenders(), Analyses(audit=opinion))
-    chat = talk(host, "one")
-    card = json.loads(host.audit(chat))
+    service = PageService(scripted_pair(), Analyses(audit=opinion))
+    chat = talk(service, "one")
+    card = json.loads(service.audit(chat))
     texts = [text for line in chat.dynamo[-1].trace.passes for text in line.texts]
     assert [token["text"] for token in card["tokens"]] == texts
     assert card["tokens"][1]["p"] == pytest.approx(0.002479, abs=1e-6)
@@ -111,56 +111,56 @@ def test_the_audit_gives_every_token_of_dynamo_the_bases_opinion():
 
 
 def test_no_audit_no_card():
-    host = PageService(scripted_contenders())
-    assert host.audit(talk(host, "one")) == ""
-    assert PageService(scripted_contenders(), Analyses(audit=opinion)).audit(Chat()) == ""
+    service = PageService(scripted_pair())
+    assert service.audit(talk(service, "one")) == ""
+    assert PageService(scripted_pair(), Analyses(audit=opinion)).audit(Chat()) == ""
 
 
 def test_the_time_split_is_profiled_once():
     calls = []
-    host = PageService(scripted_contenders(), Analyses(split=lambda: calls.append(1) or {"base": 1}))
-    assert host.split() == host.split() == '{"base": 1}'
+    service = PageService(scripted_pair(), Analyses(split=lambda: calls.append(1) or {"base": 1}))
+    assert service.split() == service.split() == '{"base": 1}'
     assert len(calls) == 1
-    assert PageService(scripted_contenders()).split() is None
+    assert PageService(scripted_pair()).split() is None
 
 
 def test_who_waits_for_the_time_split_leaves_threads_to_the_run_that_goes_on():
     """Each of them held one of Gradio's forty threads, without which the run could not go on."""
-    host = PageService(scripted_contenders(), Analyses(split=lambda: {"base": 1}))
+    service = PageService(scripted_pair(), Analyses(split=lambda: {"base": 1}))
     with ThreadPoolExecutor(MOST_SEEKERS + 3) as visitors:
-        with host.exclusive():
-            asked = [visitors.submit(host.split) for _ in range(MOST_SEEKERS + 3)]
+        with service.exclusive():
+            asked = [visitors.submit(service.split) for _ in range(MOST_SEEKERS + 3)]
             refused = [each for _, each in zip(range(3), as_completed(asked), strict=False)]
         for each in refused:
             with pytest.raises(Busy, match="being profiled for others"):
                 each.result()
         assert [each.result() for each in asked if each not in refused] == ['{"base": 1}'] * MOST_SEEKERS
-    with host.exclusive():
-        assert host.split() == '{"base": 1}'  # known now, and nobody waits
+    with service.exclusive():
+        assert service.split() == '{"base": 1}'  # known now, and nobody waits
 
 
 # ---- one run at a time
 
 
 def test_a_second_run_waits_for_the_first_and_gives_up_in_words(monkeypatch):
-    monkeypatch.setattr(host_module, "LOCK_SECONDS", 0.05)
-    host = PageService(scripted_contenders())
-    first = host.answer(Chat(), "one", SETTINGS)
+    monkeypatch.setattr(service_module, "LOCK_SECONDS", 0.05)
+    service = PageService(scripted_pair())
+    first = service.answer(Chat(), "one", SETTINGS)
     next(first)
     with pytest.raises(Busy, match="busy with another visitor's run"):
-        next(host.answer(Chat(), "two", SETTINGS))
+        next(service.answer(Chat(), "two", SETTINGS))
     first.close()
-    assert len(list(host.answer(Chat(), "two", SETTINGS))) > 1
+    assert len(list(service.answer(Chat(), "two", SETTINGS))) > 1
 
 
 def test_a_run_may_be_closed_by_another_thread():
-    host = PageService(scripted_contenders())
-    running = host.answer(Chat(), "one", SETTINGS)
+    service = PageService(scripted_pair())
+    running = service.answer(Chat(), "one", SETTINGS)
     next(running)
     closer = threading.Thread(target=running.close)
     closer.start()
     closer.join(60)
-    next(host.answer(Chat(), "two", SETTINGS))
+    next(service.answer(Chat(), "two", SETTINGS))
 
 
 # ---- loading
@@ -168,26 +168,26 @@ def test_a_run_may_be_closed_by_another_thread():
 
 def test_a_file_of_many_runs_takes_the_place_of_no_more_than_it_shows(tmp_path):
     """All of them were stored, and every other visitor's run made room."""
-    host = PageService(scripted_contenders())
-    path, view = saved(tmp_path, host, "base", "dynamo")
+    service = PageService(scripted_pair())
+    path, view = saved(tmp_path, service, "base", "dynamo")
     path.write_text(path.read_text(encoding="utf-8") * 200, encoding="utf-8")
-    host.load(path)
+    service.load(path)
     for wire in (view.base, view.dynamo):
-        assert host.store.get_trace(read_trace(wire.splitlines()).header.run)
+        assert service.store.get_trace(read_trace(wire.splitlines()).header.run)
 
 
-def saved(tmp_path, host: PageService, *lanes: str):
-    *_, view = host.answer(Chat(), "one", SETTINGS)
+def saved(tmp_path, service: PageService, *lanes: str):
+    *_, view = service.answer(Chat(), "one", SETTINGS)
     wires = {"base": view.base, "dynamo": view.dynamo}
-    text = "".join(host.store.get_trace(read_trace(wires[lane].splitlines()).header.run) for lane in lanes)
+    text = "".join(service.store.get_trace(read_trace(wires[lane].splitlines()).header.run) for lane in lanes)
     path = tmp_path / "saved.ndjson"
     path.write_text(text, encoding="utf-8")
     return path, view
 
 
 def test_a_saved_trace_loads_with_its_joints_under_a_new_id(tmp_path):
-    path, view = saved(tmp_path, PageService(scripted_contenders()), "base", "dynamo")
-    other = PageService(scripted_contenders())
+    path, view = saved(tmp_path, PageService(scripted_pair()), "base", "dynamo")
+    other = PageService(scripted_pair())
     shown = other.load(path)
     before, after = (read_trace(each.dynamo.splitlines()) for each in (view, shown))
     assert after.passes == before.passes and after.header.run != before.header.run
@@ -197,8 +197,8 @@ def test_a_saved_trace_loads_with_its_joints_under_a_new_id(tmp_path):
 
 
 def test_one_lane_alone_loads(tmp_path):
-    path, _ = saved(tmp_path, PageService(scripted_contenders()), "base")
-    shown = PageService(scripted_contenders()).load(path)
+    path, _ = saved(tmp_path, PageService(scripted_pair()), "base")
+    shown = PageService(scripted_pair()).load(path)
     assert shown.dynamo == shown.inspector == "" and shown.base
 
 
@@ -220,14 +220,14 @@ def test_a_file_that_is_no_trace_is_refused_in_a_sentence(tmp_path, content, sen
     path = tmp_path / "bad.ndjson"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
-        PageService(scripted_contenders()).load(path)
+        PageService(scripted_pair()).load(path)
 
 
 # ---- the blind duel
 
 
 def duel(answer: str = HOSTILE) -> Duel:
-    return Duel.of(PageService(scripted_contenders(answer)).lanes_run("which?", SETTINGS))
+    return Duel.of(PageService(scripted_pair(answer)).lanes_run("which?", SETTINGS))
 
 
 def test_nothing_that_leaves_before_the_vote_tells_the_lanes_apart():
@@ -260,20 +260,20 @@ def test_a_duel_knows_its_speed_up():
 
 
 def test_runs_are_one_pairs_from_first_to_last_however_often_pairs_are_swapped():
-    pairs = {name: scripted_contenders(f"{name} " * 30) for name in ("first", "second")}
-    pairs = {name: replace(contenders, name=name) for name, contenders in pairs.items()}
-    host = PageService(pairs["first"])
+    pairs = {name: scripted_pair(f"{name} " * 30) for name in ("first", "second")}
+    pairs = {name: replace(pair, name=name) for name, pair in pairs.items()}
+    service = PageService(pairs["first"])
     made, over = [], threading.Event()
 
     def ask():
         while not over.is_set():
-            made.append(host.lanes_run("hello", Settings(SamplingOptions(), 96, len(made))))
+            made.append(service.lanes_run("hello", Settings(SamplingOptions(), 96, len(made))))
 
     asking = [threading.Thread(target=ask) for _ in range(4)]
     for each in asking:
         each.start()
     for number in itertools.count():
-        host.swap(pairs[("second", "first")[number % 2]], Analyses())
+        service.swap(pairs[("second", "first")[number % 2]], Analyses())
         time.sleep(0.01)
         if number >= 60 and {lanes["dynamo"].header.model for lanes in [*made]} == set(pairs):
             break
