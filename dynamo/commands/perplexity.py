@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading
-    from dynamo.data import documents
+    from dynamo.data.documents import read_documents, text_bytes_per_token
     from dynamo.evaluation import dynamic_perplexity, perplexity
     from dynamo.model import DynamoForCausalLM
 
@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"cut: expected {model.config.num_token_heads + 1} (a target for every head) to {positions} "
             f"(the model's positions) tokens, got {arguments.cut}"
         )
-    documents = documents.read_documents(arguments.data, tokenizer)
+    documents = read_documents(arguments.data, tokenizer)
     documents = documents[: arguments.limit or None]
-    result = perplexity.measure(model, documents, documents.text_bytes_per_token(tokenizer), arguments.cut)
+    result = perplexity.measure(model, documents, text_bytes_per_token(tokenizer), arguments.cut)
     for head, nats in enumerate(result.mean_nats, start=1):
         told = [f"PPL_{head}", *([f"PPL_1:{head}"] if head > 1 else [])]
         told = [f"{name} {_shown(result.intervals[name])}" for name in told]

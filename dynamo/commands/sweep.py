@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading
-    from dynamo.data import documents
+    from dynamo.data.documents import read_documents
     from dynamo.data.prompts import read_prompts
     from dynamo.evaluation import machine
     from dynamo.evaluation.sweep_report import SweepReport
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pair = loading.load(arguments.model, **loading_options(arguments))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
-    documents = None if arguments.data is None else documents.read_documents(arguments.data, pair.tokenizer)
+    documents = None if arguments.data is None else read_documents(arguments.data, pair.tokenizer)
     base, *points = _points(arguments, pair, options, prompts)
     report = SweepReport(
         model=arguments.model,

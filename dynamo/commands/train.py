@@ -64,9 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.common.distributed import on_main_first
-    from dynamo.data import documents
     from dynamo.data.blocks import TokenBlocks
     from dynamo.data.corpus import DiskCorpus, data_files, tokenise
+    from dynamo.data.documents import read_documents
     from dynamo.training.trainer import Trainer, save_model
 
     recipe = RECIPES.get(arguments.recipe)
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         lambda: tokenise(data_files(arguments.data), tokenizer, arguments.tokens, arguments.workers)
     )
     blocks = TokenBlocks(DiskCorpus(files), _separator(tokenizer), arguments.block_size, options.seed)
-    validation = documents.read_documents(arguments.validation, tokenizer) if arguments.validation else []
+    validation = read_documents(arguments.validation, tokenizer) if arguments.validation else []
     trainer = Trainer(model, blocks, options, arguments.output, validation, arguments.block_size)
     with _asked_to_end() as asked:
         trained = trainer.run(stop=asked)

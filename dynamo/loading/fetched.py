@@ -96,7 +96,9 @@ def _refuse(response: Any) -> None:
         return
     asked = _ASKED.search(response.request.url.path)
     if asked and commit != asked[1]:
-        raise CorruptDownload(f"the hub answers with revision {short_repr(commit)}, not the one asked for")
+        raise CorruptDownload(
+            f"the hub answers with revision {short_repr(commit)} where another was asked for"
+        )
     check_names(commit, [])
     if response.request.method != "HEAD":  # of which alone the library takes a hash, this one
         return

@@ -95,15 +95,16 @@ def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
 def measure(name: str, dev: Path) -> dict[str, Any]:
     """Losses on the development dialogues, and replies to the fixed prompts at several thresholds."""
     from dynamo import loading
-    from dynamo.data import documents, text
+    from dynamo.data import text
+    from dynamo.data.documents import read_documents, text_bytes_per_token
     from dynamo.decoding.engine import Engine
     from dynamo.evaluation import perplexity, replies
     from dynamo.model import DynamoForCausalLM
     from dynamo.sampling.sampler import SamplingOptions
 
     pair = loading.load(name, device="cpu")
-    documents = documents.read_documents(dev, pair.tokenizer)
-    sizes = documents.text_bytes_per_token(pair.tokenizer)
+    documents = read_documents(dev, pair.tokenizer)
+    sizes = text_bytes_per_token(pair.tokenizer)
     prompts = [text.encode_chat(pair.tokenizer, chat) for chat in json.loads(PROMPTS_FILE.read_text())]
     base = DynamoForCausalLM.from_neox(pair.base, num_token_heads=1)
     report: dict[str, Any] = {

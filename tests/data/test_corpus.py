@@ -8,9 +8,9 @@ from hub import SHA, Repo
 from processes import pool
 
 from dynamo.__main__ import main
-from dynamo.data import documents
 from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, data_files, tokenise
+from dynamo.data.documents import read_documents
 from dynamo.training.recipes import BASE_LR, RECIPES, TrainingOptions
 from dynamo.training.trainer import save_model
 
@@ -31,13 +31,13 @@ def folder(tmp_path):
 def test_blocks_from_disk_are_the_blocks_from_memory(folder, tokenizer):
     files = data_files([str(folder / "shards")])
     assert [file.name for file in files] == ["a.jsonl", "b.jsonl.gz", "c.jsonl"]
-    documents = [each for file in files for each in documents.read_documents(file, tokenizer)]
+    documents = [each for file in files for each in read_documents(file, tokenizer)]
     made = tokenise(files, tokenizer, folder / "tokens")
     corpus = DiskCorpus(made)
     assert corpus.lengths.tolist() == [len(document) for document in documents]
     assert all(np.array_equal(corpus[i], document) for i, document in enumerate(documents))
     assert [list(map(len, file.read_documents())) for file in made] == [
-        [len(document) for document in documents.read_documents(file, tokenizer)] for file in files
+        [len(document) for document in read_documents(file, tokenizer)] for file in files
     ]
     memory, disk = (TokenBlocks(each, 0, 32, seed=3) for each in (documents, corpus))
     count = 2 * memory.blocks_per_epoch + 3

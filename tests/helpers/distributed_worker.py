@@ -11,9 +11,11 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-from conftest import tiny_dynamo
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from conftest import tiny_dynamo
 
 from dynamo.__main__ import main
 from dynamo.model import count_targets
