@@ -17,15 +17,20 @@ from typing import Any
 from uuid import uuid4
 
 from dynamo.commands.generate import (
-    Reply,
     add_engine_arguments,
     add_generation_arguments,
     add_loading_arguments,
+    in_words,
     loading_options,
+    summary,
 )
 from dynamo.common.options import from_arguments
 from dynamo.common.threads import settle_threads
+from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.joint_line import JointLine
+from dynamo.trace.ndjson import End, Header, Line, PassLine, write_trace
+from dynamo.trace.recorder import Recorder
 
 WARM_UP_TOKENS = 8
 
@@ -58,7 +63,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     settle_threads(engines["dynamo"], arguments.threads)
     for engine in engines.values():  # the first passes of a process are slow, and would be the base's alone
         list(engine.stream(prompt, options, WARM_UP_TOKENS, arguments.seed))
-    replies = {lane: Reply(pair.tokenizer) for lane in engines}
     lanes = {
         lane: engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
         for lane, engine in engines.items()
@@ -66,26 +70,26 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     recordings = {lane: _Recording(lane, pair, arguments, options) for lane in lanes}
     for lane, step in race(lanes):
         if step is not None:
-            replies[lane].add(step)
-            recordings[lane].add(step)
+            recordings[lane].take(step)
+    for recording in recordings.values():
+        recording.end()
     if arguments.trace:
         _write(arguments.trace, recordings.values())
     result: dict[str, Any] = {"model": arguments.model, "table": pair.table is not None}
-    for lane, reply in replies.items():
-        ids = [token for step in reply.steps for token in step.tokens]
-        opinion = audit(pair.base, prompt, ids)
-        print(f"{lane}\n  {reply.text}\n  {reply.line()}", file=sys.stderr)
+    for lane, recording in recordings.items():
+        opinion = audit(pair.base, prompt, recording.tokens)
+        print(f"{lane}\n  {recording.text}\n  {in_words(recording)}", file=sys.stderr)
         print(
             f"  under the base model: {opinion.nats_per_token:.2f} nats a token, "
             f"{100 * opinion.unlikely_share:.1f} % of the tokens below 1 %\n",
             file=sys.stderr,
         )
         result[lane] = {
-            **reply.summary(),
+            **summary(recording),
             "nats_per_token_under_base": opinion.nats_per_token,
             "share_below_1_percent": opinion.unlikely_share,
         }
-    slow, fast = (replies[lane].decode_tokens_per_second() for lane in ("base", "dynamo"))
+    slow, fast = (recordings[lane].tokens_per_second for lane in ("base", "dynamo"))
     ratio = fast / slow if slow and fast else None
     print(
         "wall clock, tokens per second of model time: " + (f"{ratio:.2f}x" if ratio else "too short to time"),
@@ -94,18 +98,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**result, "wall_clock_ratio": ratio}
 
 
-class _Recording:
+class _Recording(Recorder):
     """One lane's run as lines of a trace, joints included."""
 
     def __init__(self, lane: str, pair: Any, arguments: argparse.Namespace, options: SamplingOptions):
         from dynamo.data.text import IncrementalDecoder, TokenLabels
         from dynamo.decoding.engine import end_of_text_ids
         from dynamo.evaluation.machine import describe
-        from dynamo.trace.ndjson import Header
-        from dynamo.trace.recorder import Recorder
 
         machine = describe(pair.base)
         settings = {**asdict(options), "max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
+        self._label = TokenLabels(pair.tokenizer)
+        super().__init__(IncrementalDecoder(pair.tokenizer), end_of_text_ids(pair.dynamo), self._label)
+        self._threshold = options.threshold
         header = Header(
             uuid4().hex,
             lane,
@@ -115,31 +120,25 @@ class _Recording:
             engine="dynamo" if lane == "dynamo" else "loop",
             recorded=f"{machine['device']}, {machine['threads']} threads, {machine['date']}",
         )
-        ends = end_of_text_ids(pair.dynamo)
-        self._label = TokenLabels(pair.tokenizer)
-        self._recorder = Recorder(header, IncrementalDecoder(pair.tokenizer), ends, self._label)
-        self._threshold = options.threshold
-        self._lines: list[Any] = [header]
+        self.lines: list[Line] = [header]
 
-    def add(self, step: Any) -> None:
-        from dynamo.trace.joint_line import JointLine
+    def take(self, record: StepRecord) -> PassLine:
+        line = super().take(record)
+        joint = JointLine.of(line.index, record, self._threshold, self._label)
+        self.lines += [line] if joint is None else [line, joint]
+        return line
 
-        line = self._recorder.take(step)
-        joint = JointLine.of(line.index, step, self._threshold, self._label)
-        self._lines += [line] if joint is None else [line, joint]
-
-    def lines(self) -> list[Any]:
-        return [*self._lines, self._recorder.end()]
+    def end(self, reason: str = "", message: str = "") -> End:
+        self.lines.append(super().end(reason, message))
+        return self.lines[-1]
 
 
 def _write(path: str, recordings: Iterable[_Recording]) -> None:
-    from dynamo.trace.ndjson import write_trace
-
     temporary = Path(f"{path}.part")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             for recording in recordings:
-                write_trace(file, recording.lines())
+                write_trace(file, recording.lines)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from dynamo.commands.generate import add_loading_arguments, loading_options
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.engine import Engine
-from dynamo.evaluation.runs import BATCH
+from dynamo.evaluation.replies import BATCH
 from dynamo.sampling.sampler import SamplingOptions
 
 

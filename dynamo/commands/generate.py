@@ -13,6 +13,7 @@ from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.packed import WEIGHTS
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import Recorder, RunCounts
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,58 +66,35 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer, table = loading.load_model(arguments.model, **loading_options(arguments))
     engine = Engine(model, table, tokenizer, arguments.weights)
     settle_threads(engine, arguments.threads)
-    reply = Reply(tokenizer)
+    reply = Recorder(text.IncrementalDecoder(tokenizer))
     prompt = text.encode_prompt(tokenizer, arguments.prompt)
     if engine.heads > 1 and table is None:
         print("no co-occurrence table: the joint is not masked", file=sys.stderr)
     steps = engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
     try:
         for step in steps:
-            print(reply.add(step), end="", file=sys.stderr, flush=True)
+            print(reply.take(step).marked, end="", file=sys.stderr, flush=True)
+        print(reply.end().text, end="", file=sys.stderr)
     finally:
         print(file=sys.stderr)
-    print(f"\n{reply.line()}", file=sys.stderr)
-    return {"model": arguments.model, "table": table is not None, **reply.summary()}
+    print(f"\n{in_words(reply)}", file=sys.stderr)
+    return {"model": arguments.model, "table": table is not None, **summary(reply)}
 
 
-class Reply:
-    """A stream of records folded into text, marked text and counts."""
+def in_words(run: RunCounts) -> str:
+    counted = f"{len(run.tokens)} tokens in {run.passes} passes: {run.tokens_per_forward:.2f} tokens a pass"
+    speed = run.tokens_per_second
+    pace = f"{speed:.0f} tokens/s of model time after the first pass" if speed else "too short to time"
+    return f"{counted}, {pace}"
 
-    def __init__(self, tokenizer: Any):
-        from dynamo.data.text import IncrementalDecoder
 
-        self._decoder = IncrementalDecoder(tokenizer)
-        self.text = ""
-        self.steps: list[Any] = []
-
-    def add(self, step: Any) -> str:
-        """The step's text, in brackets where it holds several tokens."""
-        piece = "".join(self._decoder.push(step.tokens))
-        self.text += piece
-        self.steps.append(step)
-        return f"[{piece}]" if step.order > 1 and piece else piece
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(step.tokens) for step in self.steps)
-
-    def decode_tokens_per_second(self) -> float | None:
-        """Over the passes after the first, which also reads the prompt; None if there were none."""
-        later = [step for step in self.steps if not step.prefill]
-        seconds = sum(step.seconds for step in later)
-        return sum(len(step.tokens) for step in later) / seconds if later else None
-
-    def line(self) -> str:
-        passes, speed = len(self.steps), self.decode_tokens_per_second()
-        pace = f"{speed:.0f} tokens/s of model time after the first pass" if speed else "too short to time"
-        return f"{self.tokens} tokens in {passes} passes: {self.tokens / passes:.2f} tokens a pass, {pace}"
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "text": self.text,
-            "tokens": self.tokens,
-            "passes": len(self.steps),
-            "tokens_per_forward": self.tokens / len(self.steps),
-            "decode_tokens_per_second": self.decode_tokens_per_second(),
-            "orders": [step.order for step in self.steps],
-        }
+def summary(run: Recorder) -> dict[str, Any]:
+    """What the commands' results say of a reply."""
+    return {
+        "text": run.text,
+        "tokens": len(run.tokens),
+        "passes": run.passes,
+        "tokens_per_forward": run.tokens_per_forward,
+        "decode_tokens_per_second": run.tokens_per_second,
+        "orders": run.orders,
+    }

@@ -20,7 +20,7 @@ from dynamo.commands.generate import add_loading_arguments, loading_options
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.engine import Engine
-from dynamo.evaluation.runs import BATCH, check_batch
+from dynamo.evaluation.replies import BATCH, check_batch
 from dynamo.sampling.sampler import SamplingOptions
 
 THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]

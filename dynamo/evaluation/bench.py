@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from dynamo.common.statistics import Estimate, bootstrap, ratio
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
-from dynamo.evaluation.runs import Run
 from dynamo.evaluation.subprocess_lane import Lane, LaneLost
 from dynamo.loading import Pair
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import RunCounts
 
 LOOKUP_TOKENS = 10
 DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8")
@@ -105,13 +105,13 @@ def lanes(
         engines |= {"own_int8": _own(pair, "int8"), "dynamo_int8": _dynamo(pair, "int8")}
     exact = replace(options, exact=True)
     every: dict[str, Lane] = {
-        name: lambda prompt, seed, engine=engine: Run.of(
+        name: lambda prompt, seed, engine=engine: RunCounts.fold(
             engine.complete(prompt, options, max_new_tokens, seed)
         )
         for name, engine in stock.items()
     }
     every |= {
-        name: lambda prompt, seed, engine=engine, own=exact if name == "exact" else options: Run.of(
+        name: lambda prompt, seed, engine=engine, own=exact if name == "exact" else options: RunCounts.fold(
             engine.stream(prompt, own, max_new_tokens, seed)
         )
         for name, engine in engines.items()
@@ -152,7 +152,7 @@ def interleave(
     if runs < 1:
         raise ValueError(f"runs: expected 1 or more, got {runs}")
 
-    def reply(name: str, prompt: Sequence[int], seed: int) -> Run | None:
+    def reply(name: str, prompt: Sequence[int], seed: int) -> RunCounts | None:
         try:
             return lanes[name](prompt, seed)
         except LaneLost as error:

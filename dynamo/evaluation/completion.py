@@ -17,9 +17,10 @@ from dynamo.common import validation
 from dynamo.data import text
 from dynamo.data.readers import parse_line, read_lines
 from dynamo.decoding.engine import Engine
-from dynamo.evaluation.runs import BATCH, Run, check_batch, together
+from dynamo.evaluation.replies import BATCH, check_batch, decode_together
 from dynamo.loading import Pair
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import RunCounts
 
 KEY = ("prompt_id", "seed", "threshold")
 
@@ -117,21 +118,21 @@ def complete(
     dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
     encoded = [encode(prompt, pair.tokenizer) for prompt in prompts]
     for engine in (base, dynamo):  # a reply each to warm up
-        Run.of(engine.stream(encoded[0], options, min(max_new_tokens, 16)))
+        RunCounts.fold(engine.stream(encoded[0], options, min(max_new_tokens, 16)))
     timed = len(seeds) if batch == 1 else 1
     for prompt, ids in zip(prompts, encoded, strict=True):
         for seed in seeds[:timed]:
             for threshold, own in lanes.items():
                 if not finished((prompt.id, seed, threshold)):
                     engine = base if threshold is None else dynamo
-                    run = Run.of(engine.stream(ids, own, max_new_tokens, seed))
+                    run = RunCounts.fold(engine.stream(ids, own, max_new_tokens, seed))
                     yield {**_row(prompt, seed, threshold, run, pair.tokenizer), **_clock(run)}
         for threshold, own in lanes.items():
             engine = base if threshold is None else dynamo
             missing = [seed for seed in seeds[timed:] if not finished((prompt.id, seed, threshold))]
-            replies = together(engine, [ids] * len(missing), missing, own, max_new_tokens, batch)
-            for seed, records in zip(missing, replies, strict=True):
-                yield {**_row(prompt, seed, threshold, Run.of(records), pair.tokenizer), **NO_CLOCK}
+            replies = decode_together(engine, [ids] * len(missing), missing, own, max_new_tokens, batch)
+            for seed, run in zip(missing, replies, strict=True):
+                yield {**_row(prompt, seed, threshold, run, pair.tokenizer), **NO_CLOCK}
 
 
 def check_key(row: dict[str, Any]) -> None:
@@ -157,7 +158,9 @@ def check_text(row: dict[str, Any]) -> None:
     validation.require_int("heads", row["settings"]["heads"], 1)
 
 
-def _row(prompt: Prompt, seed: int, threshold: float | None, run: Run, tokenizer: Any) -> dict[str, Any]:
+def _row(
+    prompt: Prompt, seed: int, threshold: float | None, run: RunCounts, tokenizer: Any
+) -> dict[str, Any]:
     return {
         "prompt_id": prompt.id,
         "seed": seed,
@@ -175,5 +178,5 @@ def _row(prompt: Prompt, seed: int, threshold: float | None, run: Run, tokenizer
 NO_CLOCK = {"decode_tokens": 0, "decode_seconds": 0.0, "prefill_seconds": 0.0}
 
 
-def _clock(run: Run) -> dict[str, float]:
+def _clock(run: RunCounts) -> dict[str, float]:
     return {name: getattr(run, name) for name in NO_CLOCK}

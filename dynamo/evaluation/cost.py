@@ -15,9 +15,9 @@ import torch
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.profile import split
-from dynamo.evaluation.runs import Run
 from dynamo.loading import Pair
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import RunCounts
 
 BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache
 CURVE_TOKENS = 24
@@ -44,13 +44,13 @@ def context_cost(
     random = torch.Generator().manual_seed(0)
     costs = {}
     for length in lengths:
-        spent: dict[str, list[Run]] = {"generate": [], "own": [], "dynamo": []}
+        spent: dict[str, list[RunCounts]] = {"generate": [], "own": [], "dynamo": []}
         for seed in range(runs + 1):
             prompt = torch.randint(pair.base.config.vocab_size, (length,), generator=random)
             arguments = (prompt, options, CURVE_TOKENS, seed)
-            spent["generate"].append(Run.of(generate.complete(*arguments)))
-            spent["own"].append(Run.of(base.stream(*arguments)))
-            spent["dynamo"].append(Run.of(dynamo.stream(*arguments)))
+            spent["generate"].append(RunCounts.fold(generate.complete(*arguments)))
+            spent["own"].append(RunCounts.fold(base.stream(*arguments)))
+            spent["dynamo"].append(RunCounts.fold(dynamo.stream(*arguments)))
         # The first reply of each is to warm up.
         costs[str(length)] = {
             lane: 1000 * sum(run.decode_seconds for run in of[1:]) / sum(run.decode_passes for run in of[1:])
@@ -74,7 +74,7 @@ def rows_throughput(
         "own": Engine(pair.base, None, pair.tokenizer),
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
     }
-    spent = {count: {lane: [0, 0.0] for lane in engines} for count in counts}
+    spent = {count: {lane: RunCounts() for lane in engines} for count in counts}
     for run in range(runs + 1):  # the first is to warm up
         for count in counts:
             for lane, engine in engines.items():
@@ -82,11 +82,10 @@ def rows_throughput(
                     group = prompts[start : start + count]
                     seeds = range(start, start + len(group))
                     for _, record in engine.stream_batch(group, options, ROWS_TOKENS, seeds):
-                        if run and not record.prefill:
-                            spent[count][lane][0] += len(record.tokens)
-                            spent[count][lane][1] += record.seconds
+                        if run:
+                            spent[count][lane].add(record)
     return {
-        str(count): {lane: tokens / seconds for lane, (tokens, seconds) in lanes.items()}
+        str(count): {lane: runs.tokens_per_second for lane, runs in lanes.items()}
         for count, lanes in spent.items()
     }
 

@@ -20,7 +20,7 @@ from dynamo.data.text import encode_chat
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation import chrf
 from dynamo.evaluation.mentions import mentions
-from dynamo.evaluation.runs import BATCH, together
+from dynamo.evaluation.replies import decode_together
 from dynamo.sampling.sampler import SamplingOptions
 
 _NUMBERS, _NAMES = slice(chrf.COLUMNS, chrf.COLUMNS + 2), slice(chrf.COLUMNS + 2, chrf.COLUMNS + 4)
@@ -108,10 +108,9 @@ def measure(
     for threshold in thresholds:
         own = replace(options, threshold=threshold)
         texts, passes, tokens = [], 0, 0
-        for steps in together(engine, prompts, range(seed, seed + len(prompts)), own, max_new_tokens, BATCH):
-            ids = [token for step in steps for token in step.tokens]
-            texts.append(tokenizer.decode(ids, skip_special_tokens=True))
-            passes, tokens = passes + len(steps), tokens + len(ids)
+        for run in decode_together(engine, prompts, range(seed, seed + len(prompts)), own, max_new_tokens):
+            texts.append(tokenizer.decode(run.tokens, skip_special_tokens=True))
+            passes, tokens = passes + run.passes, tokens + len(run.tokens)
             progress()
         found = np.array([_row(text, place) for text, place in zip(texts, places, strict=True)])
         one = found if one is None else one

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from dynamo.decoding.generate import GenerateEngine
-from dynamo.evaluation.runs import Run
 from dynamo.evaluation.shapes import random_pair
 from dynamo.loading import Pair, checked_device, load
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import RunCounts
 
-Lane = Callable[[Sequence[int], int], Run]  # a prompt's ids and a seed to a reply
+Lane = Callable[[Sequence[int], int], RunCounts]  # a prompt's ids and a seed to a reply
 
 
 class LaneLost(RuntimeError):
@@ -56,7 +56,9 @@ class Compiled:
         torch.set_num_threads(self.threads)
         pair = self.contestant.pair()
         engine = GenerateEngine(pair.base, pair.tokenizer, compiled=True)
-        return lambda prompt, seed: Run.of(engine.complete(prompt, self.options, self.max_new_tokens, seed))
+        return lambda prompt, seed: RunCounts.fold(
+            engine.complete(prompt, self.options, self.max_new_tokens, seed)
+        )
 
 
 class RemoteLane:
@@ -73,7 +75,7 @@ class RemoteLane:
         self._process.start()
         theirs.close()
 
-    def __call__(self, prompt: Sequence[int], seed: int) -> Run:
+    def __call__(self, prompt: Sequence[int], seed: int) -> RunCounts:
         """Raises LaneLost."""
         answer: Any = None
         with contextlib.suppress(EOFError, OSError):
@@ -82,7 +84,7 @@ class RemoteLane:
                 self.close()
                 raise LaneLost(f"no reply within {self._seconds:.0f} s")
             answer = self._pipe.recv()
-        if isinstance(answer, Run):
+        if isinstance(answer, RunCounts):
             return answer
         self.close()
         raise LaneLost(answer or f"its process ended with code {self._process.exitcode}")

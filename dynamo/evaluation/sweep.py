@@ -21,9 +21,10 @@ from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.audit import TOP_K, audit
 from dynamo.evaluation.diversity import distinct, repeated
-from dynamo.evaluation.runs import Run, check_batch, together
+from dynamo.evaluation.replies import check_batch, decode_together
 from dynamo.loading import Pair
 from dynamo.sampling.sampler import MAX_ORDER, SamplingOptions
+from dynamo.trace.recorder import RunCounts
 
 QUALITY = {
     "nats_per_token": "mean nats of the replies' tokens under the base model",
@@ -143,23 +144,23 @@ def _points(
     base = Engine(pair.base, None, pair.tokenizer)
     dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
 
-    def reply(engine: Engine, options: SamplingOptions, prompt: Sequence[int], seed: int) -> Run:
-        run = Run.of(engine.stream(prompt, options, max_new_tokens, seed))
+    def reply(engine: Engine, options: SamplingOptions, prompt: Sequence[int], seed: int) -> RunCounts:
+        run = RunCounts.fold(engine.stream(prompt, options, max_new_tokens, seed))
         progress()
         return run
 
     for engine in (base, dynamo):  # a reply each to warm up
-        Run.of(engine.stream(prompts[0], options, max_new_tokens))
+        RunCounts.fold(engine.stream(prompts[0], options, max_new_tokens))
     timed = _timed(seeds, batch)
     rest = [(number, seed) for number in range(len(prompts)) for seed in range(timed, seeds)]
 
-    def untimed(engine: Engine, options: SamplingOptions) -> list[list[Run]]:
+    def untimed(engine: Engine, options: SamplingOptions) -> list[list[RunCounts]]:
         """By prompt, the replies that need no clock."""
-        runs: list[list[Run]] = [[] for _ in prompts]
+        runs: list[list[RunCounts]] = [[] for _ in prompts]
         asked, own = [prompts[number] for number, _ in rest], [seed for _, seed in rest]
-        replies = together(engine, asked, own, options, max_new_tokens, batch)
-        for (number, _), records in zip(rest, replies, strict=True):
-            runs[number].append(Run.of(records))
+        replies = decode_together(engine, asked, own, options, max_new_tokens, batch)
+        for (number, _), run in zip(rest, replies, strict=True):
+            runs[number].append(run)
             progress()
         return runs
 
@@ -173,7 +174,7 @@ def _points(
         pool = _Pool(pair, prompts)
         others = untimed(dynamo, own)
         for number, prompt in enumerate(prompts):
-            runs: dict[Engine, list[Run]] = {base: [], dynamo: []}
+            runs: dict[Engine, list[RunCounts]] = {base: [], dynamo: []}
             for seed in range(timed):
                 # Who goes second finds warm caches; they take turns.
                 for engine in (base, dynamo) if (number * timed + seed) % 2 == 0 else (dynamo, base):
@@ -202,7 +203,11 @@ class _Pool:
         self.sums = {name: np.zeros(len(self.prompts)) for name in COLUMNS}
 
     def add(
-        self, number: int, timed: Sequence[Run], others: Sequence[Run], base_timed: Sequence[Run]
+        self,
+        number: int,
+        timed: Sequence[RunCounts],
+        others: Sequence[RunCounts],
+        base_timed: Sequence[RunCounts],
     ) -> None:
         """A lane's replies to one prompt, and the base's that were timed between them."""
         runs = [*timed, *others]
@@ -221,7 +226,7 @@ class _Pool:
                 grams=grams,
             )
             self.orders.update(run.orders)
-            self.reasons.update(run.reasons)
+            self.reasons.update(run.backoffs)
             self.backed_off += run.backed_off
         for run in timed:
             self._count(number, decode_tokens=run.decode_tokens, decode_seconds=run.decode_seconds)

@@ -116,16 +116,16 @@ def measure(name: str, dev: Path) -> dict[str, Any]:
         "replies": {},
     }
     lane = Engine(pair.base, None, pair.tokenizer)
-    report["replies"]["base"] = replies.measure(lane, prompts, SamplingOptions(), pair.base).summary()
+    report["replies"]["base"] = replies.audited_replies(lane, prompts, SamplingOptions(), pair.base).summary()
     dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
     for threshold in (1.0, 0.9, 0.7, 0.5, 0.3, 0.0):
-        measured = replies.measure(dynamo, prompts, SamplingOptions(threshold=threshold), pair.base)
+        measured = replies.audited_replies(dynamo, prompts, SamplingOptions(threshold=threshold), pair.base)
         report["replies"][f"dynamo at {threshold}"] = measured.summary()
         if threshold == SamplingOptions().threshold:
             report["samples"] = [
                 [
                     json.loads(PROMPTS_FILE.read_text())[i][-1]["content"],
-                    pair.tokenizer.decode(measured.texts[i], skip_special_tokens=True),
+                    pair.tokenizer.decode(measured.runs[i].tokens, skip_special_tokens=True),
                 ]
                 for i in (0, 6, 11, 13, 30)
             ]

@@ -20,7 +20,7 @@ from dynamo.common.files import write_json
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.data.documents import padded
 from dynamo.decoding.engine import Engine
-from dynamo.evaluation import replies
+from dynamo.evaluation.replies import audited_replies
 from dynamo.model import DynamoForCausalLM, count_targets
 from dynamo.model.loss import IGNORED_LABEL
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
@@ -165,20 +165,16 @@ def _answer(workspace: Workspace, model: DynamoForCausalLM) -> dict[str, list[fl
     table = long_table(workspace)
     options = SamplingOptions(max_order=min(model.config.num_token_heads, table.order))
     engine = Engine(model, table, workspace.pair.tokenizer)
+    seeds, base = workspace.sizes.replies, workspace.pair.base
     rows = []
     for number, prompt in enumerate(workspace.prompts):
-        seeds = workspace.sizes.replies
-        each = [
-            replies.measure(engine, [prompt], options, workspace.pair.base, seed=number * seeds + seed)
-            for seed in range(seeds)
-        ]
-        audits = [audit for measured in each for audit in measured.audits]
+        found = audited_replies(engine, [prompt] * seeds, options, base, seed=number * seeds, batch=1)
         rows.append(
             (
-                sum(len(text) for measured in each for text in measured.texts),
-                sum(measured.orders.total() for measured in each),
-                -sum(sum(audit.log_probabilities) for audit in audits),
-                sum(sum(audit.unlikely) for audit in audits),
+                found.tokens,
+                found.passes,
+                -sum(sum(audit.log_probabilities) for audit in found.audits),
+                sum(sum(audit.unlikely) for audit in found.audits),
             )
         )
     columns = [list(column) for column in zip(*rows, strict=True)]

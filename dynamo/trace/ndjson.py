@@ -112,6 +112,16 @@ class PassLine:
             exact=record.exact,
         )
 
+    @property
+    def seconds(self) -> float:
+        return self.milliseconds / 1000
+
+    @property
+    def marked(self) -> str:
+        """The pass's text, in brackets if it was decided on as a chunk of several tokens."""
+        text = "".join(self.texts)
+        return f"[{text}]" if self.order > 1 and text else text
+
     def to_json(self) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "pass": self.index,
@@ -197,6 +207,10 @@ class Trace:
     passes: tuple[PassLine, ...]
     joints: dict[int, JointLine] = field(default_factory=dict)
     end: End | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for line in self.passes for token in line.tokens]
 
     @property
     def text(self) -> str:

@@ -1,15 +1,17 @@
-"""A run while it happens: its records counted, and written down as lines of a trace.
+"""The one fold over a run's records: its counts and clocks, its text, and the lines of its trace.
 
-Panes, programs and recordings are made of the same lines; who sends or stores them is not known here.
+Commands, benchmarks, panes and recordings all take their figures from here. Who prints, sends or stores them
+is not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 from dynamo.sampling.records import StepRecord
-from dynamo.trace.ndjson import End, Header, PassLine
+from dynamo.trace.ndjson import End, PassLine
 
 
 class Decoder(Protocol):
@@ -20,27 +22,75 @@ class Decoder(Protocol):
     def flush(self) -> str: ...
 
 
-class Recorder:
-    """Takes the records of one run, in order.
+@dataclass
+class RunCounts:
+    """One run as counts and clocks (model time).
+
+    tokens: the ids emitted; orders: how many tokens each pass decided on; backoffs: "order:reason" of every
+    order that was given up; backed_off: passes that gave up at least one; decode_*: of the passes after the
+    one that reads the prompt; prefill_seconds: of that one.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+    backoffs: list[str] = field(default_factory=list)
+    backed_off: int = 0
+    decode_tokens: int = 0
+    decode_passes: int = 0
+    decode_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+
+    @classmethod
+    def fold(cls, records: Iterable[StepRecord | PassLine]) -> Self:
+        """Runs a stream to its end; the lines of a stored run count as its records did."""
+        counts = cls()
+        for record in records:
+            counts.add(record)
+        return counts
+
+    def add(self, record: StepRecord | PassLine) -> None:
+        """Counts one forward pass."""
+        self.tokens += record.tokens
+        self.orders.append(record.order)
+        self.backoffs += [f"{each.order}:{each.reason}" for each in record.backoffs]
+        self.backed_off += bool(record.backoffs)
+        if record.prefill:
+            self.prefill_seconds += record.seconds
+        else:
+            self.decode_tokens += len(record.tokens)
+            self.decode_passes += 1
+            self.decode_seconds += record.seconds
+
+    @property
+    def passes(self) -> int:
+        return len(self.orders)
+
+    @property
+    def seconds(self) -> float:
+        return self.prefill_seconds + self.decode_seconds
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Over all passes, the prompt's included."""
+        return len(self.tokens) / self.passes
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of model time, without the pass that reads the prompt; None if no pass followed it."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else None
+
+
+class Recorder(RunCounts):
+    """A run while it happens: takes its records in order, and returns them as lines of a trace.
 
     end_tokens: ids after which a run has ended by itself; label: names a token that is not part of the text,
-    a rejected draft. tokens: ids so far; text: of them; seconds: model
-    time; decode_seconds, first_tokens: to leave the prompt's pass out of speeds.
+    a rejected draft. text: of the tokens so far.
     """
 
     def __init__(
-        self,
-        header: Header,
-        decoder: Decoder,
-        end_tokens: frozenset[int],
-        label: Callable[[int], str] = str,
+        self, decoder: Decoder, end_tokens: frozenset[int] = frozenset(), label: Callable[[int], str] = str
     ):
-        self.header = header
-        self.seconds = 0.0
-        self.decode_seconds = 0.0
-        self.passes = 0
-        self.tokens: list[int] = []
-        self.first_tokens = 0
+        super().__init__()
         self.text = ""
         self.end_line: End | None = None
         self._decoder = decoder
@@ -52,25 +102,13 @@ class Recorder:
         texts = self._decoder.push(record.tokens)
         line = PassLine.of(self.passes, record, texts, map(self._label, record.rejected))
         self.text += "".join(line.texts)
-        self.passes += 1
-        self.seconds += record.seconds
-        self.tokens += record.tokens
-        if record.prefill:
-            self.first_tokens += len(record.tokens)
-        else:
-            self.decode_seconds += record.seconds
+        self.add(record)
         return line
 
     def end(self, reason: str = "", message: str = "") -> End:
-        """The end line, made once; without a reason the last token tells it."""
+        """The end line, made once; without a reason, the last token says whether the text had ended."""
         if self.end_line is None:
             ended = bool(self.tokens) and self.tokens[-1] in self._end_tokens
             self.end_line = End(reason or ("eos" if ended else "length"), self._decoder.flush(), message)
             self.text += self.end_line.text
         return self.end_line
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Of model time, the prompt's pass left out; None where nothing was decoded after it."""
-        decoded = len(self.tokens) - self.first_tokens
-        return decoded / self.decode_seconds if decoded and self.decode_seconds else None

@@ -7,7 +7,7 @@ from conftest import tiny_dynamo
 from dynamo import Engine, Pair, SamplingOptions
 from dynamo.evaluation import bench
 from dynamo.evaluation.bench import Times
-from dynamo.evaluation.runs import Run
+from dynamo.trace.recorder import RunCounts
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
 
@@ -20,7 +20,7 @@ def pair():
 
 def reply(tokens, passes, seconds):
     """A reply whose first pass is not counted."""
-    return Run((5,) * (tokens + 1), (1,) * (passes + 1), (), 0, tokens, seconds, 100.0)
+    return RunCounts([5] * (tokens + 1), [1] * (passes + 1), [], 0, tokens, passes, seconds, 100.0)
 
 
 # -- what is compared -------------------------------------------------------------------------------------
@@ -92,9 +92,9 @@ def test_every_lane_decodes_what_its_name_says(pair):
     assert list(runs) == ["generate", "prompt_lookup", "own", "dynamo", "exact"]
     assert runs["generate"].tokens == runs["own"].tokens, "same weights, options and seed"
     assert set(runs["own"].orders) == set(runs["generate"].orders) == {1}
-    expected = Run.of(Engine(pair.dynamo).stream(PROMPTS[0], options, 12, 4))
+    expected = RunCounts.fold(Engine(pair.dynamo).stream(PROMPTS[0], options, 12, 4))
     assert runs["dynamo"].tokens == expected.tokens and max(runs["dynamo"].orders) > 1
-    assert not runs["exact"].reasons, "exact mode backs off from nothing"
+    assert not runs["exact"].backoffs, "exact mode backs off from nothing"
     assert flags["prompt_lookup"]["prompt_lookup_num_tokens"] == bench.LOOKUP_TOKENS
     assert "prompt_lookup_num_tokens" not in flags["generate"]
     models = dict.fromkeys(lanes, pair.base) | dict.fromkeys(("dynamo", "exact"), pair.dynamo)

@@ -75,7 +75,7 @@ def test_replies_are_pooled_over_prompts():
     model = tiny_dynamo()
     engine, base = Engine(model), model.to_pythia()
     prompts = [PROMPT, PROMPT[:1]]
-    measured = replies.measure(
+    measured = replies.audited_replies(
         engine, prompts, SamplingOptions(threshold=0.0), base, max_new_tokens=8, seed=3
     )
     expected = [
@@ -86,7 +86,7 @@ def test_replies_are_pooled_over_prompts():
         ]
         for prompt, seed in zip(prompts, (3, 4), strict=True)
     ]
-    assert measured.texts == expected
+    assert [run.tokens for run in measured.runs] == expected
     summary = measured.summary()
     assert summary["share_by_order"] == {"3": 1.0} and summary["tokens"] == sum(map(len, expected))
     passes = sum(-(-len(text) // 3) for text in expected)

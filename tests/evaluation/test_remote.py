@@ -9,8 +9,8 @@ from test_bench import PROMPTS, reply
 
 from dynamo import Engine, SamplingOptions
 from dynamo.evaluation import bench
-from dynamo.evaluation.runs import Run
 from dynamo.evaluation.subprocess_lane import Compiled, Contestant, LaneLost, RemoteLane
+from dynamo.trace.recorder import RunCounts
 
 OPTIONS = SamplingOptions(top_k=10)
 
@@ -18,7 +18,7 @@ OPTIONS = SamplingOptions(top_k=10)
 def working():
     print("a command's result is not to be found among this")
     engine = Engine(tiny_base())
-    return lambda prompt, seed: Run.of(engine.stream(prompt, OPTIONS, 8, seed))
+    return lambda prompt, seed: RunCounts.fold(engine.stream(prompt, OPTIONS, 8, seed))
 
 
 def failing():
@@ -108,6 +108,6 @@ def test_the_compiled_lane_is_made_from_words_and_runs_the_contestants_base(monk
     lane = Compiled(contestant, OPTIONS, 8, torch.get_num_threads())()
     own = Engine(contestant.pair().base)
     for seed, prompt in enumerate(PROMPTS):
-        assert lane(prompt, seed).tokens == Run.of(own.stream(prompt, OPTIONS, 8, seed)).tokens
+        assert lane(prompt, seed).tokens == RunCounts.fold(own.stream(prompt, OPTIONS, 8, seed)).tokens
     assert asked
     assert Contestant("embedded").pair().name == "embedded"

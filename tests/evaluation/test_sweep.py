@@ -10,10 +10,10 @@ from dynamo import Engine, Pair, SamplingOptions
 from dynamo.common.statistics import Estimate
 from dynamo.evaluation import calibration
 from dynamo.evaluation.audit import audit
-from dynamo.evaluation.runs import Run
 from dynamo.evaluation.sweep import QUALITY, Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.sampling.records import BackOff, StepRecord
+from dynamo.trace.recorder import RunCounts
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
 
@@ -41,9 +41,9 @@ def test_run_folds_a_stream_and_leaves_the_prompts_pass_out_of_decoding():
         StepRecord((8,), 1, 0.25, backoffs=(BackOff(3, "threshold", 0.1, 0.2), BackOff(2, "mask", 0.0, 0.4))),
         StepRecord((9, 3), 3, 0.125),
     ]
-    run = Run.of(iter(records))
-    assert run.tokens == (5, 6, 7, 8, 9, 3) and run.orders == (3, 1, 3)
-    assert run.reasons == ("3:threshold", "2:mask") and run.backed_off == 1
+    run = RunCounts.fold(iter(records))
+    assert run.tokens == [5, 6, 7, 8, 9, 3] and run.orders == [3, 1, 3]
+    assert run.backoffs == ["3:threshold", "2:mask"] and run.backed_off == 1
     assert (run.passes, run.decode_passes, run.decode_tokens) == (3, 2, 3)
     assert (run.decode_seconds, run.prefill_seconds) == (0.375, 0.5)
 
@@ -64,7 +64,7 @@ def test_points_are_pooled_over_all_replies(pair, points):
 
 
 def test_quality_is_the_bases_opinion_and_the_texts_diversity(pair, points):
-    texts = [[Run.of(reply).tokens for reply in of] for of in replies(pair.dynamo, 0.0)]
+    texts = [[RunCounts.fold(reply).tokens for reply in of] for of in replies(pair.dynamo, 0.0)]
     opinions = [audit(pair.base, p, text) for p, of in zip(PROMPTS, texts, strict=True) for text in of]
     count = sum(len(each.ranks) for each in opinions)
     bigrams = [[pair for text in of for pair in pairwise(text)] for of in texts]

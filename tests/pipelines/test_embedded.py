@@ -64,10 +64,10 @@ def test_first_head_is_no_worse_than_the_base_and_both_reach_the_minimum(report)
 def test_replies_reproduce_the_reports_tokens_per_forward(pair, report, prompts):
     """Ten prompts of the forty at the default threshold: measured again, on whatever machine this is."""
     engine = Engine(pair.dynamo, pair.table, pair.tokenizer)
-    measured = replies.measure(engine, prompts[:10], SamplingOptions(), pair.base)
+    measured = replies.audited_replies(engine, prompts[:10], SamplingOptions(), pair.base)
     assert measured.tokens_per_forward >= 2.0
     assert report["replies"]["dynamo at 0.5"]["tokens_per_forward"] >= 2.2
-    for reply in measured.texts:
+    for reply in (run.tokens for run in measured.runs):
         assert reply[-1] in engine.end_ids, "a reply ends by itself"
         assert 3 <= len(reply) <= 100
 

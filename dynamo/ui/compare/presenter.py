@@ -57,7 +57,8 @@ class RecordedRun(Recorder):
         prompt_ids: tuple[int, ...] = (),
         label: Callable[[int], str] = str,
     ):
-        super().__init__(header, decoder, end_tokens, label)
+        super().__init__(decoder, end_tokens, label)
+        self.header = header
         self.steps = steps
         self.prompt_ids = prompt_ids
         self.wire = before + encode_line(header) + "\n"
