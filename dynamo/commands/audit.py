@@ -20,6 +20,7 @@ from typing import Any
 from dynamo.commands.generate import add_generation_arguments
 from dynamo.common.options import from_arguments
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import RunCounts
 
 NOTABLE = 12
 THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.0)
@@ -135,8 +136,7 @@ def _from_trace(path: Path, tokenizer: Any) -> list[Text]:
     for each in runs:
         header, turns = each.header, chats[each.header.lane]
         turns.append({"role": "user", "content": header.prompt})
-        ids = [token for line in each.passes for token in line.tokens]
-        texts.append(Text(header.lane, header.prompt, _encode(tokenizer, turns), ids))
+        texts.append(Text(header.lane, header.prompt, _encode(tokenizer, turns), each.tokens))
         turns.append({"role": "assistant", "content": each.text})
     return texts
 
@@ -153,8 +153,7 @@ def _from_prompt(arguments: argparse.Namespace, options: SamplingOptions, tokeni
     steps = Engine(pair.dynamo, pair.table, tokenizer).stream(
         prompt_ids, options, arguments.max_new_tokens, arguments.seed, arguments.stop
     )
-    ids = [token for step in steps for token in step.tokens]
-    return Text("dynamo", arguments.prompt, prompt_ids, ids)
+    return Text("dynamo", arguments.prompt, prompt_ids, RunCounts.fold(steps).tokens)
 
 
 def _encode(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynamo.data.text import IncrementalDecoder, encode_plain, has_chat_template
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.trace.recorder import Recorder
 
 LONGEST_COMPLETION = 96  # tokens
 
@@ -28,15 +29,12 @@ class Completion:
         if not (text or "").strip():
             raise ValueError("text: it is empty; write the beginning of something")
         ids = encode_plain(self._tokenizer, [text])[0]
-        decoder = IncrementalDecoder(self._tokenizer)
-        written, seconds, passes = text, 0.0, 0
+        run = Recorder(IncrementalDecoder(self._tokenizer))
         with closing(self._engine.stream(ids, options, LONGEST_COMPLETION, seed)) as steps:
             for step in steps:
-                tokens = [token for token in step.tokens if token not in self._engine.end_ids]
-                written += "".join(decoder.push(tokens))
-                if not step.prefill:
-                    seconds, passes = seconds + step.seconds, passes + 1
-                yield written, ""
-        written += decoder.flush()
-        per_token = f", {1000 * seconds / passes:.0f} ms each" if passes else ""
-        yield written, f"One token per forward pass{per_token}."
+                run.take(step)
+                yield text + run.text, ""
+        run.end()
+        speed = run.tokens_per_second  # one token a pass
+        per_token = f", {1000 / speed:.0f} ms each" if speed else ""
+        yield text + run.text, f"One token per forward pass{per_token}."

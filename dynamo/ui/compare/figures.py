@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from dynamo.trace.ndjson import PassLine
@@ -30,13 +30,6 @@ def strip_row(
         opinion = audit(lane.prompt_ids, lane.tokens)
         row |= {"nats": opinion.nats_per_token, "below": opinion.unlikely_share}
     return row
-
-
-def speed_of(passes: Sequence[PassLine]) -> float | None:
-    """Tokens per second of model time after the prompt's pass."""
-    decoding = [line for line in passes if not line.prefill]
-    milliseconds = sum(line.milliseconds for line in decoding)
-    return 1000 * sum(len(line.tokens) for line in decoding) / milliseconds if milliseconds else None
 
 
 def audit_figures(opinion: Opinion, top_k: int) -> dict[str, float]:

@@ -22,9 +22,10 @@ from dynamo.sampling.sampler import SamplingOptions
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.trace.joint_line import JointLine
 from dynamo.trace.ndjson import PassLine, Trace, encode_line, read_runs
+from dynamo.trace.recorder import RunCounts
 from dynamo.ui.compare.analyses import Analyses, Opinion
 from dynamo.ui.compare.chat import LANES, Chat
-from dynamo.ui.compare.figures import audit_figures, speed_of, strip_row
+from dynamo.ui.compare.figures import audit_figures, strip_row
 from dynamo.ui.compare.pair import OWN_LOOP, ModelPair
 from dynamo.ui.compare.presenter import Race, RaceView, RecordedRun, Throttle, most_telling
 from dynamo.ui.compare.settings import Settings
@@ -153,7 +154,7 @@ class PageService:
         cast = self._cast
         _check_answered(chat, cast.pair)
         before, prompt = chat.without_last(), chat.last_prompt
-        base_speed = speed_of(chat.base[-1].trace.passes)
+        base_speed = RunCounts.fold(chat.base[-1].trace.passes).tokens_per_second
         wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
         yield wire
         for threshold in STRIP_THRESHOLDS:
@@ -189,7 +190,7 @@ class PageService:
     def _opinion(self, cast: LoadedPair, chat: Chat, lane: str) -> Opinion:
         trace = (chat.base if lane == "base" else chat.dynamo)[-1].trace
         messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
-        reply = [token for line in trace.passes for token in line.tokens]
+        reply = trace.tokens
         with self.exclusive():
             ids = cast.pair.encode(messages, cast.pair.max_length - len(reply))
             return cast.analyses.audit(ids, reply)
