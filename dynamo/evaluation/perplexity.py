@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dynamo.common.statistics import Estimate, bootstrap, ratio
-from dynamo.data.documents import padded
-from dynamo.model import DynamoForCausalLM, count_targets
+from dynamo.model import DynamoForCausalLM
+from dynamo.training.heldout import held_out_nats
 
 
 @dataclass(frozen=True)
@@ -66,34 +65,19 @@ def measure(
     documents: Sequence[np.ndarray],
     bytes_per_token: np.ndarray,
     cut: int = 512,
-    batch_size: int = 16,
 ) -> Perplexity:
     """Every document alone from its first token, cut at `cut` tokens; bytes_per_token: (vocab,)."""
-    sums = document_sums(model, documents, cut, batch_size)
+    sums = document_sums(model, documents, cut)
     text_bytes = int(sum(bytes_per_token[document[:cut]].sum() for document in documents))
     nats, targets = sums.sum(axis=0)
     return Perplexity(tuple(nats.tolist()), tuple(map(int, targets)), text_bytes, head_estimates(sums))
 
 
-@torch.no_grad()
 def document_sums(
-    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = 512, batch_size: int = 16
+    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = 512
 ) -> NDArray[np.float64]:
     """(documents, 2, heads): nats and targets of every head in every document, cut at `cut` tokens."""
-    heads = model.config.num_token_heads
-    sums = np.zeros((len(documents), 2, heads))
-    order = sorted(range(len(documents)), key=lambda index: len(documents[index]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        ids, labels = map(torch.from_numpy, padded([(documents[i][:cut],) * 2 for i in batch]))
-        ids, labels = ids.to(model.device), labels.to(model.device)
-        for head, states in enumerate(model.head_states(ids)):
-            for row, index in enumerate(batch):
-                own = slice(row, row + 1)
-                sums[index, 0, head] = model.head_nats(head, states[own], labels[own])
-        for row, index in enumerate(batch):
-            sums[index, 1] = count_targets(labels[row : row + 1], heads).cpu()
-    return sums
+    return np.stack(held_out_nats(model, documents, cut), axis=1)
 
 
 def head_estimates(sums: NDArray[np.float64]) -> dict[str, Estimate]:

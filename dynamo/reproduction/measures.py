@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dynamo.common.files import write_json
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
-from dynamo.data.documents import padded
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import audited_replies
-from dynamo.model import DynamoForCausalLM, count_targets
-from dynamo.model.loss import IGNORED_LABEL
+from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
 from dynamo.sampling.sampler import SamplingOptions
+from dynamo.training.heldout import held_out_nats
 
 if TYPE_CHECKING:
     from dynamo.reproduction.workspace import Workspace
@@ -71,32 +68,11 @@ class Losses:
         }
 
 
-@torch.no_grad()
-def document_nats(
-    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = BLOCK_SIZE, batch_size: int = 8
+def document_losses(
+    model: DynamoForCausalLM, documents: Sequence[np.ndarray], cut: int = BLOCK_SIZE
 ) -> Losses:
-    """Every document alone from its first token, cut at `cut` tokens."""
-    order = sorted(range(len(documents)), key=lambda index: len(documents[index]))
-    heads = model.config.num_token_heads
-    nats, targets = np.zeros((len(documents), heads)), np.zeros((len(documents), heads), np.int64)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        ids, labels = map(torch.from_numpy, padded([(documents[i][:cut], documents[i][:cut]) for i in batch]))
-        ids, labels = ids.to(model.device), labels.to(model.device)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            for head, states in enumerate(model.head_states(ids)):
-                distance = head + 1
-                logits = model.head_logits(head, states[:, :-distance])
-                nats[batch, head] = _row_nats(logits, labels[:, distance:])
-        targets[batch] = np.stack([count_targets(row[None], heads).cpu().numpy() for row in labels])
-    return Losses(nats, targets)
-
-
-def _row_nats(logits: Tensor, labels: Tensor) -> np.ndarray:
-    each = F.cross_entropy(
-        logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none"
-    )
-    return each.double().sum(dim=1).cpu().numpy()
+    with torch.autocast(model.device.type, torch.bfloat16):
+        return Losses(*held_out_nats(model, documents, cut))
 
 
 @dataclass(frozen=True)
@@ -139,11 +115,11 @@ def _difference(*columns: np.ndarray) -> Estimate:
 def losses(
     workspace: Workspace, name: str, model: Callable[[], DynamoForCausalLM], documents: Sequence[Any]
 ) -> Losses:
-    """`document_nats`, remembered by the name under the workspace's settings."""
+    """`document_losses`, remembered by the name under the workspace's settings."""
 
     def measure() -> dict[str, Any]:
         workspace.progress(f"{name}: losses of {len(documents)} documents")
-        measured = document_nats(model(), documents)
+        measured = document_losses(model(), documents)
         return {"nats": measured.nats.tolist(), "targets": measured.targets.tolist()}
 
     stored = _remembered(workspace, f"{name}-losses", LOSSES_DEPEND, measure)

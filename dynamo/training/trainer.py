@@ -28,9 +28,10 @@ from tqdm import tqdm
 from dynamo.common.files import append_row, being_written, old_folder, replace_folder
 from dynamo.common.memory import peak_memory
 from dynamo.model import DynamoForCausalLM, count_targets
-from dynamo.training.heldout import document_losses
+from dynamo.training.heldout import held_out_nats
 from dynamo.training.recipes import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
+VALIDATION_BATCH = 16  # documents
 ADAMW_BETAS, ADAMW_EPS = (0.9, 0.95), 1e-8
 
 
@@ -154,10 +155,10 @@ class Trainer:
         """Mean nats per target of each head on the validation documents; [] without any."""
         if not len(self._validation):
             return []
-        nats, targets = document_losses(
-            self.model, self._validation, self._cut, labels=self._validation_labels
+        nats, targets = held_out_nats(
+            self.model, self._validation, self._cut, VALIDATION_BATCH, self._validation_labels
         )
-        self.last_validation = (nats / targets.clamp(min=1)).tolist()
+        self.last_validation = (nats.sum(0) / targets.sum(0).clip(min=1)).tolist()
         return self.last_validation
 
     def _train_step(self) -> Tensor:

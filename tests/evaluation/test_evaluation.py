@@ -46,11 +46,11 @@ def test_bytes_are_counted_up_to_the_cut():
     assert measured.text_bytes == 6 + 12 and measured.targets == (6, 4, 2)
 
 
-def test_perplexities_of_batches_are_those_of_one_document_at_a_time_with_intervals_over_documents():
+def test_perplexities_are_summed_by_hand_with_intervals_over_documents():
     model = tiny_dynamo()
     rng = np.random.default_rng(0)
     documents = [rng.integers(0, 300, n) for n in (30, 7, 4, 19, 40, 5)]
-    sums = perplexity.document_sums(model, documents, cut=25, batch_size=4)
+    sums = perplexity.document_sums(model, documents, cut=25)
     for document, (nats, targets) in zip(documents, sums, strict=True):
         ids = document[:25]
         log_p = model(torch.tensor(ids[None])).head_logits[:, 0].detach().double().log_softmax(-1)

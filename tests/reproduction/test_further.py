@@ -13,7 +13,7 @@ from workspaces import files, shared, short_rows, two_heads, workspace
 from dynamo.data.blocks import TokenBlocks
 from dynamo.model import load_dynamo
 from dynamo.reproduction import continual, data_scaling, first_head, further, measures, num_heads, variants
-from dynamo.training.heldout import document_losses
+from dynamo.training.heldout import held_out_nats
 from dynamo.training.trainer import Trainer
 
 __all__ = ["files", "shared", "short_rows", "workspace"]  # fixtures
@@ -66,20 +66,12 @@ def test_rates_keep_the_papers_ratio():
 # -- measures ---------------------------------------------------------------------------------------------
 
 
-def test_losses_of_documents_add_up_to_the_projects_own(workspace):
+def test_losses_of_documents_are_the_projects_own(workspace):
     model = tiny_dynamo(heads=3)
-    measured = measures.document_nats(model, workspace.documents, cut=64, batch_size=3)
-    nats, targets = document_losses(model, workspace.documents, 64)
-    np.testing.assert_array_equal(measured.targets.sum(0), targets.numpy())
-    np.testing.assert_allclose(measured.nats.sum(0), nats.numpy(), rtol=2e-3)  # bfloat16 products
-
-
-def test_each_documents_losses_are_its_own(workspace):
-    """Also where documents of other lengths stand in the batch."""
-    model = tiny_dynamo(heads=2)
-    together = measures.document_nats(model, workspace.documents, batch_size=4)
-    alone = [measures.document_nats(model, [document]).nats[0] for document in workspace.documents]
-    np.testing.assert_allclose(together.nats, alone, rtol=5e-3)
+    measured = measures.document_losses(model, workspace.documents, cut=64)
+    nats, targets = held_out_nats(model, workspace.documents, 64)
+    np.testing.assert_array_equal(measured.targets, targets)
+    np.testing.assert_allclose(measured.nats, nats, rtol=5e-3)  # bfloat16 products
 
 
 def test_perplexities_by_hand():
@@ -110,8 +102,8 @@ def test_speed_and_drift_of_replies_by_hand():
 
 
 def test_heads_alone_leave_the_first_head_the_base(shared):
-    base = measures.document_nats(further.with_heads(shared, num_token_heads=1), shared.documents)
-    heads = measures.document_nats(variants.model_of(shared, "t2-heads-only"), shared.documents)
+    base = measures.document_losses(further.with_heads(shared, num_token_heads=1), shared.documents)
+    heads = measures.document_losses(variants.model_of(shared, "t2-heads-only"), shared.documents)
     np.testing.assert_array_equal(base.nats[:, 0], heads.nats[:, 0])
 
 

@@ -12,7 +12,7 @@ from processes import killed_itself
 from dynamo.common.files import replace_folder
 from dynamo.data import text
 from dynamo.data.blocks import TokenBlocks
-from dynamo.training.heldout import document_losses
+from dynamo.training.heldout import held_out_nats
 from dynamo.training.recipes import TrainingOptions, learning_rate_scale
 from dynamo.training.trainer import Trainer
 
@@ -118,7 +118,7 @@ def test_bf16_run_returns_a_model_that_computes_in_float32(documents, tmp_path):
     with torch.no_grad():
         expected = model.backbone.lm_head(model.head_states(ids)[0])
         assert torch.equal(model(ids).logits, expected) and expected.dtype == torch.float32
-    nats, targets = document_losses(model, documents, 512)
+    nats, targets = (sums.sum(0) for sums in held_out_nats(model, documents, 512))
     assert run.last_validation == pytest.approx((nats / targets).tolist(), rel=1e-6)
 
 
@@ -149,19 +149,22 @@ def test_heads_only_training_leaves_the_base_bit_for_bit(documents, tmp_path):
     assert not same_weights(after.token_heads, tiny_dynamo(heads=3, head_init="copy").token_heads)
 
 
-def test_document_losses_equal_one_document_at_a_time(documents):
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_held_out_nats_equal_sums_by_hand_alone_and_in_padded_batches(documents, batch_size):
     model = tiny_dynamo()
-    nats, targets = document_losses(model, documents, cut=40)
-    expected = torch.zeros(3, dtype=torch.float64)
-    for document in documents:
+    nats, targets = held_out_nats(model, documents, cut=40, batch_size=batch_size)
+    expected = np.zeros((len(documents), 3))
+    for row, document in enumerate(documents):
         ids = torch.from_numpy(document[:40].astype(np.int64))[None]
         with torch.no_grad():
             log_p = model(ids).head_logits[:, 0].double().log_softmax(-1)
         for head in range(3):
             for t in range(ids.shape[1] - head - 1):
-                expected[head] -= log_p[head, t, ids[0, t + head + 1]]
-    torch.testing.assert_close(nats, expected, rtol=1e-5, atol=1e-4)
-    assert targets.tolist() == [sum(min(40, len(d)) - n for d in documents) for n in (1, 2, 3)]
+                expected[row, head] -= log_p[head, t, ids[0, t + head + 1]]
+    if batch_size == 1:
+        np.testing.assert_allclose(nats, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(nats.sum(0), expected.sum(0), rtol=1e-5, atol=1e-4)
+    assert targets.sum(0).tolist() == [sum(min(40, len(d)) - n for d in documents) for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
