@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -22,6 +23,7 @@ from hub import Hub, serving
 from hypothesis import HealthCheck, settings
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from dynamo.data import text
 from dynamo.data.schema_guided import train_tokenizer
 from dynamo.model import DynamoForCausalLM
 
@@ -92,6 +94,12 @@ def fresh_accelerator():
 def tokenizer():
     """A byte-level tokenizer of 300 ids, trained on the dialogues above."""
     return train_tokenizer(iter(DIALOGUES), vocab_size=300, max_length=640)
+
+
+@pytest.fixture(scope="session")
+def documents(tokenizer):
+    """The dialogues' ids, as training reads them."""
+    return [np.asarray(text.encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
 
 
 @pytest.fixture(scope="session")

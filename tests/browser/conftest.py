@@ -11,11 +11,11 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
+from cards import RUN, dispatch, four_runs, give, lane, launch_cards, note_shown
+from chats import launch_panes
 from fakes import scripted_pair
+from pages import served
 
-from browser.cards import RUN, dispatch, four_runs, give, lane, launch_cards, note_shown
-from browser.chats import launch_panes
-from browser.pages import served
 from dynamo.charts.files import BROWSERS
 from dynamo.ui import Offer
 from dynamo.ui.compare.chat import Chat

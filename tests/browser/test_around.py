@@ -7,11 +7,11 @@ import re
 from dataclasses import replace
 
 import pytest
+from chats import NEXT, pane, send
+from chats import run as wire_of
 from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_pair
+from pages import generate, served
 
-from browser.chats import NEXT, pane, send
-from browser.chats import run as wire_of
-from browser.pages import generate, served
 from dynamo.ui.layout import TITLE
 
 WORDS = (

@@ -6,10 +6,10 @@ import json
 import re
 
 import pytest
+from cards import dispatch, give, lane
 from fakes import HOSTILE
+from pages import assert_accessible
 
-from browser.cards import dispatch, give, lane
-from browser.pages import assert_accessible
 from dynamo.ui.components import script
 
 RUN = "1" * 32

@@ -6,10 +6,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes import scripted_pair
-from test_direction import COMMANDS
+from fakes import COMMANDS, scripted_pair
+from pages import generate, served
 
-from browser.pages import generate, served
 from dynamo.common.bidi import bidi_isolate
 
 ANSWER = "Sure \u202ewhat time \u2067would you \u2066like to \u202beat , I found \u202da nice \u2069 place ."

@@ -10,10 +10,10 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from fakes import HOSTILE
+from figures import every_figure
+from pages import assert_accessible
 from sweep_rows import growing, report
-from test_charts import every_figure
 
-from browser.pages import assert_accessible
 from dynamo.ui.compare.votes import VoteBook
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.explore.tab import explore_tab

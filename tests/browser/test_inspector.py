@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from fakes import HOSTILE
-
-from browser.cards import (
+from cards import (
     NASTY_RUN,
     NEXT_RUN,
     RUN,
@@ -20,7 +18,9 @@ from browser.cards import (
     show,
     verdict,
 )
-from browser.pages import assert_accessible
+from fakes import HOSTILE
+from pages import assert_accessible
+
 from dynamo.sampling.records import StepRecord
 
 

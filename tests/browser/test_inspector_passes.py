@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from browser.cards import (
+from cards import (
     LONG_RUN,
     NEXT_RUN,
     RUN,

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
+from pages import assert_accessible
 
-from browser.pages import assert_accessible
 from dynamo.loading import load
 from dynamo.training.trainer import save_model
 from dynamo.ui import Analyses, ModelOffer, ModelPair, Offer, build_demo, launch_options

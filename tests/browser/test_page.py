@@ -6,9 +6,9 @@ Single parts have tests of their own beside this file; here they work together.
 from __future__ import annotations
 
 from fakes import HOSTILE, scripted_pair
+from pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
 from visitors import PATIENCE, until
 
-from browser.pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
 from dynamo.ui import Offer
 
 # ---- the first visit

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from chats import settle
 from fakes import scripted_pair
+from pages import DONE, assert_accessible, chunks, generate, served
 
-from browser.chats import settle
-from browser.pages import DONE, assert_accessible, chunks, generate, served
 from dynamo.ui import Offer
 
 TABS = ("Explore", "About", "Compare")

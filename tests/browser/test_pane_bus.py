@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from browser.chats import (
+from chats import (
     ANSWER,
     FIRST,
     KNOWN,

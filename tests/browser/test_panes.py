@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes import HOSTILE
-
-from browser.chats import (
+from chats import (
     ANSWER,
     FIRST,
     LONG,
@@ -20,7 +18,8 @@ from browser.chats import (
     settle,
     show,
 )
-from browser.pages import assert_accessible
+from fakes import HOSTILE
+from pages import assert_accessible
 
 # ---- a chat
 

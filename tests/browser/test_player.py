@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from browser.races import lane, long_race, short_race
+from races import lane, long_race, short_race
 
 PLAYER = ("race/clocks.js", "race/player.js")
 READABLE = {1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from fakes import HOSTILE
-
-from browser.pages import assert_accessible
-from browser.races import SPLIT, Splits, answered, lane, listen, long_race, send, serve_race, short_race, tell
+from pages import assert_accessible
+from races import SPLIT, Splits, answered, lane, listen, long_race, send, serve_race, short_race, tell
 
 MOVING = {"reduced_motion": "no-preference"}
 

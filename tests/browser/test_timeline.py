@@ -6,8 +6,7 @@ import math
 
 import pytest
 from fakes import HOSTILE
-
-from browser.races import Splits, answered, lane, listen, send, serve_race, tell
+from races import Splits, answered, lane, listen, send, serve_race, tell
 
 COLUMNS = ("timeline/columns.js",)
 

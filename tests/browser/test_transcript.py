@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from chats import ANSWER, FIRST, NEXT, SECOND, one_by_one, run
 
-from browser.chats import ANSWER, FIRST, NEXT, SECOND, one_by_one, run
 from dynamo.trace.ndjson import read_trace
 from dynamo.ui.components import script
 

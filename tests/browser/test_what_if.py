@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from cards import RUN, fill, joint
 
-from browser.cards import RUN, fill, joint
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose
 from dynamo.ui.components import script

@@ -7,14 +7,13 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from fakes import HOSTILE, ScriptedEngine, Vocabulary
+from figures import every_figure, joint_line, marks
 from sweep_rows import report
-from test_sweep_charts import marks, standing
 
 from dynamo import charts
 from dynamo.charts import look
-from dynamo.sampling.records import BackOff, Joint, StepRecord
+from dynamo.sampling.records import BackOff
 from dynamo.sampling.sampler import SamplingOptions
-from dynamo.trace.joint_line import JointLine
 from dynamo.trace.ndjson import PassLine
 
 
@@ -60,19 +59,6 @@ def test_tokens_beside_an_axis_are_visible_plain_and_short(token, shown):
 
 
 # ---- the joint of one pass
-
-
-def joint_line(size=25, picked=(0, 12, 24), order=3, masked=True) -> JointLine:
-    rng = np.random.default_rng(4)
-    candidates = np.arange(12 * order).reshape(order, 12)
-    probabilities = np.sort(rng.dirichlet(np.ones(12), order))[:, ::-1]
-    ranks = np.indices((12,) * order).reshape(order, -1).T[:: 7 if masked else 1]
-    ranks = ranks[(ranks[:, 0] != 5) | (ranks[:, 1] != 6)] if masked else ranks
-    values = probabilities[np.arange(order), ranks].prod(axis=1)
-    joint = Joint(candidates, probabilities, ranks, values / values.sum())
-    return JointLine.of(
-        0, StepRecord(tuple(picked), len(picked), 0.01, joint=joint), 0.5, lambda i: f" w{i}", size
-    )
 
 
 def test_colours_are_logarithmic_and_removed_cells_have_none():
@@ -216,23 +202,6 @@ def test_the_longest_answer_stays_a_small_figure():
 
 
 # ---- all of them
-
-
-def every_figure(text: str = " cat") -> list[go.Figure]:
-    sweep = report()
-    line = joint_line()
-    line = JointLine(**{**line.__dict__, "texts": tuple(tuple(text for _ in head) for head in line.texts)})
-    told = [PassLine(0, (1, 2, 3), (text,) * 3, 3, 1.0, backoffs=(BackOff(2, text, 0.1, 0.5),), best=0.4)]
-    renamed = [{**point, "quality": {text: point["speed_up"]}} for point in sweep["points"]]
-    return [
-        charts.joint_heatmap(line),
-        charts.joint_heatmap(line, "product"),
-        charts.backoff_timeline(told, 0.5),
-        charts.sweep_speed_quality(renamed, text, 0.5),
-        charts.sweep_shares(sweep["points"]),
-        charts.calibration([{**row, "event": text} for row in sweep["calibration"]]),
-        charts.votes_chart([standing()]),
-    ]
 
 
 def test_hostile_text_reaches_no_label_as_markup():

@@ -1,16 +1,10 @@
 """Figures of sweeps and of votes: points, intervals and shares are those of the data."""
 
-import plotly.graph_objects as go
 import pytest
+from figures import marks, standing
 from sweep_rows import THRESHOLDS, curve, report
 
 from dynamo import charts
-
-
-def marks(figure: go.Figure, name: str) -> go.Scatter:
-    (found,) = [trace for trace in figure.data if trace.name == name]
-    return found
-
 
 # ---- sweeps
 
@@ -93,16 +87,6 @@ def test_a_bin_of_the_reliability_diagram_has_its_wilson_interval():
 
 
 # ---- votes
-
-
-def standing(threshold=0.5, wins=6, losses=3, speed_up=2.0):
-    decided = wins + losses
-    return {
-        "threshold": threshold, "votes": decided + 1, "wins": wins, "ties": 1, "losses": losses,
-        "speed_up": speed_up, "tokens_per_forward": 2.2,
-        "win_rate": wins / losses if losses else None, "share": wins / decided if decided else None,
-        "low": 0.3, "high": 0.9,
-    }  # fmt: skip
 
 
 def test_votes_are_drawn_with_their_interval_and_undecided_ones_are_not():

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from test_commands import run
-from test_measuring_commands import LONGEST, folder
+from command_line import LONGEST, folder, run
 
 from dynamo import Engine, SamplingOptions, load
 from dynamo.data.text import encode_chat, encode_plain, encode_prompt

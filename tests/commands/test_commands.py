@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import run
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from test_loading import table_for
+from tables import table_for
 
 from dynamo.__main__ import VERBS, main
 from dynamo.training.trainer import save_model
@@ -25,13 +26,6 @@ def folder(tmp_path_factory, tokenizer):
     (folder / "data.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
     tokenizer.save_pretrained(folder / "tokenizer")
     return folder
-
-
-def run(capsys, *arguments):
-    """Exit code and the JSON object of the last stdout line."""
-    code = main([str(argument) for argument in arguments])
-    lines = capsys.readouterr().out.splitlines()
-    return code, json.loads(lines[-1]) if lines else None
 
 
 def test_generate_prints_text_and_counts(folder, capsys):

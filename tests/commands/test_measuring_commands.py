@@ -4,30 +4,14 @@ import json
 
 import pytest
 import torch
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from test_commands import run
-from test_loading import table_for
+from command_line import LONGEST, folder, run
 
 from dynamo.__main__ import main
 from dynamo.data.text import encode_chat
 from dynamo.evaluation import sweep
 from dynamo.evaluation.sweep_report import SweepReport
-from dynamo.training.trainer import save_model
 
-LONGEST = ["--max-new-tokens", 12]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("measuring")
-    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
-    table_for(tokenizer).save(folder / "pair" / "dynamo" / "cooccurrence.safetensors")
-    (folder / "data.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
-    chats = [[{"role": "user", "content": text}] for text in ("Hello there", "A table, please")]
-    (folder / "prompts.json").write_text(json.dumps(chats))
-    return folder
-
+__all__ = ["folder"]  # a fixture
 
 # -- sweep ------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 from distributed_worker import CONFIGURATION, plugin_of, rows, step
-from test_instructions import ALPACA
+from trainings import ALPACA
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo import loading

@@ -12,15 +12,13 @@ from contextlib import contextmanager
 
 import pytest
 from accelerate.state import AcceleratorState
-from test_training import documents, same_weights, trainer
+from trainings import same_weights, trainer
 
 from dynamo.__main__ import main
 from dynamo.common.files import append_row
 from dynamo.evaluation.journal import Journal, read_journal
 from dynamo.trace.ndjson import read_runs
 from dynamo.training.trainer import save_model
-
-__all__ = ["documents"]  # a fixture
 
 
 @contextmanager

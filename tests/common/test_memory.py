@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
-from test_ui import SETTINGS, handlers, send
+from page_handlers import SETTINGS, handlers, send
 
 from dynamo import Engine, SamplingOptions
 from dynamo.__main__ import main

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 from processes import killed_itself
-from test_loading import table_for
+from tables import table_for
+from trainings import ALPACA
 
 from dynamo import loading
 from dynamo.__main__ import main
@@ -18,11 +19,6 @@ from dynamo.training import trainer
 from dynamo.training.heldout import held_out_nats
 from dynamo.training.trainer import save_model
 
-ALPACA = [
-    {"instruction": "Name a city.", "input": "", "output": "Oakland."},
-    {"instruction": "Double it.", "input": "21", "output": "It will be 42."},
-    {"instruction": "Be polite.", "output": "At your service, please."},
-]
 CHATS = [{"messages": turns} for turns in DIALOGUES]
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
-from test_engine import PROMPT, random_table, tokens_of
+from engines import PROMPT, tokens_of
+from tables import random_table
 
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine

@@ -6,22 +6,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
+from engines import PROMPT, tokens_of
 from oracle import choose as oracle_choose
+from tables import random_table
 
-from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import IncrementalDecoder
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampling.sampler import SamplingOptions
-
-PROMPT = [5, 100, 42, 17, 250]
-
-
-def random_table(seed=0, vocab=300, order=3):
-    """Nearly uniform pairs, so that the mask leaves much; triples are sparse."""
-    rng = np.random.default_rng(seed)
-    return CooccurrenceTable.count([rng.integers(0, vocab, 200_000)], order=order, vocab_size=vocab)
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +132,6 @@ def test_engine_equals_the_cacheless_oracle_loop(threshold, seed, table):
     tokens, orders = slow_generate(model, table, options, 20, seed)
     assert [t for step in steps for t in step.tokens] == tokens
     assert [step.order for step in steps] == orders
-
-
-def tokens_of(steps):
-    return [token for step in steps for token in step.tokens]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
-from test_engine import PROMPT, random_table, tokens_of
+from engines import PROMPT, tokens_of
+from tables import random_table
 
 from dynamo.decoding.engine import Engine
 from dynamo.loading import Pair

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_dynamo
-from test_engine import PROMPT, random_table, tokens_of
+from engines import PROMPT, tokens_of
+from tables import random_table
 
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import IncrementalDecoder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
-from test_engine import PROMPT
+from engines import PROMPT
 
 from dynamo import Engine, SamplingOptions, load
 from dynamo.data.prompts import read_prompts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
-from test_engine import PROMPT
+from engines import PROMPT, saved_in_half
 
 from dynamo.decoding import packed
 from dynamo.decoding.decoder import Decoder
@@ -12,14 +12,6 @@ from dynamo.decoding.decoder import Decoder
 HALF = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="this machine has no kernel for it"
 )
-
-
-def saved_in_half(model):
-    """Weights as a checkpoint in float16 gives them back: float32, each exactly a 16-bit number."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(weight.half().float())
-    return model
 
 
 @HALF

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from conftest import tiny_base, tiny_dynamo
-from test_devices import IDS, layers
+from device_maps import IDS, layers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 

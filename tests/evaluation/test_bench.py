@@ -3,24 +3,18 @@ import json
 import numpy as np
 import pytest
 from conftest import tiny_dynamo
+from replies import PROMPTS, reply
 
 from dynamo import Engine, Pair, SamplingOptions
 from dynamo.evaluation import bench
 from dynamo.evaluation.bench import Times
 from dynamo.trace.recorder import RunCounts
 
-PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
-
 
 @pytest.fixture(scope="module")
 def pair():
     model = tiny_dynamo()
     return Pair("tiny", "", model.to_pythia(), model, None, None)
-
-
-def reply(tokens, passes, seconds):
-    """A reply whose first pass is not counted."""
-    return RunCounts([5] * (tokens + 1), [1] * (passes + 1), [], 0, tokens, passes, seconds, 100.0)
 
 
 # -- what is compared -------------------------------------------------------------------------------------

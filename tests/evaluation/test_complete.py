@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command_line import run
 from conftest import tiny_base, tiny_dynamo
 from processes import killed_itself
-from test_loading import table_for
+from replies import lines
+from tables import table_for
 
 from dynamo import loading
 from dynamo.__main__ import main
@@ -31,16 +33,6 @@ def pair(tmp_path_factory, tokenizer):
     save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
     table_for(tokenizer).save(folder / "pair" / "dynamo" / loading.TABLE_FILE)
     return folder / "pair"
-
-
-def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return code, json.loads(out.splitlines()[-1]) if out else err
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 SHAPE = ["--thresholds", "1", "0", "--seeds", "2", "--max-new-tokens", "8", "--mask-strength", "0"]

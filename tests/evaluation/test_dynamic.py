@@ -8,9 +8,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from command_line import run
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from test_commands import run
-from test_loading import table_for
+from tables import table_for
 
 from dynamo import CooccurrenceTable, DynamoForCausalLM, SamplingOptions
 from dynamo.data.text import encode_turns

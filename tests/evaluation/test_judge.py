@@ -5,9 +5,10 @@ import json
 import random
 
 import pytest
+from command_line import run
 from huggingface_hub import constants
 from judges import JudgeServer
-from test_complete import lines, run
+from replies import lines
 
 from dynamo.evaluation import judge
 from dynamo.evaluation.endpoint import Endpoint, NoAnswer

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from command_line import run
 from conftest import DIALOGUES, tiny_dynamo
-from test_commands import run
-from test_loading import table_for
+from tables import table_for
 
 from dynamo import Engine, SamplingOptions
 from dynamo.evaluation import chrf, next_turns

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import tiny_base
 from processes import FRESH
-from test_bench import PROMPTS, reply
+from replies import PROMPTS, reply
 
 from dynamo import Engine, SamplingOptions
 from dynamo.evaluation import bench

@@ -176,3 +176,12 @@ def scripted_pair(
         label=vocabulary.label,
         end_tokens=frozenset([vocabulary.end]),
     )
+
+
+def vote(outcome="dynamo", threshold=0.5, model="embedded", **fields):
+    options = fields.pop("options", {"threshold": threshold, "adaptive": True, "seed": 3, "opponent": "loop"})
+    fields = {"speed_up": 2.0, "tokens_per_forward": 2.4, **fields}
+    return {"model": model, "options": options, "outcome": outcome, **fields}
+
+
+COMMANDS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

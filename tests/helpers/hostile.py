@@ -77,3 +77,10 @@ def refusal(act: Callable[[], Any], *more: type[Exception]) -> str | None:
         assert len(said) < 2000, f"{len(said)} characters: {said[:200]}"
         return said
     return None
+
+
+SHUT = (
+    "/gradio_api/process_recording", "/gradio_api/deep_link", "/gradio_api/dev/reload", "/monitoring",
+    "/gradio_api/custom_component/x%0Ay/client/a/b", "/monitoring/summary", "/gradio_api/file=http://1.1.1.1/",
+    "/gradio_api/file=https://1.1.1.1/", "/gradio_api/file/http://1.1.1.1/",
+)  # fmt: skip

@@ -8,9 +8,11 @@ import json
 import pytest
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 
+from dynamo.charts.lines import lines
 from dynamo.data.text import encode_chat
 from dynamo.loading import Pair
 from dynamo.reproduction import continual, further
+from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Sizes, Workspace
 
 
@@ -64,3 +66,23 @@ def workspace_in(folder, files, tokenizer):
 
 def two_heads(workspace):
     return further.with_heads(workspace, num_token_heads=2, head_init="copy")
+
+
+def counting(name="one", depends=(), value=1.25, calls=None, fails=False):
+    """An experiment that notes each run and shows its own number."""
+
+    def measure(_):
+        if fails:
+            raise KeyboardInterrupt
+        if calls is not None:
+            calls.append(name)
+        return {"value": value}
+
+    def show(result):
+        table = Table("What came out", ("what", "value"), (("value", result["value"]), ("nothing", None)))
+        verdict = "holds" if result["value"] > 1 else "differs"
+        finding = Finding(verdict, f"It is {result['value']:.2f}.")
+        figure = lines([{"name": "it", "x": [0, 1], "y": [0, result["value"]]}], "x", "y")
+        return Shown((table,), finding, {"A line": figure})
+
+    return Experiment(name, f"Title of {name}", "It is 3.", "Holds above 1.", measure, show, depends)

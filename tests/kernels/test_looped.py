@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
+from engines import saved_in_half
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_packed import saved_in_half
 
 from dynamo import kernels
 from dynamo.decoding import looped

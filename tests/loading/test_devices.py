@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from device_maps import IDS, layers
 
 from dynamo import Engine, SamplingOptions, loading
 from dynamo.__main__ import main
@@ -16,7 +17,6 @@ from dynamo.decoding.offloaded import DispatchedDecoder, decoder_for
 from dynamo.evaluation.audit import audit
 from dynamo.training.trainer import save_model
 
-IDS = list(range(5, 60))
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
@@ -26,14 +26,6 @@ def folder(tmp_path_factory, tokenizer):
     save_model(tiny_base(seed=1).half(), tokenizer, folder / "base")
     save_model(tiny_dynamo(seed=2).half(), tokenizer, folder / "dynamo")
     return folder
-
-
-def layers(**places):
-    """A device map of the tiny DynaMo model, on the CPU but for what is named."""
-    names = ["embed_in", "layers.0", "layers.1", "layers.2", "final_layer_norm", "rotary_emb"]
-    device_map = {f"backbone.gpt_neox.{name}": "cpu" for name in names}
-    device_map |= {"backbone.lm_head": "cpu", "token_heads.0": "cpu", "token_heads.1": "cpu"}
-    return device_map | places
 
 
 def on_disk(*names):

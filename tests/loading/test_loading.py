@@ -4,15 +4,10 @@ import shutil
 import pytest
 import torch
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from tables import table_for
 
 from dynamo import CooccurrenceTable, loading
-from dynamo.data import text
 from dynamo.training.trainer import save_model
-
-
-def table_for(tokenizer):
-    blocks = [text.encode_turns(tokenizer, turns).ids for turns in DIALOGUES]
-    return CooccurrenceTable.count(blocks, order=3, vocab_size=300)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny_dynamo
 from hub import SHA, Repo
 from huggingface_hub import HfApi
-from test_manager import stage
+from talks import stage
 
 from dynamo.loading import EMBEDDED, load, names
 from dynamo.training.trainer import save_model

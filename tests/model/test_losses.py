@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_dynamo
-from test_training import OPTIONS, documents, trainer  # noqa: F401 (fixtures)
+from trainings import OPTIONS, trainer
 
 from dynamo.model.loss import summed_nats
 
@@ -137,7 +137,7 @@ def test_parts_of_a_batch_add_up_to_the_batch():
 
 
 @pytest.mark.parametrize("change", [{"accumulation": 2}, {"activation_checkpointing": True}], ids=str)
-def test_a_step_in_parts_or_recomputed_is_the_same_step(documents, tmp_path, change):  # noqa: F811
+def test_a_step_in_parts_or_recomputed_is_the_same_step(documents, tmp_path, change):
     models = []
     for name, options in (("plain", OPTIONS), ("changed", replace(OPTIONS, **change))):
         run = trainer(documents, tmp_path / name, replace(options, steps=1, batch_size=4, warmup=0.0))
@@ -150,6 +150,6 @@ def test_a_step_in_parts_or_recomputed_is_the_same_step(documents, tmp_path, cha
             assert (weight - models[1][name]).abs().mean() < 1e-5, name
 
 
-def test_a_batch_that_does_not_divide_is_refused(documents, tmp_path):  # noqa: F811
+def test_a_batch_that_does_not_divide_is_refused(documents, tmp_path):
     with pytest.raises(ValueError, match="batch_size: 2 rows do not divide by 1 processes x accumulation 3"):
         trainer(documents, tmp_path, replace(OPTIONS, accumulation=3))

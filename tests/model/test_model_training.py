@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from conftest import tiny_dynamo
-from test_model import IDS
 
 import dynamo  # noqa: F401  (registers the Auto classes)
 from dynamo.model import parameter_groups, scale_gradient
+
+IDS = torch.randint(0, 300, (2, 24), generator=torch.Generator().manual_seed(1))
 
 
 def test_loss_equals_a_double_loop_over_positions(dynamo_model):

@@ -26,7 +26,7 @@ from judges import JudgeServer
 from processes import WORK_SECONDS, started
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from test_training import OPTIONS, documents, trainer
+from trainings import OPTIONS, trainer
 from visitors import until
 
 from dynamo.__main__ import main
@@ -35,7 +35,6 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.corpus import data_files, tokenise
 from dynamo.ui.compare.votes import VoteBook
 
-__all__ = ["documents"]  # a fixture
 pytestmark = pytest.mark.timeout(900)  # six that are killed, and one that comes to its end
 MOST_KILLS = 6
 EVERY_STEP = replace(OPTIONS, checkpoint_every=1)

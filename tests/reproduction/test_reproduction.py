@@ -7,18 +7,17 @@ import os
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from test_commands import run
-from test_loading import table_for
+from tables import table_for
+from workspaces import counting
 
 from dynamo import load
 from dynamo.charts import files
-from dynamo.charts.lines import lines
 from dynamo.common.files import write_json
 from dynamo.data.text import encode_chat
 from dynamo.evaluation import perplexity
 from dynamo.reproduction import joints, perplexities, sweeps
-from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.runner import read_result, result_path, run_missing
 from dynamo.reproduction.workspace import SETTINGS, Sizes, Workspace, file_fingerprint, settings_hash
 from dynamo.training.trainer import save_model
@@ -49,26 +48,6 @@ def workspace(folder, tmp_path, tokenizer):
         prompts=[encode_chat(tokenizer, DIALOGUES[1][:1])],
         sizes=SMALL,
     )
-
-
-def counting(name="one", depends=(), value=1.25, calls=None, fails=False):
-    """An experiment that notes each run and shows its own number."""
-
-    def measure(_):
-        if fails:
-            raise KeyboardInterrupt
-        if calls is not None:
-            calls.append(name)
-        return {"value": value}
-
-    def show(result):
-        table = Table("What came out", ("what", "value"), (("value", result["value"]), ("nothing", None)))
-        verdict = "holds" if result["value"] > 1 else "differs"
-        finding = Finding(verdict, f"It is {result['value']:.2f}.")
-        figure = lines([{"name": "it", "x": [0, 1], "y": [0, result["value"]]}], "x", "y")
-        return Shown((table,), finding, {"A line": figure})
-
-    return Experiment(name, f"Title of {name}", "It is 3.", "Holds above 1.", measure, show, depends)
 
 
 # -- what is measured once

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_reproduction import counting
+from workspaces import counting
 
 from dynamo.charts import files
 from dynamo.charts.grids import joint_grids

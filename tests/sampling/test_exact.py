@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from engines import tokens_of
 from oracle import choose as oracle_choose
 from scipy import stats
 from tablemodel import END, START, VOCAB, engine, logits_after, table
-from test_engine import tokens_of
 
 from dynamo.sampling.exact import Draft, propose, verify
 from dynamo.sampling.sampler import Context, SamplingOptions, choose_joint, top_candidates

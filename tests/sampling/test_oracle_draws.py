@@ -9,7 +9,7 @@ from oracle import (
     choose,
     draw,
 )
-from test_oracle import PLAIN, RATIO, TWO_HEADS, flat_heads, ratio_of
+from oracle_cases import PLAIN, RATIO, TWO_HEADS, flat_heads, ratio_of
 
 ALMOST_ONE = float(np.nextafter(1.0, 0.0))
 

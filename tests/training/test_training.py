@@ -6,37 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DIALOGUES, tiny_dynamo
+from conftest import tiny_dynamo
 from processes import killed_itself
+from trainings import OPTIONS, same_weights, trainer
 
 from dynamo.common.files import replace_folder
-from dynamo.data import text
 from dynamo.data.blocks import TokenBlocks
 from dynamo.training.heldout import held_out_nats
 from dynamo.training.recipes import TrainingOptions, learning_rate_scale
 from dynamo.training.trainer import Trainer
-
-OPTIONS = TrainingOptions(
-    steps=12, batch_size=2, base_lr=1e-3, head_lr=1e-2, warmup=0.25, weight_decay=0.1, checkpoint_every=3
-)
-
-
-@pytest.fixture(scope="module")
-def documents(tokenizer):
-    return [np.asarray(text.encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
-
-
-def trainer(documents, output, options=OPTIONS, **more):
-    # Dropout makes the random state part of what must be resumed.
-    model = tiny_dynamo(heads=3, head_init="copy")
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.1
-    return Trainer(model, TokenBlocks(documents, 0, 64, seed=5), options, output, documents, **more)
-
-
-def same_weights(one, other):
-    return all(torch.equal(a, other.state_dict()[name]) for name, a in one.state_dict().items())
 
 
 def test_stopped_and_resumed_run_ends_with_the_same_weights(documents, tmp_path):

@@ -15,7 +15,7 @@ from fakes import scripted_pair
 from hostile import BRIEF, TEXTS, VALUES, refusal, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ui import SETTINGS, handlers
+from page_handlers import SETTINGS, handlers
 from visitors import PATIENCE, client_of
 
 from dynamo.trace.ndjson import read_runs

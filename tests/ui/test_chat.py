@@ -6,6 +6,7 @@ import pytest
 from fakes import ANSWER, scripted_pair
 from hypothesis import given
 from hypothesis import strategies as st
+from talks import SETTINGS, talk
 
 from dynamo.data.text import encode_chat
 from dynamo.sampling.sampler import SamplingOptions
@@ -13,19 +14,8 @@ from dynamo.trace.ndjson import read_runs
 from dynamo.ui.compare.chat import LONGEST_CHAT, Chat
 from dynamo.ui.compare.pair import AtThresholdOne, encode_messages
 from dynamo.ui.compare.service import PageService
-from dynamo.ui.compare.settings import Settings
 
 LINES = st.lists(st.text("ab é<|\n", max_size=12), min_size=1, max_size=9)
-SETTINGS = Settings(SamplingOptions(), 96, 3)
-
-
-def talk(service: PageService, *prompts: str) -> Chat:
-    """A chat of several turns, its values sent to and fro as a browser does."""
-    base = dynamo = ""
-    for prompt in prompts:
-        *_, view = service.answer(Chat.read(base, dynamo), prompt, SETTINGS)
-        base, dynamo = view.base, view.dynamo
-    return Chat.read(base, dynamo)
 
 
 def test_each_lane_keeps_its_own_history():

@@ -6,17 +6,17 @@ import html
 
 import numpy as np
 import pytest
+from fakes import COMMANDS
+from figures import every_figure
 from hostile import BRIEF
 from hypothesis import given
 from hypothesis import strategies as st
-from test_charts import every_figure
 
 from dynamo.common.bidi import bidi_isolate, in_html, spelled
 from dynamo.ui.layout import _about
 from dynamo.ui.models.pair_parts import notice_html
 from dynamo.ui.models.tab import failed
 
-COMMANDS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 texts = st.text(st.sampled_from(COMMANDS + "ab 1<&\u05d0\u0627\u0661\u200f\n"))
 
 

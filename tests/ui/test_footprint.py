@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
-from test_chat import SETTINGS
-from test_loading import table_for
+from tables import table_for
+from talks import SETTINGS
 
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.packed import copies_of

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 from conftest import tiny_base
 from fakes import scripted_pair
-from test_manager import stage
+from talks import stage
 
 from app import dialogues_in
 from dynamo.loading import load, load_model

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hostile import SHUT
 
 from dynamo.ui.server.bodies import MOST_HELD, SMALL, Bodies
 from dynamo.ui.server.guard import (
@@ -21,11 +22,6 @@ from dynamo.ui.server.guard import (
     make_room,
 )
 
-SHUT = (
-    "/gradio_api/process_recording", "/gradio_api/deep_link", "/gradio_api/dev/reload", "/monitoring",
-    "/gradio_api/custom_component/x%0Ay/client/a/b", "/monitoring/summary", "/gradio_api/file=http://1.1.1.1/",
-    "/gradio_api/file=https://1.1.1.1/", "/gradio_api/file/http://1.1.1.1/",
-)  # fmt: skip
 OPEN = (
     "/", "/config", "/theme.css", "/assets/index.js", "/gradio_api/queue/join", "/gradio_api/queue/data",
     "/gradio_api/file=/tmp/gradio/ab/monitoring", "/gradio_api/file=C:/Users/x/run.ndjson",

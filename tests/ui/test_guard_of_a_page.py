@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes import scripted_pair
-from test_guard import SHUT
+from hostile import SHUT
 from visitors import PATIENCE
 
 from dynamo.spaces.limits import UNLIMITED, Limits

@@ -11,7 +11,7 @@ import pytest
 from conftest import tiny_base, tiny_dynamo
 from hub import Repo
 from huggingface_hub import HfApi
-from test_chat import SETTINGS
+from talks import SETTINGS, stage
 
 from dynamo.loading import EMBEDDED, load, names
 from dynamo.sampling.sampler import SamplingOptions
@@ -24,10 +24,6 @@ from dynamo.ui.models import manager as manager_module
 from dynamo.ui.models.manager import ModelManager
 
 GIGABYTE = 10**9
-
-
-def stage(pair):
-    return ModelPair.from_pair(pair), Analyses(report={"of": pair.name})
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import re
 import gradio as gr
 import pytest
 from fakes import HOSTILE, scripted_pair
-from test_ui import SETTINGS, handlers, send
+from page_handlers import SETTINGS, handlers, send
 
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace

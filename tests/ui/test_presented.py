@@ -6,7 +6,7 @@ import json
 
 import pytest
 from fakes import ScriptedEngine, Vocabulary, scripted_pair
-from test_presenter import OPTIONS, Steps, lane, race, scripted_race, trace
+from scripted_races import OPTIONS, Steps, lane, race, scripted_race, trace
 
 from dynamo.data.text import TokenLabels
 from dynamo.sampling.sampler import SamplingOptions

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakes import HOSTILE, scripted_pair
-from test_chat import SETTINGS, talk
+from talks import SETTINGS, talk
 
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace

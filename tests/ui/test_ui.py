@@ -9,40 +9,15 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from fakes import ScriptedEngine, Vocabulary, scripted_pair
+from page_handlers import SETTINGS, handlers, send
 
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui import ModelPair, Offer
-from dynamo.ui.compare.handlers import Handlers, in_one_sentence
+from dynamo.ui.compare.handlers import in_one_sentence
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.compare.tab import compare_tab
 from dynamo.ui.compare.votes import VoteBook
-
-SETTINGS = {
-    "threshold": 0.5,
-    "exact": False,
-    "mask_strength": 1,
-    "temperature": 0.7,
-    "top_k": 50.0,
-    "repetition_penalty": 1.1,
-    "max_order": 3.0,
-    "max_new_tokens": 96.0,
-    "seed": 0,
-    "adaptive": True,
-    "blur": True,
-}
-
-
-def handlers(pair=None, votes=None) -> Handlers:
-    service = PageService(pair or scripted_pair())
-    return Handlers(service, list(SETTINGS), VoteBook(votes) if votes else None)
-
-
-def send(
-    wired: Handlers, prompt="hello", chat=("", ""), replacing=False, blind=False, opponent="loop", **changes
-):
-    values = {**SETTINGS, **changes}.values()
-    return list(wired.send(prompt, replacing, blind, opponent, *chat, *values))
 
 
 def test_a_turn_streams_both_traces_and_the_last_pass():

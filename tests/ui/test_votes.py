@@ -5,6 +5,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fakes import vote
 from processes import FRESH, START_SECONDS
 from scipy.stats import binomtest
 
@@ -12,12 +13,6 @@ from dynamo.ui.compare import votes
 from dynamo.ui.compare.votes import VOTES_FILE, Standing, VoteBook
 
 PROMPT = "my secret prompt"
-
-
-def vote(outcome="dynamo", threshold=0.5, model="embedded", **fields):
-    options = fields.pop("options", {"threshold": threshold, "adaptive": True, "seed": 3, "opponent": "loop"})
-    fields = {"speed_up": 2.0, "tokens_per_forward": 2.4, **fields}
-    return {"model": model, "options": options, "outcome": outcome, **fields}
 
 
 # ---- what is counted

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from fakes import vote
 from processes import FRESH, START_SECONDS
-from test_votes import vote
 
 from dynamo.ui.compare import votes
 from dynamo.ui.compare.votes import VOTES_FILE, VoteBook
