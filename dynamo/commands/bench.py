@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.common.files import write_json
     from dynamo.evaluation import bench, cost, machine
     from dynamo.evaluation.bench_report import rewrite
-    from dynamo.evaluation.profile import split
+    from dynamo.evaluation.profile import profile_lanes
 
     if arguments.report is not None:
         return {"report": str(arguments.report), "tables": rewrite(arguments.report)}
@@ -100,14 +100,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         ) as bar:
             times = bench.interleave(lanes, prompts, arguments.runs, bar.update, lost)
     ratios = bench.ratios(times)
-    profile = split(pair, prompts[:SPLIT_PROMPTS], options)
+    profile = profile_lanes(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
     result = {
         "model": pair.name,
         **{name: each.value for name, each in ratios.items()},
         "tokens_per_forward": times["dynamo"].tokens_per_forward,
         "conversion": bench.conversion(times),
-        "sampler_share": profile.lanes["dynamo"].sampler_share,
+        "sampler_share": profile["dynamo"].sampler_share,
         "intervals": {name: [each.low, each.high] for name, each in ratios.items()},
         "lanes": {
             name: {
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             for name, each in times.items()
         },
         "lost": lost,
-        "split": profile.to_json(),
+        "split": {lane: each.to_json() for lane, each in profile.items()},
         "bandwidth_gb_per_second": reading / 1e9,
         "peak_memory_mb": peak_memory(pair.base.device) / 1e6,
         "prompts": len(prompts),

@@ -12,14 +12,14 @@ Weights are shared by all lanes, and must not change while a decoder is in use; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import GPTNeoXForCausalLM
 
 from dynamo import kernels
+from dynamo.common.laps import lap
 from dynamo.decoding.cache import BatchKVCache, KVCache, Lanes, OneLane, turn, warm_up
 from dynamo.decoding.packed import (
     LARGEST_COPY,
@@ -86,21 +86,6 @@ class Decoder:
         )
         if self.packed:
             self._warm_up()
-
-    def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
-        """What a pass is made of, for whoever times it from outside: (owner, name of a function, part).
-
-        Parts are "stem", "heads" (the last layer and the extra heads) and "output embedding"; where one
-        function serves several, its own arguments tell which.
-        """
-        yield self, "_logits", "output embedding"
-        if self.packed:
-            for layer in self._stem:
-                yield layer, "forward", "stem"
-            yield self._finals, "forward", "heads"
-        else:
-            stem = set(map(id, self._layers[:-1]))
-            yield self, "_layer", lambda layer, *_, **__: "stem" if id(layer) in stem else "heads"
 
     def bytes_per_weight(self) -> int:
         """How many bytes a pass reads of one weight: fewer in a packed copy than in the model, or as many."""
@@ -201,8 +186,13 @@ class Decoder:
         heads = self.heads if heads is None else heads
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         hidden_states = self._embed(torch.tensor(tokens, device=self.device))
+        lap("rest")
         run = self._packed_pass if self.packed else self._module_pass
-        return self._logits(run(hidden_states, heads, step))
+        outputs = run(hidden_states, heads, step)
+        lap("heads")
+        logits = self._logits(outputs)
+        lap("output embedding")
+        return logits
 
     def _causal(self, new: int, stop: int) -> Tensor:
         """What the last `new` of `stop` positions do not see, as (new, stop) of 0 and -inf; each row begins
@@ -223,12 +213,14 @@ class Decoder:
         """Outputs of the last layer and the extra heads where they are wanted, (heads, queries, hidden)."""
         for layer in self._stem:
             hidden_states = layer.forward(hidden_states, 1, step, whole=True)[0]
+        lap("stem")
         return self._finals.forward(hidden_states, heads, step, whole=False)
 
     def _module_pass(self, hidden_states: Tensor, heads: int, step: OneLane | Lanes) -> Tensor:
         """The same through the model's own modules."""
         for layer in self._layers[:-1]:
             hidden_states = self._layer(layer, hidden_states, step, whole=True)
+        lap("stem")
         # Heads that read the last layer's output need it at every new position, not only where it is wanted.
         whole = self._source_is_last and heads > 1
         last = self._layer(self._layers[-1], hidden_states, step, whole)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numbers
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -83,10 +83,6 @@ class Engine:
     def bytes_per_weight(self) -> int:
         """How many bytes a forward pass reads of one weight."""
         return self._decoder.bytes_per_weight()
-
-    def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
-        """The parts of this engine's forward pass, to be timed from outside: see `Decoder.stages`."""
-        return self._decoder.stages()
 
     def stream(
         self,

@@ -10,14 +10,14 @@ to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import GPTNeoXForCausalLM
 
 from dynamo.common.device_map import execution_device, is_dispatched
+from dynamo.common.laps import lap
 from dynamo.decoding.decoder import Decoder
 from dynamo.model import DynamoForCausalLM
 
@@ -48,11 +48,6 @@ class DispatchedDecoder:
         self.heads = 1 + len(self._token_heads)
         self.max_length = config.max_position_embeddings
         self.vocab_size = config.vocab_size
-
-    def stages(self) -> Iterator[tuple[Any, str, str | Callable[..., str]]]:
-        """As `Decoder.stages`; all layers count as the stem."""
-        yield self, "_logits", "output embedding"
-        yield self, "_outputs", "stem"
 
     def bytes_per_weight(self) -> int:
         """As `Decoder.bytes_per_weight`; there are no copies here."""
@@ -102,9 +97,12 @@ class DispatchedDecoder:
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         assert all(1 <= asked <= len(each) for asked, each in zip(queries, tokens, strict=True)), queries
         step = _Step(lanes, [len(each) for each in tokens])
+        lap("rest")
         outputs = self._outputs(step, tokens, heads)
         outputs = [step.wanted(output, queries) for output in outputs]
+        lap("stem")  # all layers: they run where their weights are
         logits = self._logits(torch.stack([output.to(outputs[0].device) for output in outputs]))
+        lap("output embedding")
         for lane, each in zip(lanes, tokens, strict=True):
             lane.length += len(each)
         return logits

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import StopStrings
 from dynamo.sampling.exact import Draft, propose, shown_joint, verify
@@ -66,7 +67,9 @@ class TokenSequence:
 
     def _chosen(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
         candidates = top_candidates(logits[:, -1], self._options)
+        lap("top-k")
         decision = choose(candidates, self._context, self._table, self._options, self._uniform())
+        lap("draw")
         tokens, going_on = self._cut(decision.tokens)
         self.pending = list(tokens)
         self._context.add(self.pending)

@@ -14,7 +14,7 @@ import torch
 
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
-from dynamo.evaluation.profile import split
+from dynamo.evaluation.profile import profile_lanes
 from dynamo.loading import Pair
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.recorder import RunCounts
@@ -126,7 +126,7 @@ def top_k_cost(
     """DynaMo's time split by number of candidates k: its parts and its pass, milliseconds (profiled runs)."""
     costs = {}
     for count in counts:
-        lane = split(pair, prompts, replace(options, top_k=count)).lanes["dynamo"]
+        lane = profile_lanes(pair, prompts, replace(options, top_k=count))["dynamo"]
         costs[str(count)] = {**lane.parts, "pass": lane.pass_ms, "sampler_share": lane.sampler_share}
     return costs
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dynamo.evaluation.machine import describe
-from dynamo.evaluation.profile import split
+from dynamo.evaluation.profile import profile_lanes
 from dynamo.evaluation.sweep import Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import Pair
@@ -22,8 +22,9 @@ MAX_NEW_TOKENS = 96
 
 
 def time_split(pair: Pair, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Where a pass's time goes in both lanes, profiled on a few prompts (ids): see `split`."""
-    return split(pair, prompts[:PROFILED_PROMPTS]).to_json()
+    """Where a pass's time goes in both lanes, profiled on a few prompts (ids)."""
+    lanes = profile_lanes(pair, prompts[:PROFILED_PROMPTS])
+    return {lane: each.to_json() for lane, each in lanes.items()}
 
 
 def sweep_reports(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamo import kernels
+from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling import joint
 from dynamo.sampling.candidates import Candidates, top_candidates
@@ -77,6 +78,7 @@ def choose(
     last: OrderResult | None = None
     for order in range(min(options.highest_order, len(candidates.ids)), 1, -1):
         last = choose_joint(candidates, order, context, table, options)
+        lap("joint and mask")
         if last.backoff is None:
             return _drawn(candidates, last.ranks, last.weights, options, uniform, backoffs, last)
         backoffs.append(last.backoff)

@@ -1,14 +1,14 @@
 import json
 import threading
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_dynamo
 
 from dynamo import Pair, SamplingOptions
+from dynamo.common import laps
 from dynamo.decoding.decoder import Decoder
-from dynamo.evaluation.profile import PARTS, SAMPLER_STAGES, LaneSplit, _Stopwatch, split
+from dynamo.evaluation.profile import PARTS, LaneSplit, profile_lanes
 
 PROMPTS = [[5, 6, 7], [8, 9]]
 
@@ -28,8 +28,8 @@ MODELS = {
 def test_parts_and_rest_make_up_the_pass_on_every_path(make):
     model = make()
     assert Decoder(model).packed == (make is MODELS["packed"])
-    measured = split(pair_of(model), PROMPTS, SamplingOptions(threshold=0.2), max_new_tokens=12)
-    written = json.loads(json.dumps(measured.to_json()))
+    measured = profile_lanes(pair_of(model), PROMPTS, SamplingOptions(threshold=0.2), max_new_tokens=12)
+    written = json.loads(json.dumps({lane: each.to_json() for lane, each in measured.items()}))
     assert set(written) == {"base", "dynamo"}
     for lane in written.values():
         assert set(lane["parts"]) == {*PARTS, "rest"}
@@ -40,13 +40,12 @@ def test_parts_and_rest_make_up_the_pass_on_every_path(make):
     assert written["base"]["parts"]["joint and mask"] == 0, "one head has no joint"
 
 
-def test_everything_is_put_back_afterwards():
-    before = [getattr(owner, name) for owner, name, _ in SAMPLER_STAGES]
-    split(pair_of(tiny_dynamo()), PROMPTS, max_new_tokens=6)
-    assert [getattr(owner, name) for owner, name, _ in SAMPLER_STAGES] == before
+def test_nothing_is_timed_afterwards():
+    profile_lanes(pair_of(tiny_dynamo()), PROMPTS, max_new_tokens=6)
+    assert laps._running is None
     with pytest.raises(ValueError, match="got 999"):
-        split(pair_of(tiny_dynamo()), [*PROMPTS, [999]], max_new_tokens=6)
-    assert [getattr(owner, name) for owner, name, _ in SAMPLER_STAGES] == before
+        profile_lanes(pair_of(tiny_dynamo()), [*PROMPTS, [999]], max_new_tokens=6)
+    assert laps._running is None
 
 
 def test_sampler_share_is_its_time_over_the_forward_pass():
@@ -54,28 +53,27 @@ def test_sampler_share_is_its_time_over_the_forward_pass():
     assert LaneSplit(parts, 10.0, 3).sampler_share == pytest.approx(2 / 8)
 
 
-def test_time_inside_an_inner_stage_is_not_the_outer_ones(monkeypatch):
+def test_a_lap_is_the_time_since_the_last_one_in_this_thread(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("dynamo.evaluation.profile.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("dynamo.common.laps.time.perf_counter", lambda: clock[0])
 
-    def spend(seconds):
+    def spend(seconds, part):
         clock[0] += seconds
+        laps.lap(part)
 
-    room = SimpleNamespace(inner=lambda: spend(2.0))
-    room.outer = lambda: (spend(1.0), room.inner(), spend(4.0))
-    stopwatch = _Stopwatch(torch.device("cpu"))
-    with stopwatch.around(iter([(room, "inner", "a"), (room, "outer", lambda: "b")])):
-        room.outer()
-        assert stopwatch.take() == {"a": 2.0, "b": 5.0}
-        room.inner()
-        assert stopwatch.take() == {"a": 2.0}
-        other = threading.Thread(target=room.outer)
+    stopwatch = laps.Stopwatch()
+    with laps.running(stopwatch):
+        spend(1.0, "a"), spend(2.0, "b"), spend(4.0, "a")
+        assert stopwatch.take() == {"a": 5.0, "b": 2.0}
+        other = threading.Thread(target=laps.lap, args=["c"])
         other.start()
         other.join()
         assert not stopwatch.take(), "other threads' work is not counted"
+    spend(8.0, "a")
+    assert not stopwatch.take()
 
 
 def test_replies_of_one_pass_tell_nothing():
     model = tiny_dynamo()
     with pytest.raises(ValueError, match="no reply is longer than one pass"):
-        split(pair_of(model), PROMPTS, max_new_tokens=1)
+        profile_lanes(pair_of(model), PROMPTS, max_new_tokens=1)
