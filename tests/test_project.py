@@ -49,7 +49,7 @@ def test_commands_of_the_readme_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
     assert set(re.findall(r"\bmake (\w+)", readme)) <= targets
     assert {"demo", "test"} <= set(re.findall(r"^make (\w+)", readme, flags=re.M))
-    from dynamo.__main__ import VERBS
+    from dynamo.commands import VERBS
 
     assert set(re.findall(r"python -m dynamo (\w+)", readme)) <= set(VERBS)
     for link in re.findall(r"\]\(((?!http)[^)#]+)\)", readme):

@@ -1,6 +1,6 @@
 """Make the embedded pair from the Schema-Guided Dialogues: train, count, measure, write assets/models.
 
-Takes hours on a laptop; a stage that is done is skipped and a killed one resumes.
+It takes hours on a laptop; a finished stage is skipped and a killed one resumes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import Any
+
+from dynamo.commands import run_command
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading
-    from dynamo.__main__ import main
     from dynamo.pipelines import embedded
 
     output = arguments.output or loading.EMBEDDED_FOLDER
-    return embedded.make(arguments.data, arguments.work, output, main)
+    return embedded.make(arguments.data, arguments.work, output, run_command)

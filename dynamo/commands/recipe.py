@@ -1,18 +1,22 @@
 """The whole path of a Pythia chat pair: base, heads, finetuning, table, evaluation, push, Space.
 
-Every stage is one of the other commands, is told before it runs, and is skipped where its result is there
-already: run it again after a stop. --plan shows stages, time and memory and does nothing. Without
+Every stage is one of the other commands, is shown before it runs, and is skipped if its result exists: run
+the same command again after a stop. --plan shows stages, time and memory and does nothing. Without
 --instructions the result completes text; without --repo nothing leaves this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dynamo.commands import run_command
+from dynamo.common.options import add_arguments, parse
+from dynamo.training.options import FinetuningRun, TrainingRun
 from dynamo.training.recipes import RECIPES
 
 
@@ -40,36 +44,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo.__main__ import main
-    from dynamo.pipelines.prospects import prospects
+    from dynamo.pipelines.estimates import fit_stages
     from dynamo.pipelines.recipe import RecipeRun, stages
     from dynamo.pipelines.stages import run_stages
 
-    arguments.work = arguments.work or Path("runs") / arguments.recipe
-    journey = RecipeRun(**{each.name: getattr(arguments, each.name) for each in fields(RecipeRun)})
-    found = stages(journey)
+    values = {each.name: getattr(arguments, each.name) for each in fields(RecipeRun)}
+    values["work"] = arguments.work or Path("runs") / arguments.recipe
+    values["train"] = _further(TrainingRun, "train", arguments.train)
+    values["finetune"] = _further(FinetuningRun, "finetune", arguments.finetune)
+    recipe_run = RecipeRun(**values)
+    found = stages(recipe_run)
     unknown = set(arguments.skip) - {stage.name for stage in found}
     if unknown:
         known = ", ".join(stage.name for stage in found)
         raise ValueError(f"skip: expected stages of {known}, got {', '.join(sorted(unknown))}")
-    if journey.space and "space" not in arguments.skip:
-        _check_space(journey)
-    found, foretold = prospects(found, journey.recipe, journey.base, journey.heads)
-    expected = {name: prospect.in_words() for name, prospect in foretold.items()}
+    if recipe_run.space and "space" not in arguments.skip:
+        _check_space(recipe_run)
+    found, costs = fit_stages(found, recipe_run)
+    expected = {name: cost.in_words() for name, cost in costs.items()}
     for stage in found:
         state = "done" if stage.done else "skipped" if stage.name in arguments.skip else "to do"
         print(f"{stage.name:10} {state:8} {expected.get(stage.name, '')}", file=sys.stderr)
-    result = {"recipe": arguments.recipe, "pair": str(journey.pair), "expected": expected}
+    result = {"recipe": arguments.recipe, "pair": str(recipe_run.pair), "expected": expected}
     if arguments.plan:
         return {**result, "stages": {stage.name: stage.command() for stage in found}}
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    return {**result, "ran": run_stages(found, main, arguments.skip)}
+    recipe_run.work.mkdir(parents=True, exist_ok=True)
+    return {**result, "ran": run_stages(found, run_command, arguments.skip)}
 
 
-def _check_space(journey: Any) -> None:
-    """What would otherwise be found out when everything else is done."""
+def _further(cls: type, verb: str, flags: str) -> dict[str, Any]:
+    """Values by name from the flags of --train or --finetune."""
+    parser = argparse.ArgumentParser(prog=f"python -m dynamo recipe --{verb}", add_help=False)
+    add_arguments(parser, cls, absent=True, partial=True)
+    return vars(parse(parser, shlex.split(flags)))
+
+
+def _check_space(recipe_run: Any) -> None:
+    """Check a Space before hours of training rather than after them."""
     from dynamo.commands import space
     from dynamo.spaces import Deployment, SpaceProject
 
-    project = SpaceProject.read(space.ROOT, journey.profile).loading(journey.repo)
-    Deployment.plan(journey.space, project, {})
+    project = SpaceProject.read(space.ROOT, recipe_run.profile).loading(recipe_run.repo)
+    Deployment.plan(recipe_run.space, project, {})

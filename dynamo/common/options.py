@@ -1,7 +1,9 @@
 """Options as dataclasses, flags derived from them: a default and its explanation are written once.
 
-A field made with `option` carries its help text; `add_arguments` turns every such field into a flag, and
-`from_arguments` builds the dataclass again, whose own checks refuse bad values.
+A field made with `option` or `required` carries its help text. `add_arguments` turns every such field into a
+flag, `from_arguments` builds the dataclass again, whose own checks refuse bad values, and `to_arguments`
+writes one as flags. The fields of a dataclass inside a dataclass are flags as well, except those whose names
+the outer one has.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import argparse
 import numbers
 import sys
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import MISSING, field, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, field, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from dynamo.common.validation import short_repr
 
@@ -20,28 +23,37 @@ T = TypeVar("T")
 LARGEST = sys.float_info.max
 
 
-def option(default: Any, help: str) -> Any:
+def option(default: Any, help: str, choices: Collection[str] = ()) -> Any:
     """A dataclass field with a default and the help text of its flag."""
-    return field(default=default, metadata={"help": help})
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def required(help: str) -> Any:
+    """A dataclass field without a default, and the help text of its flag."""
+    return field(metadata={"help": help})
 
 
 def check_types(options: Any, leave_out: Collection[str] = ()) -> None:
-    """Raise ValueError unless every field of a dataclass holds what its annotation says.
+    """Raise ValueError unless every field of a dataclass holds what its annotation says, and one of its
+    choices where it has any.
 
     Whole numbers serve where numbers are asked for, switches do not; a number may be any library's. Ranges,
     NaN and infinities are the dataclass's own to check.
     """
-    for name, kind in _hints(type(options)).items():
-        value = getattr(options, name)
-        if name not in leave_out and not _KINDS[kind].holds(value):
-            raise ValueError(f"{name}: expected {_KINDS[kind].told}, got {short_repr(value)}")
-
-
-_hints = cache(get_type_hints)
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if each.name in leave_out or is_dataclass(value) or (value is None and each.default is None):
+            continue
+        kind = _KINDS[_type(type(options), each.name)]
+        if not kind.holds(value):
+            raise ValueError(f"{each.name}: expected {kind.message}, got {short_repr(value)}")
+        choices = each.metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(f"{each.name}: expected {', '.join(choices)}, got {short_repr(value)}")
 
 
 class _Kind(NamedTuple):
-    told: str
+    message: str
     holds: Callable[[Any], bool]
 
 
@@ -55,12 +67,26 @@ def _number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not _switch(value) and not (whole and abs(value) > LARGEST)
 
 
+def _words(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(isinstance(each, str) for each in value)
+
+
+WORDS = tuple[str, ...]
 _KINDS = {
     bool: _Kind("true or false", _switch),
     int: _Kind("a whole number", lambda value: isinstance(value, numbers.Integral) and not _switch(value)),
     float: _Kind("a number", _number),
     str: _Kind("a word", lambda value: isinstance(value, str)),
+    Path: _Kind("a path", lambda value: isinstance(value, Path)),
+    WORDS: _Kind("a tuple of words", _words),
 }
+_hints = cache(get_type_hints)
+
+
+def _type(cls: type, name: str) -> Any:
+    """The annotation of a field; of `int | None`, which may be missing, int."""
+    hint = _hints(cls)[name]
+    return hint if hint in _KINDS else get_args(hint)[0]
 
 
 def add_arguments(
@@ -68,33 +94,74 @@ def add_arguments(
     cls: type,
     leave_out: Collection[str] = (),
     absent: bool = False,
+    partial: bool = False,
     **defaults: Any,
 ) -> None:
     """A flag for every field of a dataclass but those left out, which keep the dataclass's default;
     `defaults` replace the dataclass's own for this command. With `absent`, flags that are not given are left
-    to `from_arguments`."""
-    hints = get_type_hints(cls)
+    to `from_arguments`; with `partial`, also those that are required."""
     group = parser.add_argument_group(cls.__name__)
-    for each in fields(cls):
-        if each.name in leave_out:
-            continue
+    own = [each for each in fields(cls) if each.name not in leave_out]
+    outer = [*leave_out, *(each.name for each in own)]
+    for each in own:
         default = defaults.get(each.name, each.default)
-        assert default is not MISSING, f"{cls.__name__}.{each.name} has no default to show"
-        kind = argparse.BooleanOptionalAction if hints[each.name] is bool else None
+        if is_dataclass(default):
+            add_arguments(parser, type(default), outer, absent, partial, **vars(default))
+            continue
+        kind, shown = _type(cls, each.name), "" if default in (None, MISSING) else f" (default: {default})"
+        settings: dict[str, Any] = {"type": kind, "choices": each.metadata.get("choices") or None}
+        if kind is bool:
+            settings = {"action": argparse.BooleanOptionalAction}
+        elif kind == WORDS:
+            settings = {"nargs": "+"}
         group.add_argument(
-            "--" + each.name.replace("_", "-"),
+            _flag(each.name),
             dest=each.name,
             default=argparse.SUPPRESS if absent else default,
-            help=f"{each.metadata['help']} (default: {default})",
-            **({"action": kind} if kind else {"type": hints[each.name]}),
+            required=default is MISSING and not partial,
+            help=each.metadata["help"] + shown,
+            **settings,
         )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def from_arguments(cls: type[T], arguments: argparse.Namespace, **defaults: Any) -> T:
     """The dataclass from parsed flags, `defaults` where a flag is absent. Raises its ValueError for values
     out of range."""
-    given = {**defaults, **vars(arguments)}
-    return cls(**{each.name: given[each.name] for each in fields(cls) if each.name in given})
+    return from_values(cls, {**defaults, **vars(arguments)})
+
+
+def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass from values by name, those of an inner dataclass among them; other names are ignored."""
+    names = {each.name for each in fields(cls)}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    own = {name: value for name, value in given.items() if name in names}
+    for each in fields(cls):
+        if is_dataclass(each.default) and each.name not in own:
+            inner = {name: given[name] for name in vars(each.default) if name in given and name not in names}
+            own[each.name] = replace(each.default, **inner)
+    return cls(**own)
+
+
+def to_arguments(options: Any, usual: Any, leave_out: Collection[str] = ()) -> list[str]:
+    """The flags that make `options` where those not given make `usual`, a value of the same dataclass."""
+    words = []
+    own = [each for each in fields(options) if each.name not in leave_out]
+    outer = [*leave_out, *(each.name for each in own)]
+    for each in own:
+        value = getattr(options, each.name)
+        if is_dataclass(value):
+            words += to_arguments(value, getattr(usual, each.name), outer)
+        elif value is not None and (each.default is MISSING or value != getattr(usual, each.name)):
+            flag = _flag(each.name)
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no{flag[1:]}")
+            else:
+                words += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

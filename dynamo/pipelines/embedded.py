@@ -1,4 +1,4 @@
-"""How the embedded pair is made: a list of this project's own commands, run in order, each stage once.
+"""How the embedded pair is made: stages that run in order, each once.
 
 A base model learns the dialogues for a while at a constant learning rate (`start`); from there DynaMo goes on
 by the modified objective and the base by plain causal-LM training, for the same steps on the same data, so
@@ -10,46 +10,47 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dynamo.common.files import write_json
 from dynamo.data.prompts import PROMPTS_FILE
 from dynamo.loading import TABLE_FILE
-from dynamo.pipelines.stages import Stage, run_stages
+from dynamo.pipelines.stages import RunCommand, Stage, run_stages
+from dynamo.training.options import TrainingOptions, TrainingRun
 
 SHAPE = "8x256x4"
 VOCAB_SIZE = 4096
 START_STEPS, JOINT_STEPS = 1400, 1000
-SCHEDULE = ["--batch-size", "8", "--block-size", "512", "--base-lr", "2e-3", "--head-lr", "2e-3",
-            "--weight-decay", "0.1", "--mixed-precision", "bf16", "--checkpoint-every", "100"]  # fmt: skip
+SCHEDULE = TrainingOptions(
+    batch_size=8, base_lr=2e-3, head_lr=2e-3, weight_decay=0.1, mixed_precision="bf16", checkpoint_every=100
+)
 
 
 def stages(data: Path, work: Path) -> list[Stage]:
-    """The commands that train the pair, in order."""
-    train, dev = str(data / "dialogues_train.jsonl.gz"), str(data / "dialogues_dev.jsonl.gz")
-    tokenizer, start = work / "tokenizer", work / "start"
-    dialogues = ["--data", train, "--validation", dev]
+    """The trainings and the count that make the pair, in order."""
+    dialogues, dev = str(data / "dialogues_train.jsonl.gz"), str(data / "dialogues_dev.jsonl.gz")
+    tokenizer, table = str(work / "tokenizer"), work / TABLE_FILE
 
-    def run(name: str, *more: str) -> Stage:
-        arguments = ["train", *more, *dialogues, "--output", str(work / name), *SCHEDULE]
-        return Stage(name, arguments, work / name / "model" / "config.json")
+    def training(name: str, options: TrainingOptions, **values: Any) -> Stage:
+        run = TrainingRun((dialogues,), work / name, validation=dev, options=options, **values)
+        return Stage(name, run, work / name / "model" / "config.json")
 
-    further = ["--model", str(start / "model"), "--steps", str(JOINT_STEPS), "--warmup", "0.02",
-               "--seed", "1", "--evaluate-every", "250"]  # fmt: skip
+    first = replace(SCHEDULE, steps=START_STEPS, warmup=0.05, final_lr=1.0, evaluate_every=350)
+    further = replace(SCHEDULE, steps=JOINT_STEPS, warmup=0.02, evaluate_every=250, seed=1)
+    start = str(work / "start" / "model")
     return [
-        run("start", "--new", SHAPE, "--tokenizer", str(tokenizer), "--heads", "1",
-            "--steps", str(START_STEPS), "--warmup", "0.05", "--final-lr", "1.0", "--evaluate-every", "350"),
-        run("dynamo", *further, "--heads", "3", "--head-init", "copy"),
-        run("base", *further, "--heads", "1"),
-        Stage("table", ["count", "--tokenizer", str(tokenizer), "--data", train, "--order", "3",
-                        "--output", str(work / TABLE_FILE)], work / TABLE_FILE),
+        training("start", first, new=SHAPE, tokenizer=tokenizer, heads=1),
+        training("dynamo", further, model=start, heads=3, head_init="copy"),
+        training("base", further, model=start, heads=1),
+        Stage("table", ["count", "--tokenizer", tokenizer, "--data", dialogues, "--order", "3",
+                        "--output", str(table)], table),
     ]  # fmt: skip
 
 
-def make(data: Path, work: Path, output: Path, main: Callable[[list[str]], int]) -> dict[str, Any]:
-    """Run every stage that is not done, then export to `output`; `main` is the command line's entry.
+def make(data: Path, work: Path, output: Path, run_command: RunCommand) -> dict[str, Any]:
+    """Run every stage that is not done, then export to `output`; `run_command` is as for `run_stages`.
 
     Raises ValueError if the data is not there or a stage fails.
     """
@@ -60,7 +61,7 @@ def make(data: Path, work: Path, output: Path, main: Callable[[list[str]], int])
                 f"with: python -m dynamo.data.schema_guided prepare dstc8-schema-guided-dialogue {data}"
             )
     _tokenizer(data, work)
-    run_stages(stages(data, work), main)
+    run_stages(stages(data, work), run_command)
     return export(data, work, output)
 
 
@@ -103,14 +104,14 @@ def measure(name: str, dev: Path) -> dict[str, Any]:
     from dynamo.sampling.sampler import SamplingOptions
 
     pair = loading.load(name, device="cpu")
-    documents = read_documents(dev, pair.tokenizer)
+    dialogues = read_documents(dev, pair.tokenizer)
     sizes = text_bytes_per_token(pair.tokenizer)
     prompts = [text.encode_chat(pair.tokenizer, chat) for chat in json.loads(PROMPTS_FILE.read_text())]
     base = DynamoForCausalLM.from_neox(pair.base, num_token_heads=1)
     report: dict[str, Any] = {
         "development": {
-            "base": perplexity.measure(base, documents, sizes).summary(),
-            "dynamo": perplexity.measure(pair.dynamo, documents, sizes).summary(),
+            "base": perplexity.measure(base, dialogues, sizes).summary(),
+            "dynamo": perplexity.measure(pair.dynamo, dialogues, sizes).summary(),
         },
         "parameters": {"base": pair.base.num_parameters(), "dynamo": pair.dynamo.num_parameters()},
         "replies": {},

@@ -1,54 +1,159 @@
-"""How long a training run will take and what memory it needs, before it starts: rough, and said to be.
+"""How long a training will take and what memory it needs, before it starts: a rough estimate.
 
 Time is the run's multiplications over what this machine multiplies in a short trial, at the share of it that
 training reaches. Memory is weights, gradients and AdamW's two moments in float32, and what one pass keeps for
-its way back, which is why a batch is divided into passes that fit.
+its way back. A batch of the paper's is far too large for one pass of one GPU; how it is divided changes no
+result, so unless options say how, it is divided into the fewest passes that fit into the free memory, with
+layers computed twice where nothing else fits.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from dynamo.loading import available_memory, default_device, default_dtype
+from dynamo.loading.sizes import PYTHIA, RESERVE, Shape, gigabytes, layer_parameters
 from dynamo.model.loss import PIECE_LOGITS
+from dynamo.pipelines.recipe import RecipeRun
+from dynamo.pipelines.stages import Stage
+from dynamo.training.options import FinetuningRun, TrainingOptions, TrainingRun
 
 EFFICIENCY = 0.4  # of the trial's speed; a round guess, not a measurement
 TRIAL = 1024
+FILLED = 0.9  # of the free memory, as an estimate may be off
+TOKEN_BYTES = 4  # of text
 ADAM_BYTES = 16  # weight, gradient, two moments
 # Bytes that a pass keeps for each token and hidden unit, as counted with torch's hooks for saved tensors.
 LAYER_BYTES = {"no": 72, "bf16": 44}  # of a layer, by mixed precision
 AGAIN_BYTES = 4  # of a layer that is computed twice
 HEAD_BYTES, ENDS_BYTES = 8, 12  # of an extra head beside its layer; of the embedding and the first head
 LOGIT_BYTES = 12  # of a logit of the loss's piece: itself, its softmax, its gradient
+RANGES = (  # in words, below so many seconds
+    (60, "about a minute"),
+    (300, "a few minutes"),
+    (900, "5 to 15 minutes"),
+    (2700, "15 to 45 minutes"),
+    (5400, "about an hour"),
+    (86400, "several hours"),
+)
 
 
-def multiplications_per_second(seconds: float = 0.3) -> float:
-    """Multiply-adds a second of this machine's first GPU, or of its CPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = _fast_dtype() if device.type == "cuda" else torch.float32
-    size = 4 * TRIAL if device.type == "cuda" else TRIAL
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    a @ a
-    _finish(device)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        a @ a
-        _finish(device)
-        count += 1
-    return count * size**3 / (time.perf_counter() - started)
+@dataclass(frozen=True)
+class CostEstimate:
+    """Of one training. bytes: of the process that trains, libraries included; free: bytes of this machine,
+    None where the system does not say."""
+
+    options: TrainingOptions
+    tokens: int
+    seconds: float
+    bytes: int
+    free: int | None
+
+    def in_words(self) -> str:
+        options = self.options
+        passes = ""
+        if options.accumulation > 1 or options.activation_checkpointing:
+            passes = f", each step is {options.accumulation} passes"
+        if options.activation_checkpointing:
+            passes += " and computes layers twice"
+        return f"about {duration(self.seconds)}, {self.memory()}{passes}, {self.tokens:,} tokens"
+
+    def memory(self) -> str:
+        free = "" if self.free is None else f" ({gigabytes(self.free)} are free)"
+        return f"{gigabytes(self.bytes)} of memory{free}"
 
 
-def _fast_dtype() -> torch.dtype:
-    """Of a GPU: one that has no bfloat16 of its own would be measured at imitating it."""
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
+@dataclass(frozen=True)
+class Estimator:
+    """Estimates trainings of a model on this machine. heads: of the model in the making; free: bytes of
+    memory, None where the system does not say."""
+
+    shape: Shape
+    heads: int
+    free: int | None
+
+    def estimate(self, options: TrainingOptions, length: int, tokens: int) -> CostEstimate:
+        """Of `tokens` in rows of up to `length`."""
+        parameters, extra = self._parameters()
+        seconds = training_seconds(parameters, extra, tokens, options.heads_only, machine_speed())
+        return CostEstimate(options, tokens, seconds, self.bytes(options, length), self.free)
+
+    def bytes(self, options: TrainingOptions, length: int) -> int:
+        parameters, extra = self._parameters()
+        rows = options.batch_size // options.accumulation
+        held = training_bytes(parameters, extra, options.heads_only)
+        return RESERVE + held + pass_bytes(rows * length, self.shape, self.heads - 1, options)
+
+    def fit(self, options: TrainingOptions, length: int) -> TrainingOptions:
+        """The same batch in the fewest passes that fit, no fewer than it has; else one row at a time."""
+        fitting = options
+        for again in sorted({options.activation_checkpointing, True}):
+            for passes in range(min(options.accumulation, options.batch_size), options.batch_size + 1):
+                if options.batch_size % passes == 0:
+                    fitting = replace(options, accumulation=passes, activation_checkpointing=again)
+                    if self.free is None or self.bytes(fitting, length) <= FILLED * self.free:
+                        return fitting
+        return fitting
+
+    def _parameters(self) -> tuple[int, int]:
+        """Of the base and of the extra heads."""
+        layers, hidden, _, vocabulary = self.shape
+        layer = layer_parameters(hidden)
+        return layers * layer + 2 * vocabulary * hidden, (self.heads - 1) * layer
 
 
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def fit_stages(stages: Sequence[Stage], run: RecipeRun) -> tuple[list[Stage], dict[str, CostEstimate]]:
+    """The stages, with the batches of those that train divided to fit unless `run` says how, and the costs of
+    these by name."""
+    shape, free = _base_shape(run), available_memory(default_device())
+    fitted, costs = [], {}
+    for stage in stages:
+        if isinstance(stage.task, TrainingRun | FinetuningRun):
+            estimator = Estimator(shape, 1 if stage.name == "chat-base" else run.heads, free)
+            length, tokens = _tokens(stage.task)
+            options = stage.task.options
+            given = run.train if isinstance(stage.task, TrainingRun) else run.finetune
+            if "accumulation" not in given:
+                options = estimator.fit(options, length)
+                stage = replace(stage, task=replace(stage.task, options=options))
+            costs[stage.name] = estimator.estimate(options, length, tokens)
+        fitted.append(stage)
+    return fitted, costs
+
+
+def _tokens(run: TrainingRun | FinetuningRun) -> tuple[int, int]:
+    """The most tokens of a row, and those that a run reads in all."""
+    batch = run.options.batch_size
+    if isinstance(run, TrainingRun):
+        return run.block_size, run.options.steps * batch * run.block_size
+    read = run.epochs * Path(run.data).stat().st_size / TOKEN_BYTES
+    if run.steps is not None:
+        read = min(read, run.steps * batch * run.max_length)
+    return run.max_length, round(read)
+
+
+def _base_shape(run: RecipeRun) -> Shape:
+    """Of a local base by its own configuration, else of the suite's."""
+    if run.base and (Path(run.base) / "config.json").is_file():
+        from transformers import GPTNeoXConfig
+
+        return shape_of(GPTNeoXConfig.from_pretrained(run.base))
+    return PYTHIA[run.recipe.removeprefix("pythia-").removesuffix("-quick")]
+
+
+def shape_of(config: Any) -> Shape:
+    """Of a GPT-NeoX configuration."""
+    return Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.vocab_size)
+
+
+# ---- the formulas
 
 
 def training_seconds(parameters: int, extra: int, tokens: int, heads_only: bool, speed: float) -> float:
@@ -66,35 +171,42 @@ def training_bytes(parameters: int, extra: int, heads_only: bool) -> int:
     return 4 * (parameters + extra - trained) + ADAM_BYTES * trained
 
 
-def pass_bytes(
-    tokens: int,
-    layers: int,
-    hidden: int,
-    vocabulary: int,
-    extra_heads: int,
-    heads_only: bool,
-    mixed_precision: str = "no",
-    again: bool = False,
-) -> int:
-    """Memory of one forward and backward pass of so many tokens at once, heads of one layer each.
-
-    again: whether layers are computed twice (`activation_checkpointing`).
-    """
-    layer, trained = LAYER_BYTES[mixed_precision], extra_heads + (0 if heads_only else layers)
-    kept = AGAIN_BYTES * (layers + extra_heads) + layer if again else layer * trained
+def pass_bytes(tokens: int, shape: Shape, extra_heads: int, options: TrainingOptions) -> int:
+    """Memory of one forward and backward pass of so many tokens at once, heads of one layer each."""
+    layers, hidden, _, vocabulary = shape
+    trained = extra_heads + (0 if options.heads_only else layers)
+    kept = LAYER_BYTES[options.mixed_precision]
+    if options.activation_checkpointing:
+        kept += AGAIN_BYTES * (layers + extra_heads)
+    else:
+        kept *= trained
     kept += HEAD_BYTES * extra_heads + ENDS_BYTES
     logits = LOGIT_BYTES * min(tokens * vocabulary, PIECE_LOGITS)
-    embedding = 0 if heads_only else vocabulary * hidden
+    embedding = 0 if options.heads_only else vocabulary * hidden
     gradients = 4 * embedding * (1 + extra_heads)  # the embedding's own, of each head
-    halves = 2 * (12 * trained * hidden**2 + embedding) if mixed_precision == "bf16" else 0
+    halves = 2 * (12 * trained * hidden**2 + embedding) if options.mixed_precision == "bf16" else 0
     return tokens * hidden * kept + logits + gradients + halves
 
 
-def passes(rows: int, fits: Callable[[int], bool], least: int = 1) -> int | None:
-    """Into how many equal passes, `least` or more, so many rows must be divided for each to fit; None if one
-    row alone does not.
-    """
-    return next((n for n in range(least, rows + 1) if rows % n == 0 and fits(rows // n)), None)
+@cache
+def machine_speed(seconds: float = 0.3) -> float:
+    """Multiply-adds a second of this machine's first GPU, or of its CPU, measured once."""
+    device = default_device()
+    on_gpu = device.type == "cuda"
+    size = 4 * TRIAL if on_gpu else TRIAL
+    a = torch.randn(size, size, device=device, dtype=default_dtype(device))
+
+    def multiply() -> None:
+        a @ a
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    multiply()
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        multiply()
+        count += 1
+    return count * size**3 / (time.perf_counter() - started)
 
 
 def duration(seconds: float) -> str:
@@ -103,3 +215,8 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(1, round(seconds) if seconds < 20 else round(seconds, -1)):.0f} seconds"
+
+
+def rough_duration(seconds: float) -> str:
+    """In words, as a range."""
+    return next((words for most, words in RANGES if seconds < most), "more than a day")

@@ -1,4 +1,4 @@
-"""From a Pythia base to a Space: the whole path of a chat pair, as a list of this project's own commands.
+"""From a Pythia base to a Space: the whole path of a chat pair, as a list of stages.
 
 base -> heads -> finetune (DynaMo and base alike, so that heads are compared and not finetuning) -> table ->
 pair -> evaluation -> push -> Space. Each stage is resumed or skipped by its result; time and memory are
@@ -9,31 +9,33 @@ will learn it, and an untuned model stays one that completes text.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dynamo import loading
 from dynamo.common.files import replace_folder, write_json
+from dynamo.common.options import from_values
 from dynamo.data import text
 from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
 from dynamo.loading.names import check_format
 from dynamo.pipelines.stages import Stage
+from dynamo.training.options import FinetuningRun, training_run
 from dynamo.training.recipes import RECIPES
 
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """What one run of the path is asked for.
+    """Options of one run of the path.
 
     recipe: a name of `dynamo.training.recipes`; base: the model to start from, the recipe's own if ""; data,
     validation: what the heads are trained and measured on; instructions: what both are finetuned on, None for
-    a model that completes text; repo, space: hub ids, "" leaves out push and Space; train, finetune: further
-    flags of these commands.
+    a model that completes text; repo, space: hub ids, "" leaves out push and Space; train, finetune: values
+    by name for `training_run` and `FinetuningRun`, in place of the recipe's and of the path's own.
     """
 
     recipe: str
@@ -48,8 +50,8 @@ class RecipeRun:
     repo: str = ""
     space: str = ""
     profile: str = "zerogpu"
-    train: str = ""
-    finetune: str = ""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.recipe not in RECIPES:
@@ -75,49 +77,54 @@ class RecipeRun:
         return self.work / "pair"
 
 
-def stages(path: RecipeRun) -> list[Stage]:
+def stages(run: RecipeRun) -> list[Stage]:
     """The stages in order."""
-    work = path.work
+    work = run.work
     base, heads = work / "base", work / "heads" / "model"
+    training = {
+        "recipe": run.recipe,
+        "model": str(base),
+        "heads": run.heads,
+        "data": (run.data,),
+        "validation": run.validation,
+        "output": work / "heads",
+    }
     found = [
-        Stage("base", [], base, action=partial(fetch_base, path.source, base, path.instructions is not None)),
-        Stage("heads", ["train", "--recipe", path.recipe, "--model", str(base), "--heads", str(path.heads),
-                        "--data", path.data, "--validation", path.validation,
-                        "--output", str(work / "heads"), *shlex.split(path.train)], heads),
-    ]  # fmt: skip
-    if path.instructions is not None:
+        Stage("base", partial(fetch_base, run.source, base, run.instructions is not None), base),
+        Stage("heads", training_run(**training | run.train), heads),
+    ]
+    if run.instructions is not None:
         for name, start in (("chat", heads), ("chat-base", base)):
-            arguments = ["finetune", "--model", str(start), "--data", path.instructions,
-                         "--output", str(work / name), *shlex.split(path.finetune)]  # fmt: skip
-            found.append(Stage(name, arguments, work / name / "model"))
+            finetuning = {"model": str(start), "data": run.instructions, "output": work / name}
+            task = from_values(FinetuningRun, finetuning | run.finetune)
+            found.append(Stage(name, task, work / name / "model"))
         base, heads = work / "chat-base" / "model", work / "chat" / "model"
     table = work / TABLE_FILE
-    pair, losses, speed = str(path.pair), work / "perplexity.json", work / "sweep.json"
+    pair, losses, speed = str(run.pair), work / "perplexity.json", work / "sweep.json"
     found += [
-        Stage("table", ["count", "--tokenizer", str(heads), "--data", path.data, "--order",
-                        str(max(2, path.heads)), "--output", str(table)], table),
-        Stage("pair", [], path.pair, action=partial(assemble, base, heads, table, path.pair)),
-        Stage("losses", ["perplexity", "--model", pair, "--data", path.validation], losses, captured=True),
-        Stage("speed", ["sweep", "--model", pair, "--seeds", "1", "--limit", str(path.prompts),
+        Stage("table", ["count", "--tokenizer", str(heads), "--data", run.data, "--order",
+                        str(max(2, run.heads)), "--output", str(table)], table),
+        Stage("pair", partial(assemble, base, heads, table, run.pair), run.pair),
+        Stage("losses", ["perplexity", "--model", pair, "--data", run.validation], losses, captured=True),
+        Stage("speed", ["sweep", "--model", pair, "--seeds", "1", "--limit", str(run.prompts),
                         "--output", str(speed)], speed),
-        Stage("report", [], path.pair / REPORT_FILE,
-              action=lambda: write_report(found, losses, speed, path.pair)),
+        Stage("report", lambda: write_report(found, losses, speed, run.pair), run.pair / REPORT_FILE),
     ]  # fmt: skip
-    if path.repo:
-        data = f"Heads: {Path(path.data).name}."
-        if path.instructions is not None:
-            data += f" Finetuning: {Path(path.instructions).name}."
-        base_id = [] if Path(path.source).exists() else ["--base", path.source]
-        arguments = ["push", pair, path.repo, "--licence", path.licence, *base_id, "--data", data]
-        found.append(Stage("push", arguments, work / _told_of("push", path.repo), captured=True))
-    if path.space:
-        arguments = ["space", "deploy", "--repo", path.space, "--profile", path.profile, "--model", path.repo]
-        found.append(Stage("space", arguments, work / _told_of("space", path.space), captured=True))
+    if run.repo:
+        data = f"Heads: {Path(run.data).name}."
+        if run.instructions is not None:
+            data += f" Finetuning: {Path(run.instructions).name}."
+        base_id = [] if Path(run.source).exists() else ["--base", run.source]
+        words = ["push", pair, run.repo, "--licence", run.licence, *base_id, "--data", data]
+        found.append(Stage("push", words, work / _result_file("push", run.repo), captured=True))
+    if run.space:
+        words = ["space", "deploy", "--repo", run.space, "--profile", run.profile, "--model", run.repo]
+        found.append(Stage("space", words, work / _result_file("space", run.space), captured=True))
     return found
 
 
-def _told_of(stage: str, repo_id: str) -> str:
-    """What a stage said of one repository: another one has not been served yet."""
+def _result_file(stage: str, repo_id: str) -> str:
+    """Of a stage's result for one repository: it is still to do for another one."""
     return f"{stage}--{repo_id.replace('/', '--')}.json"
 
 
@@ -160,12 +167,12 @@ def assemble(base: Path, dynamo: Path, table: Path, target: Path) -> None:
 
 
 def write_report(found: list[Stage], losses: Path, speed: Path, pair: Path) -> None:
-    """What the card is written from; the commands without the names of this machine's folders."""
+    """Write what the card is made from; the commands without the names of this machine's folders."""
     work = str(pair.parent)
     commands = [
         " ".join(Path(word).name if Path(word).is_absolute() else word
                  for word in stage.command().replace(work, "WORK").split(" "))
-        for stage in found if stage.arguments and stage.arguments[0] not in ("push", "space")
+        for stage in found if not callable(stage.task) and stage.name not in ("push", "space")
     ]  # fmt: skip
     report: dict[str, Any] = {
         "perplexity": json.loads(losses.read_text(encoding="utf-8")),

@@ -29,7 +29,7 @@ from dynamo.common.files import append_row, being_written, old_folder, replace_f
 from dynamo.common.memory import peak_memory
 from dynamo.model import DynamoForCausalLM, count_targets
 from dynamo.training.heldout import held_out_nats
-from dynamo.training.recipes import FREE_OPTIONS, TrainingOptions, learning_rate_scale
+from dynamo.training.options import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
 VALIDATION_BATCH = 16  # documents
 ADAMW_BETAS, ADAMW_EPS = (0.9, 0.95), 1e-8

@@ -11,7 +11,7 @@ from command_line import run
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 from tables import table_for
 
-from dynamo.__main__ import VERBS, main
+from dynamo.commands import VERBS, main
 from dynamo.training.trainer import save_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,11 @@ from hostile import BRIEF, VALUES, refusal, values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo.__main__ import VERBS, main
+from dynamo.commands import VERBS, main
 from dynamo.common.options import parse
 from dynamo.sampling.sampler import SamplingOptions
-from dynamo.training.recipes import RECIPES, TrainingOptions, learning_rate_scale
+from dynamo.training.options import TrainingOptions, learning_rate_scale
+from dynamo.training.recipes import RECIPES
 
 FIELDS = [(cls, field) for cls in (SamplingOptions, TrainingOptions) for field in fields(cls)]
 WORDS = (

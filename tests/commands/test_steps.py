@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo.__main__ import VERBS
+from dynamo.commands import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/spaces.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from dynamo.common.validation import LONGEST_WRITTEN, short_repr
 from dynamo.decoding.engine import checked_count
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.spaces.limits import Limits
-from dynamo.training.recipes import TrainingOptions
+from dynamo.training.options import TrainingOptions
 from dynamo.ui.compare.settings import Settings
 
 MUCH = 10**5000

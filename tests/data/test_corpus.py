@@ -11,7 +11,8 @@ from dynamo.__main__ import main
 from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, data_files, tokenise
 from dynamo.data.documents import read_documents
-from dynamo.training.recipes import BASE_LR, RECIPES, TrainingOptions
+from dynamo.training.options import TrainingOptions
+from dynamo.training.recipes import BASE_LR, RECIPES
 from dynamo.training.trainer import save_model
 
 

@@ -1,9 +1,10 @@
 """The whole path on a look-alike: a tiny Pythia with a raw tokenizer, a local hub, a local Space."""
 
-import argparse
 import copy
 import functools
 import json
+import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,16 +14,15 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer
 
 from dynamo import loading
-from dynamo.__main__ import main
-from dynamo.commands import space, train
-from dynamo.common.options import from_arguments
+from dynamo.commands import main, run_command, space
 from dynamo.data import text
 from dynamo.loading import names
+from dynamo.loading.sizes import PYTHIA
 from dynamo.model import DynamoForCausalLM
-from dynamo.pipelines import estimates, prospects, recipe
+from dynamo.pipelines import estimates, recipe
 from dynamo.pipelines.recipe import RecipeRun, stages
 from dynamo.pipelines.stages import Stage, run_stages
-from dynamo.training.recipes import TrainingOptions
+from dynamo.training.options import FinetuningRun, TrainingOptions, TrainingRun
 
 TRAIN = "--steps 3 --batch-size 2 --block-size 16 --mixed-precision no --evaluate-every 0 --accumulation 1"
 FINETUNE = "--steps 2 --batch-size 2 --max-length 64"
@@ -168,25 +168,48 @@ def test_a_base_without_room_for_the_template_is_refused(ground, tokenizer):
 def test_stages_run_in_order_once_and_a_failure_stops_them(tmp_path):
     ran = []
 
-    def main_of(arguments):
-        ran.append(arguments)
-        if arguments[0] == "write":
+    def scripted(words):
+        ran.append(words)
+        if words[0] == "write":
             (tmp_path / "a").write_text("")
-        print('{"said": 1}')
-        return 1 if arguments[0] == "fail" else 0
+        if words[0] == "fail":
+            raise ValueError("fail: no reason")
+        return {"said": 1}
 
     write = Stage("a", ["write"], tmp_path / "a")
     say = Stage("b", ["say"], tmp_path / "b.json", captured=True)
     fail = Stage("c", ["fail"], tmp_path / "c")
-    assert run_stages([write, say], main_of) == ["a", "b"]
+    assert run_stages([write, say], scripted) == ["a", "b"]
     assert json.loads((tmp_path / "b.json").read_text()) == {"said": 1}
-    assert run_stages([write, say], main_of) == []
-    assert run_stages([write, say, fail], main_of, skip=["c"]) == []
-    with pytest.raises(ValueError, match="stage c failed"):
-        run_stages([write, say, fail], main_of)
+    assert run_stages([write, say], scripted) == []
+    assert run_stages([write, say, fail], scripted, skip=["c"]) == []
+    with pytest.raises(ValueError, match="stage c failed: fail: no reason"):
+        run_stages([write, say, fail], scripted)
     with pytest.raises(ValueError, match="stage d failed"):
-        run_stages([Stage("d", ["quiet"], tmp_path / "d")], main_of)
-    assert [arguments[0] for arguments in ran] == ["write", "say", "fail", "quiet"]
+        run_stages([Stage("d", ["quiet"], tmp_path / "d")], scripted)
+    assert [words[0] for words in ran] == ["write", "say", "fail", "quiet"]
+
+
+def test_a_stage_that_trains_is_the_command_that_it_shows(ground, monkeypatch):
+    """What the plan shows makes the same run when somebody types it."""
+    commands = []
+
+    def note(run):
+        commands.append(run)
+        return SimpleNamespace(summary=dict)
+
+    monkeypatch.setattr("dynamo.training.train.train", note)
+    monkeypatch.setattr("dynamo.training.finetune.finetune", note)
+    texts, chats = str(ground / "texts.jsonl"), str(ground / "instructions.json")
+    found = stages(RecipeRun(
+        "pythia-70m-quick", ground, texts, texts, instructions=chats,
+        train={"data": ["a b", "c"], "heads_only": False}, finetune={"steps": 2, "base_lr": 1e-4},
+    ))  # fmt: skip
+    training = [stage for stage in found if isinstance(stage.task, TrainingRun | FinetuningRun)]
+    assert [stage.name for stage in training] == ["heads", "chat", "chat-base"]
+    for stage in training:
+        run_command(shlex.split(stage.command())[3:])
+    assert commands == [stage.task for stage in training]
 
 
 def test_estimates_count_what_is_trained():
@@ -224,61 +247,67 @@ def test_what_a_pass_is_said_to_keep_is_what_it_keeps(heads_only, mixed_precisio
         output = model(ids, labels=ids)
     assert output.loss.requires_grad
     counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    foretold = estimates.pass_bytes(
-        ids.numel(), config.num_hidden_layers, config.hidden_size, config.vocab_size,
-        config.num_token_heads - 1, heads_only, mixed_precision, again,
-    )  # fmt: skip
+    options = TrainingOptions(
+        heads_only=heads_only, mixed_precision=mixed_precision, activation_checkpointing=again
+    )
+    shape = estimates.shape_of(config)
+    estimated = estimates.pass_bytes(ids.numel(), shape, config.num_token_heads - 1, options)
     computed_now = estimates.LAYER_BYTES[mixed_precision] if again else 0
-    foretold -= ids.numel() * config.hidden_size * computed_now
-    foretold -= estimates.LOGIT_BYTES * ids.numel() * config.vocab_size
-    assert counted <= foretold <= 1.8 * counted
+    estimated -= ids.numel() * config.hidden_size * computed_now
+    estimated -= estimates.LOGIT_BYTES * ids.numel() * config.vocab_size
+    assert counted <= estimated <= 1.8 * counted
 
 
 def test_a_batch_is_divided_into_the_fewest_passes_that_fit():
-    assert estimates.passes(64, lambda rows: rows <= 64) == 1
-    assert estimates.passes(64, lambda rows: rows <= 20) == 4
-    assert estimates.passes(64, lambda rows: True, least=3) == 4
-    assert estimates.passes(60, lambda rows: rows <= 7) == 10
-    assert estimates.passes(64, lambda rows: False) is None
+    def passes(batch, fitting_rows, least=1):
+        class Scripted(estimates.Estimator):
+            def bytes(self, options, length):
+                return options.batch_size // options.accumulation
+
+        estimator = Scripted(PYTHIA["70m"], 3, free=fitting_rows / estimates.FILLED)
+        fitted = estimator.fit(TrainingOptions(batch_size=batch, accumulation=least), 16)
+        return fitted.accumulation, fitted.activation_checkpointing
+
+    assert passes(64, 64) == (1, False)
+    assert passes(64, 20) == (4, False)
+    assert passes(64, 64, least=3) == (4, False)
+    assert passes(60, 7) == (10, False)
+    assert passes(64, 0.5) == (64, True)
+    assert passes(2, 64, least=8) == (2, False)
 
 
 @pytest.mark.parametrize(
-    ("free", "flags", "expected", "fits"),
+    ("free", "given", "expected", "fits"),
     [
-        (None, "", [], True),
-        (1e15, "", [], True),
-        (60e9, "", ["--accumulation", "4"], True),
-        (12.5e9, "", ["--accumulation", "32", "--activation-checkpointing"], True),
-        (12.5e9, "--accumulation 2", [], False),
-        (3e9, "", ["--accumulation", "64", "--activation-checkpointing"], False),
+        (None, {}, (1, False), True),
+        (1e15, {}, (1, False), True),
+        (60e9, {}, (4, False), True),
+        (12.5e9, {}, (32, True), True),
+        (12.5e9, {"accumulation": 2}, (2, False), False),
+        (3e9, {}, (64, True), False),
     ],
 )
 def test_the_papers_batch_is_divided_to_fit_unless_told_otherwise(
-    ground, monkeypatch, free, flags, expected, fits
+    ground, monkeypatch, free, given, expected, fits
 ):
-    monkeypatch.setattr(prospects, "available_memory", lambda device: free)
-    monkeypatch.setattr(estimates, "multiplications_per_second", lambda: 1e12)
+    monkeypatch.setattr(estimates, "available_memory", lambda device: free)
+    monkeypatch.setattr(estimates, "machine_speed", lambda: 1e12)
     texts = str(ground / "texts.jsonl")
-    found, told = prospects.prospects(
-        stages(RecipeRun("pythia-410m", ground, texts, texts, train=flags)), "pythia-410m", "", 3
-    )
-    [heads] = [stage for stage in found if stage.name == "heads"]
-    given = heads.arguments[heads.arguments.index(str(ground / "heads")) + 1 + 2 * bool(flags) :]
-    assert given == expected
-    parser = argparse.ArgumentParser()
-    train.configure(parser)
-    asked = from_arguments(TrainingOptions, parser.parse_args(heads.arguments[1:]))
-    prospect = told["heads"]
-    assert (prospect.passes, prospect.again) == (asked.accumulation, asked.activation_checkpointing)
-    if free is not None and not flags:
-        assert (prospect.bytes <= 0.9 * free) == fits
-    assert ("GB are free" in prospect.in_words()) == (free is not None)
+    run = RecipeRun("pythia-410m", ground, texts, texts, train=given)
+    found, costs = estimates.fit_stages(stages(run), run)
+    [options] = [stage.task.options for stage in found if stage.name == "heads"]
+    assert (options.accumulation, options.activation_checkpointing) == expected
+    cost = costs["heads"]
+    assert cost.options == options
+    if free is not None and not given:
+        assert (cost.bytes <= 0.9 * free) == fits
+    assert ("GB are free" in cost.in_words()) == (free is not None)
 
 
 def test_every_stage_has_a_name_and_a_result_of_its_own(ground):
     texts, chats = str(ground / "texts.jsonl"), str(ground / "instructions.json")
-    journey = RecipeRun(
+    run = RecipeRun(
         "pythia-70m", ground, texts, texts, instructions=chats, licence="mit", repo="a/b", space="a/c"
     )
-    found = stages(journey)
+    found = stages(run)
     assert len({stage.name for stage in found}) == len({stage.result for stage in found}) == len(found)

@@ -9,9 +9,11 @@ from conftest import DIALOGUES, tiny_base
 from dynamo import charts
 from dynamo.data.readers import read_rows
 from dynamo.loading import load
+from dynamo.training.options import TrainingOptions
+from dynamo.training.recipes import BASE_LR
 from dynamo.training.trainer import save_model
-from dynamo.ui.models import training_job as workshop_module
-from dynamo.ui.models.training_job import DOCUMENT, TrainingJob, in_words, prepare, train_arguments
+from dynamo.ui.models import training_job
+from dynamo.ui.models.training_job import DOCUMENT, TrainingJob, in_words, page_run, prepare
 
 pytestmark = pytest.mark.timeout(900)  # processes that import everything
 STEPS = 120  # seconds of them are left after the first row, in which a Stop must come
@@ -35,12 +37,12 @@ def dialogues(tmp_path):
     return path
 
 
-def wait(workshop, phases, seconds=400):
+def wait(job, phases, seconds=400):
     deadline = time.monotonic() + seconds
-    while workshop.progress().phase not in phases:
-        assert time.monotonic() < deadline, workshop.progress()
+    while job.progress().phase not in phases:
+        assert time.monotonic() < deadline, job.progress()
         time.sleep(0.1)
-    return workshop.progress()
+    return job.progress()
 
 
 # ---- what becomes of a text
@@ -80,32 +82,32 @@ def test_what_is_no_text_is_a_sentence(tmp_path, name, content, sentence):
 
 
 def test_a_pythia_gets_the_rates_of_its_own_recipe(tmp_path):
-    arguments = train_arguments("EleutherAI/pythia-160m", tmp_path / "d", 50, tmp_path)
-    assert arguments[arguments.index("--recipe") + 1] == "pythia-160m-quick"
-    assert "--recipe" not in train_arguments(str(tmp_path), tmp_path / "d", 50, tmp_path)
-    assert "--heads-only" in arguments
+    options = page_run("EleutherAI/pythia-160m", tmp_path / "d", 50, tmp_path).options
+    assert (options.base_lr, options.head_lr) == (BASE_LR["160m"], 100 * BASE_LR["160m"])
+    assert options.heads_only and options.steps == 50
+    assert page_run(str(tmp_path), tmp_path / "d", 50, tmp_path).options.base_lr == TrainingOptions().base_lr
 
 
 # ---- a run
 
 
 def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dialogues, monkeypatch):
-    workshop = TrainingJob(tmp_path / "trained")
-    workshop.start(stock, dialogues, STEPS, chat=True)
+    job = TrainingJob(tmp_path / "trained")
+    job.start(stock, dialogues, STEPS, chat=True)
     with pytest.raises(ValueError, match="are being trained; wait or cancel"):
-        workshop.start(stock, dialogues, 20, chat=True)
-    while not (told := workshop.progress()).rows:
-        assert told.phase == "training", told
+        job.start(stock, dialogues, 20, chat=True)
+    while not (progress := job.progress()).rows:
+        assert progress.phase == "training", progress
         time.sleep(0.05)
-    workshop.stop()
-    stopped = wait(workshop, ("stopped", "done", "failed"))
+    job.stop()
+    stopped = wait(job, ("stopped", "done", "failed"))
     assert stopped.phase == "stopped" and 0 < stopped.step < STEPS and not stopped.result
     (folder,) = (tmp_path / "trained").iterdir()
     assert "the same command goes on there" in (folder / "output.txt").read_text()
     saved = json.loads((folder / "checkpoint" / "run.json").read_text())["step"]
     assert saved >= stopped.step
-    workshop.start(stock, dialogues, STEPS, chat=True)
-    done = wait(workshop, ("done", "failed"))
+    job.start(stock, dialogues, STEPS, chat=True)
+    done = wait(job, ("done", "failed"))
     assert done.phase == "done", done.message
     steps = [row["step"] for row in done.rows]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
@@ -115,16 +117,16 @@ def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dial
     assert pair.table is not None and pair.dynamo.config.num_token_heads == 3
     assert in_words(folder) == ("stock", f"heads trained here: {STEPS} steps on dialogues")
     # The same once more is there already.
-    monkeypatch.setattr(workshop_module.subprocess, "Popen", None)
-    workshop.start(stock, dialogues, STEPS, chat=True)
-    assert workshop.progress().phase == "done" and workshop.progress().result == done.result
+    monkeypatch.setattr(training_job.subprocess, "Popen", None)
+    job.start(stock, dialogues, STEPS, chat=True)
+    assert job.progress().phase == "done" and job.progress().result == done.result
 
 
 def test_a_training_that_fails_says_why(tmp_path, stock):
     (tmp_path / "short.txt").write_text("too short", encoding="utf-8")
-    workshop = TrainingJob(tmp_path / "trained")
-    workshop.start(str(tmp_path / "nothing" / "here"), tmp_path / "short.txt", 20, chat=False)
-    failed = wait(workshop, ("failed", "done"))
+    job = TrainingJob(tmp_path / "trained")
+    job.start(str(tmp_path / "nothing" / "here"), tmp_path / "short.txt", 20, chat=False)
+    failed = wait(job, ("failed", "done"))
     assert failed.phase == "failed" and "expected 'embedded', a model folder" in failed.message
 
 

@@ -35,7 +35,6 @@ from dynamo.model import DynamoConfig
 from dynamo.ui.compare.analyses import ModelOffer
 from dynamo.ui.compare.completion import Completion
 from dynamo.ui.compare.service import PageService
-from dynamo.ui.models.forecast import machine_pace
 from dynamo.ui.models.training_job import in_words
 
 POLL_SECONDS = 0.2
@@ -202,14 +201,6 @@ class ModelManager:
         else:
             model, tokenizer, _ = load_model(job.name, self.device, quantize=quantize)
             self.completion = Completion(job.name, model, tokenizer)
-            self._measure_pace(job)
-
-    def _measure_pace(self, job: _Job) -> None:
-        """For the forecast of a training."""
-        if self.offer.workshop is None:
-            return
-        job.tell(LoadProgress("Measuring how fast this machine could train its heads …"))
-        machine_pace(self.service)
 
     def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
         """Lets go of what stands in the way: nothing, where the new model fits beside it."""

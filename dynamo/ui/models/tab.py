@@ -21,7 +21,7 @@ from dynamo.ui.components import part
 from dynamo.ui.models.footprint import footprint_table
 from dynamo.ui.models.manager import LoadProgress, ModelManager
 from dynamo.ui.models.pair_parts import PairParts, Updates, suggest
-from dynamo.ui.models.training import training_section
+from dynamo.ui.models.training import TrainingSection
 from dynamo.ui.wiring import IN_BROWSER, QUIET, RUN
 
 MODELS = "Models"  # label of the tab
@@ -70,7 +70,7 @@ def models_tab(manager: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.B
     training = None
     if manager.offer.workshop is not None:
         with tab.headless:
-            training = training_section(manager, demo)
+            training = TrainingSection(manager, demo)
     # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
     seen = gr.Number(0, precision=0, visible=False)
     loaded = gr.Textbox(manager.loaded, visible=False)
@@ -90,7 +90,7 @@ def models_tab(manager: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.B
         loading = event(_load(manager), [source, tab.quantize], tab.status, **_LOADING)
         shown = suggest(loading.then(refresh, seen, refreshed, **QUIET).then, pair.compare)
         if training is not None:
-            shown.then(training.foretell, training.steps, training.estimate, **QUIET)
+            shown.then(training.estimate_in_words, training.steps, training.estimate, **QUIET)
         for after in (shown.then, loading.failure):
             after(
                 lambda: (gr.update(interactive=True), gr.update(interactive=False)), None,
@@ -123,7 +123,7 @@ def models_tab(manager: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.B
     tab.complete.click(_complete(manager), tab.begun, [tab.written, tab.speed], **RUN)
     if training is not None:
         finished = training.finished
-        demo.load(training.foretell, training.steps, training.estimate, **QUIET)
+        demo.load(training.estimate_in_words, training.steps, training.estimate, **QUIET)
         connect(finished.change, finished).then(
             lambda folder: gr.Tabs(selected="compare") if manager.loaded == folder else gr.skip(),
             finished, tabs, **QUIET,

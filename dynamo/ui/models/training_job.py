@@ -1,8 +1,8 @@
 """Training token heads from the page: `python -m dynamo train`, then `count`, each a process of its own.
 
 A process of its own keeps accelerate's state and the optimiser's memory away from the page, and is stopped by
-a signal: it then writes a checkpoint, and the same model, text and steps go on from there. What it reports is
-read from the log that training writes anyway.
+a signal: it then writes a checkpoint, and the same model, text and steps go on from there. Progress is read
+from the log that training writes anyway.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dynamo.data.readers import read_lines, read_rows
 from dynamo.loading import TABLE_FILE
+from dynamo.training.options import TrainingOptions, TrainingRun
 from dynamo.training.recipes import RECIPES
 
 PROJECT = Path(__file__).resolve().parents[3]
 DOCUMENT = 4000  # characters of a plain text that make one document, at least
-BATCH_SIZE, BLOCK_SIZE = 8, 128
+BLOCK_SIZE = 128
+OPTIONS = TrainingOptions(heads_only=True, batch_size=8, warmup=0.05, checkpoint_every=100, evaluate_every=0)
+TOKENS_PER_STEP = OPTIONS.batch_size * BLOCK_SIZE
 MOST_STEPS, FEW_STEPS = 2000, 200
 LARGEST_TABLE = 50  # megabytes
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -55,7 +58,7 @@ class TrainingJob:
     def __init__(self, root: Path):
         self.root = root
         self._lock = threading.Lock()
-        self._told = Progress()
+        self._progress = Progress()
         self._child: subprocess.Popen | None = None
         self._stopping = False
         self._folder = root
@@ -71,17 +74,21 @@ class TrainingJob:
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps: expected 1 to {MOST_STEPS} on this page, got {steps}")
         with self._lock:
-            if self._told.running:
-                raise ValueError(f"training: heads for {self._told.model} are being trained; wait or cancel")
+            if self._progress.running:
+                raise ValueError(
+                    f"training: heads for {self._progress.model} are being trained; wait or cancel"
+                )
             folder = folder or self.folder_of(model, data, steps)
             if is_done(folder):
-                self._told = Progress("done", model, steps, steps, _log(folder), "", str(folder / "model"))
+                result = str(folder / "model")
+                self._progress = Progress("done", model, steps, steps, _log(folder), "", result)
                 return
             prepared = prepare(Path(data).expanduser(), folder, chat)
             folder.mkdir(parents=True, exist_ok=True)
             self._folder, self._stopping = folder, False
-            self._told = Progress("training", model, 0, steps)
-        threading.Thread(target=self._watched, args=(model, prepared, steps), daemon=True).start()
+            self._progress = Progress("training", model, 0, steps)
+        run = page_run(model, prepared, steps, folder)
+        threading.Thread(target=self._watch, args=(run,), daemon=True).start()
 
     def folder_of(self, model: str, data: str | Path, steps: int) -> Path:
         """Of one training, the same whenever model, text and steps are. Raises as `start` does."""
@@ -95,33 +102,31 @@ class TrainingJob:
                 self._child.terminate()
 
     def progress(self) -> Progress:
-        told = self._told
-        if told.phase == "idle":
-            return told
-        rows = _log(self._folder) if told.running else told.rows
-        step = rows[-1]["step"] if rows else 0
-        fields = {**vars(told), "rows": rows, "step": step}
-        return Progress(**fields)
+        progress = self._progress
+        if progress.phase == "idle":
+            return progress
+        rows = _log(self._folder) if progress.running else progress.rows
+        return replace(progress, rows=rows, step=rows[-1]["step"] if rows else 0)
 
-    def _watched(self, *task: Any) -> None:
+    def _watch(self, run: TrainingRun) -> None:
         try:
-            self._work(*task)
+            failed = self._work(run)
         except Exception as error:  # a full disk, say; the page must not wait for ever
-            self._end(f"{type(error).__name__}: {error}")
+            failed = f"{type(error).__name__}: {error}"
+        self._end(failed)
 
-    def _work(self, model: str, data: Path, steps: int) -> None:
-        folder = self._folder
-        result = folder / "model"
+    def _work(self, run: TrainingRun) -> str:
+        """Train, then count the table; "" or why it failed."""
+        result = run.output / "model"
         if not result.exists():
-            failed = self._run(train_arguments(model, data, steps, folder))
+            failed = self._run(run.arguments())
             if self._stopping or failed:
-                return self._end(failed)
-        self._told = Progress("counting", model, steps, steps)
-        failed = self._run(
-            ["count", "--tokenizer", str(result), "--data", str(data), "--tokens", str(folder / "tokens"),
+                return failed
+        self._progress = replace(self._progress, phase="counting", step=run.options.steps)
+        return self._run(
+            ["count", "--tokenizer", str(result), "--data", *run.data, "--tokens", str(run.output / "tokens"),
              "--output", str(result / TABLE_FILE), "--max-mb", str(LARGEST_TABLE)]
         )  # fmt: skip
-        self._end(failed)
 
     def _run(self, arguments: list[str]) -> str:
         """ "" or why it failed, in the command's own sentence."""
@@ -138,30 +143,27 @@ class TrainingJob:
         if code == 0 or self._stopping:
             return ""
         lines = (self._folder / "output.txt").read_text(encoding="utf-8").splitlines()
-        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return told[-1] if told else f"it ended with code {code}: {' '.join(lines[-1:])}"
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return errors[-1] if errors else f"it ended with code {code}: {' '.join(lines[-1:])}"
 
     def _end(self, failed: str) -> None:
-        told, rows = self._told, _log(self._folder)
         phase = "failed" if failed else "stopped" if self._stopping else "done"
         result = str(self._folder / "model") if phase == "done" else ""
-        self._told = Progress(phase, told.model, told.step, told.steps, rows, failed, result)
+        rows = _log(self._folder)
+        self._progress = replace(self._progress, phase=phase, rows=rows, message=failed, result=result)
 
 
-def train_arguments(model: str, data: Path, steps: int, folder: Path) -> list[str]:
+def page_run(model: str, data: Path, steps: int, folder: Path) -> TrainingRun:
     """The quick recipe, cut to a few minutes: the heads alone, small batches of short rows."""
-    recipe = f"{model.removeprefix('EleutherAI/')}-quick"
-    chosen = ["--recipe", recipe] if model.startswith("EleutherAI/") and recipe in RECIPES else []
-    return [
-        "train", *chosen, "--model", model, "--data", str(data), "--output", str(folder), "--heads-only",
-        "--steps", str(steps), "--batch-size", str(BATCH_SIZE), "--accumulation", "1",
-        "--block-size", str(BLOCK_SIZE), "--warmup", "0.05", "--mixed-precision", "no",
-        "--checkpoint-every", "100", "--evaluate-every", "0",
-    ]  # fmt: skip
+    size = model.removeprefix("EleutherAI/")
+    recipe = RECIPES.get(f"{size}-quick") if size != model else None
+    rates = {name: recipe.options[name] for name in ("base_lr", "head_lr")} if recipe else {}
+    options = replace(OPTIONS, steps=steps, **rates)
+    return TrainingRun((str(data),), folder, model=model, block_size=BLOCK_SIZE, options=options)
 
 
 def prepare(data: Path, folder: Path, chat: bool) -> Path:
-    """JSONL that `train` reads, `data` itself where it does. Raises ValueError for what is no text."""
+    """A JSONL file that `train` can read: `data` itself, or its text. Raises ValueError for other files."""
     if not data.is_file():
         raise ValueError(f"data: there is no file {str(data)!r}")
     is_json = data.name.endswith(JSON_SUFFIXES)
@@ -187,7 +189,7 @@ def _as_texts(data: Path) -> Iterator[str]:
 
 
 def _documents(data: Path) -> Iterator[str]:
-    """Lines put together until there is enough for a document."""
+    """Lines joined to documents of at least `DOCUMENT` characters."""
     lines, size = [], 0
     for line, _ in read_lines(data):
         lines.append(line)
@@ -211,12 +213,12 @@ def _folder_name(model: str, data: str | Path, steps: int) -> str:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the training of a folder is over, its table counted."""
+    """Whether a folder's heads are trained and its table is counted."""
     return (folder / "model" / TABLE_FILE).is_file()
 
 
 def in_words(folder: Path) -> tuple[str, str]:
-    """What was trained in a folder of the workshop: the model's short name, and on what."""
+    """What was trained in a folder: the model's short name, and on what."""
     model, *rest = folder.name.split("--")
     if len(rest) != 3:
         return folder.name, "heads trained here"

@@ -1,0 +1,195 @@
+"""Train token heads on a GPT-NeoX model, or go on training one, by the modified causal-LM objective.
+
+With one head this is plain causal-LM training and the result is a stock GPT-NeoX checkpoint. A run whose
+output folder holds a checkpoint goes on from it, and one that receives SIGTERM writes one first; the result
+is OUTPUT/model. Runs unchanged on many processes under torchrun or accelerate launch.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from dynamo import loading
+from dynamo.common.distributed import on_main_first, started_together
+from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.data import text
+from dynamo.data.blocks import TokenBlocks
+from dynamo.data.corpus import DiskCorpus, data_files, tokenise
+from dynamo.data.documents import read_documents
+from dynamo.decoding.engine import end_of_text_ids
+from dynamo.model import DynamoForCausalLM
+from dynamo.training.options import TrainingRun
+from dynamo.training.trainer import Trainer, save_model
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """output: the model's folder; validation_nats: mean nats per target of each head, [] without validation;
+    cost: of the main process's steps, `tokens_per_second` and `peak_mb`."""
+
+    output: Path
+    steps: int
+    validation_nats: list[float]
+    cost: dict[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        values = {**vars(self), "output": str(self.output), **self.cost}
+        del values["cost"]
+        return values
+
+
+def train(run: TrainingRun) -> TrainingResult:
+    """Train heads, or a whole model, as `run` says.
+
+    Raises ValueError for options out of range, an output that is finished already, and where SIGTERM ended
+    the run, which the same call then continues.
+    """
+    if run.model is None and run.new is None:
+        raise ValueError("model: name one to start from with --model, --new or --recipe")
+    if run.model is not None and run.new is not None:
+        raise ValueError("new: leave it out to start from a model, or leave out --model")
+    check_unfinished(run.output)
+    model, tokenizer = _starting_model(run)
+    check_length("block_size", run.block_size, model.config)
+    stop_at_end_of_turn(model, tokenizer)
+    tokens = run.tokens or run.output / "tokens"
+    files = on_main_first(lambda: tokenise(data_files(list(run.data)), tokenizer, tokens, run.workers))
+    blocks = TokenBlocks(DiskCorpus(files), _separator(tokenizer), run.block_size, run.options.seed)
+    validation = read_documents(run.validation, tokenizer) if run.validation else []
+    trainer = Trainer(model, blocks, run.options, run.output, validation, run.block_size)
+    return TrainingResult(**train_and_save(trainer, tokenizer))
+
+
+def check_unfinished(output: Path) -> None:
+    """Raise ValueError where a run has ended in a folder."""
+    if (output / "model").exists():
+        raise ValueError(f"output: {output / 'model'} holds a finished model already; name another folder")
+
+
+def check_length(name: str, length: int, config: Any) -> None:
+    """Raise ValueError unless rows of `length` tokens have a target for every head and fit the model."""
+    if not config.num_token_heads < length <= config.max_position_embeddings:
+        raise ValueError(
+            f"{name}: expected {config.num_token_heads + 1} (a target for every head) to "
+            f"{config.max_position_embeddings} (the model's positions), got {length}"
+        )
+
+
+def train_and_save(
+    trainer: Trainer, tokenizer: Any, table: CooccurrenceTable | None = None
+) -> dict[str, Any]:
+    """Train to the last step and write model, tokenizer and table to OUTPUT/model; the fields of a result.
+
+    Raises ValueError if SIGTERM stops it earlier, with a checkpoint written.
+    """
+    with _asked_to_end() as asked:
+        trained = trainer.run(stop=asked)
+    if trainer.step < trainer.options.steps:
+        raise ValueError(
+            f"output: stopped after step {trainer.step} of {trainer.options.steps}; the same command goes on "
+            "there"
+        )
+    target = trainer.output / "model"
+    if trainer.is_main:
+        one_head = trained.config.num_token_heads == 1
+        save_model(trained.to_pythia() if one_head else trained, tokenizer, target)
+        if table is not None:
+            table.save(target / loading.TABLE_FILE)
+        trainer.discard_checkpoint()
+    return {
+        "output": target,
+        "steps": trainer.step,
+        "validation_nats": trainer.last_validation,
+        "cost": trainer.cost,
+    }
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come, which does not end this process meanwhile, so that it writes a checkpoint.
+
+    Several processes end at once, as ever: they would not stop at the same step.
+    """
+    if started_together() or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
+    head_options = {
+        "num_token_heads": run.heads,
+        "head_layers": run.head_layers,
+        "head_init": run.head_init,
+        "head_source": run.head_source,
+        "own_output_embedding": run.own_output_embedding,
+    }
+    given = {name: value for name, value in head_options.items() if value is not None}
+    torch.manual_seed(run.options.seed)
+    if run.new is not None:
+        if run.tokenizer is None:
+            raise ValueError("tokenizer: --new needs --tokenizer, a tokenizer folder")
+        tokenizer = loading.load_tokenizer(run.tokenizer)
+        base = GPTNeoXForCausalLM(_new_config(run.new, tokenizer, run.max_length))
+    else:
+        base, tokenizer, _ = loading.load_model(run.model, device="cpu", dtype=torch.float32)
+    if isinstance(base, DynamoForCausalLM):
+        wrong = {name: value for name, value in given.items() if getattr(base.config, name, None) != value}
+        if wrong:
+            raise ValueError(
+                f"model: {run.model} has token heads already and keeps them; leave out {', '.join(wrong)}, "
+                "or start from its base (to_pythia)"
+            )
+        return base, tokenizer
+    return DynamoForCausalLM.from_neox(base, **{"num_token_heads": 3, **given}), tokenizer
+
+
+def _separator(tokenizer: Any) -> int:
+    """The token between documents: the tokenizer's own mark of a text's beginning or end."""
+    separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if separator is None:
+        raise ValueError("tokenizer: has neither a bos nor an eos token to put between documents; set one")
+    return separator
+
+
+def stop_at_end_of_turn(model: DynamoForCausalLM, tokenizer: Any) -> None:
+    """A model that learns the chat template must also stop where a turn ends."""
+    if text.has_chat_template(tokenizer):
+        ends = end_of_text_ids(model) | {tokenizer.convert_tokens_to_ids(text.END_OF_TURN)}
+        model.generation_config.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
+
+
+def _new_config(shape: str, tokenizer: Any, max_length: int) -> GPTNeoXConfig:
+    """A GPT-NeoX configuration of a shape such as 8x256x4 for a tokenizer."""
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
+    if not match:
+        raise ValueError(f"new: expected LAYERSxHIDDENxHEADS such as 8x256x4, got {shape!r}")
+    layers, hidden, heads = map(int, match.groups())
+    if not layers or not heads or hidden % heads:
+        raise ValueError(f"new: {hidden} hidden units do not divide by {heads} attention heads")
+    return GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
