@@ -46,7 +46,7 @@ def told(tmp_path, stock, monkeypatch):
 
 
 def test_time_grows_with_the_steps_and_memory_does_not(told, monkeypatch):
-    monkeypatch.setattr(estimates, "machine_speed", lambda: 1e7)
+    monkeypatch.setattr(estimates, "machine_speed", lambda: 3e7)
     section, _, _ = told(GIGABYTE)
     few, many = section.estimate_in_words(10), section.estimate_in_words(2000)
     assert "a few minutes of training" in few and "several hours of training" in many
