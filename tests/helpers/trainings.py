@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_dynamo
 
 from dynamo.data.blocks import TokenBlocks
-from dynamo.training.recipes import TrainingOptions
+from dynamo.training.options import TrainingOptions
 from dynamo.training.trainer import Trainer
 
 OPTIONS = TrainingOptions(
