@@ -29,10 +29,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
+_releases: list[Callable[[], None]] = []
+
+
+def release_when_short(release: Callable[[], None]) -> None:
+    """Have `release` called wherever memory runs out, to free what is only kept for later use."""
+    _releases.append(release)
+
+
 @contextmanager
-def enough_memory(sentence: Callable[[], str], release: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """What runs in it and finds no memory left raises ValueError with `sentence()`; first, `release` lets go
-    of what may be let go, and the GPU's allocator gives back what nobody holds.
+def enough_memory(sentence: Callable[[], str]) -> Iterator[None]:
+    """What runs in it and finds no memory left raises ValueError with `sentence()`; first, what is only kept
+    for later use is freed, and the GPU's allocator gives back what nobody holds.
     """
     try:
         yield
@@ -42,7 +50,8 @@ def enough_memory(sentence: Callable[[], str], release: Callable[[], None] = lam
             raise
         traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
-    release()
+    for release in _releases:
+        release()
     give_back()
     raise ValueError(sentence()) from None
 

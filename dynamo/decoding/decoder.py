@@ -21,17 +21,10 @@ from transformers import GPTNeoXForCausalLM
 from dynamo import kernels
 from dynamo.common.laps import lap
 from dynamo.decoding.cache import BatchKVCache, KVCache, Lanes, OneLane, turn, warm_up
-from dynamo.decoding.packed import (
-    LARGEST_COPY,
-    WEIGHTS,
-    PackedLayers,
-    fits_half,
-    has_int8,
-    layers_of,
-    packs,
-    product,
-)
-from dynamo.model import DynamoForCausalLM
+from dynamo.decoding.packed import WEIGHTS, PackedLayers, has_int8, product
+from dynamo.model import DynamoForCausalLM, model_shape
+from dynamo.model.packing import can_pack, fits_half, split_layers
+from dynamo.model.shape import LARGEST_COPY
 
 USUAL_CHUNK = 8  # chunks of up to so many tokens find their mask made
 ALIGNED = 8  # numbers: CUDA's attention reads masks by 16 bytes, and fails where a row begins in between
@@ -67,7 +60,7 @@ class Decoder:
         self._head_dim = config.hidden_size // config.num_attention_heads
         self._slots = len(self._layers) + sum(len(head.layers) for head in self._token_heads)
         self._rotary = self._rotary_tables()
-        self.packed = packs(model, weights) and packed is not False
+        self.packed = can_pack(model, weights) and packed is not False
         if weights == "int8" and not (self.packed and has_int8()):
             raise ValueError(
                 "weights: int8 is for float32 models on CPUs with fbgemm whose layers are plain, in packed "
@@ -76,9 +69,10 @@ class Decoder:
             )
         self._causal_ends: dict[tuple[int, int], Tensor] = {}
         if self.packed:
-            stem, side_by_side = layers_of(model)
+            stem, side_by_side = split_layers(model)
             self._stem = [self._pack([layer], slot) for slot, layer in enumerate(stem)]
-            self._finals = self._pack(side_by_side, len(stem), looped=True)
+            looped = model_shape(model).layer.fits_loop(len(side_by_side))
+            self._finals = self._pack(side_by_side, len(stem), looped)
         self._embed, self._final_norm = self._base.gpt_neox.embed_in, self._base.gpt_neox.final_layer_norm
         self._unembed = self._output_embedding()
         self._output_is_shared = not any(

@@ -11,55 +11,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
 from dynamo.decoding.cache import OneLane
-
-MOST_NUMBERS = (
-    2**23
-)  # of weights: more leave the processor's caches, and several threads read faster than one
+from dynamo.model.packing import is_half
 
 Part = tuple[Tensor, Tensor | None]  # a weight (out, in) and its bias (out,)
-
-
-def is_half(weight: Tensor) -> bool:
-    """Whether 16 bits hold every number of it exactly."""
-    return torch.equal(weight.half().float(), weight)
-
-
-def can_loop(layers: Sequence[GPTNeoXLayer]) -> bool:
-    """Whether these layers, which can be packed, are few and small enough for the loop, and there is one."""
-    return _has_loop(sum(map(_numbers, layers))) and all(activation_of(layer) is F.gelu for layer in layers)
-
-
-def _has_loop(numbers: int) -> bool:
-    loops = kernels.loops()
-    return loops is not None and loops.widens_halves() and numbers <= MOST_NUMBERS
 
 
 def activation_of(layer: GPTNeoXLayer) -> Callable[[Tensor], Tensor]:
     """The function itself where transformers wraps it in a module."""
     return getattr(layer.mlp.act, "act", layer.mlp.act)
-
-
-def looped_bytes(layers: Sequence[GPTNeoXLayer], holds: Callable[[Tensor], bool] = is_half) -> int:
-    """What `LoopedLayers` of these take; holds: which weights 16 bits hold. 0 where there is no such loop."""
-    if not can_loop(layers):
-        return 0
-    each = 2 if all(holds(linear.weight) for layer in layers for linear in _linears(layer)) else 4
-    # Four rows of norms; a bias for each of queries, keys, values, inner values and the output.
-    singles = sum(8 * layer.mlp.dense_h_to_4h.in_features + _inner(layer) for layer in layers)
-    return each * sum(map(_numbers, layers)) + 4 * singles
-
-
-def looped_bytes_of(layers: int, hidden: int) -> int:
-    """The same of so many Pythia layers of this width whose weights 16 bits hold, as they will be loaded."""
-    numbers = 12 * hidden**2 * layers
-    return 2 * numbers + 4 * 12 * hidden * layers if _has_loop(numbers) else 0
 
 
 class LoopedLayers:
@@ -97,19 +62,6 @@ class LoopedLayers:
 def _norms(layer: GPTNeoXLayer) -> list[Tensor]:
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
     return [each for norm in norms for each in (norm.weight, norm.bias)]
-
-
-def _linears(layer: GPTNeoXLayer) -> tuple[nn.Linear, ...]:
-    attention, mlp = layer.attention, layer.mlp
-    return attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
-
-
-def _numbers(layer: GPTNeoXLayer) -> int:
-    return sum(linear.in_features * linear.out_features for linear in _linears(layer))
-
-
-def _inner(layer: GPTNeoXLayer) -> int:
-    return layer.mlp.dense_h_to_4h.out_features
 
 
 def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,63 +21,13 @@ from torch import Tensor, nn
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo.decoding.cache import Lanes, OneLane
-from dynamo.decoding.looped import LoopedLayers, activation_of, can_loop, is_half, looped_bytes
+from dynamo.decoding.looped import LoopedLayers, activation_of
+from dynamo.model.packing import fits_half
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
-LARGEST_COPY = 2**31  # bytes
 WEIGHTS = ("own", "int8")
 
 Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
-
-
-def can_pack(layers: Sequence[GPTNeoXLayer], weights: str = "own") -> bool:
-    """Whether these layers are plain enough: float32 on CPU, parallel residual, no quantised or hooked
-    modules; and whether their copy is not too large."""
-    modules = [module for layer in layers for module in layer.modules()]
-    parameters = [weight for layer in layers for weight in layer.parameters()]
-    count = sum(weight.numel() for weight in parameters)
-    return (
-        all(layer.use_parallel_residual for layer in layers)
-        and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in parameters)
-        and not any(hasattr(module, "_hf_hook") for module in modules)
-        and all(type(layer.attention.query_key_value) is nn.Linear for layer in layers)
-        and (
-            (4 if weights == "own" else 1) * count <= LARGEST_COPY
-            or (2 * count <= LARGEST_COPY and all(map(fits_half, parameters)))
-        )
-    )
-
-
-def layers_of(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """All layers but the stem's last; that one and the extra heads', which may go side by side."""
-    layers = list(getattr(model, "backbone", model).gpt_neox.layers)
-    heads = getattr(model, "token_heads", ())
-    return layers[:-1], [layers[-1], *(layer for head in heads for layer in head.layers)]
-
-
-def is_regular(model: nn.Module) -> bool:
-    """Whether each extra head is one layer on the stem's output, so that they can go side by side."""
-    if getattr(model.config, "head_source", "") == "last":
-        return False
-    return all(len(head.layers) == 1 for head in getattr(model, "token_heads", ()))
-
-
-def packs(model: nn.Module, weights: str = "own") -> bool:
-    """Whether a `Decoder` of this model can run on packed copies."""
-    stem, side_by_side = layers_of(model)
-    return is_regular(model) and can_pack([*stem, *side_by_side], weights)
-
-
-def copies_of(model: nn.Module) -> int:
-    """Bytes of the packed copies that a `Decoder` of this model holds; 0 where it has none."""
-    return bytes_of_copies(model) if packs(model) else 0
-
-
-def bytes_of_copies(model: nn.Module, holds: Callable[[Tensor], bool] | None = None) -> int:
-    """The same of a model that is packed once it is loaded in full; holds: which weights 16 bits hold."""
-    stem, side_by_side = layers_of(model)
-    copies = copied_bytes([*stem, *side_by_side], model.get_output_embeddings(), holds)
-    return copies + looped_bytes(side_by_side, holds or is_half)
 
 
 class PackedLayers:
@@ -112,8 +62,8 @@ class PackedLayers:
             self.project = [matrix_product(weights, *part) for part in project]
             self.expand = [product(layer.mlp.dense_h_to_4h, weights) for layer in layers]
             self.contract = [matrix_product(weights, *part) for part in contract]
-            use_loop = looped and weights == "own" and can_loop(layers)
-            self.looped = LoopedLayers(layers, project, contract, slot) if use_loop else None
+            looped = looped and weights == "own"
+            self.looped = LoopedLayers(layers, project, contract, slot) if looped else None
 
     def _projection(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
         """Rows: queries, keys, values, each by head."""
@@ -147,38 +97,6 @@ class PackedLayers:
             outputs.append(self.contract[i](torch.cat((attended[i], inner), dim=-1)))
         side_by_side = outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)
         return side_by_side.add_(hidden_states)
-
-
-def copied_bytes(
-    layers: Sequence[GPTNeoXLayer],
-    embedding: nn.Module | None = None,
-    holds: Callable[[Tensor], bool] | None = None,
-) -> int:
-    """What `PackedLayers` of these layers, without a loop's, and `product` of a plain output embedding, take
-    beside the model.
-
-    holds: which weights 16 bits hold, `fits_half` unless told otherwise. Of other weights there is a copy
-    only where parts are put together or in another order.
-    """
-    holds = holds or fits_half
-    total = 0
-    for layer in layers:
-        attention, mlp = layer.attention, layer.mlp
-        norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        biases = [attention.query_key_value.bias]
-        biases += [mlp.dense_4h_to_h.bias] if attention.dense.bias is not None else []
-        single = [*biases, *(weight for norm in norms for weight in norm.parameters())]
-        total += 4 * sum(weight.numel() for weight in single if weight is not None)
-        total += _matrix_bytes([attention.query_key_value], holds, 4)
-        total += _matrix_bytes([mlp.dense_h_to_4h], holds, 0)
-        total += _matrix_bytes([attention.dense, mlp.dense_4h_to_h], holds, 4)
-    return total + (_matrix_bytes([embedding], holds, 0) if type(embedding) is nn.Linear else 0)
-
-
-def _matrix_bytes(parts: list[nn.Linear], holds: Callable[[Tensor], bool], otherwise: int) -> int:
-    """By features, as the weights may be quantised. otherwise: bytes of each number that needs 32 bits."""
-    each = 2 if all(holds(part.weight) for part in parts) else otherwise
-    return each * sum(part.in_features * part.out_features for part in parts)
 
 
 def _stacked(rows: list[list[Tensor]]) -> Tensor:
@@ -222,11 +140,6 @@ def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:
         multiply = torch.ops.quantized.linear_dynamic_fp16.default
         return lambda x: multiply(x, packed)
     return lambda x: few_rows_linear(x, weight, bias)
-
-
-def fits_half(weight: Tensor) -> bool:
-    """Whether 16 bits hold every number of it exactly, and this machine has the kernel that reads them."""
-    return "fbgemm" in torch.backends.quantized.supported_engines and is_half(weight)
 
 
 def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

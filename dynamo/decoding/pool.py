@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from dynamo.common.memory import enough_memory, run_out
+from dynamo.common.memory import enough_memory, release_when_short, run_out
 from dynamo.decoding.cache import KVCache
 
 BUCKET = 128  # capacities are whole multiples of this, so that states can be used again
@@ -69,7 +69,10 @@ def release_idle_caches() -> None:
         pool.clear()
 
 
+release_when_short(release_idle_caches)
+
+
 def within_memory(records: Iterator[T], device: torch.device) -> Iterator[T]:
     """The same records; a pass that finds no memory left frees the idle states and raises ValueError."""
-    with enough_memory(lambda: run_out(device), release_idle_caches):
+    with enough_memory(lambda: run_out(device)):
         yield from records

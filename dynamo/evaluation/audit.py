@@ -16,7 +16,6 @@ import torch
 
 from dynamo.common.device_map import execution_device
 from dynamo.common.memory import enough_memory, run_out
-from dynamo.decoding.pool import release_idle_caches
 from dynamo.evaluation.diversity import repeated
 
 UNLIKELY = 0.01
@@ -101,7 +100,7 @@ def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int], to
             f"reply: the base knows ids from 0 to {base.config.vocab_size - 1}, got {int(ids.max())}; "
             "was it written by another model?"
         )
-    with enough_memory(lambda: run_out(ids.device), release_idle_caches):
+    with enough_memory(lambda: run_out(ids.device)):
         log_p, ranks = _scores(base, ids, len(prompt))
     return Audit(tuple(log_p), tuple(ranks), tuple(int(token) for token in reply), top_k)
 

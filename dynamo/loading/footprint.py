@@ -6,18 +6,17 @@ the weights would take in full is an estimate, from the shapes of the quantised 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from dynamo.common.device_map import execution_device
-from dynamo.decoding.packed import LARGEST_COPY, bytes_of_copies, copies_of, is_regular, layers_of
 from dynamo.loading.devices import memory_of
 from dynamo.loading.quantised import quantised_as
+from dynamo.model import model_shape
+from dynamo.model.packing import bytes_of_copies
 
 if TYPE_CHECKING:
     from dynamo.loading.pairs import Pair
@@ -45,10 +44,10 @@ class Footprint:
             dtype=str(dtype).removeprefix("torch."),
             quantised=quantised,
             weights=memory_of(*models),
-            copies=sum(map(copies_of, models)),
-            caches=sum(map(_cache, models)),
+            copies=sum(map(bytes_of_copies, models)),
+            caches=sum(model_shape(model).cache_bytes(dtype.itemsize) for model in models),
             table=sum(array.nbytes for array in _arrays(pair.table).values()),
-            full=_in_full(models) if quantised else None,
+            full=_in_full(pair) if quantised else None,
         )
 
     @property
@@ -56,9 +55,9 @@ class Footprint:
         return self.weights + self.copies + self.caches + self.table
 
 
-def parameters_of(model: nn.Module) -> int:
+def parameters_of(model: Any) -> int:
     """How many numbers its weights stand for, quantised or not."""
-    return sum({id(weight): count for weight, count in _counts(model)}.values())
+    return model_shape(model).parameters
 
 
 def _arrays(holder: Any) -> dict[int, np.ndarray]:
@@ -70,40 +69,13 @@ def _arrays(holder: Any) -> dict[int, np.ndarray]:
     return {key: array for part in parts for key, array in _arrays(part).items()}
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """Of the stem and of the extra heads."""
-    return [layer for part in layers_of(model) for layer in part]
-
-
-def _cache(model: nn.Module) -> int:
-    config = model.config
-    each = 2 * config.max_position_embeddings * config.hidden_size * model.dtype.itemsize
-    return len(_layers(model)) * each
-
-
-def _in_full(models: tuple[nn.Module, ...]) -> int:
-    """Weights that models share count once; each may have its own copies."""
-    held = {id(weight): count for model in models for weight, count in _counts(model)}
-    dtype = models[0].dtype
-    weights = dtype.itemsize * sum(held.values())
-    on_cpu = execution_device(models[0]).type == "cpu"
-    if dtype != torch.float32 or not on_cpu:
-        return weights
-    # Copies in 16 bits, as of a checkpoint that was saved so.
-    return weights + sum(
-        bytes_of_copies(model, holds=lambda weight: True)
-        for model in models
-        if is_regular(model) and 2 * _count(_layers(model)) <= LARGEST_COPY
-    )
-
-
-def _count(layers: list[nn.Module]) -> int:
-    return sum(count for layer in layers for _, count in _counts(layer))
-
-
-def _counts(module: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
-    """Every weight and how many numbers it stands for, packed or not."""
-    for each in module.modules():
-        for weight in each.parameters(recurse=False):
-            packed = isinstance(each, nn.Linear) and weight is each.weight
-            yield weight, each.in_features * each.out_features if packed else weight.numel()
+def _in_full(pair: Pair) -> int:
+    """Weights that both models share count once; each has copies of its own, in 16 bits as of a checkpoint
+    that was saved so.
+    """
+    shapes = [model_shape(model) for model in (pair.base, pair.dynamo)]
+    shared = pair.base.get_output_embeddings().weight is pair.dynamo.get_output_embeddings().weight
+    dtype = pair.dynamo.dtype
+    weights = sum(shape.weight_bytes(dtype.itemsize) for shape in shapes[1 if shared else 0 :])
+    packed = dtype == torch.float32 and execution_device(pair.dynamo).type == "cpu"
+    return weights + (sum(shape.copied_bytes() for shape in shapes) if packed else 0)

@@ -19,7 +19,6 @@ from dynamo.common.memory import enough_memory
 from dynamo.common.validation import short_repr
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import fingerprint, has_chat_template
-from dynamo.decoding.pool import release_idle_caches
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
 from dynamo.loading.names import EMBEDDED, Progress, check_format, check_kind, read_config, resolve
 from dynamo.loading.quantised import loading_options, mend_saving
@@ -180,7 +179,7 @@ class _Fitting:
         # A map is made for the memory that is free by now: the other model may have been loaded meanwhile.
         placed = map_options(self._map, self._max_memory, stock=loader is load_neox)
         options = self._options[folder] | placed
-        with enough_memory(self._too_large, release_idle_caches):
+        with enough_memory(self._too_large):
             try:
                 model = loader(str(folder), dtype=self._dtype, **options)
             except ValueError as error:

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dynamo.decoding.looped import looped_bytes_of
-from dynamo.decoding.packed import LARGEST_COPY
 from dynamo.loading.quantised import BITS, KEPT
+from dynamo.model.shape import LayerShape, ModelShape
 
 POSITIONS = 2048
 # Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.
@@ -75,36 +74,41 @@ def model_sizes(
         needed = pair_bytes(size, dtype, quantize, heads, packed)
         fits = memory is None or needed <= memory
         reason = "" if fits else f"needs about {gigabytes(needed)}, {gigabytes(memory)} are free"
-        rows.append(ModelSize(f"EleutherAI/pythia-{size}", parameters(size), needed, fits, reason))
+        rows.append(
+            ModelSize(f"EleutherAI/pythia-{size}", pythia_shape(size).parameters, needed, fits, reason)
+        )
     return rows
 
 
-def parameters(size: str) -> int:
-    """Parameters of a Pythia model. Raises ValueError for a size that the suite does not have."""
+def pythia_shape(size: str, heads: int = 1) -> ModelShape:
+    """Of a Pythia model with so many token heads. Raises ValueError for a size that is not in the suite."""
     if size not in PYTHIA:
         raise ValueError(f"size: expected one of {', '.join(PYTHIA)}, got {size!r}")
-    layers, hidden, _, vocabulary = PYTHIA[size]
-    return layers * layer_parameters(hidden) + 2 * vocabulary * hidden + 2 * hidden
+    layers, hidden, attention_heads, vocabulary = PYTHIA[size]
+    layer = _layer_shape(hidden, attention_heads)
+    return ModelShape(layer, layers, vocabulary, POSITIONS, extra_heads=heads - 1)
+
+
+def _layer_shape(hidden: int, heads: int) -> LayerShape:
+    head_dim = hidden // heads
+    return LayerShape(hidden, 4 * hidden, heads, heads, head_dim, rotary_dim=head_dim // 4)
+
+
+def layer_parameters(hidden: int) -> int:
+    """Parameters of one decoder layer of this width, whatever its heads."""
+    return _layer_shape(hidden, 1).parameters
 
 
 def pair_bytes(
     size: str, dtype: torch.dtype, quantize: str | None = None, heads: int = 3, packed: bool = False
 ) -> int:
     """Bytes that base and DynaMo model of one size take together while both run."""
-    total, (layers, hidden, _, vocabulary) = parameters(size), PYTHIA[size]
-    extra = heads - 1
-    matrices = 12 * hidden**2
-    weights = 0
-    for own in (layers, layers + extra):
-        kept = total - layers * matrices + (own - layers) * (layer_parameters(hidden) - matrices)
-        weights += kept * dtype.itemsize + round(own * matrices * _bytes_each(dtype, quantize))
-        # The suite's files are float16, so matrices are copied in 16 bits, the output embedding too; norms
-        # and the biases of two products a layer, eight rows in all, in 32 (`packed.copied_bytes`).
-        if packed and quantize is None and 2 * own * layer_parameters(hidden) <= LARGEST_COPY:
-            weights += own * (2 * matrices + 4 * 8 * hidden) + 2 * vocabulary * hidden
-            weights += looped_bytes_of(1 + own - layers, hidden)  # of the last layer and the extra heads
-    caches = (2 * layers + extra) * POSITIONS * 2 * hidden * dtype.itemsize
-    return weights + caches + RESERVE
+    total = RESERVE
+    for shape in (pythia_shape(size), pythia_shape(size, heads)):
+        total += shape.weight_bytes(dtype.itemsize, _bytes_each(dtype, quantize))
+        total += shape.cache_bytes(dtype.itemsize)
+        total += shape.copied_bytes() if packed and quantize is None else 0
+    return total
 
 
 def stored_bytes(folders: list[Path], dtype: torch.dtype, quantize: str | None) -> int:
@@ -135,11 +139,6 @@ def _bytes_each(dtype: torch.dtype, quantize: str | None) -> float:
     if quantize is None:
         return dtype.itemsize
     return BITS[quantize] / 8 + (4 / 64 if quantize == "4bit" else 0)
-
-
-def layer_parameters(hidden: int) -> int:
-    """Parameters of one decoder layer, which are those of one extra head."""
-    return 12 * hidden**2 + 13 * hidden
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:

@@ -1,5 +1,6 @@
 """The model: `causal_lm` is the thing itself; this is what the rest of the project takes from here."""
 
+from dynamo.model.architectures import architecture_of, model_shape
 from dynamo.model.causal_lm import DynamoForCausalLM, load_dynamo
 from dynamo.model.checkpoints import load_neox
 from dynamo.model.config import MAX_TOKEN_HEADS, DynamoConfig
@@ -12,10 +13,12 @@ __all__ = [
     "DynamoForCausalLM",
     "DynamoOutput",
     "TokenHead",
+    "architecture_of",
     "count_targets",
     "extra_parameter_share",
     "load_dynamo",
     "load_neox",
+    "model_shape",
     "parameter_groups",
     "scale_gradient",
 ]

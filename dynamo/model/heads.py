@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import GPTNeoXForCausalLM
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
+from dynamo.model.architectures import model_shape
 from dynamo.model.config import DynamoConfig
 
 
@@ -48,8 +47,5 @@ class TokenHead(nn.Module):
 
 def extra_parameter_share(config: DynamoConfig) -> float:
     """Extra heads' parameters over the base's, by the configuration alone (Table 4, as a fraction)."""
-    with torch.device("meta"):
-        base = GPTNeoXForCausalLM(config)
-        heads = [TokenHead(config, index) for index in range(1, config.num_token_heads)]
-    extra = sum(weight.numel() for head in heads for weight in head.parameters())
-    return extra / sum(weight.numel() for weight in base.parameters())
+    shape = model_shape(config)
+    return shape.extra_parameters / shape.base_parameters

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo import kernels
-from dynamo.decoding import looped
 from dynamo.decoding.decoder import Decoder
-from dynamo.decoding.packed import copies_of
 from dynamo.kernels import layers as loops
+from dynamo.model import shape
+from dynamo.model.packing import bytes_of_copies
 
 pytestmark = pytest.mark.skipif(
     kernels.loops() is None or not kernels.loops().widens_halves(),
@@ -30,7 +30,7 @@ def without(monkeypatch):
 
     def build(model):
         with monkeypatch.context() as patched:
-            patched.setattr(looped, "MOST_NUMBERS", 0)
+            patched.setattr(shape, "LARGEST_LOOP", 0)
             return Decoder(model)
 
     return build
@@ -107,14 +107,14 @@ def test_layers_of_another_activation_or_too_large_or_in_8_bits_are_left_to_torc
     model = saved_in_half(tiny_dynamo())
     if torch.backends.quantized.supported_engines.count("fbgemm"):
         assert Decoder(model, weights="int8")._finals.looped is None
-    with_loop, layers = copies_of(model), 3
+    with_loop, layers = bytes_of_copies(model), 3
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     numbers = layers * (4 * hidden**2 + 2 * hidden * inner)
-    monkeypatch.setattr(looped, "MOST_NUMBERS", numbers)
+    monkeypatch.setattr(shape, "LARGEST_LOOP", numbers)
     assert Decoder(model)._finals.looped is not None
-    monkeypatch.setattr(looped, "MOST_NUMBERS", numbers - 1)
+    monkeypatch.setattr(shape, "LARGEST_LOOP", numbers - 1)
     assert Decoder(model)._finals.looped is None
-    assert with_loop - copies_of(model) == 2 * numbers + layers * 4 * (8 * hidden + inner)
+    assert with_loop - bytes_of_copies(model) == 2 * numbers + layers * 4 * (8 * hidden + inner)
 
 
 def test_a_processor_that_does_not_widen_halves_is_spared_the_loop(monkeypatch):

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamo import loading
-from dynamo.decoding.packed import copies_of, has_int8
+from dynamo.decoding.packed import has_int8
 from dynamo.loading import devices, sizes
 from dynamo.model import DynamoConfig, DynamoForCausalLM
+from dynamo.model.packing import bytes_of_copies
 from dynamo.training.trainer import save_model
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def test_parameters_are_those_of_the_architecture(size):
     with torch.device("meta"):
         base = GPTNeoXForCausalLM(config(size))
         heads = DynamoForCausalLM(DynamoConfig.from_neox(config(size), num_token_heads=3)).token_heads
-    assert sizes.parameters(size) == base.num_parameters()
+    assert sizes.pythia_shape(size).parameters == base.num_parameters()
     layers, hidden, _, _ = sizes.PYTHIA[size]
     caches = 2 * 2048 * 2 * hidden * 2 * layers
     weights = 2 * base.num_parameters() + sum(each.numel() for each in heads.parameters())
@@ -39,14 +40,14 @@ def test_parameters_are_those_of_the_architecture(size):
 
 
 @pytest.mark.skipif(not has_int8(), reason="copies in 16 bits need fbgemm")
-def test_copies_foretold_of_a_pythia_are_those_of_its_float16_checkpoint():
+def test_copies_estimated_for_a_pythia_are_those_of_its_float16_checkpoint():
     models = [GPTNeoXForCausalLM(config("14m"))]
     models.append(DynamoForCausalLM.from_neox(models[0], num_token_heads=3))
     with torch.no_grad():
         for weight in (weight for model in models for weight in model.parameters()):
             weight.copy_(weight.half())
     pair = [sizes.pair_bytes("14m", torch.float32, packed=packed) for packed in (True, False)]
-    assert pair[0] - pair[1] == sum(map(copies_of, models))
+    assert pair[0] - pair[1] == sum(map(bytes_of_copies, models))
 
 
 def test_fewer_bits_and_fewer_copies_need_less():
@@ -71,7 +72,7 @@ def test_a_picker_shows_every_size_and_why_some_do_not_fit():
 
 def test_an_unknown_size_is_refused():
     with pytest.raises(ValueError, match=r"size: expected one of 14m, .*, got '3b'"):
-        sizes.parameters("3b")
+        sizes.pythia_shape("3b")
 
 
 @pytest.mark.parametrize("quantize", [None, "8bit", "4bit"])

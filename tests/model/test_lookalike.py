@@ -20,7 +20,7 @@ from dynamo.__main__ import main
 from dynamo.commands.memory import look_alike, measure
 from dynamo.data.text import has_chat_template
 from dynamo.loading import names
-from dynamo.loading.sizes import parameters
+from dynamo.loading.sizes import pythia_shape
 from dynamo.trace.ndjson import read_trace
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelPair, build_demo, launch_options
@@ -60,7 +60,7 @@ def replies(model):
 
 def test_it_has_pythias_shape_and_its_heads(pairs):
     model = pairs[None].dynamo
-    assert model.backbone.num_parameters() == parameters("70m") == 70_426_624
+    assert model.backbone.num_parameters() == pythia_shape("70m").parameters == 70_426_624
     assert [model.config.num_hidden_layers, model.config.num_attention_heads] == [6, 8]
     assert logits(model, [1, 2]).shape == (3, 1, 2, 50304)
     assert has_chat_template(pairs[None].tokenizer) != bool(ANY_TOKENIZER)

@@ -11,8 +11,8 @@ from tables import table_for
 from talks import SETTINGS
 
 from dynamo.decoding.decoder import Decoder
-from dynamo.decoding.packed import copies_of
 from dynamo.loading import Footprint, load, memory_of
+from dynamo.model.packing import bytes_of_copies
 from dynamo.training.trainer import save_model
 from dynamo.ui import Analyses, ModelPair
 from dynamo.ui.compare.chat import Chat
@@ -73,12 +73,12 @@ def in_halves(model, names):
 @pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
 def test_copies_counted_are_those_that_a_decoder_holds_whichever_weights_fit_16_bits(build, names):
     model = in_halves(build(seed=3), names)
-    assert copies_of(model) == held_beside(model) > 0
+    assert bytes_of_copies(model) == held_beside(model) > 0
 
 
 def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
     model = tiny_dynamo(seed=3, head_source="last")
-    assert not Decoder(model).packed and copies_of(model) == 0
+    assert not Decoder(model).packed and bytes_of_copies(model) == 0
 
 
 def test_copies_of_weights_saved_in_16_bits_are_others_than_of_float32_and_none_in_bfloat16(folder, tmp_path):

@@ -1,0 +1,84 @@
+"""Which loaded models run on packed copies of their layers (`dynamo.decoding.packed`), and what these take.
+
+What a copy takes depends on its weights, as 16 bits may hold them or not; the formulas are `LayerShape`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from dynamo.model.architectures import LayerWeights, architecture_of, model_shape
+from dynamo.model.shape import LARGEST_COPY
+
+
+def split_layers(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """All layers but the base's last; that one and the extra heads', which may go side by side."""
+    layers = architecture_of(model).layers(getattr(model, "backbone", model))
+    heads = getattr(model, "token_heads", ())
+    return layers[:-1], [layers[-1], *(layer for head in heads for layer in head.layers)]
+
+
+def can_pack(model: nn.Module, weights: str = "own") -> bool:
+    """Whether a `Decoder` of this model can run on packed copies.
+
+    Its layers must be parallel and plain: float32 on CPU, neither quantised nor hooked; and their copies not
+    too large. weights: "own", or "int8" for copies in 8 bits.
+    """
+    shape = model_shape(model)
+    if not (shape.side_by_side and shape.layer.parallel):
+        return False
+    stem, finals = split_layers(model)
+    modules = [module for layer in (*stem, *finals) for module in layer.modules()]
+    parameters = [weight for module in modules for weight in module.parameters(recurse=False)]
+    count = sum(weight.numel() for weight in parameters)
+    return (
+        all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in parameters)
+        and not any(hasattr(module, "_hf_hook") for module in modules)
+        and all(type(module) is nn.Linear for module in modules if isinstance(module, nn.Linear))
+        and (
+            (4 if weights == "own" else 1) * count <= LARGEST_COPY
+            or (2 * count <= LARGEST_COPY and all(map(fits_half, parameters)))
+        )
+    )
+
+
+def bytes_of_copies(model: nn.Module) -> int:
+    """Bytes of the packed copies that a `Decoder` of this model holds; 0 where it has none."""
+    if not can_pack(model):
+        return 0
+    architecture, shape = architecture_of(model), model_shape(model)
+    stem, finals = split_layers(model)
+    total = 0
+    for layer in (*stem, *finals):
+        weights = architecture.layer_weights(layer)
+        joined = (weights.output, weights.contract)  # one matrix of the copy
+        total += shape.layer.packed_bytes(
+            fits_half(weights.project[0]),
+            fits_half(weights.expand[0]),
+            all(fits_half(weight) for weight, _ in joined),
+        )
+    embedding = model.get_output_embeddings()
+    if type(embedding) is nn.Linear and fits_half(embedding.weight):
+        total += 2 * embedding.weight.numel()
+    if shape.layer.fits_loop(len(finals)):
+        total += len(finals) * shape.layer.looped_bytes(all_half(map(architecture.layer_weights, finals)))
+    return total
+
+
+def all_half(layers: Iterable[LayerWeights]) -> bool:
+    """Whether 16 bits hold every matrix of these layers."""
+    matrices = ((each.project, each.output, each.expand, each.contract) for each in layers)
+    return all(is_half(weight) for parts in matrices for weight, _ in parts)
+
+
+def is_half(weight: Tensor) -> bool:
+    """Whether 16 bits hold every number of it exactly."""
+    return torch.equal(weight.half().float(), weight)
+
+
+def fits_half(weight: Tensor) -> bool:
+    """The same, where this machine has the kernel that reads 16-bit weights into float32 sums."""
+    return "fbgemm" in torch.backends.quantized.supported_engines and is_half(weight)

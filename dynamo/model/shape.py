@@ -1,0 +1,165 @@
+"""What shape a model has, and from it every count of parameters, bytes and multiplications.
+
+A `LayerShape` is one decoder layer of any family, a `ModelShape` a base with its token heads. Both are known
+from a configuration alone, so a model's needs can be said before it is loaded. Bytes that depend on a loaded
+model's weights (whether 16 bits hold them) are in `dynamo.model.packing`, by the same formulas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dynamo import kernels
+
+LARGEST_COPY = 2**31  # bytes that packed copies of a model's layers may take
+# Weights of the layers that go through the compiled loop: more leave the processor's caches, and several
+# threads of torch read them faster than the loop's one.
+LARGEST_LOOP = 2**23
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One decoder layer. heads, kv_heads: of queries, and of keys and values (fewer where they are grouped);
+    rotary_dim: how much of head_dim is rotated; inner: the MLP's width; norm: "layer" has a gain and a shift,
+    "rms" only a gain; gated: whether the MLP multiplies two projections; parallel: whether attention and MLP
+    both read the layer's input.
+    """
+
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    norm: Literal["layer", "rms"] = "layer"
+    activation: str = "gelu"
+    gated: bool = False
+    parallel: bool = True
+    qkv_bias: bool = True
+    output_bias: bool = True
+    mlp_bias: bool = True
+
+    @property
+    def projected(self) -> int:
+        """Numbers that a position's queries, keys and values are."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of all linear layers, which are also the multiplications per token outside attention."""
+        attention = (self.projected + self.heads * self.head_dim) * self.hidden
+        return attention + (3 if self.gated else 2) * self.inner * self.hidden
+
+    @property
+    def norm_parameters(self) -> int:
+        """Of one norm."""
+        return (2 if self.norm == "layer" else 1) * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        biases = self.projected * self.qkv_bias + self.hidden * self.output_bias
+        biases += ((2 if self.gated else 1) * self.inner + self.hidden) * self.mlp_bias
+        return self.matrix_parameters + biases + 2 * self.norm_parameters
+
+    def cache_bytes(self, positions: int, itemsize: int) -> int:
+        """Keys and values of so many positions."""
+        return 2 * self.kv_heads * self.head_dim * positions * itemsize
+
+    def packed_bytes(self, project: bool = True, expand: bool = True, contract: bool = True) -> int:
+        """Packed copies of a parallel layer in float32 (`dynamo.decoding.packed`), beside its own weights.
+
+        Each matrix: whether 16 bits hold it. Otherwise it takes 32 where it is put together or in another
+        order, and no copy where it is as it was (`expand`).
+        """
+        project_size = self.projected * self.hidden
+        expand_size = self.inner * self.hidden
+        contract_size = (self.heads * self.head_dim + self.inner) * self.hidden
+        matrices = (2 if project else 4) * project_size + (2 if expand else 0) * expand_size
+        matrices += (2 if contract else 4) * contract_size
+        # A bias is copied where its matrix is reordered or where two are added up, norms are stacked.
+        singles = self.projected * self.qkv_bias + self.hidden * self.output_bias + 2 * self.norm_parameters
+        return matrices + 4 * singles
+
+    def looped_bytes(self, half: bool = True) -> int:
+        """The compiled loop's own copy of a layer; half: whether 16 bits hold all its matrices."""
+        biases = self.projected + self.inner + self.hidden  # zeros where the layer has none
+        return (2 if half else 4) * self.matrix_parameters + 4 * (biases + 2 * self.norm_parameters)
+
+    def fits_loop(self, layers: int) -> bool:
+        """Whether there is a compiled loop here for such layers, and so many of them are small enough."""
+        loops = kernels.loops()
+        small = layers * self.matrix_parameters <= LARGEST_LOOP
+        return loops is not None and loops.widens_halves() and small and self.activation == "gelu"
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A base of `layers` decoder layers, and `extra_heads` token heads of `head_layers` layers each.
+
+    positions: the longest text; tied: whether the output embedding is the input's; own_norm, own_output:
+    whether each extra head has its own final norm and output embedding; side_by_side: whether the extra heads
+    can run beside the base's last layer, which they can where each is one layer on the stem's output.
+    """
+
+    layer: LayerShape
+    layers: int
+    vocabulary: int
+    positions: int
+    tied: bool = False
+    extra_heads: int = 0
+    head_layers: int = 1
+    own_norm: bool = False
+    own_output: bool = False
+    side_by_side: bool = True
+
+    @property
+    def base(self) -> ModelShape:
+        """The same without its extra heads."""
+        return replace(self, extra_heads=0, side_by_side=True)
+
+    @property
+    def all_layers(self) -> int:
+        """Of the base and of all extra heads: one slot in the cache each."""
+        return self.layers + self.extra_heads * self.head_layers
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Of one embedding."""
+        return self.vocabulary * self.layer.hidden
+
+    @property
+    def base_parameters(self) -> int:
+        embeddings = (1 if self.tied else 2) * self.embedding_parameters
+        return self.layers * self.layer.parameters + embeddings + self.layer.norm_parameters
+
+    @property
+    def extra_parameters(self) -> int:
+        """Of all extra heads together (paper, Table 4)."""
+        own = self.layer.norm_parameters * self.own_norm + self.embedding_parameters * self.own_output
+        return self.extra_heads * (self.head_layers * self.layer.parameters + own)
+
+    @property
+    def parameters(self) -> int:
+        return self.base_parameters + self.extra_parameters
+
+    def weight_bytes(self, itemsize: int, matrix_bytes: float | None = None) -> int:
+        """Of all weights; matrix_bytes: of one weight of the layers' matrices, where these are quantised."""
+        matrices = self.all_layers * self.layer.matrix_parameters
+        each = itemsize if matrix_bytes is None else matrix_bytes
+        return (self.parameters - matrices) * itemsize + round(matrices * each)
+
+    def cache_bytes(self, itemsize: int, positions: int | None = None) -> int:
+        """Keys and values of one text, at full length by default."""
+        return self.all_layers * self.layer.cache_bytes(positions or self.positions, itemsize)
+
+    def copied_bytes(self) -> int:
+        """Packed copies of a float32 model on CPU that was saved in 16 bits; 0 where it runs its modules."""
+        layer = self.layer
+        if not (layer.parallel and self.side_by_side):
+            return 0
+        if 2 * self.all_layers * layer.parameters > LARGEST_COPY:
+            return 0
+        finals = 1 + self.extra_heads * self.head_layers
+        looped = finals * layer.looped_bytes() if layer.fits_loop(finals) else 0
+        return self.all_layers * layer.packed_bytes() + 2 * self.embedding_parameters + looped
