@@ -7,8 +7,11 @@ was killed goes on with the same command.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.pipelines.converse import ConverseOptions, converse
@@ -20,13 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--tokens", type=int, default=0, help="answer tokens to write")
     what.add_argument("--prompts", help="file of conversations whose first questions are answered instead")
+    parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                         help="of weights and cache (default: whichever multiplies faster here)")  # fmt: skip
     add_arguments(parser, ConverseOptions)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
     from transformers import AutoModelForCausalLM
 
     from dynamo import loading
@@ -37,9 +40,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.prompts:
         questions = [turns[0]["content"] for turns in read_conversations(arguments.prompts)]
     folder = loading.resolve(arguments.model, any_kind=True)
-    auto = faster_dtype(options.rows)
-    dtype = auto if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    device = loading.checked_device(arguments.device, None)
+    dtype = (
+        faster_dtype(options.rows, device) if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
     tokenizer = loading.load_tokenizer(folder)
     return converse(
         model,
@@ -53,18 +58,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def faster_dtype(rows: int) -> Any:
-    """float32 or bfloat16, whichever multiplies faster on this CPU."""
-    import time
-
-    import torch
+def faster_dtype(rows: int, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16, whichever multiplies `rows` states faster on this device."""
 
     def seconds(dtype: torch.dtype) -> float:
-        rows_states, matrix = torch.ones(rows, 512, dtype=dtype), torch.ones(512, 1024, dtype=dtype)
+        states = torch.ones(rows, 512, dtype=dtype, device=device)
+        matrix = torch.ones(512, 1024, dtype=dtype, device=device)
         times = []
         for _ in range(6):
             start = time.perf_counter()
-            rows_states @ matrix
+            (states @ matrix).sum().item()  # waits for a GPU
             times.append(time.perf_counter() - start)
         return min(times)
 

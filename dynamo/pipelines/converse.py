@@ -117,8 +117,9 @@ class RowsCache(Cache):
 
     def __init__(self, prefix: DynamicCache, rows: int, capacity: int):
         super().__init__(layers=[])
-        self.lengths = torch.zeros(rows, dtype=torch.long)
-        self._rows = torch.arange(rows)
+        device = prefix.layers[0].keys.device
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self._rows = torch.arange(rows, device=device)
         self._stored = []
         for layer in prefix.layers:
             pair = []
@@ -234,7 +235,7 @@ class ConversationWriter:
 
     def _prepare(self, rows: int) -> tuple[RowsCache, torch.Tensor]:
         """The rows' cache with the template's first part in it, and the logits after that, (vocab,)."""
-        ids = torch.tensor([self._parts.before])
+        ids = torch.tensor([self._parts.before], device=self._model.device)
         prefix = DynamicCache()
         self._model.set_attn_implementation("sdpa")
         with torch.inference_mode():
@@ -256,10 +257,14 @@ class ConversationWriter:
     def _pass(self, cache: RowsCache, feed: list[int]) -> torch.Tensor:
         """Logits after one more token in every row, (rows, vocab)."""
         positions = cache.lengths[:, None]
-        seen = torch.arange(int(cache.lengths.max()) + 1)[None] <= positions  # (rows, length)
-        mask = torch.zeros(seen.shape, dtype=self._model.dtype).masked_fill_(~seen, float("-inf"))
+        seen = (
+            torch.arange(cache.get_seq_length() + 1, device=positions.device)[None] <= positions
+        )  # (rows, length)
+        mask = torch.zeros(seen.shape, dtype=self._model.dtype, device=seen.device).masked_fill_(
+            ~seen, float("-inf")
+        )
         return self._model(
-            input_ids=torch.tensor(feed)[:, None],
+            input_ids=torch.tensor(feed, device=positions.device)[:, None],
             position_ids=positions,
             attention_mask=mask[:, None, None],
             past_key_values=cache,
@@ -274,7 +279,8 @@ class ConversationWriter:
         for user in (False, True):
             chosen = [index for index in speaking if (rows[index].speaker == "user") == user]
             if chosen:
-                uniforms = torch.tensor([rows[index].draws.random() for index in chosen])
+                draws = [rows[index].draws.random() for index in chosen]
+                uniforms = torch.tensor(draws, dtype=torch.float64, device=logits.device)
                 tokens = self._draw(logits[chosen], uniforms, user)
                 for index, token in zip(chosen, tokens.tolist(), strict=True):
                     picked[index] = token
@@ -379,7 +385,7 @@ def converse(
 ) -> dict[str, Any]:
     """Write conversations until the kept ones hold `tokens` answer tokens, or answer every question once.
 
-    model: a causal LM of transformers on the CPU, used up (its attention is replaced); output: a .jsonl file,
+    model: a causal LM of transformers, whose attention is replaced; output: a .jsonl file,
     with .dev and .test files and a .json of settings and counts beside it, from which a killed run goes on.
     Returns what the .json holds. Raises ValueError for options out of range, for a tokenizer without a chat
     template, and for an output made with other settings.
