@@ -40,10 +40,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.prompts:
         questions = [turns[0]["content"] for turns in read_conversations(arguments.prompts)]
     folder = loading.resolve(arguments.model, any_kind=True)
-    device = loading.checked_device(arguments.device, None)
-    dtype = (
-        faster_dtype(options.rows, device) if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-    )
+    device = loading.checked_device(arguments.device)
+    named = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    dtype = named or faster_dtype(options.rows, device)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
     tokenizer = loading.load_tokenizer(folder)
     return converse(

@@ -256,13 +256,10 @@ class ConversationWriter:
     @torch.inference_mode()
     def _pass(self, cache: RowsCache, feed: list[int]) -> torch.Tensor:
         """Logits after one more token in every row, (rows, vocab)."""
-        positions = cache.lengths[:, None]
-        seen = (
-            torch.arange(cache.get_seq_length() + 1, device=positions.device)[None] <= positions
-        )  # (rows, length)
-        mask = torch.zeros(seen.shape, dtype=self._model.dtype, device=seen.device).masked_fill_(
-            ~seen, float("-inf")
-        )
+        positions = cache.lengths[:, None]  # (rows, 1)
+        places = torch.arange(cache.get_seq_length() + 1, device=positions.device)
+        mask = torch.zeros(len(positions), len(places), dtype=self._model.dtype, device=positions.device)
+        mask.masked_fill_(places > positions, float("-inf"))
         return self._model(
             input_ids=torch.tensor(feed, device=positions.device)[:, None],
             position_ids=positions,
@@ -408,7 +405,9 @@ def converse(
         for row, ended in writer.finished(run.numbers(None if questions is None else len(questions), tokens)):
             messages, count, fault = kept.messages(row, ended)
             run.take(row.number, messages, count, fault)
+            bar.set_postfix(run.dropped, refresh=False)
             bar.update(count)
+            run.check_yield(4 * options.rows)
             if stop():
                 break
     run.write_state()
@@ -422,7 +421,7 @@ class ConverseRun:
         self._output, self._settings = output, settings
         self._state = output.with_suffix(".json")
         self.counts: Counter[str] = Counter(answer_tokens=0, conversations=0)
-        self._dropped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self._begun: set[int] = set()
         self._next = 0
         self._seconds, self._since = 0.0, time.monotonic()
@@ -444,7 +443,7 @@ class ConverseRun:
                 "to go on, or another file"
             )
         self._begun, self._next = set(then["under_way"]), then["next"]
-        self._dropped.update(then["dropped"])
+        self.dropped.update(then["dropped"])
         self._seconds = then["seconds"]
         for row in self._rows():
             self._done.add(row["id"])
@@ -481,14 +480,22 @@ class ConverseRun:
             self.counts["conversations"] += 1
             self.counts["answer_tokens"] += tokens
         if fault:
-            self._dropped[fault] += 1
+            self.dropped[fault] += 1
         self._begun.discard(number)
         self.write_state()
+
+    def check_yield(self, tried: int) -> None:
+        """Raises ValueError where not one of the first `tried` conversations could be kept."""
+        if self.dropped.total() >= tried and not self.counts["conversations"]:
+            raise ValueError(
+                f"model: none of its first {tried} conversations can be kept ({dict(self.dropped)}); is it a "
+                "chat model, and are longest_answer and longest_turn long enough for it?"
+            )
 
     def state(self) -> dict[str, Any]:
         seconds = self._seconds + time.monotonic() - self._since
         return {
-            "settings": self._settings, **self.counts, "dropped": dict(self._dropped),
+            "settings": self._settings, **self.counts, "dropped": dict(self.dropped),
             "seconds": round(seconds, 1), "next": self._next, "under_way": sorted(self._begun),
         }  # fmt: skip
 
