@@ -95,7 +95,7 @@ def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions)
     places = next_turns.places(conversations, arguments.limit or len(conversations), arguments.seed)
     lanes = len({*arguments.thresholds, 1.0})
     with tqdm(total=lanes * len(places), unit="reply", leave=False, disable=None) as bar:
-        rows = next_turns.measure(
+        rows = next_turns.answer_places(
             Engine(model, table, tokenizer), tokenizer, places, arguments.thresholds, options,
             arguments.max_new_tokens, arguments.seed, bar.update,
         )  # fmt: skip

@@ -124,7 +124,7 @@ class _Recording(Recorder):
 
     def take(self, record: StepRecord) -> PassLine:
         line = super().take(record)
-        joint = JointLine.of(line.index, record, self._threshold, self._label)
+        joint = JointLine.from_record(line.index, record, self._threshold, self._label)
         self.lines += [line] if joint is None else [line, joint]
         return line
 

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading
     from dynamo.data.documents import read_documents, text_bytes_per_token
-    from dynamo.evaluation import dynamic_perplexity, perplexity
+    from dynamo.evaluation import perplexity
     from dynamo.model import DynamoForCausalLM
 
     if arguments.limit < 0:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     documents = read_documents(arguments.data, tokenizer)
     documents = documents[: arguments.limit or None]
-    result = perplexity.measure(model, documents, text_bytes_per_token(tokenizer), arguments.cut)
+    result = perplexity.measure_perplexity(model, documents, text_bytes_per_token(tokenizer), arguments.cut)
     for head, nats in enumerate(result.mean_nats, start=1):
         told = [f"PPL_{head}", *([f"PPL_1:{head}"] if head > 1 else [])]
         told = [f"{name} {_shown(result.intervals[name])}" for name in told]
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"bits per byte of text (head 1): {result.bits_per_byte:.4f}", file=sys.stderr)
     points = []
     if arguments.thresholds:
-        points = dynamic_perplexity.measure(
+        points = perplexity.measure_dynamic_perplexity(
             model, table, documents, arguments.thresholds, options, arguments.positions, cut=arguments.cut,
             special_ids=tokenizer.all_special_ids,
         )  # fmt: skip

@@ -151,7 +151,7 @@ def _calibration(
     if documents is None or not orders:
         return ()
     return tuple(
-        calibration.measure(
+        calibration.measure_calibration(
             pair.dynamo, pair.table, pair.base, documents, options, orders, arguments.positions
         )
     )

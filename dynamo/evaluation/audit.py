@@ -16,7 +16,7 @@ import torch
 
 from dynamo.common.device_map import execution_device
 from dynamo.common.memory import enough_memory, run_out
-from dynamo.evaluation.diversity import repeated
+from dynamo.evaluation.text_measures import repeated
 
 UNLIKELY = 0.01
 TOP_K = 50

@@ -103,7 +103,7 @@ def _bin(fields: dict[str, Any]) -> Bin:
     )
 
 
-def measure(
+def measure_calibration(
     model: DynamoForCausalLM,
     table: CooccurrenceTable | None,
     base: GPTNeoXForCausalLM,

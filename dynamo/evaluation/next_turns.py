@@ -1,8 +1,8 @@
-"""Replies in the middle of held-out dialogues, held against what was really said there.
+"""Replies in the middle of held-out dialogues, compared with what was really said there.
 
-DynaMo goes on from the turns before an assistant's turn. How near its reply comes to the true one is chrF;
-how much it makes up is told by the numbers and names that the context lacks. Each threshold stands beside
-threshold 1 on the same places, and beside the true turns themselves.
+DynaMo goes on from the turns before an assistant's turn. chrF says how near its reply comes to the true one;
+numbers and names that the context lacks say how much it makes up. Each threshold is compared with threshold 1
+on the same places, and with the true turns themselves.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from dynamo.common.statistics import Estimate, bootstrap, ratio
 from dynamo.data.readers import Turns
 from dynamo.data.text import encode_chat
 from dynamo.decoding.engine import Engine
-from dynamo.evaluation import chrf
-from dynamo.evaluation.mentions import mentions
 from dynamo.evaluation.replies import decode_together
+from dynamo.evaluation.text_measures import CHRF_COLUMNS, chrf_counts, chrf_score, mentions
 from dynamo.sampling.sampler import SamplingOptions
 
-_NUMBERS, _NAMES = slice(chrf.COLUMNS, chrf.COLUMNS + 2), slice(chrf.COLUMNS + 2, chrf.COLUMNS + 4)
-_COLUMNS = chrf.COLUMNS + 4
+_NUMBERS, _NAMES = slice(CHRF_COLUMNS, CHRF_COLUMNS + 2), slice(CHRF_COLUMNS + 2, CHRF_COLUMNS + 4)
+_COLUMNS = CHRF_COLUMNS + 4
 
 MEASURES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "chrf": lambda sums: chrf.score(sums[:, : chrf.COLUMNS]),
+    "chrf": lambda sums: chrf_score(sums[:, :CHRF_COLUMNS]),
     "numbers_in_context": lambda sums: ratio(*sums[:, _NUMBERS].T),
     "names_in_context": lambda sums: ratio(*sums[:, _NAMES].T),
 }
@@ -83,7 +82,7 @@ def places(conversations: Sequence[Turns], count: int, seed: int = 0) -> list[Pl
     return found
 
 
-def measure(
+def answer_places(
     engine: Engine,
     tokenizer: Any,
     places: Sequence[Place],
@@ -121,7 +120,7 @@ def measure(
 
 def _row(text: str, place: Place) -> NDArray[np.float64]:
     """(22,): what one reply adds to each column."""
-    return np.array([*chrf.counts(text, place.true), *mentions(text, place.context)], dtype=np.float64)
+    return np.array([*chrf_counts(text, place.true), *mentions(text, place.context)], dtype=np.float64)
 
 
 def _estimates(rows: NDArray[np.float64]) -> dict[str, Estimate]:

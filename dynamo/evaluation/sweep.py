@@ -20,8 +20,8 @@ from dynamo.common import validation
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.audit import TOP_K, audit
-from dynamo.evaluation.diversity import distinct, repeated
 from dynamo.evaluation.replies import check_batch, decode_together
+from dynamo.evaluation.text_measures import distinct, repeated
 from dynamo.loading import Pair
 from dynamo.sampling.sampler import MAX_ORDER, SamplingOptions
 from dynamo.trace.recorder import RunCounts

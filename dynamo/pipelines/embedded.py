@@ -110,8 +110,8 @@ def measure(name: str, dev: Path) -> dict[str, Any]:
     base = DynamoForCausalLM.from_neox(pair.base, num_token_heads=1)
     report: dict[str, Any] = {
         "development": {
-            "base": perplexity.measure(base, dialogues, sizes).summary(),
-            "dynamo": perplexity.measure(pair.dynamo, dialogues, sizes).summary(),
+            "base": perplexity.measure_perplexity(base, dialogues, sizes).summary(),
+            "dynamo": perplexity.measure_perplexity(pair.dynamo, dialogues, sizes).summary(),
         },
         "parameters": {"base": pair.base.num_parameters(), "dynamo": pair.dynamo.num_parameters()},
         "replies": {},

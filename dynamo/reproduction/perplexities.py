@@ -17,7 +17,7 @@ from dynamo.common.statistics import bootstrap, ratio
 from dynamo.data.documents import encode_rows
 from dynamo.data.instructions import read_examples
 from dynamo.data.readers import read_rows
-from dynamo.evaluation import dynamic_perplexity, perplexity
+from dynamo.evaluation import perplexity
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
@@ -120,7 +120,7 @@ def measure_other(workspace: Workspace) -> dict[str, Any]:
     found = {}
     for name, documents in corpora.items():
         workspace.progress(f"other-corpus: {name}")
-        ppl = dynamic_perplexity.measure(
+        ppl = perplexity.measure_dynamic_perplexity(
             pair.dynamo, pair.table, documents, THRESHOLDS[::2], positions=workspace.sizes.positions // 2,
             per_document=PLACES_PER_DOCUMENT, special_ids=pair.tokenizer.all_special_ids, seed=workspace.seed,
         )  # fmt: skip

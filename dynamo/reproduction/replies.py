@@ -36,7 +36,7 @@ def measure_calibration(workspace: Workspace) -> dict[str, Any]:
         workspace.progress(f"calibration: temperature {temperature:g}")
         curves[f"{temperature:g}"] = [
             curve.to_json()
-            for curve in calibration.measure(
+            for curve in calibration.measure_calibration(
                 pair.dynamo, pair.table, pair.base, workspace.documents,
                 SamplingOptions(temperature=temperature), tuple(orders), workspace.sizes.positions,
                 seed=workspace.seed,
@@ -93,7 +93,7 @@ def measure_next_turns(workspace: Workspace) -> dict[str, Any]:
         return {"places": 0, "rows": []}
     places = next_turns.places(chats, workspace.sizes.documents or len(chats), workspace.seed)
     engine = Engine(pair.dynamo, pair.table, pair.tokenizer)
-    rows = next_turns.measure(engine, pair.tokenizer, places, THRESHOLDS, seed=workspace.seed)
+    rows = next_turns.answer_places(engine, pair.tokenizer, places, THRESHOLDS, seed=workspace.seed)
     return {"places": len(places), "rows": [row.to_json() for row in rows]}
 
 

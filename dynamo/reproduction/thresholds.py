@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo.charts.lines import lines
 from dynamo.charts.sweeps import sweep_shares
-from dynamo.evaluation import dynamic_perplexity
+from dynamo.evaluation import perplexity
 from dynamo.reproduction import sweeps
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
@@ -52,7 +52,7 @@ def measure_curves(workspace: Workspace) -> dict[str, Any]:
     _, points = sweeps.swept(workspace)
     workspace.progress("figure-15: PPL_d on held-out documents")
     pair = workspace.pair
-    ppl = dynamic_perplexity.measure(
+    ppl = perplexity.measure_dynamic_perplexity(
         pair.dynamo,
         pair.table,
         workspace.documents,

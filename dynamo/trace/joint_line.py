@@ -58,7 +58,7 @@ class JointLine:
     picked: tuple[int, ...] = ()
 
     @classmethod
-    def of(
+    def from_record(
         cls,
         index: int,
         record: StepRecord,

@@ -93,7 +93,7 @@ class PassLine:
     exact: bool = False
 
     @classmethod
-    def of(
+    def from_record(
         cls, index: int, record: StepRecord, texts: Iterable[str], rejected: Iterable[str] = ()
     ) -> PassLine:
         return cls(

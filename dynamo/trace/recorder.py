@@ -100,7 +100,7 @@ class Recorder(RunCounts):
     def take(self, record: StepRecord) -> PassLine:
         """Counts one forward pass and returns its line."""
         texts = self._decoder.push(record.tokens)
-        line = PassLine.of(self.passes, record, texts, map(self._label, record.rejected))
+        line = PassLine.from_record(self.passes, record, texts, map(self._label, record.rejected))
         self.text += "".join(line.texts)
         self.add(record)
         return line

@@ -128,7 +128,7 @@ def passes(threshold: float, answer: str | None = None) -> list[PassLine]:
     vocabulary = Vocabulary(answer) if answer else Vocabulary("one two three four five six . " * 8)
     engine, decoder = ScriptedEngine(vocabulary, 3), vocabulary.decoder()
     records = engine.stream([0], SamplingOptions(threshold=threshold), 256, seed=2)
-    return [PassLine.of(i, record, decoder.push(record.tokens)) for i, record in enumerate(records)]
+    return [PassLine.from_record(i, record, decoder.push(record.tokens)) for i, record in enumerate(records)]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, 0.9])

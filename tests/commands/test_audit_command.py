@@ -36,7 +36,8 @@ def test_audit_reads_a_chat_turn_after_turn(folder, capsys, tokenizer):
     ids = encode_plain(tokenizer, ["At seven."])[0]
     texts = [tokenizer.decode([token]) for token in ids]
     turn = [
-        PassLine.of(i, StepRecord((t,), 1, 0.1), [s]) for i, (t, s) in enumerate(zip(ids, texts, strict=True))
+        PassLine.from_record(i, StepRecord((t,), 1, 0.1), [s])
+        for i, (t, s) in enumerate(zip(ids, texts, strict=True))
     ]
     with (folder / "chat.ndjson").open("w") as file:
         for question in ("When?", "Sure?"):

@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_base
 
 from dynamo.evaluation.audit import Audit, audit
-from dynamo.evaluation.diversity import distinct, repeated
+from dynamo.evaluation.text_measures import distinct, repeated
 
 PROMPT = [5, 6, 7]
 

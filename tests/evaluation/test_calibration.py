@@ -53,7 +53,7 @@ def test_curves_equal_a_count_over_every_position_by_hand():
     random = np.random.default_rng(3)
     documents = [random.integers(0, 4, 60) for _ in range(3)]
     options = SamplingOptions(temperature=0.5, top_k=3)
-    curves = calibration.measure(
+    curves = calibration.measure_calibration(
         model, None, base, documents, options, orders=(2, 3), positions=10**6, per_document=100
     )
     assert [(c.order, c.event) for c in curves] == [(2, "text"), (2, "base"), (3, "text"), (3, "base")]
@@ -84,7 +84,9 @@ def test_curves_equal_a_count_over_every_position_by_hand():
 
 def test_positions_whose_candidates_never_occur_together_are_counted_apart():
     table = CooccurrenceTable.count([np.array([1, 2, 1, 2, 1])], order=3, vocab_size=300)
-    curves = calibration.measure(tiny_dynamo(), table, tiny_base(), DOCUMENTS, SamplingOptions(top_k=5))
+    curves = calibration.measure_calibration(
+        tiny_dynamo(), table, tiny_base(), DOCUMENTS, SamplingOptions(top_k=5)
+    )
     everywhere = sum(min(20, len(document) - 3) for document in DOCUMENTS)
     assert {curve.count + curve.without_joint for curve in curves} == {everywhere}
     assert curves[2].without_joint > 0
@@ -92,7 +94,9 @@ def test_positions_whose_candidates_never_occur_together_are_counted_apart():
 
 def test_no_more_positions_than_asked_for_and_the_same_every_time():
     once, again = (
-        calibration.measure(tiny_dynamo(), None, tiny_base(), DOCUMENTS, OPTIONS, positions=25, seed=4)
+        calibration.measure_calibration(
+            tiny_dynamo(), None, tiny_base(), DOCUMENTS, OPTIONS, positions=25, seed=4
+        )
         for _ in range(2)
     )
     assert once == again and {curve.count for curve in once} == {25}
@@ -109,7 +113,7 @@ def test_expected_calibration_error_by_hand():
 
 
 def test_bins_carry_wilson_intervals():
-    curve = calibration.measure(tiny_dynamo(), None, tiny_base(), DOCUMENTS, OPTIONS)[0]
+    curve = calibration.measure_calibration(tiny_dynamo(), None, tiny_base(), DOCUMENTS, OPTIONS)[0]
     for each in (b for b in curve.bins if b.count):
         interval = stats.binomtest(each.right, each.count).proportion_ci(0.95, method="wilson")
         assert each.interval == pytest.approx((interval.low, interval.high), abs=1e-9)
@@ -125,4 +129,4 @@ def test_bins_carry_wilson_intervals():
 )
 def test_bad_input_is_refused(documents, orders, words):
     with pytest.raises(ValueError, match=words):
-        calibration.measure(tiny_dynamo(), None, tiny_base(), documents, orders=orders)
+        calibration.measure_calibration(tiny_dynamo(), None, tiny_base(), documents, orders=orders)

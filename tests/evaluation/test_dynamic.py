@@ -14,7 +14,7 @@ from tables import table_for
 
 from dynamo import CooccurrenceTable, DynamoForCausalLM, SamplingOptions
 from dynamo.data.text import encode_turns
-from dynamo.evaluation import dynamic_perplexity
+from dynamo.evaluation.perplexity import measure_dynamic_perplexity
 from dynamo.training.trainer import save_model
 
 RANDOM = np.random.default_rng(5)
@@ -35,7 +35,7 @@ def table():
 
 def test_ppl_d_equals_a_count_by_hand_at_every_position(model, table):
     thresholds = (0.2, 0.45, 0.6)
-    measured = dynamic_perplexity.measure(
+    measured = measure_dynamic_perplexity(
         model, table, DOCUMENTS, thresholds, OPTIONS, special_ids=(0,), **EVERYWHERE
     )
     ratio = functools.cache(lambda ids: float(table.ratio(ids)))
@@ -62,7 +62,7 @@ def test_ppl_d_equals_a_count_by_hand_at_every_position(model, table):
 
 def test_at_the_ends_it_is_the_first_heads_and_all_heads_own(model):
     """Without a mask threshold 0 scores all three heads and threshold 1 the first, at the same places."""
-    zero, one = dynamic_perplexity.measure(model, None, DOCUMENTS, (0.0, 1.0), OPTIONS, **EVERYWHERE)
+    zero, one = measure_dynamic_perplexity(model, None, DOCUMENTS, (0.0, 1.0), OPTIONS, **EVERYWHERE)
     nats = np.zeros(3)
     for document in DOCUMENTS:
         with torch.no_grad():
@@ -75,15 +75,15 @@ def test_at_the_ends_it_is_the_first_heads_and_all_heads_own(model):
 
 
 def test_intervals_are_over_documents_and_hold_the_value(model):
-    found = dynamic_perplexity.measure(model, None, DOCUMENTS, (0.4,), OPTIONS, **EVERYWHERE)[0]
+    found = measure_dynamic_perplexity(model, None, DOCUMENTS, (0.4,), OPTIONS, **EVERYWHERE)[0]
     assert found.ppl.low < found.ppl.value < found.ppl.high
-    alone = dynamic_perplexity.measure(model, None, DOCUMENTS[:1], (0.4,), OPTIONS, **EVERYWHERE)[0]
+    alone = measure_dynamic_perplexity(model, None, DOCUMENTS[:1], (0.4,), OPTIONS, **EVERYWHERE)[0]
     assert alone.ppl.low == pytest.approx(alone.ppl.high), "one document says nothing about others"
     json.dumps(found.to_json())
 
 
 def test_no_more_places_than_asked_for(model):
-    found = dynamic_perplexity.measure(model, None, DOCUMENTS, (0.5,), OPTIONS, positions=7, per_document=5)[
+    found = measure_dynamic_perplexity(model, None, DOCUMENTS, (0.5,), OPTIONS, positions=7, per_document=5)[
         0
     ]
     assert found.places == 7
@@ -100,7 +100,7 @@ def test_no_more_places_than_asked_for(model):
 def test_what_cannot_be_measured_is_refused_by_name(model, changes, named):
     arguments = {"documents": DOCUMENTS, "thresholds": (0.5,), "options": OPTIONS, **changes}
     with pytest.raises(ValueError, match=named):
-        dynamic_perplexity.measure(model, None, **arguments)
+        measure_dynamic_perplexity(model, None, **arguments)
 
 
 def test_perplexity_adds_ppl_d_where_thresholds_are_named(tmp_path, capsys, tokenizer):
@@ -113,7 +113,7 @@ def test_perplexity_adds_ppl_d_where_thresholds_are_named(tmp_path, capsys, toke
     code, result = run(capsys, *arguments, "--thresholds", 0, 0.5, "--positions", 8, "--top-k", 20)
     assert code == 0
     documents = [np.array(encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
-    expected = dynamic_perplexity.measure(
+    expected = measure_dynamic_perplexity(
         model, table, documents, (0, 0.5), SamplingOptions(top_k=20), 8, special_ids=tokenizer.all_special_ids
     )
     found = [(row["ppl"]["value"], row["places"]) for row in result["dynamic"]]

@@ -42,7 +42,7 @@ def test_bytes_are_counted_up_to_the_cut():
     sizes = np.zeros(300, dtype=int)
     sizes[10:20] = 3
     documents = [np.array([1, 10, 11, 2]), np.array([12, 13, 14, 15, 16])]
-    measured = perplexity.measure(tiny_dynamo(), documents, sizes, cut=4)
+    measured = perplexity.measure_perplexity(tiny_dynamo(), documents, sizes, cut=4)
     assert measured.text_bytes == 6 + 12 and measured.targets == (6, 4, 2)
 
 
@@ -57,7 +57,7 @@ def test_perplexities_are_summed_by_hand_with_intervals_over_documents():
         for head in range(3):
             scored = [float(log_p[head, t, ids[t + head + 1]]) for t in range(len(ids) - head - 1)]
             assert targets[head] == len(scored) and nats[head] == pytest.approx(-sum(scored), rel=1e-5)
-    measured = perplexity.measure(model, documents, np.ones(300), cut=25)
+    measured = perplexity.measure_perplexity(model, documents, np.ones(300), cut=25)
     assert measured.intervals.keys() == {"PPL_1", "PPL_2", "PPL_3", "PPL_1:2", "PPL_1:3"}
     for name, value in (("PPL_2", measured.ppl[1]), ("PPL_1:3", measured.joint_ppl[2])):
         each = measured.intervals[name]

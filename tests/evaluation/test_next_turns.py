@@ -9,39 +9,43 @@ from conftest import DIALOGUES, tiny_dynamo
 from tables import table_for
 
 from dynamo import Engine, SamplingOptions
-from dynamo.evaluation import chrf, next_turns
-from dynamo.evaluation.mentions import Mentions, mentions, names
+from dynamo.evaluation import next_turns
+from dynamo.evaluation.text_measures import Mentions, chrf_counts, chrf_score, mentions, names
 from dynamo.training.trainer import save_model
+
+
+def chrf(hypothesis, reference):
+    return chrf_score(chrf_counts(hypothesis, reference)[None])[0]
 
 
 def test_chrf_equals_the_formula_on_counted_ngrams():
     # abcd / abxd: common 3 of 4 letters, 1 (ab) of 3 pairs, none of 2 triples, none of 1 of four letters.
     precision = recall = (3 / 4 + 1 / 3 + 0 + 0) / 4
-    assert chrf.chrf("abcd", "abxd") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
+    assert chrf("abcd", "abxd") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
     # aab / ab: letters 2 of 3 and of 2 (a counts twice in one text, once in both), pairs 1 of 2 and of 1;
     # the second text has no triple.
     precision, recall = (2 / 3 + 1 / 2) / 2, (2 / 2 + 1 / 1) / 2
-    assert chrf.chrf("aab", "ab") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
+    assert chrf("aab", "ab") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
 
 
 def test_chrf_looks_at_case_and_not_at_spaces():
-    assert chrf.chrf("At half past seven", "At  half past\nseven") == pytest.approx(100)
-    assert chrf.chrf("AT", "at") == 0
-    assert chrf.chrf("", "at") == chrf.chrf("at", "") == 0
+    assert chrf("At half past seven", "At  half past\nseven") == pytest.approx(100)
+    assert chrf("AT", "at") == 0
+    assert chrf("", "at") == chrf("at", "") == 0
     near, far = (
-        chrf.chrf("a table for two", "a table for ten"),
-        chrf.chrf("my bank account", "a table for ten"),
+        chrf("a table for two", "a table for ten"),
+        chrf("my bank account", "a table for ten"),
     )
     assert 100 > near > far > 0
 
 
 def test_pooled_chrf_adds_counts_before_it_divides():
     pairs = [("abcd", "abxd"), ("aab", "ab")]
-    pooled = sum(chrf.counts(*pair) for pair in pairs)
+    pooled = sum(chrf_counts(*pair) for pair in pairs)
     # Order by order: common, of the hypotheses, of the references.
     assert pooled.reshape(3, 6)[:, :4].tolist() == [[5, 2, 0, 0], [7, 5, 3, 1], [6, 4, 2, 1]]
     precision, recall = (5 / 7 + 2 / 5) / 4, (5 / 6 + 2 / 4) / 4
-    assert chrf.score(pooled[None])[0] == pytest.approx(
+    assert chrf_score(pooled[None])[0] == pytest.approx(
         100 * 5 * precision * recall / (4 * precision + recall)
     )
 
@@ -75,7 +79,7 @@ def test_places_are_assistant_turns_with_turns_before_them():
 def rows(tokenizer):
     engine = Engine(tiny_dynamo(seed=2), table_for(tokenizer), tokenizer)
     places = next_turns.places(DIALOGUES, 2)
-    return engine, places, next_turns.measure(engine, tokenizer, places, [0.0], max_new_tokens=9)
+    return engine, places, next_turns.answer_places(engine, tokenizer, places, [0.0], max_new_tokens=9)
 
 
 def test_true_turns_have_full_chrf_and_the_shares_of_their_own_mentions(rows):
@@ -96,8 +100,8 @@ def test_every_threshold_stands_beside_threshold_one(rows, tokenizer):
         steps = engine.stream(prompt, SamplingOptions(threshold=threshold), 9, seed=0)
         ids = [token for step in steps for token in step.tokens]
         texts[threshold] = tokenizer.decode(ids, skip_special_tokens=True)
-    only = next_turns.measure(engine, tokenizer, places[:1], [0.0], max_new_tokens=9)
-    scores = [chrf.chrf(texts[threshold], places[0].true) for threshold in (1.0, 0.0)]
+    only = next_turns.answer_places(engine, tokenizer, places[:1], [0.0], max_new_tokens=9)
+    scores = [chrf(texts[threshold], places[0].true) for threshold in (1.0, 0.0)]
     assert [row.measures["chrf"].value for row in only[1:]] == pytest.approx(scores)
     assert only[2].against_one["chrf"].value == pytest.approx(scores[1] - scores[0])
 
@@ -114,7 +118,7 @@ def test_differences_are_paired_over_places():
 def test_exact_mode_has_no_threshold_to_move(rows, tokenizer):
     engine, places, _ = rows
     with pytest.raises(ValueError, match="exact"):
-        next_turns.measure(engine, tokenizer, places, [0.5], SamplingOptions(exact=True))
+        next_turns.answer_places(engine, tokenizer, places, [0.5], SamplingOptions(exact=True))
 
 
 def test_audit_of_held_out_dialogues_prints_what_is_measured(tmp_path, capsys, tokenizer):
@@ -126,7 +130,9 @@ def test_audit_of_held_out_dialogues_prints_what_is_measured(tmp_path, capsys, t
     code, result = run(capsys, *arguments, "--thresholds", 0, "--limit", 0)
     assert code == 0 and result["places"] == 2
     engine = Engine(tiny_dynamo(seed=2), table_for(tokenizer), tokenizer)
-    expected = next_turns.measure(engine, tokenizer, next_turns.places(DIALOGUES, 2), [0.0], max_new_tokens=9)
+    expected = next_turns.answer_places(
+        engine, tokenizer, next_turns.places(DIALOGUES, 2), [0.0], max_new_tokens=9
+    )
     assert result["replies"] == json.loads(json.dumps([row.to_json() for row in expected]))
     assert run(capsys, *arguments, "--prompt", "Hello")[0] == 2, "one source at a time"
     assert run(capsys, *arguments, "--limit", -1)[0] == 2

@@ -177,7 +177,9 @@ def test_bad_input_is_refused_before_anything_runs(pair, changes, words):
 @pytest.fixture(scope="module")
 def report(pair, points):
     documents = [np.arange(5, 60)]
-    curves = calibration.measure(pair.dynamo, None, pair.base, documents, SamplingOptions(top_k=5))
+    curves = calibration.measure_calibration(
+        pair.dynamo, None, pair.base, documents, SamplingOptions(top_k=5)
+    )
     return SweepReport(
         model="tiny", options={"top_k": 50}, prompts=3, seeds=2, max_new_tokens=20,
         machine={"threads": 1}, base=points[0], points=tuple(points[1:]), calibration=tuple(curves),

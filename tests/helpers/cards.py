@@ -42,8 +42,8 @@ def fill(store: RunStore, run: str, records: list[StepRecord], threshold: float 
     values = []
     for index, record in enumerate(records):
         texts, rejected = ([name(token) for token in ids] for ids in (record.tokens, record.rejected))
-        line = PassLine.of(index, record, texts, rejected)
-        values.append(store.put(run, line, JointLine.of(index, record, threshold, name)))
+        line = PassLine.from_record(index, record, texts, rejected)
+        values.append(store.put(run, line, JointLine.from_record(index, record, threshold, name)))
     return values, [json.loads(value)["pass"] for value in values]
 
 

@@ -35,7 +35,7 @@ def joint_line(size=25, picked=(0, 12, 24), order=3, masked=True) -> JointLine:
     ranks = ranks[(ranks[:, 0] != 5) | (ranks[:, 1] != 6)] if masked else ranks
     values = probabilities[np.arange(order), ranks].prod(axis=1)
     joint = Joint(candidates, probabilities, ranks, values / values.sum())
-    return JointLine.of(
+    return JointLine.from_record(
         0, StepRecord(tuple(picked), len(picked), 0.01, joint=joint), 0.5, lambda i: f" w{i}", size
     )
 

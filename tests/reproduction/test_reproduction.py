@@ -178,7 +178,7 @@ def test_a_killed_sweep_goes_on_with_the_next_threshold(workspace, monkeypatch):
 def test_perplexities_of_documents_equal_those_of_the_whole(workspace):
     model, documents = workspace.pair.dynamo, workspace.documents
     sums = perplexities.document_sums(model, documents)
-    whole = perplexity.measure(model, documents, np.ones(300))
+    whole = perplexity.measure_perplexity(model, documents, np.ones(300))
     found = perplexities.head_perplexities(sums)
     names = ["PPL_1", "PPL_2", "PPL_3", "PPL_1:2", "PPL_1:3"]
     expected = [*whole.ppl, *whole.joint_ppl[1:]]

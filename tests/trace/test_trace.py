@@ -38,7 +38,7 @@ def lines(*values) -> list[str]:
 
 def test_a_run_survives_writing_and_reading():
     second = PassLine(1, (44,), ("!",), 1, 9.5, (1.0,), (BackOff(3, "threshold", 0.091, 0.25),))
-    joint = JointLine.of(1, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
+    joint = JointLine.from_record(1, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
     file = io.StringIO()
     write_trace(file, [HEADER, PASS, second, joint, End("eos", "�")])
     trace = read_trace(io.StringIO(file.getvalue()))
@@ -75,7 +75,9 @@ def test_a_joint_with_all_its_chunks_takes_about_a_kilobyte():
     ranks = np.indices((20, 20, 20)).reshape(3, -1).T
     values = rng.random(8000) ** 40
     joint = Joint(candidates, np.sort(rng.dirichlet(np.ones(20), 3))[:, ::-1], ranks, values / values.sum())
-    line = JointLine.of(12, record_of(joint, tuple(candidates[:, 0].tolist())), 0.5, lambda token: " token")
+    line = JointLine.from_record(
+        12, record_of(joint, tuple(candidates[:, 0].tolist())), 0.5, lambda token: " token"
+    )
     assert len(line.chunks) == 32
     assert len(encode_line(line).encode()) < 1200
 
@@ -95,7 +97,7 @@ def test_a_removed_cell_stays_exactly_zero():
 
 
 def test_the_grid_of_a_triple_sums_over_the_third_token():
-    line = JointLine.of(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
+    line = JointLine.from_record(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
     np.testing.assert_allclose(line.grid, [[0.8, 0.0], [0.0, 0.2]])
     assert line.texts == (("<5>", "<6>"), ("<7>", "<8>"))
     assert line.picked == (0, 0, 0)
@@ -103,7 +105,7 @@ def test_the_grid_of_a_triple_sums_over_the_third_token():
 
 
 def test_whole_chunks_are_listed_largest_first_and_survive_writing():
-    line = JointLine.of(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
+    line = JointLine.from_record(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
     assert line.chunks == (Chunk((0, 0, 0), 0.7), Chunk((1, 1, 0), 0.2), Chunk((0, 0, 1), 0.1))
     assert line.floor == 0.0
     again = decode_line(encode_line(line))
@@ -116,39 +118,39 @@ def test_floor_bounds_every_chunk_that_is_not_listed():
     ranks = np.indices((10, 10)).reshape(2, -1).T
     candidates = np.arange(20).reshape(2, 10)
     joint = Joint(candidates, np.full((2, 10), 0.1), ranks, values)
-    line = JointLine.of(0, record_of(joint, (0,)), 0.5, label)
+    line = JointLine.from_record(0, record_of(joint, (0,)), 0.5, label)
     assert len(line.chunks) == 32
     assert line.floor == pytest.approx(0.01)
 
 
 def test_without_a_mask_the_joint_is_the_product():
     plain = Joint(TRIPLE.candidates, TRIPLE.probabilities)
-    line = JointLine.of(0, record_of(plain, (5, 7, 9)), 0.5, label)
+    line = JointLine.from_record(0, record_of(plain, (5, 7, 9)), 0.5, label)
     np.testing.assert_allclose(line.grid, [[0.48, 0.32], [0.12, 0.08]])
     assert line.chunks[0] == Chunk((0, 0, 0), pytest.approx(0.8 * 0.6 * 0.9))
 
 
 def test_a_joint_that_was_given_up_picks_nothing():
-    assert JointLine.of(0, record_of(TRIPLE, (5,)), 0.5, label).picked == ()
-    assert JointLine.of(0, record_of(None, (5,)), 0.5, label) is None
+    assert JointLine.from_record(0, record_of(TRIPLE, (5,)), 0.5, label).picked == ()
+    assert JointLine.from_record(0, record_of(None, (5,)), 0.5, label) is None
 
 
 def test_a_mask_that_removes_everything_gives_an_empty_joint():
     empty = Joint(TRIPLE.candidates[:2], TRIPLE.probabilities[:2], np.zeros((0, 2), int), np.zeros(0))
-    line = decode_line(encode_line(JointLine.of(0, record_of(empty, (5,)), 0.5, label)))
+    line = decode_line(encode_line(JointLine.from_record(0, record_of(empty, (5,)), 0.5, label)))
     assert not line.grid.any()
     assert line.chunks == ()
 
 
 def test_a_chunk_that_an_end_cut_keeps_the_ranks_it_has():
-    assert JointLine.of(0, record_of(TRIPLE, (6, 8), order=3), 0.5, label).picked == (1, 1)
+    assert JointLine.from_record(0, record_of(TRIPLE, (6, 8), order=3), 0.5, label).picked == (1, 1)
 
 
 def changed(line, **fields) -> str:
     return json.dumps({**json.loads(encode_line(line)), **fields}) + "\n"
 
 
-JOINT = JointLine.of(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
+JOINT = JointLine.from_record(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
 
 
 @pytest.mark.parametrize(

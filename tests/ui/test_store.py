@@ -12,7 +12,7 @@ from dynamo.ui.server.store import RunStore
 
 def line(index: int) -> PassLine:
     record = StepRecord(tokens=(1,), order=1, seconds=0.01, prefill=index == 0, probabilities=(0.5,))
-    return PassLine.of(index, record, ["a"], [])
+    return PassLine.from_record(index, record, ["a"], [])
 
 
 def held(store: RunStore, run: str) -> int:

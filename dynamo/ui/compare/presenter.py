@@ -151,7 +151,7 @@ class Race:
             return
         line = lane.take(record)
         joint, wide = (
-            JointLine.of(line.index, record, lane.header.options["threshold"], self._label, size)
+            JointLine.from_record(line.index, record, lane.header.options["threshold"], self._label, size)
             for size in (GRID_SIZE, WIDE_GRID)
         )
         value = self._store.put(lane.header.run, line, joint, wide)
