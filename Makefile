@@ -3,20 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
+# Tests of one file share what they start, so a worker takes whole files, in the order of tests/conftest.py.
+WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+CORE := $(addprefix tests/,common kernels model cooccurrence sampling data decoding trace training charts)
 
-.PHONY: demo test test-newest test-space lint bench bench-page bench-load models clean
+.PHONY: demo test check test-newest test-space lint bench bench-page bench-load models clean
 
 demo: $(VENV)/ready  ## open the page on the embedded pair
 	$(BIN)/python app.py
 
-test: $(VENV)/ready-for-tests lint  ## lint, then all tests
+test: $(VENV)/ready-for-tests lint  ## lint, then all tests, on up to 8 cores
 	@test -n "$$DYNAMO_CHROMIUM" \
 		|| for name in chromium-headless-shell chromium google-chrome; do command -v $$name && break; done | grep -q . \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 		&& for package in chromium-headless-shell chromium; do \
 		apt-get install -y -qq --no-install-recommends $$package >/dev/null && break; done; } \
 		|| echo "no Chromium and no right to install it: the browser tests will say that they are skipped"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS) --durations=15
+
+check: $(VENV)/ready-for-tests lint  ## lint, then the core's tests: no page, no browser, no processes; about a minute
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(CORE)
 
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check .

@@ -27,6 +27,10 @@ from dynamo.data import text
 from dynamo.data.schema_guided import train_tokenizer
 from dynamo.model import DynamoForCausalLM
 
+TESTS = Path(__file__).parent
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ..; nothing where there is one process
+if WORKER:  # numba's cache is not made for several that fill it at once
+    os.environ["NUMBA_CACHE_DIR"] = str(TESTS.parent / ".pytest_cache/numba" / WORKER)
 # Tiny tensors gain nothing from a second thread and lose much where cores are busy.
 torch.set_num_threads(1)
 # How long an example takes says something of the machine alone, and the same examples come with every run;
@@ -34,6 +38,47 @@ torch.set_num_threads(1)
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same everywhere", settings.get_profile("search"), derandomize=True)
 settings.load_profile("same everywhere")
+
+
+# Files that start servers, browsers or processes, or load models of some size; the longest first. Workers
+# begin with them, so that none is left alone with one at the end, and `make check` does without them.
+SLOW = (
+    "model/test_lookalike.py",
+    "common/test_distributed.py",
+    "pipelines/test_kills.py",
+    "browser",
+    "pipelines",
+    "reproduction",
+    "spaces",
+    "trust/test_hostile_page.py",
+    "ui/test_zerogpu_app.py",
+    "ui/test_training_job.py",
+    "ui/test_load.py",
+    "ui/test_faults.py",
+    "ui/test_rates.py",
+    "ui/test_limits.py",
+    "ui/test_programs.py",
+    "ui/test_guard_of_a_page.py",
+    "ui/test_votes.py",
+    "ui/test_votes_faults.py",
+    "kernels/test_kernels_absent.py",
+    "loading/test_devices.py",
+    "loading/test_hub_downloads.py",
+    "commands",
+    "evaluation",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {TESTS / place: rank for rank, place in enumerate(SLOW)}
+    ranks = {}
+    for item in items:
+        ranks[item] = next(
+            (places[each] for each in (item.path, *item.path.parents) if each in places), len(SLOW)
+        )
+        if ranks[item] < len(SLOW):
+            item.add_marker("slow")
+    items.sort(key=ranks.__getitem__)
 
 
 def pytest_collection_finish():
@@ -142,12 +187,18 @@ def be_patient_with_hubs(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def gradios_patience():
-    """Gradio takes a page that does not answer within three seconds for one that nobody can reach."""
-    networking = sys.modules.get("gradio.networking")  # of no use to tests without a page
+def patient_gradio():
+    """Gradio takes a page that does not answer within three seconds for one that nobody can reach, and looks
+    for a port where pages of other workers look too."""
     with pytest.MonkeyPatch.context() as patch:
-        if networking is not None:
-            patch.setattr(networking, "url_ok", lambda url: httpx.head(url, timeout=PATIENCE).is_success)
+        if "gradio.networking" in sys.modules:  # of no use to tests without a page
+            patch.setattr(
+                "gradio.networking.url_ok", lambda url: httpx.head(url, timeout=PATIENCE).is_success
+            )
+            patch.setattr(
+                "gradio.http_server.INITIAL_PORT_VALUE",
+                7860 + 100 * int(WORKER[2:] or 0),
+            )
         yield
 
 
