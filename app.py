@@ -9,6 +9,7 @@ may be trained on, if it is there. All may be set in spaces_config.yaml.
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,13 @@ from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import EMBEDDED, Pair, load, load_or_embedded, memory_of
 from dynamo.spaces import AppConfig, read_config
-from dynamo.ui import Analyses, ModelOffer, ModelPair, Offer, build_demo, launch_options, quota, serve
+from dynamo.ui import ModelManager, ModelPair, build_demo, launch_options, quota, serve
+from dynamo.ui.server.engines import DYNAMO
 from dynamo.ui.server.zerogpu import GpuWorker
 
 HERE = Path(__file__).parent
 RECORDING = HERE / "assets" / "recording.ndjson"
 SWEEP = HERE / "assets" / "sweep.json"
-
-Staged = tuple[ModelPair, Analyses]
 
 
 def main() -> None:
@@ -49,51 +49,56 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     gpu_worker = GpuWorker(quota(config.gpu_seconds)) if config.zero_gpu else None
     stage = partial(staged, gpu_worker=gpu_worker, threads=torch.get_num_threads())
     pair, notice = load_or_embedded(config.model, quantize=config.quantize)
-    shipped = pair.name == EMBEDDED
     first = stage(pair)
-    offer = Offer(
+    demo = build_demo(
+        first,
         notice=notice,
-        recording=RECORDING if shipped else None,
+        recording=RECORDING if pair.name == EMBEDDED else None,
         votes=config.votes,
         strip=not config.zero_gpu,
         queue_size=config.queue_size,
         limits=config.limits,
-        models=offered_models(config, stage, pair.name, first, memory_of(pair.base, pair.dynamo)),
+        models=model_choice(config, stage, first, memory_of(pair.base, pair.dynamo)),
     )
-    return build_demo(*first, offer), launch_options(config.limits)
+    return demo, launch_options(config.limits)
 
 
-def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) -> Staged:
-    """A pair as the page runs it, and what may be found out about it; gpu_worker: of ZeroGPU's model time;
-    threads: of the processor, at most."""
-    opinion, prompts = partial(audit, pair.base), read_prompts(None, pair.tokenizer)
-    split, sweep = partial(time_split, pair, prompts), partial(sweep_reports, pair, prompts)
-    if gpu_worker is not None:
-        # Neither measures what a visitor asked for, and both would take the quota of many answers.
-        opinion, split, sweep = gpu_worker.function(f"audit of {pair.name}", opinion), None, None
-    report = SweepReport.read(SWEEP).to_json() if pair.name == EMBEDDED else None
+def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) -> ModelPair:
+    """A pair as the page runs it, with what can be measured of it; threads: of the processor, at most."""
     model_pair = ModelPair.from_pair(pair, gpu_worker)
-    if gpu_worker is None:
-        settle_threads(model_pair.dynamo, most=threads)
-    return model_pair, Analyses(opinion, split, report, sweep)
+    opinion = partial(audit, pair.base)
+    if pair.name == EMBEDDED:
+        model_pair = replace(model_pair, report=SweepReport.read(SWEEP).to_json())
+    if gpu_worker is not None:
+        # A profile or a sweep would take the quota of many answers.
+        return replace(model_pair, audit=gpu_worker.function(f"audit of {pair.name}", opinion))
+    settle_threads(model_pair.engines.by_name[DYNAMO], most=threads)
+    prompts = read_prompts(None, pair.tokenizer)
+    return replace(
+        model_pair,
+        audit=opinion,
+        profile=partial(time_split, pair, prompts),
+        sweep=partial(sweep_reports, pair, prompts),
+    )
 
 
-def offered_models(
-    config: AppConfig, stage: Callable[[Pair], Staged], name: str, first: Staged, held: int
-) -> ModelOffer | None:
+def model_choice(
+    config: AppConfig, stage: Callable[[Pair], ModelPair], first: ModelPair, held: int
+) -> Callable[..., ModelManager] | None:
     """Which models a visitor may load; on ZeroGPU all of them are loaded before the page is served."""
     if not config.model_choice:
         return None
     ready = {}
     if config.zero_gpu:
-        others = [each for each in dict.fromkeys((EMBEDDED, *config.models)) if each != name]
-        ready = {name: first, **{each: stage(load(each, quantize=config.quantize)) for each in others}}
-    return ModelOffer(
+        others = [each for each in dict.fromkeys((EMBEDDED, *config.models)) if each != first.name]
+        ready = {first.name: first, **{each: stage(load(each, quantize=config.quantize)) for each in others}}
+    return partial(
+        ModelManager,
         stage=stage,
         names=config.models,
         any_model=not config.on_space,
         ready=ready,
-        workshop=None if config.on_space else HERE / "trained",
+        training_folder=None if config.on_space else HERE / "trained",
         dialogues=dialogues_in(config.data),
         held=held,
     )

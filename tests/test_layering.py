@@ -23,7 +23,6 @@ UI_FLOORS = [
     {"server", "theme"},
     {"components"},
     {"compare"},
-    {"wiring"},
     {"explore"},
     {"models"},
     {"api"},

@@ -31,6 +31,7 @@ from dynamo.evaluation.machine import describe
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.ui import ModelPair, build_demo, launch_options
+from dynamo.ui.server.engines import LocalEngines
 
 # With windows, as visitors have, where there is one.
 BROWSER = os.environ.get("DYNAMO_CHROMIUM") or which("chromium") or CHROMIUM
@@ -115,9 +116,9 @@ def replayed_pair() -> tuple[ModelPair, dict]:
         ]
 
     pace = Pace()
-    base = Replay(record(real.opponents["loop"]), BASE_PASSES, pace)
-    fast = Replay(record(real.dynamo), DYNAMO_PASSES, pace)
-    return replace(real, opponents={"loop": base}, dynamo=fast), describe(pair.base)
+    base = Replay(record(real.engines.by_name["loop"]), BASE_PASSES, pace)
+    fast = Replay(record(real.engines.by_name["dynamo"]), DYNAMO_PASSES, pace)
+    return replace(real, engines=LocalEngines({"loop": base, "dynamo": fast})), describe(pair.base)
 
 
 def measure(page: Page, url: str) -> dict[str, float]:

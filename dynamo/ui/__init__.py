@@ -3,9 +3,9 @@
 Nothing else in the project imports this package, and only this package and `app.py` import gradio.
 """
 
-from dynamo.ui.compare.analyses import Analyses, ModelOffer, Offer
 from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.layout import build_demo, launch_options, serve
-from dynamo.ui.server.lending import quota
+from dynamo.ui.models.manager import ModelManager
+from dynamo.ui.server.engines import quota
 
-__all__ = ["Analyses", "ModelOffer", "ModelPair", "Offer", "build_demo", "launch_options", "quota", "serve"]
+__all__ = ["ModelManager", "ModelPair", "build_demo", "launch_options", "quota", "serve"]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from dynamo.common.validation import short_repr
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.handlers import in_one_sentence
 from dynamo.ui.compare.pair import OWN_LOOP

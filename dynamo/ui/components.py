@@ -34,6 +34,18 @@ SCRIPTS = {
 }
 MOST_PASSES_ASKED = 512
 
+# Options of events: a run of the model, a call that is answered without the queue, a script in the browser.
+RUN = {
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+    "trigger_mode": "once",
+    "show_progress": "minimal",
+    "scroll_to_output": False,
+    "api_visibility": "private",
+}
+QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+IN_BROWSER = {"api_visibility": "private"}
+
 
 @cache
 def script(name: str) -> str:
@@ -128,3 +140,8 @@ def served_split(lookup: Callable[[], str | None]) -> Callable[[Any], str | None
             raise HTTPException(503, str(error)) from None
 
     return get_split
+
+
+def ends_of(event: Any) -> tuple[Any, Any]:
+    """Listeners to an event's end, come what may: Gradio's page runs a `then` only where nothing failed."""
+    return event.then, event.failure

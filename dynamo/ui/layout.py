@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,16 +14,18 @@ from starlette.middleware import Middleware
 from dynamo.common.bidi import in_html
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui.api import add_api
-from dynamo.ui.compare.analyses import Analyses, Offer
 from dynamo.ui.compare.handlers import Handlers
 from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.compare.service import PageService
-from dynamo.ui.compare.tab import compare_tab
+from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.compare.votes import VoteBook
+from dynamo.ui.compare.wiring import Wiring
 from dynamo.ui.components import ASSETS, style
+from dynamo.ui.explore.tab import ExploreTab
+from dynamo.ui.models.manager import ModelManager
+from dynamo.ui.models.tab import MODELS, ModelsTab
 from dynamo.ui.server.limits import LONGEST_FILE, RequestGuard
 from dynamo.ui.theme import theme
-from dynamo.ui.wiring import Wiring
 
 TITLE = "DynaMo: several tokens per forward pass"
 # That are remembered: Gradio copies all components' settings for each, some 0.3 MB, and would keep 10,000.
@@ -36,53 +40,82 @@ _HEADER = """
 """
 
 
-def build_demo(pair: ModelPair, analyses: Analyses | None = None, offer: Offer | None = None) -> gr.Blocks:
-    """The page for one loaded pair; `serve` shows it to visitors."""
+def build_demo(
+    pair: ModelPair,
+    *,
+    notice: str = "",
+    recording: Path | None = None,
+    votes: Path | None = None,
+    strip: bool = True,
+    queue_size: int = 20,
+    limits: Limits = UNLIMITED,
+    models: Callable[[PageService], ModelManager] | None = None,
+) -> gr.Blocks:
+    """The page for one loaded pair; `serve` shows it to visitors.
+
+    notice: a sentence on top of the page; recording: a trace that plays on a first visit; votes: folder of
+    the blind votes, None for no voting; strip: whether one click may decode a prompt seven times; queue_size:
+    visitors that may wait; limits: of one visitor; models: makes the manager of the models that may be
+    loaded instead, None for no choice.
+    """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # or Gradio calls home when it launches
     # Or it groups its last 10,000 events with pandas after every single one.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")
-    from dynamo.ui.explore.tab import explore_tab
-    from dynamo.ui.models.manager import ModelManager, untuned
-    from dynamo.ui.models.pair_parts import PairParts, notice_html
-    from dynamo.ui.models.tab import MODELS, models_tab
-
-    analyses, offer = analyses or Analyses(), offer or Offer()
-    service = PageService(pair, analyses, offer.limits)
-    recorded = service.load(offer.recording, status="", keep=True) if offer.recording else None
-    book = VoteBook(offer.votes) if offer.votes else None
+    service = PageService(pair, limits)
+    recorded = service.load(recording, status="", keep=True) if recording else None
+    book = VoteBook(votes) if votes else None
+    manager = models(service) if models else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
-        told = offer.notice or ("" if pair.chat else untuned(pair.name))
-        notice = gr.HTML(notice_html(told), visible=bool(told))
+        notice = notice or pair.notice
+        notice_bar = gr.HTML(notice_html(notice), visible=bool(notice))
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
-                compare = compare_tab(service, offer, recorded)
+                compare = CompareTab(service, recorded, voting=book is not None, strip=strip)
             with gr.Tab("Explore", id="explore"):
-                threshold = compare.settings["threshold"]
-                sweep = None if analyses.sweep is None else lambda *asked: service.analyses.sweep(*asked)
-                explore = explore_tab(
-                    analyses.report,
-                    sweep,
-                    threshold,
+                explore = ExploreTab(
+                    pair.report,
+                    # The loaded pair's own, and nothing that would keep the first one in memory.
+                    (lambda *asked: service.pair.sweep(*asked)) if pair.sweep else None,
+                    compare.settings["threshold"],
                     tabs,
-                    book,
-                    lambda: service.pair.name,
-                    lambda: service.pair.bits,
+                    (lambda: book.summary(service.pair.name, service.pair.bits)) if book else None,
                 )
-            if offer.models is not None:
-                models = gr.Tab(MODELS, id="models")
+            if manager is not None:
+                models_tab = gr.Tab(MODELS, id="models")
             with gr.Tab("About", id="about"):
                 description = gr.HTML(_about(pair.description))
-        if offer.models is not None:
-            parts = PairParts(compare, explore, notice, description, _about)
-            with models:
-                models_tab(ModelManager(service, offer.models), parts, tabs, demo)
+        if manager is not None:
+            with models_tab:
+                _models_tab(manager, compare, explore, notice_bar, description, tabs, demo)
         Wiring(compare, Handlers(service, list(compare.settings), book, demo.upload_file_set)).connect()
         add_api(service)
-    demo.pace = service.pace  # for the gate in front of the page
+    demo.pace = service.pace  # for the request guard in front of the page
     # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.
-    return demo.queue(max_size=offer.queue_size, api_open=False)
+    return demo.queue(max_size=queue_size, api_open=False)
+
+
+def _models_tab(
+    manager: ModelManager,
+    compare: CompareTab,
+    explore: ExploreTab,
+    notice: gr.HTML,
+    description: gr.HTML,
+    tabs: gr.Tabs,
+    demo: gr.Blocks,
+) -> None:
+    def show_pair() -> dict[Any, Any]:
+        pair = manager.service.pair
+        return {
+            **compare.pair_updates(pair),
+            **explore.show(pair.report),
+            notice: gr.update(value=notice_html(manager.notice), visible=bool(manager.notice)),
+            description: _about(pair.description),
+        }
+
+    about_pair = [*compare.pair_updates(manager.service.pair), *explore.outputs, notice, description]
+    ModelsTab(manager, compare, about_pair, show_pair, tabs, demo)
 
 
 def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
@@ -114,3 +147,7 @@ def serve(demo: gr.Blocks, **options: Any) -> Any:
 def _about(description: str) -> str:
     page = (ASSETS / "about" / "about.html").read_text(encoding="utf-8")
     return page.replace("{description}", in_html(description))
+
+
+def notice_html(notice: str) -> str:
+    return f'<p class="dm-notice" role="status">{in_html(notice)}</p>' if notice else ""

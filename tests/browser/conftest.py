@@ -17,7 +17,6 @@ from fakes import scripted_pair
 from pages import served
 
 from dynamo.charts.files import BROWSERS
-from dynamo.ui import Offer
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.compare.settings import SamplingOptions, Settings
@@ -173,7 +172,7 @@ def recorded_url(tmp_path_factory):
     path = tmp_path_factory.mktemp("recording") / "recording.ndjson"
     traces = [service.store.get_trace(turns[-1].trace.header.run) for turns in (chat.base, chat.dynamo)]
     path.write_text("".join(traces), encoding="utf-8")
-    with served(scripted_pair(), Offer(recording=path)) as url:
+    with served(scripted_pair(), recording=path) as url:
         yield url
 
 

@@ -16,7 +16,7 @@ from sweep_rows import growing, report
 
 from dynamo.ui.compare.votes import VoteBook
 from dynamo.ui.components import ASSETS, style
-from dynamo.ui.explore.tab import explore_tab
+from dynamo.ui.explore.tab import ExploreTab
 from dynamo.ui.theme import theme
 
 WIDE, PHONE = 1280, 375
@@ -43,7 +43,7 @@ def url(tmp_path_factory):
             with gr.Tab("Compare", id="compare"):
                 threshold = gr.Slider(0, 1, 0.5, label="Threshold", elem_id="threshold")
             with gr.Tab("Explore", id="explore"):
-                explore_tab(report(), endless, threshold, tabs, book)
+                ExploreTab(report(), endless, threshold, tabs, book.summary)
             with gr.Tab("About", id="about"):
                 gr.HTML(about.replace("{description}", html.escape("A pair.")))
             with gr.Tab("X", id="hostile"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
@@ -11,14 +12,13 @@ from pages import assert_accessible
 
 from dynamo.loading import load
 from dynamo.training.trainer import save_model
-from dynamo.ui import Analyses, ModelOffer, ModelPair, Offer, build_demo, launch_options
+from dynamo.ui import ModelManager, ModelPair, build_demo, launch_options
 
 PHONE = {"width": 375, "height": 812}
 
 
 def stage(pair):
-    model_pair = ModelPair.from_pair(pair)
-    return replace(model_pair, chat="untuned" not in pair.name), Analyses()
+    return replace(ModelPair.from_pair(pair), chat="untuned" not in pair.name)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,17 @@ def folder(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="module")
 def url(folder):
     pair = load(str(folder / "first"), device="cpu")
-    models = ModelOffer(
-        stage, names=(str(folder / "<b>second"),), any_model=True, workshop=folder / "trained", device="cpu"
+    models = partial(
+        ModelManager,
+        stage=stage,
+        names=(str(folder / "<b>second"),),
+        any_model=True,
+        training_folder=folder / "trained",
+        device="cpu",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dynamo.ui.models.manager.available_memory", lambda device: 8 * 10**9)
-        demo = build_demo(*stage(pair), Offer(models=models))
+        demo = build_demo(stage(pair), models=models)
         options = {**launch_options(), "inbrowser": False, "mcp_server": False}
         _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
         yield url

@@ -9,8 +9,6 @@ from fakes import HOSTILE, scripted_pair
 from pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
 from visitors import PATIENCE, until
 
-from dynamo.ui import Offer
-
 # ---- the first visit
 
 
@@ -102,7 +100,7 @@ def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
         assert frames <= 18
         page.get_by_text("Stopped. What was generated so far stays on screen.").wait_for()
         count = page.locator("#pane-base .dm-chunk").count()
-        engines = pair.opponents["loop"], pair.dynamo
+        engines = [pair.engines.by_name[name] for name in ("loop", "dynamo")]
         until(lambda: [engine.cut for engine in engines] == [1, 1], PATIENCE)
         page.wait_for_timeout(400)
         assert page.locator("#pane-base .dm-chunk").count() == count > 3
@@ -121,7 +119,7 @@ def test_a_closed_tab_frees_the_model(page_at):
         other = page_at(url)
         other.click("#generate")
         other.locator("#pane-base .dm-chunk").nth(2).wait_for()
-        assert pair.dynamo.cut == 1
+        assert pair.engines.by_name["dynamo"].cut == 1
 
 
 def test_whoever_waits_for_the_model_reads_the_place_in_the_queue(page_at):
@@ -245,7 +243,7 @@ def test_charts_open_on_demand(page_at, page_url):
 
 
 def test_a_blind_duel_tells_nothing_before_the_vote(page_at, tmp_path):
-    with served(scripted_pair(), Offer(votes=tmp_path / "votes")) as url:
+    with served(scripted_pair(), votes=tmp_path / "votes") as url:
         page = page_at(url)
         page.check("#blind input")
         page.fill("#prompt textarea", PROMPT)

@@ -7,8 +7,6 @@ from chats import settle
 from fakes import scripted_pair
 from pages import DONE, assert_accessible, chunks, generate, served
 
-from dynamo.ui import Offer
-
 TABS = ("Explore", "About", "Compare")
 
 
@@ -78,7 +76,7 @@ def test_both_panes_are_as_tall_when_one_has_more_to_tell(page_at, recorded_url)
 
 def test_no_row_of_a_phone_is_stretched_by_what_is_scrolled_away_in_it(page_at, tmp_path):
     """The blind duel's label once stood letter by letter, out of sight, and left a hole in the page."""
-    with served(scripted_pair(), Offer(votes=tmp_path)) as url:
+    with served(scripted_pair(), votes=tmp_path) as url:
         page = page_at(url, viewport={"width": 375, "height": 812})
         assert page.locator("#blind").count() == 1
         for row in (".dm-chat-row", "#examples > .gallery"):

@@ -14,6 +14,7 @@ import numpy as np
 
 from dynamo.sampling.records import BackOff, Joint, StepRecord
 from dynamo.ui.compare.pair import ModelPair
+from dynamo.ui.server.engines import LocalEngines
 
 ANSWER = (
     "Sure , what time would you like to eat ? I found a nice place called Sino in San Jose . It serves"
@@ -166,11 +167,13 @@ def scripted_pair(
     return ModelPair(
         name="scripted",
         description="Scripted stand-in: no model runs, the text and the timings are made up.",
-        opponents={
-            "loop": ScriptedEngine(vocabulary, 1, seconds=seconds, sleep=sleep, repeat=repeat),
-            "generate": ScriptedEngine(vocabulary, 1, seconds=2 * seconds, sleep=sleep, repeat=repeat),
-        },
-        dynamo=ScriptedEngine(vocabulary, 3, seconds=seconds, sleep=sleep, repeat=repeat),
+        engines=LocalEngines(
+            {
+                "loop": ScriptedEngine(vocabulary, 1, seconds=seconds, sleep=sleep, repeat=repeat),
+                "generate": ScriptedEngine(vocabulary, 1, seconds=2 * seconds, sleep=sleep, repeat=repeat),
+                "dynamo": ScriptedEngine(vocabulary, 3, seconds=seconds, sleep=sleep, repeat=repeat),
+            }
+        ),
         encode=lambda messages, room: [0] * len(messages),
         decoder=vocabulary.decoder,
         label=vocabulary.label,

@@ -14,7 +14,7 @@ from fakes import scripted_pair
 from visitors import PATIENCE
 
 from dynamo.spaces.limits import Limits
-from dynamo.ui import ModelPair, Offer, build_demo, launch_options, serve
+from dynamo.ui import ModelPair, build_demo, launch_options, serve
 from dynamo.ui.server.limits import Rates
 
 LIMITS = Limits(prompt_characters=20, answer_tokens=64, requests_per_minute=6, upload_mb=1, behind_proxy=True)
@@ -51,7 +51,7 @@ class LimitedPage:
 def served(limits: Limits, queue_size: int, clock: Callable[[], float]) -> Iterator[LimitedPage]:
     """clock: by which a visitor's requests are counted; one that stands still lets no minute pass."""
     pair = scripted_pair(seconds=0.02, sleep=True, repeat=4)
-    demo = build_demo(pair, offer=Offer(limits=limits, queue_size=queue_size))
+    demo = build_demo(pair, limits=limits, queue_size=queue_size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dynamo.ui.server.limits.Rates", partial(Rates, clock=clock))
         _, url, _ = serve(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 
-from dynamo.ui import Analyses, ModelPair, Offer, build_demo, launch_options
+from dynamo.ui import ModelPair, build_demo, launch_options
 
 DONE = "#pane-base .dm-pane[data-state=done]", "#pane-dynamo .dm-pane[data-state=done]"
 PROMPT = "I want to book a table for two in San Jose"
@@ -25,9 +27,9 @@ def opinion(prompt, reply):
 
 
 @contextmanager
-def served(pair: ModelPair, offer: Offer | None = None) -> Iterator[str]:
-    """The page's address."""
-    demo = build_demo(pair, Analyses(audit=opinion), offer)
+def served(pair: ModelPair, **options: Any) -> Iterator[str]:
+    """The page's address. options: of `build_demo`."""
+    demo = build_demo(replace(pair, audit=opinion), **options)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         yield url

@@ -11,6 +11,7 @@ from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import Header, read_trace
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.presenter import Race, RecordedRun
+from dynamo.ui.compare.settings import Settings
 from dynamo.ui.server.store import RunStore
 
 OPTIONS = SamplingOptions()
@@ -77,7 +78,7 @@ def race(base, dynamo, store=None) -> Race:
 
 def scripted_race(store=None, **fake) -> Race:
     pair = scripted_pair(**fake)
-    lanes = pair.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=3)
+    lanes = pair.lanes(Chat(), "hello", Settings(OPTIONS, 96, 3))
     return Race(lanes, label=pair.label, store=store or RunStore())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dynamo.sampling.sampler import SamplingOptions
-from dynamo.ui import Analyses, ModelPair
+from dynamo.ui import ModelPair
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.compare.settings import Settings
@@ -21,4 +23,4 @@ def talk(service: PageService, *prompts: str) -> Chat:
 
 
 def stage(pair):
-    return ModelPair.from_pair(pair), Analyses(report={"of": pair.name})
+    return replace(ModelPair.from_pair(pair), report={"of": pair.name})

@@ -15,6 +15,7 @@ from fakes import ScriptedEngine, Vocabulary, scripted_pair
 from visitors import PATIENCE
 
 from dynamo.ui import build_demo, launch_options
+from dynamo.ui.server.engines import LocalEngines
 
 ANSWER = "one two three four five six seven eight nine ten ."
 PREFILL_SECONDS = 1.5
@@ -52,7 +53,9 @@ class Page:
 
     def __init__(self):
         self.base, self.dynamo = Watched(1), Watched(3)
-        pair = replace(scripted_pair(ANSWER), opponents={"loop": self.base}, dynamo=self.dynamo)
+        pair = replace(
+            scripted_pair(ANSWER), engines=LocalEngines({"loop": self.base, "dynamo": self.dynamo})
+        )
         self.demo = build_demo(pair)
         _, self.url, _ = self.demo.launch(
             server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()

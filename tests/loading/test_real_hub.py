@@ -13,7 +13,6 @@ from talks import stage
 
 from dynamo.loading import EMBEDDED, load, names
 from dynamo.training.trainer import save_model
-from dynamo.ui import ModelOffer
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models.manager import ModelManager
 
@@ -88,7 +87,7 @@ def test_a_download_by_xet_that_stalls_ends_when_it_is_cancelled(at_hub, files, 
 
     at_hub.spoiled |= {f"/{WEIGHTS}": announced, "/token": token, "ab" * 32: stall}
     manager = ModelManager(
-        PageService(*stage(load(EMBEDDED, device="cpu"))), ModelOffer(stage, any_model=True, device="cpu")
+        PageService(stage(load(EMBEDDED, device="cpu"))), stage, any_model=True, device="cpu"
     )
     loading = manager.load(NAME)
     assert asked.wait(120), at_hub.requests

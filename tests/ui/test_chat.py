@@ -128,7 +128,7 @@ def test_the_chosen_opponent_runs_and_is_named_in_the_trace():
     pair = scripted_pair()
     *_, view = PageService(pair).answer(Chat(), "hi", SETTINGS, "generate")
     assert json.loads(view.base.splitlines()[0])["engine"] == "generate"
-    assert (pair.opponents["generate"].closed, pair.opponents["loop"].closed) == (1, 0)
+    assert [pair.engines.by_name[name].closed for name in ("generate", "loop")] == [1, 0]
 
 
 @given(LINES, st.integers(0, 80))

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo.common.bidi import bidi_isolate, in_html, spelled
-from dynamo.ui.layout import _about
-from dynamo.ui.models.pair_parts import notice_html
+from dynamo.ui.layout import _about, notice_html
 from dynamo.ui.models.tab import failed
 
 texts = st.text(st.sampled_from(COMMANDS + "ab 1<&\u05d0\u0627\u0661\u200f\n"))

@@ -3,7 +3,6 @@
 import csv
 import io
 import threading
-from functools import partial
 
 import gradio as gr
 import pytest
@@ -28,7 +27,7 @@ def build(shipped=None, run_sweep=None, book=None) -> gr.Blocks:
         with gr.Tab("Compare", id="compare"):
             threshold = gr.Slider(0, 1, 0.5)
         with gr.Tab("Explore", id="explore"):
-            tab.explore_tab(shipped, run_sweep, threshold, tabs, book)
+            tab.ExploreTab(shipped, run_sweep, threshold, tabs, book and book.summary)
     return demo
 
 
@@ -140,13 +139,14 @@ class Selected:
 
 def test_coming_to_the_tab_redraws_for_the_slider_and_for_new_votes(tmp_path):
     book = VoteBook(tmp_path)
-    redraw = tab._redraw(partial(tab._votes_chart, book, lambda: "m"))
+    with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Explore", id="explore"):
+        built = tab.ExploreTab(None, None, gr.Slider(0, 1, 0.5), tabs, lambda: book.summary("m"))
+    redraw = built._redraw
     speed, votes = redraw(report(), "repetition", 0.7, Selected("Explore"))
     assert any(trace.name == "nearest to Compare's 0.7" for trace in speed.data)
     assert len(votes.data[0].x) == 0
     book.add(model="m", options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo")
     assert len(redraw(None, "repetition", 0.7, Selected("Explore"))[1].data[0].x) == 1
-    assert len(tab._votes_chart(book, lambda: "another model").data[0].x) == 0
     assert redraw(report(), "repetition", 0.7, Selected("About")) == (gr.skip(), gr.skip())
 
 
@@ -157,12 +157,12 @@ def test_the_votes_are_those_on_the_pair_that_is_loaded_now(tmp_path):
             model=model, options={"threshold": 0.5}, speed_up=2.0, tokens_per_forward=2.2, outcome="dynamo"
         )
     with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Explore", id="explore"):
-        built = tab.explore_tab(None, None, gr.Slider(0, 1, 0.5), tabs, book, lambda: loaded)
+        built = tab.ExploreTab(None, None, gr.Slider(0, 1, 0.5), tabs, lambda: book.summary(loaded))
     chart = next(each for each in built.outputs if each.elem_id == "votes-chart")
     assert "1 won" in built.show(None)[chart].data[0].hovertext[0]
     loaded = "two"
-    assert "2 won" in tab.show(None)[chart].data[0].hovertext[0]
-    assert "2 won" in tab.show(report())[chart].data[0].hovertext[0]
+    assert "2 won" in built.show(None)[chart].data[0].hovertext[0]
+    assert "2 won" in built.show(report())[chart].data[0].hovertext[0]
 
 
 def test_votes_that_cannot_be_read_leave_the_tab_standing(tmp_path):
@@ -252,12 +252,12 @@ def test_a_failing_run_is_one_sentence():
 
 
 def test_a_measured_sweep_updates_all_that_shows_one_and_keeps_the_calibration_of_the_shipped():
-    with gr.Blocks():
-        parts = tab._Parts.build(report(), None, None)
-    updates = parts.measured(report([0.1, 0.4], calibrated=False), "repetition", 0.38)
-    assert set(updates) <= set(parts.reporting())
+    with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Explore", id="explore"):
+        parts = tab.ExploreTab(report(), None, gr.Slider(0, 1, 0.5), tabs)
+    updates = parts._measured(report([0.1, 0.4], calibrated=False), "repetition", 0.38)
+    assert set(updates) <= set(parts.outputs)
     assert parts.calibration not in updates and parts.honest not in updates
     assert updates[parts.chosen]["value"] == 0.4 and updates[parts.measure]["value"] == "repetition"
     assert "measured here" in updates[parts.caption]["value"]
     assert len(updates[parts.table]["value"]) == 3
-    assert parts.calibration in parts.measured(report(), None, 0.5)
+    assert parts.calibration in parts._measured(report(), None, 0.5)

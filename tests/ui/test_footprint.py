@@ -14,7 +14,7 @@ from dynamo.decoding.decoder import Decoder
 from dynamo.loading import Footprint, load, memory_of
 from dynamo.model.packing import bytes_of_copies
 from dynamo.training.trainer import save_model
-from dynamo.ui import Analyses, ModelPair
+from dynamo.ui import ModelPair
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models.footprint import footprint_table
@@ -129,7 +129,7 @@ def cells(service):
 
 
 def test_speeds_are_told_after_an_answer_and_beside_those_of_the_whole_pair_if_it_answered_here(folder):
-    service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
+    service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")))
     assert cells(service)["DynaMo, tokens/s"] == ["after an answer"]
     stopped = service.answer(Chat(), "hello", SETTINGS)
     next(stopped)
@@ -139,7 +139,7 @@ def test_speeds_are_told_after_an_answer_and_beside_those_of_the_whole_pair_if_i
     whole = service.speeds()
     assert set(whole) == {"base", "dynamo"} and all(speed > 0 for speed in whole.values())
     assert re.fullmatch(r"[\d,]+", cells(service)["Base model, tokens/s"][0])
-    service.swap(ModelPair.from_pair(load(str(folder), device="cpu", quantize="8bit")), Analyses())
+    service.swap(ModelPair.from_pair(load(str(folder), device="cpu", quantize="8bit")))
     told = cells(service)
     assert told["DynaMo, tokens/s"] == ["after an answer", f"{whole['dynamo']:,.0f}"]
     assert len(told["Together"]) == 2 and told["Caches of both lanes"][0] == told["Caches of both lanes"][1]
@@ -148,7 +148,7 @@ def test_speeds_are_told_after_an_answer_and_beside_those_of_the_whole_pair_if_i
 
 
 def test_speeds_of_another_opponent_are_not_the_base_loops(folder):
-    service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")), Analyses())
+    service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")))
     list(service.answer(Chat(), "hello", SETTINGS, "threshold-1"))
     assert service.speeds() == {}
 

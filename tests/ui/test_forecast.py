@@ -12,7 +12,6 @@ from app import dialogues_in
 from dynamo.loading import load, load_model
 from dynamo.pipelines import estimates
 from dynamo.training.trainer import save_model
-from dynamo.ui import ModelOffer
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models import training, training_job
 from dynamo.ui.models.manager import ModelManager
@@ -33,10 +32,14 @@ def told(tmp_path, stock, monkeypatch):
 
     def told(free, dialogues=None):
         monkeypatch.setattr(training, "available_memory", lambda device: free)
-        offer = ModelOffer(
-            stage, any_model=True, workshop=tmp_path / "trained", dialogues=dialogues, device="cpu"
+        manager = ModelManager(
+            PageService(stage(load(device="cpu"))),
+            stage,
+            any_model=True,
+            training_folder=tmp_path / "trained",
+            dialogues=dialogues,
+            device="cpu",
         )
-        manager = ModelManager(PageService(*stage(load(device="cpu"))), offer)
         list(manager.load(stock))
         with gr.Blocks() as demo:
             section = training.TrainingSection(manager, demo)

@@ -16,13 +16,13 @@ from hostile import SHUT
 from visitors import PATIENCE
 
 from dynamo.spaces.limits import UNLIMITED, Limits
-from dynamo.ui import Offer, build_demo, launch_options, serve
+from dynamo.ui import build_demo, launch_options, serve
 from dynamo.ui.server.limits import QUIET_BYTES, QUIET_CALL, Rates
 
 
 @contextmanager
 def served(limits: Limits):
-    demo = build_demo(scripted_pair(), offer=Offer(limits=limits))
+    demo = build_demo(scripted_pair(), limits=limits)
     options = {**launch_options(limits), "inbrowser": False, "quiet": True, "prevent_thread_lock": True}
     _, url, _ = serve(demo, server_name="127.0.0.1", **options)
     try:

@@ -17,7 +17,7 @@ from visitors import PATIENCE, client_of
 
 from dynamo.spaces import read_config
 from dynamo.spaces.limits import UNLIMITED, Limits
-from dynamo.ui import Offer, build_demo
+from dynamo.ui import build_demo
 from dynamo.ui.api import functions
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.server.limits import LARGEST_REQUEST
@@ -73,7 +73,7 @@ def test_a_program_cannot_pass_by_the_queue(page):
 
 
 def test_the_slider_ends_where_the_limit_does():
-    config = build_demo(scripted_pair(), offer=Offer(limits=LIMITS)).get_config_file()
+    config = build_demo(scripted_pair(), limits=LIMITS).get_config_file()
     sliders = [part["props"] for part in config["components"] if part["type"] == "slider"]
     (longest,) = (each for each in sliders if each["label"] == "Longest answer")
     assert (longest["maximum"], longest["value"]) == (64, 64)

@@ -17,7 +17,7 @@ from dynamo.loading import EMBEDDED, load, names
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import read_trace
 from dynamo.training.trainer import save_model
-from dynamo.ui import Analyses, ModelOffer, ModelPair, Offer, build_demo
+from dynamo.ui import ModelPair, build_demo
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models import manager as manager_module
@@ -38,11 +38,7 @@ def folders(tmp_path, tokenizer):
 @pytest.fixture
 def manager(folders):
     pair = load(folders["one"], device="cpu")
-    return ModelManager(PageService(*stage(pair)), ModelOffer(stage, any_model=True, device="cpu"))
-
-
-def told(moments):
-    return [moment.told for moment in moments]
+    return ModelManager(PageService(stage(pair)), stage, any_model=True, device="cpu")
 
 
 def test_the_next_run_is_the_new_pairs_and_one_in_progress_keeps_its_own(manager, folders):
@@ -53,7 +49,7 @@ def test_the_next_run_is_the_new_pairs_and_one_in_progress_keeps_its_own(manager
     assert read_trace(last.dynamo.splitlines()).header.model == folders["one"]
     *_, view = manager.service.answer(Chat(), "hello", SETTINGS)
     assert read_trace(view.dynamo.splitlines()).header.model == folders["two"] == manager.loaded
-    assert manager.service.analyses.report == {"of": folders["two"]}
+    assert manager.service.pair.report == {"of": folders["two"]}
 
 
 def test_an_answer_of_the_pair_before_is_not_decoded_again_by_another(manager, folders):
@@ -66,28 +62,23 @@ def test_an_answer_of_the_pair_before_is_not_decoded_again_by_another(manager, f
 def test_the_memory_of_the_pair_before_comes_free(folders):
     pair = load(folders["one"], device="cpu")
     gone = weakref.ref(pair.dynamo)
-    model_pair, analyses = ModelPair.from_pair(pair), Analyses(sweep=functools.partial(iter, [pair]))
+    model_pair = replace(ModelPair.from_pair(pair), sweep=functools.partial(iter, [pair]))
     del pair
     kept = []
-    build = manager_module.ModelManager.__init__
 
-    def keep(self, service, offer):
-        build(self, service, offer)
-        kept.append(self)
+    def models(service):
+        kept.append(ModelManager(service, stage, any_model=True, device="cpu"))
+        return kept[0]
 
-    manager_module.ModelManager.__init__ = keep
-    try:
-        demo = build_demo(model_pair, analyses, Offer(models=ModelOffer(stage, any_model=True, device="cpu")))
-    finally:
-        manager_module.ModelManager.__init__ = build
-    del model_pair, analyses
+    demo = build_demo(model_pair, models=models)
+    del model_pair
     list(kept[0].load(folders["two"]))
     gc.collect()
     assert gone() is None and demo is not None
 
 
 def test_where_both_do_not_fit_the_old_pair_is_gone_before_the_new_is_read(manager, folders, monkeypatch):
-    gone = weakref.ref(manager.service.pair.dynamo)
+    gone = weakref.ref(manager.service.pair.engines.by_name["dynamo"])
     read = []
 
     def load_and_look(name, *arguments, **keywords):
@@ -148,8 +139,8 @@ def test_only_one_is_loaded_at_a_time(manager, folders, monkeypatch):
 
 
 def test_a_space_offers_the_listed_models_alone(folders):
-    service = PageService(*stage(load(folders["one"], device="cpu")))
-    manager = ModelManager(service, ModelOffer(stage, names=(EMBEDDED, folders["two"]), device="cpu"))
+    service = PageService(stage(load(folders["one"], device="cpu")))
+    manager = ModelManager(service, stage, names=(EMBEDDED, folders["two"]), device="cpu")
     assert [row.name for row in manager.rows()] == [EMBEDDED, folders["two"]]
     for name in (folders["one"], "EleutherAI/pythia-70m", folders["two"] + "/../one"):
         with pytest.raises(ValueError, match="expected one of"):
@@ -182,10 +173,12 @@ def test_a_model_without_heads_completes_beside_the_pair(manager, folders):
 def test_eight_bits_are_loaded_where_they_are_asked_for(manager, folders):
     assert manager.quantisations() == ["8bit", "4bit"]
     staged = []
-    offer = ModelOffer(lambda pair: staged.append(pair) or stage(pair), any_model=True, device="cpu")
-    list(ModelManager(manager.service, offer).load(folders["two"], "8bit"))
+    other = ModelManager(
+        manager.service, lambda pair: staged.append(pair) or stage(pair), any_model=True, device="cpu"
+    )
+    list(other.load(folders["two"], "8bit"))
     assert "Linear8bitLt" in {type(each).__name__ for each in staged[0].dynamo.modules()}
-    with pytest.raises(ValueError, match="'3bit' is not to be had"):
+    with pytest.raises(ValueError, match="quantize: '3bit'"):
         manager.load(folders["two"], "3bit")
 
 
@@ -227,12 +220,10 @@ def test_a_cancelled_download_is_no_failure_of_the_hub(at_hub, manager, folders,
 def test_models_that_are_ready_are_swapped_without_loading(folders, monkeypatch):
     pairs = {name: stage(load(folders[name], device="cpu")) for name in ("one", "two")}
     ready = {folders[name]: each for name, each in pairs.items()}
-    manager = ModelManager(
-        PageService(*pairs["one"]), ModelOffer(stage, names=tuple(ready), ready=ready, device="cpu")
-    )
+    manager = ModelManager(PageService(pairs["one"]), stage, names=tuple(ready), ready=ready, device="cpu")
     monkeypatch.setattr(manager_module, "resolve", None)
     list(manager.load(folders["two"]))
-    assert manager.service.pair is pairs["two"][0] and manager.quantisations() == []
+    assert manager.service.pair is pairs["two"] and manager.quantisations() == []
 
 
 def test_examples_are_those_that_the_pair_can_do_something_with(manager, folders):
@@ -243,9 +234,9 @@ def test_examples_are_those_that_the_pair_can_do_something_with(manager, folders
 
 
 def test_a_pair_that_was_not_finetuned_to_chat_is_labelled_so_on_the_page(folders):
-    model_pair, _ = stage(load(folders["one"], device="cpu"))
+    model_pair = stage(load(folders["one"], device="cpu"))
     for chat in (True, False):
-        demo = build_demo(replace(model_pair, chat=chat), Analyses())
+        demo = build_demo(replace(model_pair, chat=chat, report=None))
         page = json.dumps(demo.get_config_file(), default=str)
         assert ("was not finetuned to chat: it completes your text" in page) != chat
         assert ('"label": "Text to complete' in page) != chat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -12,11 +13,11 @@ from page_handlers import SETTINGS, handlers, send
 
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace
-from dynamo.ui import Analyses, Offer, build_demo, launch_options, layout
+from dynamo.ui import build_demo, launch_options, layout
 from dynamo.ui.compare.examples import LABELS, all_examples, examples_for
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.compare.settings import exact_switch, settings_panel, threshold_dial
-from dynamo.ui.compare.tab import compare_tab
+from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import ASSETS, SCRIPTS, script
 
 
@@ -51,7 +52,7 @@ def test_only_the_three_functions_are_public(config):
 
 
 def test_whatever_runs_the_model_has_one_place_in_the_queue():
-    demo = build_demo(scripted_pair(), Analyses(audit=lambda *_: None), Offer(queue_size=7))
+    demo = build_demo(replace(scripted_pair(), audit=lambda *_: None), queue_size=7)
     limits = [fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id == "model"]
     assert len(limits) >= 8 and set(limits) <= {1, "default"}
     assert demo._queue.max_size == 7
@@ -66,7 +67,7 @@ def test_a_recording_is_on_the_page_before_anything_was_asked(tmp_path):
     path.write_text("".join(wires), encoding="utf-8")
     first = service.load(path, keep=True)
     with gr.Blocks():
-        tab = compare_tab(service, Offer(recording=path), first)
+        tab = CompareTab(service, first)
     assert read_trace(tab.dynamo.value.splitlines()).header.recorded
     assert run not in tab.dynamo.value
 

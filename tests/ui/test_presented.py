@@ -13,6 +13,7 @@ from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import Header
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.presenter import FINISHED, Race, most_telling
+from dynamo.ui.compare.settings import Settings
 from dynamo.ui.server.store import RunStore
 
 # ---- the inspector
@@ -91,7 +92,11 @@ def test_a_lane_at_rest_stays_as_it_was():
 
 def test_two_runs_never_share_an_id():
     pair = scripted_pair()
-    runs = {each.header.run for _ in range(20) for each in pair.lanes(Chat(), "hi", OPTIONS, 8, 0).values()}
+    runs = {
+        each.header.run
+        for _ in range(20)
+        for each in pair.lanes(Chat(), "hi", Settings(OPTIONS, 8, 0)).values()
+    }
     assert len(runs) == 40
     assert all(len(run) == 32 for run in runs)
 

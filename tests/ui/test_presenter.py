@@ -8,6 +8,7 @@ from scripted_races import END, OPTIONS, Steps, lane, race, scripted_race, trace
 
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.presenter import RACING, Race, RecordedRun
+from dynamo.ui.compare.settings import Settings
 from dynamo.ui.server.store import RunStore
 
 
@@ -111,12 +112,12 @@ def test_the_first_view_comes_before_any_pass():
 def test_closing_the_race_closes_both_engines():
     pair = scripted_pair()
     store = RunStore()
-    lanes = pair.lanes(Chat(), "hello", OPTIONS, max_new_tokens=96, seed=0)
+    lanes = pair.lanes(Chat(), "hello", Settings(OPTIONS, 96, 0))
     views = Race(lanes, label=str, store=store).views(flush_seconds=0)
     for _ in range(6):
         next(views)
     views.close()
-    assert pair.opponents["loop"].closed == pair.dynamo.closed == 1
+    assert all(pair.engines.by_name[name].closed == 1 for name in ("loop", "dynamo"))
     assert trace(store.get_trace(lanes["dynamo"].header.run)).end.reason == "cancelled"
 
 

@@ -171,7 +171,7 @@ def test_runs_of_the_page_are_what_its_pace_is_measured_by():
 
 def test_a_full_queue_refuses_with_its_length_and_serves_those_who_wait(narrow):
     until(narrow.nobody_waits, PATIENCE)
-    model = narrow.pair.opponents["loop"]
+    model = narrow.pair.engines.by_name["loop"]
     model.go.clear()  # the first is under way for as long as the others ask
     try:
         answers = [narrow.ask("8.8.8.0", tokens=64)]

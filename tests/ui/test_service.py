@@ -15,7 +15,6 @@ from talks import SETTINGS, talk
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui.compare import service as service_module
-from dynamo.ui.compare.analyses import Analyses
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.duel import Duel
 from dynamo.ui.compare.service import MOST_SEEKERS, STRIP_THRESHOLDS, Busy, PageService
@@ -60,7 +59,7 @@ def test_without_an_answer_there_is_nothing_to_decode_again():
 
 
 def test_the_strip_shows_the_prompt_at_seven_thresholds_as_they_are_done():
-    service = PageService(scripted_pair(), Analyses(audit=opinion))
+    service = PageService(replace(scripted_pair(), audit=opinion))
     lines = list(service.strip(talk(service, "one"), SETTINGS))
     assert all(after.startswith(before) for before, after in itertools.pairwise(lines))
     announced, *rows, done = map(json.loads, lines[-1].splitlines())
@@ -99,7 +98,7 @@ def test_a_control_that_sends_nonsense_is_named(name, value, sentence):
 
 
 def test_the_audit_gives_every_token_of_dynamo_the_bases_opinion():
-    service = PageService(scripted_pair(), Analyses(audit=opinion))
+    service = PageService(replace(scripted_pair(), audit=opinion))
     chat = talk(service, "one")
     card = json.loads(service.audit(chat))
     texts = [text for line in chat.dynamo[-1].trace.passes for text in line.texts]
@@ -113,30 +112,30 @@ def test_the_audit_gives_every_token_of_dynamo_the_bases_opinion():
 def test_no_audit_no_card():
     service = PageService(scripted_pair())
     assert service.audit(talk(service, "one")) == ""
-    assert PageService(scripted_pair(), Analyses(audit=opinion)).audit(Chat()) == ""
+    assert PageService(replace(scripted_pair(), audit=opinion)).audit(Chat()) == ""
 
 
 def test_the_time_split_is_profiled_once():
     calls = []
-    service = PageService(scripted_pair(), Analyses(split=lambda: calls.append(1) or {"base": 1}))
-    assert service.split() == service.split() == '{"base": 1}'
+    service = PageService(replace(scripted_pair(), profile=lambda: calls.append(1) or {"base": 1}))
+    assert service.profile() == service.profile() == '{"base": 1}'
     assert len(calls) == 1
-    assert PageService(scripted_pair()).split() is None
+    assert PageService(scripted_pair()).profile() is None
 
 
 def test_who_waits_for_the_time_split_leaves_threads_to_the_run_that_goes_on():
     """Each of them held one of Gradio's forty threads, without which the run could not go on."""
-    service = PageService(scripted_pair(), Analyses(split=lambda: {"base": 1}))
+    service = PageService(replace(scripted_pair(), profile=lambda: {"base": 1}))
     with ThreadPoolExecutor(MOST_SEEKERS + 3) as visitors:
         with service.exclusive():
-            asked = [visitors.submit(service.split) for _ in range(MOST_SEEKERS + 3)]
+            asked = [visitors.submit(service.profile) for _ in range(MOST_SEEKERS + 3)]
             refused = [each for _, each in zip(range(3), as_completed(asked), strict=False)]
         for each in refused:
             with pytest.raises(Busy, match="being profiled for others"):
                 each.result()
         assert [each.result() for each in asked if each not in refused] == ['{"base": 1}'] * MOST_SEEKERS
     with service.exclusive():
-        assert service.split() == '{"base": 1}'  # known now, and nobody waits
+        assert service.profile() == '{"base": 1}'  # known now, and nobody waits
 
 
 # ---- one run at a time
@@ -273,7 +272,7 @@ def test_runs_are_one_pairs_from_first_to_last_however_often_pairs_are_swapped()
     for each in asking:
         each.start()
     for number in itertools.count():
-        service.swap(pairs[("second", "first")[number % 2]], Analyses())
+        service.swap(pairs[("second", "first")[number % 2]])
         time.sleep(0.01)
         if number >= 60 and {lanes["dynamo"].header.model for lanes in [*made]} == set(pairs):
             break

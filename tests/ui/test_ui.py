@@ -13,11 +13,12 @@ from page_handlers import SETTINGS, handlers, send
 
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.trace.ndjson import read_runs, read_trace
-from dynamo.ui import ModelPair, Offer
+from dynamo.ui import ModelPair
 from dynamo.ui.compare.handlers import in_one_sentence
 from dynamo.ui.compare.service import PageService
-from dynamo.ui.compare.tab import compare_tab
+from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.compare.votes import VoteBook
+from dynamo.ui.server.engines import LocalEngines
 
 
 def test_a_turn_streams_both_traces_and_the_last_pass():
@@ -78,7 +79,9 @@ def test_an_error_cannot_bring_markup_to_the_page():
             raise ValueError("input_ids: <img src=x onerror=alert(1)> is too long")
 
     pair = scripted_pair()
-    refusing = type(pair)(**{**vars(pair), "dynamo": Refusing(Vocabulary("x"), 3)})
+    refusing = replace(
+        pair, engines=LocalEngines({**pair.engines.by_name, "dynamo": Refusing(Vocabulary("x"), 3)})
+    )
     with pytest.raises(gr.Error) as caught:
         send(handlers(refusing))
     assert "&lt;img" in caught.value.message and "<" not in caught.value.message
@@ -87,7 +90,7 @@ def test_an_error_cannot_bring_markup_to_the_page():
 def test_a_failing_model_is_reported_without_its_internals(caplog):
     pair = scripted_pair()
     failing = ScriptedEngine(Vocabulary("one two three four"), 3, fail_at=1)
-    pair = type(pair)(**{**vars(pair), "dynamo": failing})
+    pair = replace(pair, engines=LocalEngines({**pair.engines.by_name, "dynamo": failing}))
     with pytest.raises(gr.Error, match=r"The model failed \(RuntimeError\)"):
         send(handlers(pair))
     assert "the scripted engine fails here" in caplog.text
@@ -180,6 +183,6 @@ def test_a_vote_on_a_quantised_pair_names_its_bits(tmp_path):
 
 def test_without_a_folder_there_is_no_voting():
     with gr.Blocks():
-        tab = compare_tab(PageService(scripted_pair()), Offer(), None)
+        tab = CompareTab(PageService(scripted_pair()))
     assert isinstance(tab.blind, gr.State) and tab.votes is None
     assert read_trace(send(handlers(), blind=True)[-1][0].splitlines()).header.lane == "base"

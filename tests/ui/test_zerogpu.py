@@ -10,9 +10,8 @@ from conftest import tiny_base, tiny_dynamo
 from dynamo import Engine, SamplingOptions
 from dynamo.decoding.race import race
 from dynamo.sampling.records import StepRecord
-from dynamo.ui.compare.pair import GenerationRequest
 from dynamo.ui.server import zerogpu
-from dynamo.ui.server.lending import RemoteEngines, quota
+from dynamo.ui.server.engines import GenerationRequest, LocalEngines, RemoteEngines, quota
 from dynamo.ui.server.zerogpu import GpuWorker
 
 PROMPT = [5, 6, 7, 8]
@@ -50,12 +49,17 @@ def gpu_worker(monkeypatch):
     return gpu_worker
 
 
-def refuse_no_tokens(asked):
-    if asked.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected 1 or more, got {asked.max_new_tokens}")
+def refuse_empty(ids):
+    if not ids:
+        raise ValueError("input_ids: the prompt is empty")
 
 
-def test_a_lent_engine_says_what_the_engine_says(gpu_worker):
+def alone(engines, tokens: int, seed: int = 3):
+    """One run of the engine "dynamo"."""
+    return engines.start({"lane": GenerationRequest("dynamo", tuple(PROMPT), OPTIONS, tokens, seed)})["lane"]
+
+
+def test_remote_engines_emit_what_local_ones_do(gpu_worker):
     model = tiny_dynamo()
     made = []
 
@@ -63,19 +67,17 @@ def test_a_lent_engine_says_what_the_engine_says(gpu_worker):
         made.append(True)
         return Engine(model)
 
-    lent = RemoteEngines(gpu_worker, "tiny", {"dynamo": cache(make)}, refuse_no_tokens).engines()["dynamo"]
+    remote = RemoteEngines(gpu_worker, "tiny", {"dynamo": cache(make)}, refuse_empty)
     assert made == []
-    runs = [
-        [step.tokens for step in each.stream(PROMPT, OPTIONS, max_new_tokens=12, seed=3)]
-        for each in (Engine(model), lent, lent)
-    ]
+    local = LocalEngines({"dynamo": Engine(model)})
+    runs = [[step.tokens for step in alone(each, 12)] for each in (local, remote, remote)]
     assert runs[0] == runs[1] == runs[2] and made == [True]
 
 
 def test_both_lanes_are_one_request_and_each_takes_its_own_passes(gpu_worker):
     model = tiny_dynamo()
     makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(model)}
-    lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_no_tokens)
+    lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_empty)
     asked = {name: GenerationRequest(name, tuple(PROMPT), OPTIONS, 10, 3) for name in ("dynamo", "loop")}
     came = {name: [] for name in asked}
     for name, record in race(lent.start(asked)):
@@ -89,7 +91,7 @@ def test_both_lanes_are_one_request_and_each_takes_its_own_passes(gpu_worker):
 
 def test_a_lane_may_be_asked_first_or_last_and_loses_nothing(gpu_worker):
     makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(tiny_dynamo())}
-    lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_no_tokens)
+    lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_empty)
     asked = {name: GenerationRequest(name, tuple(PROMPT), OPTIONS, 6, 3) for name in makers}
     streams = lent.start(asked)
     dynamo, loop = list(streams["dynamo"]), list(streams["loop"])
@@ -97,9 +99,9 @@ def test_a_lane_may_be_asked_first_or_last_and_loses_nothing(gpu_worker):
 
 
 def test_what_an_engine_would_refuse_takes_nobodys_quota(gpu_worker):
-    lent = RemoteEngines(gpu_worker, "tiny", {"dynamo": lambda: Engine(tiny_dynamo())}, refuse_no_tokens)
-    with pytest.raises(ValueError, match="max_new_tokens: expected 1 or more, got 0"):
-        lent.engines()["dynamo"].stream(PROMPT, OPTIONS, max_new_tokens=0)
+    lent = RemoteEngines(gpu_worker, "tiny", {"dynamo": lambda: Engine(tiny_dynamo())}, refuse_empty)
+    with pytest.raises(ValueError, match="input_ids"):
+        lent.start({"lane": GenerationRequest("dynamo", (), OPTIONS, 9, 0)})
     assert gpu_worker.calls == 0
 
 
@@ -114,7 +116,7 @@ def test_closing_one_lane_ends_the_run_in_the_worker(gpu_worker):
             finally:
                 closed.append(True)
 
-    lent = RemoteEngines(gpu_worker, "tiny", {"loop": Endless, "dynamo": Endless}, refuse_no_tokens)
+    lent = RemoteEngines(gpu_worker, "tiny", {"loop": Endless, "dynamo": Endless}, refuse_empty)
     running = race(
         lent.start({name: GenerationRequest(name, (1,), OPTIONS, 9, 0) for name in ("loop", "dynamo")})
     )

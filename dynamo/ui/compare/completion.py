@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from dynamo.data.text import IncrementalDecoder, encode_plain, has_chat_template
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import Recorder
 
 LONGEST_COMPLETION = 96  # tokens

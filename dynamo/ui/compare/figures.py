@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dynamo.trace.ndjson import PassLine
-from dynamo.ui.compare.analyses import Opinion
+from dynamo.ui.compare.pair import Opinion
 from dynamo.ui.compare.presenter import RecordedRun
 
 

@@ -11,22 +11,21 @@ import json
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dynamo.common.validation import message, short_repr
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.common.validation import short_repr
+from dynamo.sampling.options import SamplingOptions
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.trace.joint_line import JointLine
 from dynamo.trace.ndjson import PassLine, Trace, encode_line, read_runs
 from dynamo.trace.recorder import RunCounts
-from dynamo.ui.compare.analyses import Analyses, Opinion
 from dynamo.ui.compare.chat import LANES, Chat
 from dynamo.ui.compare.figures import audit_figures, strip_row
-from dynamo.ui.compare.pair import OWN_LOOP, ModelPair
+from dynamo.ui.compare.pair import OWN_LOOP, ModelPair, Opinion
 from dynamo.ui.compare.presenter import Race, RaceView, RecordedRun, Throttle, most_telling
 from dynamo.ui.compare.settings import Settings
 from dynamo.ui.server.limits import LONGEST_FILE, Busy, Pace
@@ -40,44 +39,37 @@ NO_ANSWER = "There is no answer yet; press Generate first."
 LOADED = "That starts a new chat."
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedPair:
-    """Who runs, and what may be found out about them; replaced as one."""
-
-    pair: ModelPair
-    analyses: Analyses
-
-
 class PageService:
     """One pair at a time, its store of runs, and what may be asked of them."""
 
-    def __init__(self, pair: ModelPair, analyses: Analyses | None = None, limits: Limits = UNLIMITED):
-        self._cast = LoadedPair(pair, analyses or Analyses())
+    def __init__(self, pair: ModelPair, limits: Limits = UNLIMITED):
+        self.pair = pair
         self.limits = limits
         self.pace = Pace()
         self.store = RunStore()
         self.swaps = 0
         self._speeds: dict[tuple[str, str], dict[str, float]] = {}
         self._model = threading.Lock()
-        self._split: tuple[LoadedPair, str] | None = None
-        self._split_seekers = threading.Semaphore(MOST_SEEKERS)
+        self._profile: tuple[ModelPair, str] | None = None
+        self._profile_seekers = threading.Semaphore(MOST_SEEKERS)
 
-    @property
-    def pair(self) -> ModelPair:
-        return self._cast.pair
-
-    @property
-    def analyses(self) -> Analyses:
-        return self._cast.analyses
-
-    def swap(self, pair: ModelPair, analyses: Analyses) -> None:
+    def swap(self, pair: ModelPair) -> None:
         """Another pair from the next run on; one in progress keeps its engines to its end."""
-        self._cast, self._split = LoadedPair(pair, analyses), None
+        self.pair, self._profile = pair, None
         self.swaps += 1
 
-    def exclusive(self) -> _Alone:
-        """Nothing else runs meanwhile. Raises Busy where the model does not get free in time."""
-        return _Alone(self._model)
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nothing else runs meanwhile. Raises Busy where the model does not get free in time.
+
+        A plain lock, as a generator may be closed by another thread than ran it.
+        """
+        if not self._model.acquire(timeout=LOCK_SECONDS):
+            raise Busy("The model is busy with another visitor's run; try again in a moment.")
+        try:
+            yield
+        finally:
+            self._model.release()
 
     # ---- runs
 
@@ -86,8 +78,8 @@ class PageService:
     ) -> Iterator[RaceView]:
         """One turn of both lanes."""
         pair = self.pair
-        lanes = _lanes(pair, chat, prompt, settings, opponent=opponent)
-        yield from self._run(self._race(pair, lanes))
+        lanes = pair.lanes(chat, prompt, settings, opponent)
+        yield from self._race(pair, lanes)
         speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
         if opponent == OWN_LOOP and all(speeds.values()):
             self._speeds[_way(pair)] = speeds
@@ -105,20 +97,20 @@ class PageService:
         pair = self.pair
         _check_answered(chat, pair)
         settings = replace(settings, seed=chat.last_seed)
-        lanes = _lanes(pair, chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        yield from self._run(self._race(pair, lanes, still={"base": chat.wire("base")}))
+        lanes = pair.lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
+        yield from self._race(pair, lanes, still={"base": chat.wire("base")})
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
         """A first turn run to its end unseen: for duels and programs."""
         pair = self.pair
-        lanes = _lanes(pair, Chat(), prompt, settings, opponent=opponent)
-        for _ in self._run(self._race(pair, lanes)):
+        lanes = pair.lanes(Chat(), prompt, settings, opponent)
+        for _ in self._race(pair, lanes):
             pass
         return lanes
 
     def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> RecordedRun:
         """One lane of one turn, run to its end unseen."""
-        lane = _lanes(self.pair, chat, prompt, settings, only=(kind,))[kind]
+        lane = self.pair.lanes(chat, prompt, settings, only=(kind,))[kind]
         for _ in self._passes(lane):
             pass
         return lane
@@ -127,7 +119,7 @@ class PageService:
         """One lane of a first turn while it runs: the lane again and again, at most every few hundredths."""
         if kind not in LANES:
             raise ValueError(f"lane: expected one of {', '.join(LANES)}, got {short_repr(kind)}")
-        lane = _lanes(self.pair, Chat(), prompt, settings, only=(kind,))[kind]
+        lane = self.pair.lanes(Chat(), prompt, settings, only=(kind,))[kind]
         throttle = Throttle()
         for _ in self._passes(lane):
             if throttle.is_due():
@@ -140,10 +132,10 @@ class PageService:
                 yield lane.take(record)
         lane.end()
 
-    def _race(self, pair: ModelPair, lanes: dict[str, RecordedRun], **more: Any) -> Race:
-        return Race(lanes, label=pair.label, store=self.store, **more)
-
-    def _run(self, race: Race) -> Iterator[RaceView]:
+    def _race(
+        self, pair: ModelPair, lanes: dict[str, RecordedRun], still: Mapping[str, str] | None = None
+    ) -> Iterator[RaceView]:
+        race = Race(lanes, label=pair.label, store=self.store, still=still)
         with self.exclusive(), self.pace.run(), closing(race.views()) as views:
             yield from views
 
@@ -151,8 +143,8 @@ class PageService:
 
     def strip(self, chat: Chat, settings: Settings) -> Iterator[str]:
         """The last prompt at seven thresholds, a line of NDJSON more with each."""
-        cast = self._cast
-        _check_answered(chat, cast.pair)
+        pair = self.pair
+        _check_answered(chat, pair)
         before, prompt = chat.without_last(), chat.last_prompt
         base_speed = RunCounts.fold(chat.base[-1].trace.passes).tokens_per_second
         wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
@@ -160,9 +152,9 @@ class PageService:
         for threshold in STRIP_THRESHOLDS:
             options = replace(settings.options, threshold=threshold)
             at = replace(settings, options=options, seed=chat.last_seed)
-            lane = _lanes(cast.pair, before, prompt, at, only=("dynamo",))["dynamo"]
+            lane = pair.lanes(before, prompt, at, only=("dynamo",))["dynamo"]
             passes = list(self._passes(lane))
-            row = strip_row(threshold, lane, passes, base_speed, cast.analyses.audit)
+            row = strip_row(threshold, lane, passes, base_speed, pair.audit)
             wire += json.dumps(row) + "\n"
             yield wire
         yield wire + '{"done":true}\n'
@@ -171,10 +163,10 @@ class PageService:
 
     def audit(self, chat: Chat) -> str:
         """What the base thinks of the last answers, JSON for the audit card; "" where there is none."""
-        cast = self._cast
-        if not chat or cast.analyses.audit is None or chat.last_model != cast.pair.name:
+        pair = self.pair
+        if not chat or pair.audit is None or chat.last_model != pair.name:
             return ""
-        opinions = {lane: self._opinion(cast, chat, lane) for lane in LANES}
+        opinions = {lane: self._opinion(pair, chat, lane) for lane in LANES}
         trace = chat.dynamo[-1].trace
         options = trace.header.options
         top_k = int(options.get("top_k", SamplingOptions().top_k))
@@ -184,39 +176,39 @@ class PageService:
             {"text": text, "p": round(math.exp(log_p), 6), "rank": rank}
             for text, log_p, rank in zip(texts, opinion.log_probabilities, opinion.ranks, strict=True)
         ]
-        told = {lane: audit_figures(opinions[lane], top_k) for lane in LANES}
-        return json.dumps({"run": trace.header.run, "top_k": top_k, "tokens": tokens, **told})
+        figures = {lane: audit_figures(opinions[lane], top_k) for lane in LANES}
+        return json.dumps({"run": trace.header.run, "top_k": top_k, "tokens": tokens, **figures})
 
-    def _opinion(self, cast: LoadedPair, chat: Chat, lane: str) -> Opinion:
+    def _opinion(self, pair: ModelPair, chat: Chat, lane: str) -> Opinion:
         trace = (chat.base if lane == "base" else chat.dynamo)[-1].trace
         messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
         reply = trace.tokens
         with self.exclusive():
-            ids = cast.pair.encode(messages, cast.pair.max_length - len(reply))
-            return cast.analyses.audit(ids, reply)
+            ids = pair.encode(messages, pair.max_length - len(reply))
+            return pair.audit(ids, reply)
 
     # ---- looking closer
 
-    def split(self) -> str | None:
-        """Where the time of a pass goes, profiled once in a run of its own; JSON, None if not offered.
+    def profile(self) -> str | None:
+        """Where the time of a pass goes, measured once in a run of its own; JSON, None if not offered.
 
         Raises Busy where so many wait for it that more would leave no thread to whoever has the model.
         """
-        cast, known = self._cast, self._split
-        if cast.analyses.split is None:
+        pair, known = self.pair, self._profile
+        if pair.profile is None:
             return None
-        if known is not None and known[0] is cast:
+        if known is not None and known[0] is pair:
             return known[1]
-        if not self._split_seekers.acquire(blocking=False):
+        if not self._profile_seekers.acquire(blocking=False):
             raise Busy("The models are being profiled for others; try again in a moment.")
         try:
             with self.exclusive():
-                known = self._split
-                if known is None or known[0] is not cast:
-                    known = self._split = cast, json.dumps(cast.analyses.split())
+                known = self._profile
+                if known is None or known[0] is not pair:
+                    known = self._profile = pair, json.dumps(pair.profile())
                 return known[1]
         finally:
-            self._split_seekers.release()
+            self._profile_seekers.release()
 
     def find_joint(self, run: Any, index: Any) -> JointLine | None:
         """A stored joint by what a browser sent; None for what is not known."""
@@ -248,36 +240,15 @@ class PageService:
 
     def _adopt(self, trace: Trace, keep: bool) -> Trace:
         """Under an id of our own: nobody may overwrite a run, or guess one, by naming it in a file."""
-        told = trace.header.recorded or "loaded from a file"
-        trace = replace(trace, header=replace(trace.header, run=uuid4().hex, recorded=told))
+        recorded = trace.header.recorded or "loaded from a file"
+        trace = replace(trace, header=replace(trace.header, run=uuid4().hex, recorded=recorded))
         self.store.add(trace, keep=keep)
         return trace
-
-
-class _Alone:
-    """Holds the model. A plain lock, as a generator may be closed by another thread than ran it."""
-
-    def __init__(self, lock: threading.Lock):
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=LOCK_SECONDS):
-            raise Busy("The model is busy with another visitor's run; try again in a moment.")
-
-    def __exit__(self, *_: Any) -> None:
-        self._lock.release()
 
 
 def _way(pair: ModelPair) -> tuple[str, str]:
     """What a speed belongs to: a pair, as it was loaded."""
     return pair.name, pair.footprint.quantised if pair.footprint else ""
-
-
-def _lanes(
-    pair: ModelPair, chat: Chat, prompt: str, settings: Settings, **more: Any
-) -> dict[str, RecordedRun]:
-    prompt = message("prompt", prompt).strip()
-    return pair.lanes(chat, prompt, settings.options, settings.max_new_tokens, settings.seed, **more)
 
 
 def _check_answered(chat: Chat, pair: ModelPair) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 
 from dynamo.common.validation import short_repr
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
+from dynamo.ui.server.limits import MOST_TOKENS
 
 LONGEST_ANSWER = 96  # tokens, to begin with
-MOST_TOKENS = 256
 LARGEST_SEED = 2**31 - 1
 
 # The paper's Table 9: what each stage of the correction is worth. Values: mask_strength, adaptive, blur.

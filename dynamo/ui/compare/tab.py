@@ -1,19 +1,20 @@
-"""The Compare tab: what stands where. What each event calls is `wiring`'s."""
+"""The Compare tab's components, and what they show of the pair that is loaded. `wiring` connects them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from typing import Any
 
 import gradio as gr
 
-from dynamo.ui.compare.analyses import Offer
-from dynamo.ui.compare.examples import Examples, examples_for
-from dynamo.ui.compare.pair import GENERATE, OWN_LOOP, THRESHOLD_1
+from dynamo.sampling.options import SamplingOptions
+from dynamo.ui.compare.duel import CHOICES
+from dynamo.ui.compare.examples import Examples, all_examples, examples_for
+from dynamo.ui.compare.pair import GENERATE, OWN_LOOP, THRESHOLD_1, ModelPair
 from dynamo.ui.compare.presenter import RaceView
 from dynamo.ui.compare.service import READY, PageService
 from dynamo.ui.compare.settings import CUSTOM, PRESETS, exact_switch, settings_panel, threshold_dial
-from dynamo.ui.components import joint_inspector, part, race_bar, token_pane
+from dynamo.ui.components import IN_BROWSER, joint_inspector, part, race_bar, token_pane
 
 LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only stops pasted books
 
@@ -37,182 +38,170 @@ _LEGEND = """
 """
 
 
-@dataclass(frozen=True)
 class CompareTab:
-    """The parts of the tab that events read or write."""
+    """Builds the tab inside a `gr.Tab`; its attributes are the components that events read or write.
 
-    prompt: gr.Textbox
-    suggested: gr.Textbox
-    examples: gr.Dataset
-    generate: gr.Button
-    stop: gr.Button
-    retry: gr.Button
-    edit: gr.Button
-    new_chat: gr.Button
-    load: gr.UploadButton
-    bar: gr.HTML
-    base: gr.HTML
-    dynamo: gr.HTML
-    inspector: gr.HTML
-    audit: gr.HTML | None
-    settings: Mapping[str, gr.components.Component]
-    preset: gr.Radio
-    opponent: gr.Radio
-    blind: gr.Checkbox | gr.State
-    votes: gr.Row | None
-    vote_buttons: Mapping[str, gr.Button]
-    strip: gr.HTML | None
-    strip_start: gr.Button | None
-    charts: gr.Accordion
-    timeline_chart: gr.Plot
-    heatmap: gr.Plot
-    replacing: gr.State
-    duel: gr.State
+    recorded: what the panes show before the first answer; voting: whether blind duels are offered; strip:
+    whether one click may decode a prompt seven times. Components that are not offered are None.
+    """
 
+    def __init__(
+        self,
+        service: PageService,
+        recorded: RaceView | None = None,
+        *,
+        voting: bool = False,
+        strip: bool = True,
+    ):
+        first = recorded or RaceView("", "", "", READY)
+        self._prompt_row(examples_for(service.pair.examples))
+        self.bar = race_bar(first.status, service.profile, elem_id="race")
+        gr.HTML(_LEGEND)
+        self._panes(service, first)
+        self._vote_row(voting)
+        self._chat_row(voting)
+        self._dial()
+        self.inspector = joint_inspector(service.store.get_pass, elem_id="inspector", value=first.inspector)
+        part("timeline", elem_id="timeline")
+        self.audit = part("audit", elem_id="audit") if service.pair.audit else None
+        self._strip(strip)
+        self._settings(service)
+        with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as self.charts:
+            gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
+            self.timeline_chart = gr.Plot(label="Best joint value of every pass against its threshold")
+            self.heatmap = gr.Plot(label="Joint of one pass, 25 candidates by 25", elem_id="heatmap")
+        self.replacing = gr.State(False)
+        self.duel = gr.State(None)
 
-def compare_tab(service: PageService, offer: Offer, recorded: RaceView | None) -> CompareTab:
-    """Builds the tab inside a `gr.Tab`; `recorded` is what the panes show before anything was asked."""
-    first = recorded or RaceView("", "", "", READY)
-    prompt, suggested, generate, stop, examples = _prompt_row(examples_for(service.pair.examples))
-    bar = race_bar(first.status, service.split, elem_id="race")
-    gr.HTML(_LEGEND)
-    base, dynamo = _panes(service, first)
-    voting = offer.votes is not None
-    votes, vote_buttons = _vote_row() if voting else (None, {})
-    retry, edit, new_chat, load, blind = _chat_row(voting)
-    with gr.Row(equal_height=True, elem_id="dial"):
-        with gr.Column(min_width=260):
-            threshold = threshold_dial()
-            exact = exact_switch()
-        preset = gr.Radio(
-            [*PRESETS, CUSTOM],
-            value=next(iter(PRESETS)),
-            label="What corrects the joint",
-            info="The paper's ablation: one click decodes the answer again without a part",
-            min_width=260,
-            elem_id="preset",
-        )
-    inspector = joint_inspector(service.store.get_pass, elem_id="inspector", value=first.inspector)
-    part("timeline", elem_id="timeline")
-    audit = part("audit", elem_id="audit") if service.analyses.audit else None
-    strip, strip_start = _strip() if offer.strip else (None, None)
-    with gr.Accordion("All settings, and the left lane", open=False, elem_id="settings"):
-        opponent = gr.Radio(
-            [(OPPONENTS[name], name) for name in service.pair.opponents],
-            value=next(iter(service.pair.opponents)),
-            label="Left lane",
-            info=OPPONENT_INFO,
-            elem_id="opponent",
-        )
-        settings = {
-            "threshold": threshold,
-            "exact": exact,
-            **settings_panel(service.pair.heads, service.limits.answer_tokens),
+    @property
+    def cards(self) -> list[gr.HTML]:
+        """Cards about the last answer, emptied with each new chat."""
+        return [card for card in (self.audit, self.strip) if card is not None]
+
+    def pair_updates(self, pair: ModelPair) -> dict[Any, Any]:
+        """Everything in the tab that is about a pair, and no chat yet; what the visitor typed stays."""
+        examples = examples_for(pair.examples)
+        return {
+            self.prompt: gr.update(label=examples.label, placeholder=examples.placeholder),
+            self.suggested: examples.first,
+            self.examples: gr.update(**examples.samples()),
+            self.opponent: gr.update(**_opponents(pair)),
+            self.settings["max_order"]: gr.update(
+                maximum=max(pair.heads, 2), value=min(pair.heads, SamplingOptions().max_order)
+            ),
+            **dict.fromkeys((self.base, self.dynamo, self.inspector, *self.cards), ""),
+            self.bar: READY,
+            self.replacing: False,
+            self.duel: None,
         }
-    with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as charts:
-        gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
-        timeline_chart = gr.Plot(label="Best joint value of every pass against its threshold")
-        heatmap = gr.Plot(label="Joint of one pass, 25 candidates by 25", elem_id="heatmap")
-    return CompareTab(
-        prompt=prompt,
-        suggested=suggested,
-        examples=examples,
-        generate=generate,
-        stop=stop,
-        retry=retry,
-        edit=edit,
-        new_chat=new_chat,
-        load=load,
-        bar=bar,
-        base=base,
-        dynamo=dynamo,
-        inspector=inspector,
-        audit=audit,
-        settings=settings,
-        preset=preset,
-        opponent=opponent,
-        blind=blind or gr.State(False),
-        votes=votes,
-        vote_buttons=vote_buttons,
-        strip=strip,
-        strip_start=strip_start,
-        charts=charts,
-        timeline_chart=timeline_chart,
-        heatmap=heatmap,
-        replacing=gr.State(False),
-        duel=gr.State(None),
-    )
 
+    def suggest(self, event: Any, opening: bool = False) -> Any:
+        """After `event` the box holds the suggested prompt, unless the visitor has typed another by then.
 
-def _prompt_row(examples: Examples) -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.Button, gr.Dataset]:
-    with gr.Row(elem_classes="dm-prompt-row"):
-        with gr.Column(scale=5, min_width=300):
-            prompt = gr.Textbox(
-                examples.first,
-                label=examples.label,
-                placeholder=examples.placeholder,
-                lines=1,
-                max_lines=4,
-                max_length=LONGEST_PROMPT,
-                elem_id="prompt",
-            )
-        with gr.Column(scale=1, min_width=220), gr.Row(elem_classes="dm-actions"):
-            generate = gr.Button("Generate", variant="primary", min_width=100, elem_id="generate")
-            stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="stop")
-    shown = gr.Dataset(
-        components=[prompt], **examples.samples(), label="Try one", samples_per_page=20, elem_id="examples"
-    )
-    return prompt, gr.Textbox(examples.first, visible=False), generate, stop, shown
+        opening: of a page, whose box began with its suggestion: only one for another pair is new, and an
+        example that was picked meanwhile stays.
+        """
+        stays = f"suggested === {json.dumps(self.suggested.value)}" if opening else "false"
+        js = f"""(prompt, suggested) => {stays} ||
+          (prompt?.trim() && !{json.dumps(all_examples())}.includes(prompt)) ? prompt : suggested"""
+        return event(None, [self.prompt, self.suggested], self.prompt, js=js, **IN_BROWSER)
 
-
-def _chat_row(
-    voting: bool,
-) -> tuple[gr.Button, gr.Button, gr.Button, gr.UploadButton, gr.Checkbox | None]:
-    with gr.Row(elem_classes="dm-chat-row"):
-        retry = gr.Button("Retry with the next seed", size="sm", min_width=90, elem_id="retry")
-        edit = gr.Button("Edit last message", size="sm", min_width=90, elem_id="edit")
-        new_chat = gr.Button("New chat", size="sm", min_width=90, elem_id="new-chat")
-        load = gr.UploadButton(
-            "Load a trace", file_types=[".ndjson"], size="sm", min_width=90, elem_id="load-trace"
+    def _prompt_row(self, examples: Examples) -> None:
+        with gr.Row(elem_classes="dm-prompt-row"):
+            with gr.Column(scale=5, min_width=300):
+                self.prompt = gr.Textbox(
+                    examples.first,
+                    label=examples.label,
+                    placeholder=examples.placeholder,
+                    lines=1,
+                    max_lines=4,
+                    max_length=LONGEST_PROMPT,
+                    elem_id="prompt",
+                )
+            with gr.Column(scale=1, min_width=220), gr.Row(elem_classes="dm-actions"):
+                self.generate = gr.Button("Generate", variant="primary", min_width=100, elem_id="generate")
+                self.stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="stop")
+        self.examples = gr.Dataset(
+            components=[self.prompt],
+            **examples.samples(),
+            label="Try one",
+            samples_per_page=20,
+            elem_id="examples",
         )
-        blind = None
-        if voting:
-            blind = gr.Checkbox(
-                False,
-                label="Blind duel: vote first, then learn which is which",
-                container=False,
-                min_width=200,
-                elem_id="blind",
+        self.suggested = gr.Textbox(examples.first, visible=False)
+
+    def _panes(self, service: PageService, first: RaceView) -> None:
+        get_trace = service.store.get_trace
+        with gr.Row(equal_height=True, elem_classes="dm-panes"):
+            with gr.Column(min_width=320):
+                self.base = token_pane("base", first.base, get_trace, elem_id="pane-base")
+            with gr.Column(min_width=320):
+                self.dynamo = token_pane("dynamo", first.dynamo, get_trace, elem_id="pane-dynamo")
+
+    def _vote_row(self, voting: bool) -> None:
+        self.votes, self.vote_buttons = None, {}
+        if not voting:
+            return
+        with gr.Row(visible=False, elem_id="votes") as self.votes:
+            gr.Markdown(
+                "**Which answer is better?** Your vote is kept with the settings and the speed-up, "
+                "without the prompt and the answers.",
+                elem_classes="dm-question",
             )
-    return retry, edit, new_chat, load, blind
+            self.vote_buttons = {
+                choice: gr.Button(choice.title(), size="sm", min_width=80, elem_id=f"vote-{choice}")
+                for choice in CHOICES
+            }
+
+    def _chat_row(self, voting: bool) -> None:
+        small = {"size": "sm", "min_width": 90}
+        with gr.Row(elem_classes="dm-chat-row"):
+            self.retry = gr.Button("Retry with the next seed", elem_id="retry", **small)
+            self.edit = gr.Button("Edit last message", elem_id="edit", **small)
+            self.new_chat = gr.Button("New chat", elem_id="new-chat", **small)
+            self.load = gr.UploadButton("Load a trace", file_types=[".ndjson"], elem_id="load-trace", **small)
+            if voting:
+                self.blind = gr.Checkbox(
+                    False,
+                    label="Blind duel: vote first, then learn which is which",
+                    container=False,
+                    min_width=200,
+                    elem_id="blind",
+                )
+            else:
+                self.blind = gr.State(False)
+
+    def _dial(self) -> None:
+        with gr.Row(equal_height=True, elem_id="dial"):
+            with gr.Column(min_width=260):
+                self.settings = {"threshold": threshold_dial(), "exact": exact_switch()}
+            self.preset = gr.Radio(
+                [*PRESETS, CUSTOM],
+                value=next(iter(PRESETS)),
+                label="What corrects the joint",
+                info="The paper's ablation: one click decodes the answer again without a part",
+                min_width=260,
+                elem_id="preset",
+            )
+
+    def _strip(self, offered: bool) -> None:
+        self.strip = self.strip_start = None
+        if not offered:
+            return
+        with gr.Accordion("This prompt at seven thresholds", open=False, elem_id="strip-panel"):
+            self.strip_start = gr.Button(
+                "Decode it at 0, .1, .3, .5, .7, .9 and 1", size="sm", elem_id="strip-start"
+            )
+            self.strip = part("strip", elem_id="strip")
+
+    def _settings(self, service: PageService) -> None:
+        with gr.Accordion("All settings, and the left lane", open=False, elem_id="settings"):
+            self.opponent = gr.Radio(
+                **_opponents(service.pair), label="Left lane", info=OPPONENT_INFO, elem_id="opponent"
+            )
+            self.settings |= settings_panel(service.pair.heads, service.limits.answer_tokens)
 
 
-def _vote_row() -> tuple[gr.Row, dict[str, gr.Button]]:
-    with gr.Row(visible=False, elem_id="votes") as row:
-        gr.Markdown(
-            "**Which answer is better?** Your vote is kept with the settings and the speed-up, "
-            "without the prompt and the answers.",
-            elem_classes="dm-question",
-        )
-        buttons = {
-            "left": gr.Button("Left", size="sm", min_width=80, elem_id="vote-left"),
-            "tie": gr.Button("Tie", size="sm", min_width=80, elem_id="vote-tie"),
-            "right": gr.Button("Right", size="sm", min_width=80, elem_id="vote-right"),
-        }
-    return row, buttons
-
-
-def _panes(service: PageService, first: RaceView) -> tuple[gr.HTML, gr.HTML]:
-    with gr.Row(equal_height=True, elem_classes="dm-panes"):
-        with gr.Column(min_width=320):
-            base = token_pane("base", first.base, service.store.get_trace, elem_id="pane-base")
-        with gr.Column(min_width=320):
-            dynamo = token_pane("dynamo", first.dynamo, service.store.get_trace, elem_id="pane-dynamo")
-    return base, dynamo
-
-
-def _strip() -> tuple[gr.HTML, gr.Button]:
-    with gr.Accordion("This prompt at seven thresholds", open=False, elem_id="strip-panel"):
-        start = gr.Button("Decode it at 0, .1, .3, .5, .7, .9 and 1", size="sm", elem_id="strip-start")
-        strip = part("strip", elem_id="strip")
-    return strip, start
+def _opponents(pair: ModelPair) -> dict[str, Any]:
+    names = pair.engines.opponents
+    return {"choices": [(OPPONENTS[name], name) for name in names], "value": names[0]}

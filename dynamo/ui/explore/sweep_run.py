@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 
 from dynamo.ui.compare.handlers import in_one_sentence
+from dynamo.ui.components import QUIET, RUN, ends_of
 from dynamo.ui.explore.sweep_view import Report
-from dynamo.ui.wiring import QUIET, RUN, ends_of
 
 # run_sweep(prompts, progress) yields the report so far, after the base and after each threshold, and calls
 # progress(done, total) after every reply; what `progress` raises passes through it.

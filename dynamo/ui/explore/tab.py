@@ -7,21 +7,19 @@ the pair or run here (`dynamo.ui.explore.sweep_run`), and what visitors voted.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from dynamo import charts
-from dynamo.sampling.sampler import SamplingOptions
-from dynamo.ui.compare.votes import VoteBook
-from dynamo.ui.components import ASSETS
+from dynamo.sampling.options import SamplingOptions
+from dynamo.ui.compare.votes import Standing
+from dynamo.ui.components import ASSETS, IN_BROWSER, QUIET
 from dynamo.ui.explore import sweep_view
 from dynamo.ui.explore.sweep_run import RunSweep, Updates, run_section
 from dynamo.ui.explore.sweep_view import Report
-from dynamo.ui.wiring import QUIET
 
 log = logging.getLogger(__name__)
 
@@ -44,141 +42,106 @@ DynaMo's, with 95 % Wilson intervals. Above the dashed line DynaMo is preferred.
 _DOWNLOAD = (ASSETS / "explore" / "download.js").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
 class ExploreTab:
-    """use: the event that carries a threshold to Compare, has set its slider and switched the tab; outputs:
-    what `show` updates, so that the tab is about another pair's sweep, None where it has none.
-    """
-
-    use: Any
-    outputs: list[Any]
-    show: Callable[[Report | None], Updates]
-
-
-def explore_tab(
-    report: Report | None,
-    run_sweep: RunSweep | None,
-    threshold: gr.Slider,
-    tabs: gr.Tabs,
-    book: VoteBook | None = None,
-    model: Callable[[], str | None] = lambda: None,
-    bits: Callable[[], int | None] = lambda: None,
-) -> ExploreTab:
-    """Builds the tab inside a `gr.Tab("Explore")`.
+    """Builds the tab inside a `gr.Tab("Explore")`; its attributes are what events read or write.
 
     report: the sweep to begin with; run_sweep: what may measure one here (`dynamo.ui.explore.sweep_run`);
-    threshold, tabs: Compare's slider and the page's tabs, Compare having the id "compare"; book: votes to
-    chart; model: the name of the pair that is loaded now, whose votes they are, None for all; bits: of its
-    weights, 0 where they are not quantised, None for all.
+    threshold, tabs: Compare's slider and the page's tabs, Compare having the id "compare"; standings: the
+    votes on the pair that is loaded now, None without voting.
     """
-    kept = gr.State(report)
-    votes = partial(_votes_chart, book, model, bits)
-    parts = _Parts.build(report, votes() if book else None, voting=book is not None)
-    parts.measure.input(
-        lambda report, measure, at: (_speed_quality(report, measure, at), _told(report, measure)),
-        [kept, parts.measure, threshold],
-        [parts.speed, parts.note],
-        **QUIET,
-    )
-    tabs.select(_redraw(votes), [kept, parts.measure, threshold], [parts.speed, parts.votes], **QUIET)
-    use = parts.use.click(
-        lambda chosen: (chosen, gr.Tabs(selected=COMPARE)), parts.chosen, [threshold, tabs], **QUIET
-    )
-    parts.download.click(None, parts.csv, None, js=_DOWNLOAD, api_visibility="private")
-    if run_sweep is not None:
-        run_section(
-            run_sweep,
-            [parts.measure, threshold],
-            [kept, *parts.reporting()],
-            lambda report, measure, at: {kept: report, **parts.measured(report, measure, at)},
-        )
 
-    def show(report: Report | None) -> Updates:
+    def __init__(
+        self,
+        report: Report | None,
+        run_sweep: RunSweep | None,
+        threshold: gr.Slider,
+        tabs: gr.Tabs,
+        standings: Callable[[], list[Standing]] | None = None,
+    ):
+        self._standings = standings
+        self.kept = gr.State(report)
+        self._build(report)
+        self._connect(threshold, tabs)
+        if run_sweep is not None:
+            run_section(
+                run_sweep,
+                [self.measure, threshold],
+                [self.kept, *self._reporting()],
+                lambda report, measure, at: {self.kept: report, **self._measured(report, measure, at)},
+            )
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` may update."""
+        return [self.kept, self.votes, *self._reporting()]
+
+    def show(self, report: Report | None) -> Updates:
+        """Updates with which the tab is about another pair's sweep, None where it has none."""
         if report is not None:
-            about = parts.measured(report, None, None, here=False)
+            about = self._measured(report, None, None, here=False)
         else:
-            about = {parts.empty: gr.update(visible=True), parts.content: gr.update(visible=False)}
-        return {kept: report, parts.votes: votes(), **about}
+            about = {self.empty: gr.update(visible=True), self.content: gr.update(visible=False)}
+        return {self.kept: report, self.votes: self._votes_chart(), **about}
 
-    return ExploreTab(use, [kept, parts.votes, *parts.reporting()], show)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What events read or write."""
-
-    empty: gr.HTML
-    content: gr.Column
-    caption: gr.HTML
-    measure: gr.Radio
-    note: gr.HTML
-    speed: gr.Plot
-    shares: gr.Plot
-    chosen: gr.Dropdown
-    use: gr.Button
-    download: gr.Button
-    csv: gr.Textbox
-    table: gr.Dataframe
-    honest: gr.Column
-    positions: gr.HTML
-    calibration: gr.Plot
-    votes: gr.Plot
-
-    @classmethod
-    def build(cls, report: Report | None, votes: Any, voting: bool) -> _Parts:
-        values = _values(report, here=False) if report else {}
-        parts: dict[str, Any] = {}
-
-        def place(name: str, kind: type, **options: Any) -> None:
-            parts[name] = kind(**{**options, **values.get(name, {})})
-
+    def _build(self, report: Report | None) -> None:
+        values = defaultdict(dict, _values(report, here=False) if report else {})
+        button = {"scale": 0, "size": "md"}
         gr.HTML(_INTRO)
-        parts["empty"] = gr.HTML(_EMPTY, visible=report is None)
-        with gr.Column(visible=report is not None) as parts["content"]:
-            place("caption", gr.HTML)
-            place("measure", gr.Radio, label="Quality measure", elem_id="measure")
-            place("note", gr.HTML)
+        self.empty = gr.HTML(_EMPTY, visible=report is None)
+        with gr.Column(visible=report is not None) as self.content:
+            self.caption = gr.HTML(**values["caption"])
+            self.measure = gr.Radio(label="Quality measure", elem_id="measure", **values["measure"])
+            self.note = gr.HTML(**values["note"])
             with gr.Row():
                 with gr.Column(min_width=320):
                     gr.HTML(_SPEED)
-                    place("speed", gr.Plot, show_label=False, elem_id="sweep-speed")
+                    self.speed = gr.Plot(show_label=False, elem_id="sweep-speed", **values["speed"])
                 with gr.Column(min_width=320):
                     gr.HTML(_SHARES)
-                    place("shares", gr.Plot, show_label=False, elem_id="sweep-shares")
+                    self.shares = gr.Plot(show_label=False, elem_id="sweep-shares", **values["shares"])
             with gr.Row(elem_classes="dm-use"):
-                place(
-                    "chosen",
-                    gr.Dropdown,
+                self.chosen = gr.Dropdown(
                     label="Threshold ε",
                     min_width=140,
                     scale=0,
                     elem_id="sweep-threshold",
+                    **values["chosen"],
                 )
-                parts["use"] = gr.Button(
-                    "Use this threshold in Compare", min_width=300, scale=0, size="md", elem_id="sweep-use"
+                self.use = gr.Button(
+                    "Use this threshold in Compare", min_width=300, elem_id="sweep-use", **button
                 )
-                parts["download"] = gr.Button(
-                    "Download CSV", min_width=180, scale=0, size="md", elem_id="sweep-csv"
-                )
-            place("csv", gr.Textbox, visible=False)
-            place(
-                "table",
-                gr.Dataframe,
+                self.download = gr.Button("Download CSV", min_width=180, elem_id="sweep-csv", **button)
+            self.csv = gr.Textbox(visible=False, **values["csv"])
+            self.table = gr.Dataframe(
                 label="The same numbers",
                 interactive=False,
                 pinned_columns=1,
                 elem_id="sweep-table",
+                **values["table"],
             )
-            with gr.Column(visible=bool(report and report["calibration"])) as parts["honest"]:
+            with gr.Column(visible=bool(report and report["calibration"])) as self.honest:
                 gr.HTML(_CALIBRATION)
-                place("positions", gr.HTML)
-                place("calibration", gr.Plot, show_label=False, elem_id="calibration")
-        with gr.Column(visible=voting):
+                self.positions = gr.HTML(**values["positions"])
+                self.calibration = gr.Plot(show_label=False, elem_id="calibration", **values["calibration"])
+        with gr.Column(visible=self._standings is not None):
             gr.HTML(_VOTES)
-            place("votes", gr.Plot, value=votes, show_label=False, elem_id="votes-chart")
-        return cls(**parts)
+            self.votes = gr.Plot(self._votes_chart(), show_label=False, elem_id="votes-chart")
 
-    def measured(
+    def _connect(self, threshold: gr.Slider, tabs: gr.Tabs) -> None:
+        shown = [self.kept, self.measure, threshold]
+        self.measure.input(
+            lambda report, measure, at: (_speed_quality(report, measure, at), _note(report, measure)),
+            shown,
+            [self.speed, self.note],
+            **QUIET,
+        )
+        tabs.select(self._redraw, shown, [self.speed, self.votes], **QUIET)
+        self.use.click(
+            lambda chosen: (chosen, gr.Tabs(selected=COMPARE)), self.chosen, [threshold, tabs], **QUIET
+        )
+        self.download.click(None, self.csv, None, js=_DOWNLOAD, **IN_BROWSER)
+
+    def _measured(
         self, report: Report, measure: str | None, at: float | None, here: bool = True
     ) -> dict[Any, Any]:
         """Updates of everything that shows a report; here: for one that is being measured here."""
@@ -190,16 +153,33 @@ class _Parts:
             **{getattr(self, name): gr.update(**value) for name, value in values.items()},
         }
 
-    def reporting(self) -> list[Any]:
-        """What `measured` may update."""
-        others = (self.use, self.download, self.votes)
-        return [part for part in vars(self).values() if part not in others]
+    def _reporting(self) -> list[Any]:
+        """What `_measured` may update."""
+        return [
+            self.empty, self.content, self.caption, self.measure, self.note, self.speed, self.shares,
+            self.chosen, self.csv, self.table, self.honest, self.positions, self.calibration,
+        ]  # fmt: skip
+
+    def _redraw(self, report: Report | None, measure: str, at: float, event: gr.SelectData) -> Any:
+        """For whoever comes to this tab: Compare's slider may have moved, others may have voted."""
+        if event.value != EXPLORE:
+            return gr.skip(), gr.skip()
+        return _speed_quality(report, measure, at), self._votes_chart()
+
+    def _votes_chart(self) -> Any:
+        if self._standings is None:
+            return None
+        try:
+            return charts.votes_chart([standing.to_json() for standing in self._standings()])
+        except (ValueError, OSError) as error:
+            log.warning("no chart of the votes: %s", error)
+            return None
 
 
 def _values(
     report: Report, *, here: bool, measure: str | None = None, at: float | None = None
 ) -> dict[str, dict[str, Any]]:
-    """What each part of `_Parts` shows of a report, as keywords of its component."""
+    """What each component shows of a report, as keywords of its component."""
     choices = sweep_view.measures(report)
     measure = measure or choices[0][1]
     thresholds = sweep_view.thresholds(report)
@@ -214,7 +194,7 @@ def _values(
     return {
         "caption": {"value": sweep_view.provenance(report, here=here)},
         "measure": {"choices": choices, "value": measure},
-        "note": {"value": _told(report, measure)},
+        "note": {"value": _note(report, measure)},
         "speed": {"value": _speed_quality(report, measure, at)},
         "shares": {"value": charts.sweep_shares(report["points"])},
         "chosen": {"choices": [(f"{t:g}", t) for t in thresholds], "value": nearest},
@@ -230,28 +210,5 @@ def _speed_quality(report: Report | None, measure: str, at: float | None) -> Any
     return charts.sweep_speed_quality(report["points"], measure, at, report["base"])
 
 
-def _told(report: Report | None, measure: str) -> str:
+def _note(report: Report | None, measure: str) -> str:
     return sweep_view.measure_in_words(report, measure) if report else ""
-
-
-def _redraw(votes: Callable[[], Any]) -> Callable[..., tuple[Any, Any]]:
-    """For whoever comes to this tab: Compare's slider may have moved, others may have voted."""
-
-    def redraw(report: Report | None, measure: str, at: float, event: gr.SelectData) -> tuple[Any, Any]:
-        if event.value != EXPLORE:
-            return gr.skip(), gr.skip()
-        return _speed_quality(report, measure, at), votes()
-
-    return redraw
-
-
-def _votes_chart(
-    book: VoteBook | None, model: Callable[[], str | None], bits: Callable[[], int | None] = lambda: None
-) -> Any:
-    if book is None:
-        return None
-    try:
-        return charts.votes_chart([standing.to_json() for standing in book.summary(model(), bits())])
-    except (ValueError, OSError) as error:
-        log.warning("no chart of the votes: %s", error)
-        return None

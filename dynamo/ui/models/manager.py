@@ -1,15 +1,15 @@
-"""The models of this service: what can be loaded, and one loaded at a time into the `PageService`.
+"""The models that this page can load, one at a time, into its `PageService`.
 
-A pair takes the place of the one before from the next run on. Where both do not fit into memory together, the
-embedded pair steps in before the new one is read, so that the page always has one, and says so. A stock
-Pythia has no token heads and cannot race: it stands beside the pair and completes text. On a public Space
+A pair replaces the one before from the next run on. Where both do not fit into memory together, the embedded
+pair replaces the old one before the new one is read, so that the page always has a pair, and says so. A stock
+Pythia has no token heads and cannot race: it is loaded beside the pair and completes text. On a public Space
 only listed names are loaded. Nothing here knows gradio.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from dynamo.common.memory import give_back
 from dynamo.loading import (
     EMBEDDED,
+    Pair,
     available_memory,
     checked_device,
     default_dtype,
@@ -32,8 +33,8 @@ from dynamo.loading.names import end_transfers, is_cached
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
-from dynamo.ui.compare.analyses import ModelOffer
 from dynamo.ui.compare.completion import Completion
+from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models.training_job import in_words
 
@@ -42,12 +43,12 @@ WORKING_MEMORY = 1.15  # caches and activations beside the weights, as a share o
 
 
 class Cancelled(BaseException):
-    """A visitor does not want the download any more. No Exception: a failed download is told otherwise."""
+    """A visitor cancelled the download. No Exception: a failed download is reported otherwise."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the picker; one with a reason cannot be chosen."""
+    """One line of the picker; one with a reason not to load it cannot be chosen."""
 
     name: str
     title: str
@@ -58,24 +59,44 @@ class Row:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a load has come: in words, and bytes of a download, done and in all."""
+    """How far a load has come: in words, and the bytes of a download, done and in all."""
 
-    told: str
+    message: str
     done: int = 0
     total: int = 0
 
 
 class ModelManager:
-    """For one host. loaded: the pair's name; completion: a stock model that stands beside it, if any; device:
-    where models go.
+    """Which models a visitor may load, and the one that is loaded.
+
+    stage: a loaded pair to what the page runs; names: the listed models; any_model: whether any other may be
+    loaded too, from a folder or the hub, which is never so on a public Space; ready: pairs that are loaded
+    already, by name; training_folder: where heads are trained, None for no training; dialogues: a text on
+    this machine to train them on, None without; device: where models go, None for the default; held: bytes
+    of the pair to begin with. completion: a stock model that is loaded beside the pair, if any.
     """
 
-    def __init__(self, service: PageService, offer: ModelOffer):
-        self.service, self.offer = service, offer
+    def __init__(
+        self,
+        service: PageService,
+        stage: Callable[[Pair], ModelPair],
+        *,
+        names: tuple[str, ...] = (),
+        any_model: bool = False,
+        ready: Mapping[str, ModelPair] | None = None,
+        training_folder: Path | None = None,
+        dialogues: Path | None = None,
+        device: str | None = None,
+        held: int = 0,
+    ):
+        self.service = service
+        self.names, self.any_model = names, any_model
+        self.training_folder, self.dialogues = training_folder, dialogues
+        self.device = checked_device(device)
         self.completion: Completion | None = None
         self.notice = ""
-        self._pair_bytes = offer.held
-        self.device = checked_device(offer.device)
+        self._stage, self._ready = stage, ready or {}
+        self._pair_bytes = held
         self._dtype = default_dtype(self.device)
         self._job: _Job | None = None
         self._lock = threading.Lock()
@@ -85,22 +106,20 @@ class ModelManager:
         return self.service.pair.name
 
     def quantisations(self) -> list[str]:
-        """Those to choose from. What the machine cannot do is told by the loader: the library takes seconds
-        to import, which nobody should wait for who does not use it.
+        """Those to choose from. The loader refuses what the machine cannot do: to ask the library here would
+        import it, which takes seconds.
         """
         installed = find_spec("bitsandbytes") is not None
-        return list(QUANTISATIONS) if installed and not self.offer.ready else []
+        return list(QUANTISATIONS) if installed and not self._ready else []
 
     # ---- what there is
 
     def rows(self, quantize: str | None = None) -> list[Row]:
         own = [Row(EMBEDDED, "The embedded pair", "comes with the project", self._badge(EMBEDDED))]
         listed = [
-            Row(name, name, self._where(name), self._badge(name))
-            for name in self.offer.names
-            if name != EMBEDDED
+            Row(name, name, self._where(name), self._badge(name)) for name in self.names if name != EMBEDDED
         ]
-        if not self.offer.any_model:
+        if not self.any_model:
             return [*own, *listed]
         return [*own, *listed, *self._trained(), *self._suite(quantize)]
 
@@ -120,17 +139,17 @@ class ModelManager:
                 size.reason,
             )
             for size in model_sizes(self._dtype, free, quantize, packed=packed)
-            if size.name not in self.offer.names
+            if size.name not in self.names
         ]
 
     def _trained(self) -> list[Row]:
-        if self.offer.workshop is None:
+        if self.training_folder is None:
             return []
-        folders = sorted(self.offer.workshop.glob("*/model"))
+        folders = sorted(self.training_folder.glob("*/model"))
         return [Row(str(each), *in_words(each.parent), self._badge(str(each))) for each in folders]
 
     def _where(self, name: str) -> str:
-        if name in self.offer.ready:
+        if name in self._ready:
             return "ready"
         if Path(name).expanduser().is_dir():
             return "a folder"
@@ -142,14 +161,14 @@ class ModelManager:
         return "loaded" if self.loaded == name else ""
 
     def _held(self) -> int:
-        """Bytes that would come free."""
+        """Bytes that loading another model frees."""
         beside = memory_of(self.completion.model) if self.completion is not None else 0
         return beside + (0 if self.loaded == EMBEDDED else self._pair_bytes)
 
     # ---- loading
 
     def load(self, name: str, quantize: str | None = None) -> Iterator[LoadProgress]:
-        """Loads a model, and tells how far it is. Raises ValueError or OSError in a sentence.
+        """Loads a model and reports its progress. Raises ValueError or OSError in a sentence.
 
         Closing it does not end the load; `cancel` ends a download.
         """
@@ -160,7 +179,7 @@ class ModelManager:
                 raise ValueError(f"model: {self._job.name} is being loaded; wait for it, or cancel it")
             job = self._job = _Job(name, lambda job: self._work(job, quantize))
             job.start()
-        return job.moments()
+        return job.progress()
 
     def cancel(self) -> None:
         if self._job is not None and self._job.running:
@@ -170,17 +189,17 @@ class ModelManager:
     def _check(self, name: str, quantize: str | None) -> None:
         if not name:
             raise ValueError("model: choose one above, or give a hub id or a folder")
-        if not self.offer.any_model and name not in (EMBEDDED, *self.offer.names):
-            raise ValueError(f"model: expected one of {', '.join((EMBEDDED, *self.offer.names))}")
+        if not self.any_model and name not in (EMBEDDED, *self.names):
+            raise ValueError(f"model: expected one of {', '.join((EMBEDDED, *self.names))}")
         if quantize is not None and quantize not in self.quantisations():
-            raise ValueError(f"quantize: {quantize!r} is not to be had on this machine")
+            raise ValueError(f"quantize: {quantize!r} is not available on this machine")
 
     def _work(self, job: _Job, quantize: str | None) -> None:
-        if job.name in self.offer.ready:
-            self.service.swap(*self.offer.ready[job.name])
+        if job.name in self._ready:
+            self.service.swap(self._ready[job.name])
             self.notice = ""
             return
-        job.tell(LoadProgress(f"Looking for {job.name} …"))
+        job.report(f"Looking for {job.name} …")
         try:
             folder = resolve(job.name, job.downloaded)
         except Exception:
@@ -191,28 +210,28 @@ class ModelManager:
         heads = model_type(folders[-1]) == DynamoConfig.model_type
         self.notice = ""
         self._make_room(job, folders, quantize)
-        job.tell(LoadProgress(f"Reading the weights of {job.name} …"))
+        job.report(f"Reading the weights of {job.name} …")
         if heads or len(folders) > 1:
             pair = load(job.name, self.device, quantize=quantize)
             self.completion = None
             self._pair_bytes = memory_of(pair.base, pair.dynamo)
-            self.service.swap(*self.offer.stage(pair))
-            self.notice = "" if self.service.pair.chat else untuned(job.name)
+            self.service.swap(self._stage(pair))
+            self.notice = self.service.pair.notice
         else:
             model, tokenizer, _ = load_model(job.name, self.device, quantize=quantize)
             self.completion = Completion(job.name, model, tokenizer)
 
     def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
-        """Lets go of what stands in the way: nothing, where the new model fits beside it."""
+        """Releases loaded models until the new one fits: none, where it fits beside them."""
         needed = round(WORKING_MEMORY * stored_bytes(folders, self._dtype, quantize))
         free = available_memory(self.device)
         if free is None or needed <= free:
             return
         self.completion = None
         if self.loaded != EMBEDDED:
-            job.tell(LoadProgress("Waiting until no run is going on, to make room …"))
+            job.report("Waiting until no run is going on, to make room …")
             with self.service.exclusive():
-                self.service.swap(*self.offer.stage(load(EMBEDDED, self.device)))
+                self.service.swap(self._stage(load(EMBEDDED, self.device)))
             self.notice = (
                 f"There is no room for two models: the embedded pair answers until {job.name} is loaded."
             )
@@ -225,7 +244,7 @@ class _Job:
     def __init__(self, name: str, work: Callable[[_Job], None]):
         self.name = name
         self.cancelled = False
-        self._moment = LoadProgress("")
+        self._progress = LoadProgress("")
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=f"load {name}")
 
@@ -236,18 +255,17 @@ class _Job:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def tell(self, moment: LoadProgress) -> None:
-        self._moment = moment
+    def report(self, message: str, done: int = 0, total: int = 0) -> None:
+        self._progress = LoadProgress(message, done, total)
 
     def downloaded(self, done: int, total: int) -> None:
         if self.cancelled:
             raise Cancelled
-        told = f"Fetching {self.name}: {gigabytes(done)} of {gigabytes(total)}"
-        self.tell(LoadProgress(told, done, total))
+        self.report(f"Fetching {self.name}: {gigabytes(done)} of {gigabytes(total)}", done, total)
 
-    def moments(self) -> Iterator[LoadProgress]:
+    def progress(self) -> Iterator[LoadProgress]:
         while self.running:
-            yield self._moment
+            yield self._progress
             self._thread.join(POLL_SECONDS)
         if isinstance(self._error, Cancelled):
             raise ValueError(f"The download of {self.name} is cancelled; loading it again goes on there")
@@ -260,11 +278,6 @@ class _Job:
         except BaseException as error:
             # Frames would keep half of a model in memory.
             self._error = error.with_traceback(None)
-
-
-def untuned(name: str) -> str:
-    """What the page says of a pair that completes text."""
-    return f"{name} was not finetuned to chat: it completes your text instead of answering it."
 
 
 def _count(parameters: int) -> str:

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from dynamo.common.bidi import in_html
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.ui.compare.handlers import in_one_sentence
-from dynamo.ui.components import part
+from dynamo.ui.compare.tab import CompareTab
+from dynamo.ui.components import IN_BROWSER, QUIET, RUN, part
 from dynamo.ui.models.footprint import footprint_table
 from dynamo.ui.models.manager import LoadProgress, ModelManager
-from dynamo.ui.models.pair_parts import PairParts, Updates, suggest
 from dynamo.ui.models.training import TrainingSection
-from dynamo.ui.wiring import IN_BROWSER, QUIET, RUN
 
 MODELS = "Models"  # label of the tab
+LOADING = {"show_progress": "hidden", "concurrency_id": "loading", "concurrency_limit": 4, **IN_BROWSER}
 AS_SAVED = "as they are"
 LONGEST_NAME = 300
+
+Updates = dict[Any, Any]
 
 _INTRO = """<div class="dm-models"><h2>Which model runs here</h2>
 <p>The pair that is loaded answers in Compare, for everyone who has this page open.</p></div>"""
@@ -42,182 +44,202 @@ _NOTE_NAMING = """() => { document.addEventListener("input", ({ target }) => {
   if (target.closest("#model-name, #models-picker")) window.dynamoModelNamed = true; }, true); }"""
 
 
-@dataclass(frozen=True)
-class _Tab:
-    """The parts that events read or write."""
+class ModelsTab:
+    """Builds the tab inside a `gr.Tab(MODELS)` and connects it.
 
-    loaded: gr.HTML
-    picker: gr.HTML
-    name: gr.Textbox
-    quantize: gr.Radio
-    load: gr.Button
-    cancel: gr.Button
-    status: gr.HTML
-    headless: gr.Column
-    headless_title: gr.HTML
-    begun: gr.Textbox
-    complete: gr.Button
-    written: gr.Textbox
-    speed: gr.HTML
+    compare: the tab in which the pair races; show_pair: updates of all of `about_pair`, the components of
+    other tabs that are about the loaded pair; demo: the page, refreshed for whoever opens it later.
+    """
 
-    def refreshed(self) -> list[Any]:
-        return [self.loaded, self.picker, self.headless, self.headless_title, self.written, self.speed]
+    def __init__(
+        self,
+        manager: ModelManager,
+        compare: CompareTab,
+        about_pair: list[Any],
+        show_pair: Callable[[], Updates],
+        tabs: gr.Tabs,
+        demo: gr.Blocks,
+    ):
+        self._manager, self._compare, self._show_pair = manager, compare, show_pair
+        self._build()
+        self._training = None
+        if manager.training_folder is not None:
+            with self.headless:
+                self._training = TrainingSection(manager, demo)
+        # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
+        self.seen = gr.Number(0, precision=0, visible=False)
+        self.opened_with = gr.Textbox(manager.loaded, visible=False)
+        self._refreshed = [
+            self.seen, self.opened_with, self.name, self.loaded, self.picker, self.headless,
+            self.headless_title, self.written, self.speed, *about_pair,
+        ]  # fmt: skip
+        self._connect_loading(tabs, demo)
+        self._connect_opening(demo)
+        self._connect_choice(tabs)
 
+    def _build(self) -> None:
+        manager, bits = self._manager, self._manager.quantisations()
+        gr.HTML(_INTRO)
+        if manager.training_folder is not None:
+            gr.HTML(_SUITE)
+        self.loaded = gr.HTML(self._loaded(), elem_id="models-loaded")
+        self.picker = part("picker", self._rows(None, manager.loaded), elem_id="models-picker")
+        with gr.Row(elem_classes="dm-models-row"):
+            self.name = gr.Textbox(
+                manager.loaded,
+                label="Model: one of the above, a hub id, or a folder" if manager.any_model else "Model",
+                interactive=manager.any_model,
+                max_length=LONGEST_NAME,
+                min_width=260,
+                elem_id="model-name",
+            )
+            self.quantize = gr.Radio(
+                [AS_SAVED, *bits],
+                value=AS_SAVED,
+                label="Weights",
+                info="Fewer bits save memory; on a CPU they cost time",
+                visible=bool(bits),
+                min_width=260,
+                elem_id="model-bits",
+            )
+        with gr.Row(elem_classes="dm-models-row"):
+            self.load = gr.Button("Load", variant="primary", min_width=120, scale=0, elem_id="model-load")
+            self.cancel = gr.Button(
+                "Cancel", min_width=100, scale=0, interactive=False, elem_id="model-cancel"
+            )
+        self.status = gr.HTML(elem_id="model-status")
+        with gr.Column(visible=False, elem_id="headless") as self.headless:
+            self.headless_title = gr.HTML()
+            with gr.Row(elem_classes="dm-models-row"):
+                self.begun = gr.Textbox(
+                    "Once upon a time", label="Text to complete", lines=1, max_lines=4, elem_id="begun"
+                )
+                self.complete = gr.Button("Complete it", min_width=140, scale=0, elem_id="complete")
+            self.written = gr.Textbox(
+                label="Completion", lines=4, interactive=False, elem_id="completion", buttons=["copy"]
+            )
+            self.speed = gr.HTML(elem_id="completion-speed")
 
-def models_tab(manager: ModelManager, pair: PairParts, tabs: gr.Tabs, demo: gr.Blocks) -> None:
-    """Builds the tab inside a `gr.Tab(MODELS)` and connects it; demo: the page, refreshed for latecomers."""
-    tab = _build(manager)
-    training = None
-    if manager.offer.workshop is not None:
-        with tab.headless:
-            training = TrainingSection(manager, demo)
-    # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
-    seen = gr.Number(0, precision=0, visible=False)
-    loaded = gr.Textbox(manager.loaded, visible=False)
-    refreshed = [seen, loaded, tab.name, *tab.refreshed(), *pair.outputs()]
+    # ---- events
 
-    def refresh(swaps: int, opening: bool = False) -> Updates:
-        told = _told(tab, manager)
-        if swaps != manager.service.swaps:
-            name = loaded if opening else tab.name
-            told |= {seen: manager.service.swaps, name: manager.loaded, **pair.shown(manager)}
-        return told
-
-    def missed(swaps: int) -> Updates:
-        return refresh(swaps, opening=True) if swaps != manager.service.swaps else {seen: swaps}
-
-    def connect(event: Any, source: Any) -> Any:
-        loading = event(_load(manager), [source, tab.quantize], tab.status, **_LOADING)
-        shown = suggest(loading.then(refresh, seen, refreshed, **QUIET).then, pair.compare)
-        if training is not None:
-            shown.then(training.estimate_in_words, training.steps, training.estimate, **QUIET)
-        for after in (shown.then, loading.failure):
-            after(
-                lambda: (gr.update(interactive=True), gr.update(interactive=False)), None,
-                [tab.load, tab.cancel], **QUIET,
+    def _connect_loading(self, tabs: gr.Tabs, demo: gr.Blocks) -> None:
+        buttons = [self.load, self.cancel]
+        begun = self.load.click(_buttons(loading=True), None, buttons, **QUIET)
+        self._connect_load(begun.then, self.name)
+        self.cancel.click(self._manager.cancel, None, None, **QUIET)
+        if self._training is not None:
+            self._show_estimate(demo.load)
+            finished = self._training.finished
+            self._connect_load(finished.change, finished).then(
+                lambda folder: gr.Tabs(selected="compare") if self._manager.loaded == folder else gr.skip(),
+                finished, tabs, **QUIET,
             )  # fmt: skip
+
+    def _connect_load(self, event: Any, source: Any) -> Any:
+        """After `event` the model that `source` names is loaded, and the page shows it."""
+        loading = event(self._load, [source, self.quantize], self.status, **LOADING)
+        shown = self._compare.suggest(loading.then(self._refresh, self.seen, self._refreshed, **QUIET).then)
+        if self._training is not None:
+            self._show_estimate(shown.then)
+        for after in (shown.then, loading.failure):
+            after(_buttons(loading=False), None, [self.load, self.cancel], **QUIET)
         return loading
 
-    begun = tab.load.click(
-        lambda: (gr.update(interactive=False), gr.update(interactive=True)), None, [tab.load, tab.cancel],
-        **QUIET,
-    )  # fmt: skip
-    connect(begun.then, tab.name)
-    tab.cancel.click(manager.cancel, None, None, **QUIET)
-    # The page was built for the pair that it began with. Asked twice, as the first answer may come so late
-    # that it takes the place of one about a pair that was loaded meanwhile.
-    opened = demo.load(partial(refresh, opening=True), seen, refreshed, **QUIET)
-    opened = opened.then(missed, seen, refreshed, **QUIET)
-    suggest(opened.then, pair.compare, opening=True)
-    opened.then(
-        None, [tab.name, loaded], tab.name, api_visibility="private",
-        js="(name, loaded) => window.dynamoModelNamed ? name : loaded",
-    )  # fmt: skip
-    demo.load(None, None, None, js=_NOTE_NAMING, api_visibility="private")
-    tab.picker.pick(_picked, None, tab.name, **QUIET)
-    asked = [tab.quantize, tab.name]
-    tab.quantize.change(
-        lambda quantize, name: _picker(manager, _bits(quantize), name), asked, tab.picker, **QUIET
-    )
-    tabs.select(_arrived(manager), asked, [tab.picker, tab.loaded], **QUIET)
-    tab.complete.click(_complete(manager), tab.begun, [tab.written, tab.speed], **RUN)
-    if training is not None:
-        finished = training.finished
-        demo.load(training.estimate_in_words, training.steps, training.estimate, **QUIET)
-        connect(finished.change, finished).then(
-            lambda folder: gr.Tabs(selected="compare") if manager.loaded == folder else gr.skip(),
-            finished, tabs, **QUIET,
+    def _show_estimate(self, event: Any) -> None:
+        training = self._training
+        event(training.estimate_in_words, training.steps, training.estimate, **QUIET)
+
+    def _connect_opening(self, demo: gr.Blocks) -> None:
+        """The page was built for the pair that it began with. Asked twice, as the first answer may come so
+        late that it takes the place of one about a pair that was loaded meanwhile.
+        """
+        opened = demo.load(partial(self._refresh, opening=True), self.seen, self._refreshed, **QUIET)
+        opened = opened.then(self._missed, self.seen, self._refreshed, **QUIET)
+        self._compare.suggest(opened.then, opening=True)
+        opened.then(
+            None, [self.name, self.opened_with], self.name,
+            js="(name, loaded) => window.dynamoModelNamed ? name : loaded", **IN_BROWSER,
         )  # fmt: skip
+        demo.load(None, None, None, js=_NOTE_NAMING, **IN_BROWSER)
 
+    def _connect_choice(self, tabs: gr.Tabs) -> None:
+        chosen = [self.quantize, self.name]
+        self.picker.pick(_picked, None, self.name, **QUIET)
+        self.quantize.change(self._rows, chosen, self.picker, **QUIET)
+        tabs.select(self._arrived, chosen, [self.picker, self.loaded], **QUIET)
+        self.complete.click(self._complete, self.begun, [self.written, self.speed], **RUN)
 
-_LOADING = {"show_progress": "hidden", "concurrency_id": "loading", "concurrency_limit": 4, **IN_BROWSER}
+    # ---- what is shown
 
+    def _refresh(self, swaps: int, opening: bool = False) -> Updates:
+        manager, completion = self._manager, self._manager.completion
+        updates = {
+            self.loaded: self._loaded(),
+            self.picker: self._rows(None, completion.name if completion else manager.loaded),
+            self.headless: gr.update(visible=completion is not None),
+            self.headless_title: _HEADLESS.format(name=in_html(completion.name)) if completion else "",
+            self.written: "",
+            self.speed: "",
+        }
+        if swaps != manager.service.swaps:
+            name = self.opened_with if opening else self.name
+            updates |= {self.seen: manager.service.swaps, name: manager.loaded, **self._show_pair()}
+        return updates
 
-def _build(manager: ModelManager) -> _Tab:
-    offer, bits = manager.offer, manager.quantisations()
-    gr.HTML(_INTRO)
-    if offer.workshop is not None:
-        gr.HTML(_SUITE)
-    parts: dict[str, Any] = {"loaded": gr.HTML(_loaded(manager), elem_id="models-loaded")}
-    parts["picker"] = part("picker", _picker(manager, None, manager.loaded), elem_id="models-picker")
-    with gr.Row(elem_classes="dm-models-row"):
-        parts["name"] = gr.Textbox(
-            manager.loaded,
-            label="Model: one of the above, a hub id, or a folder" if offer.any_model else "Model",
-            interactive=offer.any_model,
-            max_length=LONGEST_NAME,
-            min_width=260,
-            elem_id="model-name",
+    def _missed(self, swaps: int) -> Updates:
+        return (
+            self._refresh(swaps, opening=True) if swaps != self._manager.service.swaps else {self.seen: swaps}
         )
-        parts["quantize"] = gr.Radio(
-            [AS_SAVED, *bits],
-            value=AS_SAVED,
-            label="Weights",
-            info="Fewer bits save memory; on a CPU they cost time",
-            visible=bool(bits),
-            min_width=260,
-            elem_id="model-bits",
-        )
-    with gr.Row(elem_classes="dm-models-row"):
-        parts["load"] = gr.Button("Load", variant="primary", min_width=120, scale=0, elem_id="model-load")
-        parts["cancel"] = gr.Button(
-            "Cancel", min_width=100, scale=0, interactive=False, elem_id="model-cancel"
-        )
-    parts["status"] = gr.HTML(elem_id="model-status")
-    with gr.Column(visible=False, elem_id="headless") as parts["headless"]:
-        parts["headless_title"] = gr.HTML()
-        with gr.Row(elem_classes="dm-models-row"):
-            parts["begun"] = gr.Textbox(
-                "Once upon a time", label="Text to complete", lines=1, max_lines=4, elem_id="begun"
-            )
-            parts["complete"] = gr.Button("Complete it", min_width=140, scale=0, elem_id="complete")
-        parts["written"] = gr.Textbox(
-            label="Completion", lines=4, interactive=False, elem_id="completion", buttons=["copy"]
-        )
-        parts["speed"] = gr.HTML(elem_id="completion-speed")
-    return _Tab(**parts)
 
+    def _loaded(self) -> str:
+        service = self._manager.service
+        pair = service.pair
+        kind = "" if pair.chat else " It completes text; it was not finetuned to chat."
+        heads = f"{pair.heads} token heads, up to {pair.max_length:,} tokens."
+        name = f"<b><bdi>{in_html(pair.name)}</bdi></b>"
+        table = footprint_table(pair.footprint, service.speeds(), service.speeds(in_full=True))
+        return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p>{table}</div>'
 
-# ---- what is shown
+    def _rows(self, quantize: Any, chosen: str) -> str:
+        """The picker's value: what can be loaded at these weights."""
+        rows = [asdict(row) for row in self._manager.rows(_bits(quantize))]
+        return json.dumps({"chosen": chosen, "rows": rows})
 
-
-def _told(tab: _Tab, manager: ModelManager) -> Updates:
-    completion = manager.completion
-    chosen = completion.name if completion else manager.loaded
-    title = _HEADLESS.format(name=in_html(completion.name)) if completion else ""
-    return {
-        tab.loaded: _loaded(manager),
-        tab.picker: _picker(manager, None, chosen),
-        tab.headless: gr.update(visible=completion is not None),
-        tab.headless_title: title,
-        tab.written: "",
-        tab.speed: "",
-    }
-
-
-def _loaded(manager: ModelManager) -> str:
-    pair = manager.service.pair
-    kind = "" if pair.chat else " It completes text; it was not finetuned to chat."
-    heads = f"{pair.heads} token heads, up to {pair.max_length:,} tokens."
-    name = f"<b><bdi>{in_html(pair.name)}</bdi></b>"
-    service = manager.service
-    table = footprint_table(pair.footprint, service.speeds(), service.speeds(in_full=True))
-    return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p>{table}</div>'
-
-
-def _picker(manager: ModelManager, quantize: str | None, chosen: str) -> str:
-    return json.dumps({"chosen": chosen, "rows": [asdict(row) for row in manager.rows(quantize)]})
-
-
-def _arrived(manager: ModelManager) -> Callable[..., Any]:
-    """What is free, cached, trained and how fast may have changed since the tab was seen last."""
-
-    def arrived(quantize: str, name: str, event: gr.SelectData) -> Any:
+    def _arrived(self, quantize: str, name: str, event: gr.SelectData) -> Any:
+        """What is free, cached, trained and how fast may have changed since the tab was seen last."""
         if event.value != MODELS:
             return gr.skip(), gr.skip()
-        return _picker(manager, _bits(quantize), name), _loaded(manager)
+        return self._rows(quantize, name), self._loaded()
 
-    return arrived
+    # ---- what is done
+
+    def _load(self, name: str, quantize: str) -> Iterator[str]:
+        manager = self._manager
+        try:
+            for progress in manager.load(str(name or "")[:LONGEST_NAME], _bits(quantize)):
+                yield _status(progress)
+        except (ValueError, OSError, RuntimeError) as error:
+            kept = manager.notice or f"{manager.loaded} goes on answering."
+            yield failed(f"{str(error).rstrip('.')}. {kept}")
+            return
+        message = f"{name.strip()} is loaded; it answers in Compare from the next run on."
+        if manager.completion is not None:
+            message = f"{name.strip()} is loaded. It has no token heads: see below."
+        yield _status(LoadProgress(message))
+
+    @in_one_sentence
+    def _complete(self, text: str) -> Iterator[tuple[str, str]]:
+        completion = self._manager.completion
+        if completion is None:
+            raise ValueError("There is no model here that completes text; load one first")
+        with self._manager.service.exclusive():
+            for written, speed in completion.complete(text, SamplingOptions()):
+                yield written, f'<div class="dm-models"><p>{in_html(speed)}</p></div>'
+
+
+def _buttons(loading: bool) -> Callable[[], tuple[Any, Any]]:
+    """Of the two buttons only one can be pressed: Load, or Cancel while a model is loading."""
+    return lambda: (gr.update(interactive=not loading), gr.update(interactive=loading))
 
 
 def _picked(event: gr.EventData) -> Any:
@@ -229,46 +251,12 @@ def _bits(quantize: Any) -> str | None:
     return None if quantize in (None, AS_SAVED) else str(quantize)
 
 
-def _status(moment: LoadProgress) -> str:
-    bar = f'<progress max="{moment.total}" value="{moment.done}" aria-label="Download"></progress>'
-    told = f'<p role="status">{in_html(moment.told)}</p>'
-    return f'<div class="dm-models">{told}{bar if moment.total else ""}</div>'
+def _status(progress: LoadProgress) -> str:
+    bar = f'<progress max="{progress.total}" value="{progress.done}" aria-label="Download"></progress>'
+    message = f'<p role="status">{in_html(progress.message)}</p>'
+    return f'<div class="dm-models">{message}{bar if progress.total else ""}</div>'
 
 
 def failed(reason: str) -> str:
     """A reason that stays on the page; Gradio's own message goes away after some seconds."""
     return f'<div class="dm-models"><p class="dm-failed" role="alert">{in_html(reason)}</p></div>'
-
-
-# ---- what is done
-
-
-def _load(manager: ModelManager) -> Callable[..., Iterator[str]]:
-    def load(name: str, quantize: str) -> Iterator[str]:
-        try:
-            for moment in manager.load(str(name or "")[:LONGEST_NAME], _bits(quantize)):
-                yield _status(moment)
-        except (ValueError, OSError, RuntimeError) as error:
-            kept = f" {manager.loaded} goes on answering." if not manager.notice else f" {manager.notice}"
-            yield failed(f"{str(error).rstrip('.')}.{kept}")
-            return
-        told = f"{name.strip()} is loaded; it answers in Compare from the next run on."
-        if manager.completion is not None:
-            told = f"{name.strip()} is loaded. It has no token heads: see below."
-        yield _status(LoadProgress(told))
-
-    return load
-
-
-def _complete(manager: ModelManager) -> Callable[[str], Iterator[tuple[str, str]]]:
-    @in_one_sentence
-    def complete(text: str) -> Iterator[tuple[str, str]]:
-        completion = manager.completion
-        if completion is None:
-            raise ValueError("There is no model here that completes text; load one first")
-        options = SamplingOptions()
-        with manager.service.exclusive():
-            for written, speed in completion.complete(text, options):
-                yield written, f'<div class="dm-models"><p>{in_html(speed)}</p></div>'
-
-    return complete

@@ -17,6 +17,7 @@ from dynamo.loading import available_memory
 from dynamo.loading.sizes import gigabytes
 from dynamo.pipelines.estimates import Estimator, duration, rough_duration, shape_of
 from dynamo.ui.compare.completion import Completion
+from dynamo.ui.components import QUIET
 from dynamo.ui.models.manager import ModelManager
 from dynamo.ui.models.training_job import (
     BLOCK_SIZE,
@@ -28,7 +29,6 @@ from dynamo.ui.models.training_job import (
     TrainingJob,
     is_done,
 )
-from dynamo.ui.wiring import QUIET
 
 TICK_SECONDS = 1.0
 HEADS = 3  # of the model in the making, as `train` makes it by default
@@ -50,8 +50,8 @@ class TrainingSection:
     """
 
     def __init__(self, manager: ModelManager, demo: gr.Blocks):
-        self._manager, self._dialogues = manager, manager.offer.dialogues
-        self._job = TrainingJob(manager.offer.workshop)
+        self._manager, self._dialogues = manager, manager.dialogues
+        self._job = TrainingJob(manager.training_folder)
         gr.HTML(_INTRO)
         if self._dialogues is not None:
             gr.HTML(_DIALOGUES.format(path=in_html(str(self._dialogues))))

@@ -31,6 +31,7 @@ from dynamo.ui.server.guard import Refused, check_files, check_route, check_send
 
 log = logging.getLogger(__name__)
 
+MOST_TOKENS = 256  # of one answer
 LONGEST_FILE = 5_000_000  # bytes of a trace file
 LARGEST_REQUEST = 4_000_000  # bytes; both lanes of the longest chat take less
 LONGEST_READING = 30  # seconds until a request must be here

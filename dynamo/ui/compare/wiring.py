@@ -15,6 +15,7 @@ from dynamo.ui.compare.handlers import Handlers
 from dynamo.ui.compare.service import READY
 from dynamo.ui.compare.settings import PRESETS, preset_of
 from dynamo.ui.compare.tab import CompareTab
+from dynamo.ui.components import IN_BROWSER, QUIET, RUN, ends_of
 
 STOPPED = "Stopped. What was generated so far stays on screen."
 
@@ -27,22 +28,6 @@ _EMPTY_IF_ANSWERED = """(prompt, wire) => {
   const header = (wire || "").split("\\n").filter((line) => line.startsWith('{"format"')).pop();
   return header && JSON.parse(header).prompt === prompt.trim() ? "" : prompt;
 }"""
-
-RUN = {
-    "concurrency_id": "model",
-    "concurrency_limit": 1,
-    "trigger_mode": "once",
-    "show_progress": "minimal",
-    "scroll_to_output": False,
-    "api_visibility": "private",
-}
-QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-IN_BROWSER = {"api_visibility": "private"}
-
-
-def ends_of(event: Any) -> tuple[Any, Any]:
-    """Listeners to an event's end, come what may: Gradio's page runs a `then` only where nothing failed."""
-    return event.then, event.failure
 
 
 class Wiring:
@@ -149,12 +134,11 @@ class Wiring:
 
     def _connect_chat_buttons(self) -> None:
         tab = self._tab
-        cards = [card for card in (tab.audit, tab.strip) if card is not None]
         tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET)
         tab.new_chat.click(
-            lambda: ("", "", "", READY, False, None, *("" for _ in cards)),
+            lambda: ("", "", "", READY, False, None, *("" for _ in tab.cards)),
             None,
-            [*self._views, tab.replacing, tab.duel, *cards],
+            [*self._views, tab.replacing, tab.duel, *tab.cards],
             **QUIET,
         )
         tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, **QUIET)
@@ -166,7 +150,7 @@ class Wiring:
             show_progress_on=tab.bar,
             **IN_BROWSER,
         )
-        for card in cards:
+        for card in tab.cards:
             tab.load.upload(lambda: "", None, card, **QUIET)
 
     def _connect_charts(self) -> None:
