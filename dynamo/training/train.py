@@ -81,8 +81,8 @@ def check_length(name: str, length: int, config: Any) -> None:
     """Raise ValueError unless rows of `length` tokens have a target for every head and fit the model."""
     if not config.num_token_heads < length <= config.max_position_embeddings:
         raise ValueError(
-            f"{name}: expected {config.num_token_heads + 1} (a target for every head) to "
-            f"{config.max_position_embeddings} (the model's positions), got {length}"
+            f"{name}: expected {config.num_token_heads + 1} to {config.max_position_embeddings} (a target for "
+            f"every head, a position for every token), got {length}"
         )
 
 

@@ -225,7 +225,7 @@ def test_a_model_without_the_template_gets_it_and_learns_to_stop(models, write, 
 
 def _finetune_until_killed(arguments):
     whole = trainer.Trainer.run
-    trainer.Trainer.run = lambda self: whole(
+    trainer.Trainer.run = lambda self, stop: whole(
         self, stop=lambda: self.step == 5 and os.kill(os.getpid(), signal.SIGKILL)
     )
     main(["finetune", *map(str, arguments), *SHAPE])
