@@ -79,10 +79,11 @@ def check_unfinished(output: Path) -> None:
 
 def check_length(name: str, length: int, config: Any) -> None:
     """Raise ValueError unless rows of `length` tokens have a target for every head and fit the model."""
-    if not config.num_token_heads < length <= config.max_position_embeddings:
+    least, most = config.num_token_heads + 1, config.max_position_embeddings
+    if not least <= length <= most:
         raise ValueError(
-            f"{name}: expected {config.num_token_heads + 1} to {config.max_position_embeddings} (a target for "
-            f"every head, a position for every token), got {length}"
+            f"{name}: expected {least} to {most} (a target for every head, a position for every token), "
+            f"got {length}"
         )
 
 
