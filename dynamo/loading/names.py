@@ -23,7 +23,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils._xet import abort_xet_session
 from tqdm import tqdm
 
 from dynamo.common.validation import parse_json, short_repr
@@ -248,7 +247,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _reporting(progress: Progress) -> type[tqdm]:
-    """A progress bar that tells `progress` instead of a terminal."""
+    """A progress bar that reports to `progress` instead of a terminal."""
     most = {"done": 0, "total": 0}
 
     class Bar(tqdm):
@@ -258,19 +257,17 @@ def _reporting(progress: Progress) -> type[tqdm]:
         # Not in `display`, which holds a lock of all bars: `progress` may raise to end the download.
         def update(self, n: float | None = 1) -> None:
             super().update(n)
+            self._report()
+
+        # Called before each file. Xet's own threads swallow what `update` raises, and finish their file.
+        def refresh(self, *_: Any, **__: Any) -> None:
+            self._report()
+
+        def _report(self) -> None:
             # One bar counts files; of those that count bytes, one sees the network and one the disk.
             if self.unit == "B" and self.total:
                 most["done"] = max(most["done"], int(self.n))
                 most["total"] = max(most["total"], int(self.total), most["done"])
-                try:
-                    progress(most["done"], most["total"])
-                except BaseException:
-                    end_transfers()
-                    raise
+                progress(most["done"], most["total"])
 
     return Bar
-
-
-def end_transfers() -> None:
-    """Every download by Xet fails now; its threads swallow what a progress bar raises, and go on."""
-    abort_xet_session()

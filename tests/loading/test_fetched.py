@@ -7,12 +7,14 @@ import hashlib
 import os
 from pathlib import Path
 
+import httpx2
 import pytest
-from huggingface_hub import close_session, get_session
+from huggingface_hub import close_session, get_session, set_client_factory
+from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
-from dynamo.loading.fetched import CorruptDownload, enter, install_checks, remove_corrupt
+from dynamo.loading.fetched import CorruptDownload, enter, guarded, install_checks, remove_corrupt
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"model_type": "gpt_neox"}'
@@ -129,28 +131,52 @@ def test_a_reference_that_cannot_be_written_leaves_nothing_half(tmp_path, monkey
     assert [file.name for file in (folder.parents[1] / "refs").iterdir()] == ["main"]
 
 
-def test_what_the_program_around_has_set_up_for_the_hub_stays(hub, monkeypatch):
-    """Its clients are guarded, whether they were made before or after, and not closed."""
-    seen = []
+@pytest.fixture
+def factory():
+    """Sets the library's client factory for a test."""
+    before = _http._GLOBAL_CLIENT_FACTORY  # there is no public way to read it
+    yield set_client_factory
+    set_client_factory(before)
 
-    def own_client():
-        client = _http.default_client_factory()
-        client.headers["X-Own"] = "yes"
-        client.event_hooks["response"].append(seen.append)
-        return client
 
-    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", own_client)
-    monkeypatch.setattr(_http, "_GLOBAL_CLIENT", None)
-    client = get_session()
-    for _ in range(3):
-        install_checks()
-    assert get_session() is client and not client.is_closed
-    close_session()
-    for each in (client := get_session(), _http._GLOBAL_CLIENT_FACTORY()):
-        assert each.headers["X-Own"] == "yes"
-        assert len(each.event_hooks["response"]) == 2 and len(each.event_hooks["request"]) == 2
-    monkeypatch.setitem(hub.spoiled, "/evil", lambda handler: handler.answer(200, X_Repo_Commit="../x"))
+def own_client(seen):
+    client = httpx2.Client(headers={"X-Own": "yes"}, timeout=7.0)
+    client.event_hooks["response"].append(seen.append)
+    return client
+
+
+def refuses(client, hub):
+    hub.spoiled["/evil"] = lambda handler: handler.answer(200, X_Repo_Commit="../x")
     with pytest.raises(CorruptDownload):
         client.get(f"{hub.url}/evil")
-    assert len(seen) == 1
-    close_session()
+
+
+def test_clients_of_the_hubs_library_are_guarded_and_keep_their_settings(hub, factory):
+    seen = []
+    factory(lambda: own_client(seen))
+    for _ in range(3):
+        install_checks()
+        client = get_session()
+        assert client.headers["X-Own"] == "yes" and client.timeout.read == 7.0
+        assert len(client.event_hooks["response"]) == 2 and len(client.event_hooks["request"]) == 1
+        refuses(client, hub)
+        close_session()  # the library does so itself when a connection is not secure
+    refuses(get_session(), hub)
+    assert len(seen) == 4
+
+
+def test_a_client_that_the_program_has_guarded_itself_stays_open(hub, factory):
+    factory(lambda: guarded(own_client([])))
+    client = get_session()
+    install_checks()
+    assert get_session() is client and not client.is_closed
+    refuses(client, hub)
+
+
+def test_the_librarys_own_hooks_stay(factory, monkeypatch):
+    """One of them refuses every request when HF_HUB_OFFLINE is set."""
+    factory(_http.default_client_factory)
+    install_checks()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineModeIsEnabled):
+        get_session().get("http://127.0.0.1:9/")

@@ -279,8 +279,9 @@ def test_a_spoiled_model_does_not_make_the_hub_unreachable_for_others(hubs, file
 
 
 def test_what_is_whole_stays_where_a_file_is_taken_out(tmp_path, files):
-    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots" / SHA
-    blobs.mkdir()
+    model = tmp_path / "models--someone--tiny"
+    blobs, folder = model / "blobs", model / "snapshots" / SHA
+    blobs.mkdir(parents=True)
     folder.mkdir(parents=True)
     for name, content in files.items():
         blob = blobs / hashlib.sha256(content).hexdigest()

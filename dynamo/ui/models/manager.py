@@ -29,7 +29,7 @@ from dynamo.loading import (
     model_type,
     resolve,
 )
-from dynamo.loading.names import end_transfers, is_cached
+from dynamo.loading.names import is_cached
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
@@ -182,9 +182,9 @@ class ModelManager:
         return job.progress()
 
     def cancel(self) -> None:
-        if self._job is not None and self._job.running:
-            self._job.cancelled = True
-            end_transfers()
+        """End a download at once; a file that is being fetched by Xet is finished in the background."""
+        if self._job is not None:
+            self._job.cancel()
 
     def _check(self, name: str, quantize: str | None) -> None:
         if not name:
@@ -200,12 +200,8 @@ class ModelManager:
             self.notice = ""
             return
         job.report(f"Looking for {job.name} …")
-        try:
-            folder = resolve(job.name, job.downloaded)
-        except Exception:
-            if job.cancelled:
-                raise Cancelled from None
-            raise
+        folder = resolve(job.name, job.downloaded)
+        job.fetched()
         folders = list(model_folders(folder).values())
         heads = model_type(folders[-1]) == DynamoConfig.model_type
         self.notice = ""
@@ -244,6 +240,8 @@ class _Job:
     def __init__(self, name: str, work: Callable[[_Job], None]):
         self.name = name
         self.cancelled = False
+        self._fetching = True
+        self._lock = threading.Lock()
         self._progress = LoadProgress("")
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True, name=f"load {name}")
@@ -253,7 +251,19 @@ class _Job:
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self.cancelled
+
+    def cancel(self) -> None:
+        with self._lock:
+            if self._fetching and self.running:
+                self.cancelled = True
+
+    def fetched(self) -> None:
+        """From here on there is no download to cancel. Raises Cancelled."""
+        with self._lock:
+            if self.cancelled:
+                raise Cancelled
+            self._fetching = False
 
     def report(self, message: str, done: int = 0, total: int = 0) -> None:
         self._progress = LoadProgress(message, done, total)
@@ -267,7 +277,7 @@ class _Job:
         while self.running:
             yield self._progress
             self._thread.join(POLL_SECONDS)
-        if isinstance(self._error, Cancelled):
+        if self.cancelled:
             raise ValueError(f"The download of {self.name} is cancelled; loading it again goes on there")
         if self._error is not None:
             raise self._error
