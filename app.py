@@ -14,6 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Before the hub's library is imported. A download by Xet cannot be cancelled: its threads swallow what a
+# progress bar raises.
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
 import gradio as gr
 import torch
 

@@ -1,8 +1,8 @@
 """From a name to a folder on this machine: "embedded", a path, or a Hugging Face id.
 
-The hub's cache is asked first and, where it lacks the model, the hub one quick question: a download that
-finds no hub retries for a minute, file by file. A hub that did not answer is not asked again for five
-minutes. Every way in which this can fail has its own sentence.
+The cache is tried first. If it lacks the model, one quick request shows whether the hub answers, as a
+download without a hub would retry each file for a minute. A hub that did not answer is not asked again for
+five minutes. Every way in which this can fail has its own error message.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dynamo.loading.fetched import (
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
-KINDS = ("gpt_neox", "dynamo")  # of model, that can be loaded
+KINDS = ("gpt_neox", "dynamo")  # model types that can be loaded
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 LONGEST_NAME = 4096
 HUB_PROBE_SECONDS = 3.0
@@ -45,16 +45,16 @@ HUB_AWAY_SECONDS = 300.0
 
 Progress = Callable[[int, int], None]
 
-# Hubs by address that did not answer: when that was, and what they failed with.
+# Hubs that did not answer: endpoint -> (time, name of the error).
 _away: dict[str, tuple[float, str]] = {}
 
 
 def resolve(name: str, progress: Progress | None = None, any_kind: bool = False) -> Path:
-    """The local folder of a name; a hub id's comes from the cache or, failing that, from the hub.
+    """The local folder of a model; a hub id is looked up in the cache, then fetched from the hub.
 
-    progress: called with the bytes fetched so far and in all; without one the terminal shows bars; any_kind:
-    fetch other models than those that can be loaded too. Raises ValueError for a name that can be nothing and
-    for weights that are not read, OSError for an id that cannot be fetched.
+    progress: called with the bytes fetched so far and in total; without it the terminal shows bars; any_kind:
+    also fetch models of other architectures than those that can be loaded. Raises ValueError for a name that
+    is none of the three and for weights that are not safetensors, OSError for an id that cannot be fetched.
     """
     if name == EMBEDDED:
         return EMBEDDED_FOLDER
@@ -73,7 +73,7 @@ def resolve(name: str, progress: Progress | None = None, any_kind: bool = False)
     return cached if cached is not None else _download(name, progress, any_kind)
 
 
-# Far above any model: a skeleton is built of what a file claims, before its weights show that they are less.
+# Far above any model: a skeleton is built from what the file claims, before its weights can show otherwise.
 LARGEST = {
     "num_hidden_layers": 1000,
     "hidden_size": 2**20,
@@ -85,7 +85,7 @@ LARGEST = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a model folder's config.json says. Raises ValueError for what is none."""
+    """The fields of a model folder's config.json. Raises ValueError if it has none or an implausible one."""
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"model: {folder} is no model folder: it holds no config.json")
@@ -109,7 +109,7 @@ def model_folders(folder: Path) -> dict[str, Path]:
 
 
 def check_format(name: str, files: list[str]) -> None:
-    """Refuse a model whose weights are there, but not as safetensors."""
+    """Raise ValueError for a model whose weights are pickled instead of safetensors."""
     if any(file.endswith(".safetensors") for file in files):
         return
     pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
@@ -137,16 +137,16 @@ def is_cached(name: str) -> bool:
 
 
 def _cached(name: str) -> Path | None:
-    """The cache's copy of a model, if it is whole: other programs may have fetched a part of it only."""
+    """The cache's copy of a model, if it is complete: other programs may have fetched only a part."""
     try:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:
         return None
-    return folder if all(map(_is_whole, model_folders(folder).values())) else None
+    return folder if all(map(_is_complete, model_folders(folder).values())) else None
 
 
-def _is_whole(model: Path) -> bool:
-    """Whether a folder holds a model with every file that its weights are spread over."""
+def _is_complete(model: Path) -> bool:
+    """Whether a folder holds a model with all of its shards."""
     needed = {"config.json", "tokenizer.json"}
     index = model / "model.safetensors.index.json"
     if index.is_file():
@@ -166,13 +166,13 @@ def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
     if time.monotonic() - when < HUB_AWAY_SECONDS:
         raise _unreachable(name, failure)
     with _explained(api, name):
-        told = api.model_info(name, timeout=HUB_PROBE_SECONDS)
-        commit = told.sha
+        info = api.model_info(name, timeout=HUB_PROBE_SECONDS)
+        commit = info.sha
         check_names(commit, [])
         tree = api.list_repo_tree(name, recursive=True, revision=commit)
         files = [entry.path for entry in tree if isinstance(entry, RepoFile)]
         check_names(commit, files)
-    kind = told.config.get("model_type") if isinstance(told.config, dict) else None
+    kind = info.config.get("model_type") if isinstance(info.config, dict) else None
     if kind is not None and not any_kind:
         check_kind(name, kind)  # before its weights are fetched
     check_format(name, files)
@@ -181,7 +181,7 @@ def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
     wanted = [file for file in files if any(fnmatch(file, pattern) for pattern in HUB_FILES)]
     bars = {} if progress is None else {"tqdm_class": _reporting(progress)}
     with _explained(api, name):
-        for _ in range(2):  # the first may have gone on from what another time left
+        for _ in range(2):  # the first may have resumed a file that was corrupt already
             folder = Path(api.snapshot_download(name, revision=commit, allow_patterns=HUB_FILES, **bars))
             fault = remove_corrupt(folder) or missing(folder, wanted)
             if not fault:
@@ -194,7 +194,7 @@ def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
 
 @contextmanager
 def _explained(api: HfApi, name: str) -> Iterator[None]:
-    """Whatever a hub does, as one sentence."""
+    """Turn whatever goes wrong with a hub into one sentence."""
     try:
         yield
     except GatedRepoError:
@@ -210,25 +210,26 @@ def _explained(api: HfApi, name: str) -> Iterator[None]:
     except HFValidationError:
         raise
     except Exception as error:
-        # The HTTP library's own errors share no base class with OSError.
         root = _root(error)
         response = getattr(root, "response", None)
         if response is not None:
             raise _unreachable(name, f"it answered {response.status_code}") from error
         failure = type(root).__name__
         if not _is_silence(root):
-            told = getattr(root, "strerror", None) or f"its answer cannot be used ({failure})"
-            told = str(root) if isinstance(root, CorruptDownload) else told
-            raise OSError(f"model: {name} cannot be fetched from the hub: {told}; try again later") from error
+            reason = getattr(root, "strerror", None) or f"its answer cannot be used ({failure})"
+            reason = str(root) if isinstance(root, CorruptDownload) else reason
+            message = f"model: {name} cannot be fetched from the hub: {reason}; try again later"
+            raise OSError(message) from error
         _away[api.endpoint] = (time.monotonic(), failure)
         raise _unreachable(name, failure) from error
 
 
-_SILENT = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError"}  # the HTTP library's own
+# Of the HTTP library, whichever it is: its errors share no base class with OSError.
+_SILENT = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError"}
 
 
 def _is_silence(error: BaseException) -> bool:
-    """Whether it is the hub that does not answer, and not this model that is spoiled."""
+    """Whether the hub did not answer at all, as opposed to something being wrong with this model."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or bool(kinds & _SILENT)
 
@@ -259,9 +260,11 @@ def _reporting(progress: Progress) -> type[tqdm]:
             super().update(n)
             self._report()
 
-        # Called before each file. Xet's own threads swallow what `update` raises, and finish their file.
-        def refresh(self, *_: Any, **__: Any) -> None:
-            self._report()
+        # Called before each file; Xet's own threads swallow what `update` raises and finish their file. With
+        # `nolock` it is called by tqdm's monitor, which has to go on.
+        def refresh(self, nolock: bool = False, **_: Any) -> None:
+            if not nolock:
+                self._report()
 
         def _report(self) -> None:
             # One bar counts files; of those that count bytes, one sees the network and one the disk.

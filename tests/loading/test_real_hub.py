@@ -1,9 +1,12 @@
-"""Habits of the real hub that a plain local one lacks: its API's own ETags, Xet, weights in several files."""
+"""Habits of the real hub that a plain local one lacks: its API's own ETags, stalls, weights in shards."""
 
 import functools
 import hashlib
+import os
+import subprocess
+import sys
 import threading
-import time
+from pathlib import Path
 
 import pytest
 from conftest import tiny_dynamo
@@ -16,6 +19,7 @@ from dynamo.training.trainer import save_model
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models.manager import ModelManager
 
+ROOT = Path(__file__).parents[2]
 NAME, WEIGHTS = "someone/tiny", "model.safetensors"
 WEAK = 'W/"1f5-a/b+c="'  # as of a framework that answers, with what no file's hash may hold
 
@@ -64,28 +68,17 @@ def test_the_hub_tells_of_another_architecture_before_anything_is_fetched(at_hub
     assert names.resolve(NAME, any_kind=True).is_dir()
 
 
-def test_a_download_by_xet_that_stalls_ends_when_it_is_cancelled(at_hub, files, monkeypatch):
-    """Its own threads fetch on, and what a progress bar raises there ends nothing: nobody waits for them."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-    content, asked, over = files[WEIGHTS], threading.Event(), threading.Event()
+def test_a_cancelled_download_that_stalls_is_not_waited_for(at_hub, files, tmp_path):
+    asked, over = threading.Event(), threading.Event()
+    content = files[WEIGHTS]
 
-    def announced(handler):
-        handler.answer(
-            200, content, ETag=f'"{sha256(content)}"', X_Repo_Commit=SHA, X_Xet_Hash="ab" * 32,
-            X_Xet_Refresh_Route=f"{at_hub.url}/token",
-        )  # fmt: skip
+    def stall(handler):
+        if handler.command == "GET":
+            asked.set()
+            over.wait(240)
+        handler.answer(200, content, ETag=f'"{sha256(content)}"', X_Repo_Commit=SHA)
 
-    def token(handler):
-        handler.answer(
-            200, X_Xet_Cas_Url=at_hub.url, X_Xet_Access_Token="x",
-            X_Xet_Token_Expiration=str(int(time.time()) + 9999),
-        )  # fmt: skip
-
-    def stall(_):
-        asked.set()
-        over.wait(240)
-
-    at_hub.spoiled |= {f"/{WEIGHTS}": announced, "/token": token, "ab" * 32: stall}
+    at_hub.spoiled[f"/{WEIGHTS}"] = stall
     manager = ModelManager(
         PageService(stage(load(EMBEDDED, device="cpu"))), stage, any_model=True, device="cpu"
     )
@@ -95,11 +88,14 @@ def test_a_download_by_xet_that_stalls_ends_when_it_is_cancelled(at_hub, files, 
     try:
         with pytest.raises(ValueError, match="is cancelled; loading it again"):
             list(loading)
+        assert not names._away
+        list(manager.load(str(tmp_path / "model")))
+        assert manager.loaded == str(tmp_path / "model")
+        at_hub.spoiled.clear()
     finally:
         over.set()
-    at_hub.spoiled.clear()
     list(manager.load(NAME))
-    assert manager.loaded == NAME and not names._away
+    assert manager.loaded == NAME
 
 
 def test_a_cancelled_bar_ends_the_download_before_the_next_file():
@@ -108,11 +104,22 @@ def test_a_cancelled_bar_ends_the_download_before_the_next_file():
     def cancelled(done, total):
         raise KeyboardInterrupt
 
-    bar = names._reporting(cancelled)(total=10, unit="B")
+    bar = names._reporting(cancelled)(total=0, unit="B")
+    bar.total = 10
     with pytest.raises(KeyboardInterrupt):
         bar.update(3)
     with pytest.raises(KeyboardInterrupt):
         bar.refresh()
+    bar.refresh(nolock=True)
+
+
+def test_the_page_fetches_without_xet_whose_downloads_cannot_be_cancelled():
+    code = "import app; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_XET)"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert ran.stdout.split()[-1:] == ["True"], ran.stderr
 
 
 def test_weights_of_which_only_some_files_are_in_the_cache_are_fetched(at_hub, files, tmp_path, monkeypatch):

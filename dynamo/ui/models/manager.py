@@ -182,7 +182,7 @@ class ModelManager:
         return job.progress()
 
     def cancel(self) -> None:
-        """End a download at once; a file that is being fetched by Xet is finished in the background."""
+        """End a download; nobody waits for its thread, which ends at the next bytes that it receives."""
         if self._job is not None:
             self._job.cancel()
 
