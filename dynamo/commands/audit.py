@@ -1,11 +1,12 @@
-"""What the base model thinks of a text, token by token: its probability, its rank, and whether the base would
-have sampled it at all.
+"""Score a text under the base model, token by token: probability, rank, and whether the base would have
+sampled it at all.
 
-The text comes from traces (`compare --trace`, the page's download), from --reply, or is written by DynaMo
-now. Low nats are no praise by themselves: thresholds cut the tail.
+The text comes from traces (`compare --trace`, the page's download) or from --reply, or DynaMo writes it now.
+Low nats alone are not a sign of quality: thresholds cut the tail.
 
-With --data, instead: replies in the middle of held-out dialogues at several thresholds, held against the true
-turns (chrF) and against their context (the share of numbers and names that it has), each beside threshold 1.
+With --data, instead: replies in the middle of held-out dialogues at several thresholds, compared with the
+true turns (chrF) and with their context (the share of numbers and names that it has), each next to threshold
+1.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.0)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("traces", nargs="*", type=Path, metavar="TRACE", help="NDJSON files of runs")
-    parser.add_argument("--prompt", help="instead of traces: what the reply answers")
-    parser.add_argument("--reply", help="the text to look at (default: let DynaMo reply to --prompt)")
+    parser.add_argument("--prompt", help="instead of traces: the prompt of the reply")
+    parser.add_argument("--reply", help="the text to score (default: DynaMo replies to --prompt)")
     parser.add_argument("--data", type=Path, help="instead of traces: JSONL (also .gz) of conversations")
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
-                        help="of --data: thresholds beside 1 (default: 0.9 0.7 0.5 0.3 0)")  # fmt: skip
+                        help="of --data: thresholds besides 1 (default: 0.9 0.7 0.5 0.3 0)")  # fmt: skip
     parser.add_argument("--limit", type=int, default=100,
                         help="of --data: dialogues, one place each, 0 for all (default: 100)")  # fmt: skip
     parser.add_argument(
@@ -44,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Text:
-    """A reply to look at: ids before it and its own."""
+    """A reply to score: the ids before it and its own."""
 
     lane: str
     prompt: str
@@ -101,16 +102,16 @@ def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions)
         )  # fmt: skip
     for row in rows:
         name = "true turns" if row.threshold is None else f"threshold {row.threshold:g}"
-        told = "  ".join(
+        measures = "  ".join(
             f"{measure} {each.value:.3g} ({each.low:.3g}-{each.high:.3g})"
             for measure, each in row.measures.items()
         )
-        print(f"{name:14} {told}", file=sys.stderr)
+        print(f"{name:14} {measures}", file=sys.stderr)
     return {"model": arguments.model, "places": len(places), "replies": [row.to_json() for row in rows]}
 
 
 def _judge(name: str, device: str | None) -> tuple[Any, Any, Any]:
-    """The base model that judges, its tokenizer, and the pair it belongs to, None for a stock model."""
+    """The base model that judges, its tokenizer, and its pair (None for a stock model)."""
     from dynamo import loading
     from dynamo.model import DynamoConfig
 
@@ -165,7 +166,7 @@ def _encode(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:
 
 
 def _print(pieces: list[str], opinion: Any) -> None:
-    """What the text measures, and the tokens that the base would hardly have written, unlikeliest first."""
+    """Prints a text's figures, and the tokens that the base would hardly have written, unlikeliest first."""
     print(
         f"  {len(pieces)} tokens, {opinion.nats_per_token:.2f} nats a token under the base, "
         f"{100 * opinion.unlikely_share:.1f} % of them below 1 %, "

@@ -1,8 +1,8 @@
-"""Speed on this machine, honestly: lanes interleaved, warmed up, pooled, and both clocks.
+"""Measure speed on this machine: lanes interleaved, warmed up and pooled; tokens per pass and per second.
 
-transformers' generate (eager; compiled with a static cache), its prompt lookup, assisted generation with a
-draft model, our one-token loop on the base model, DynaMo at the default threshold and in exact mode; where a
-pass's time goes; and what share of the memory bandwidth is used.
+Lanes are transformers' generate (eager; compiled with a static cache), its prompt lookup, assisted generation
+with a draft model, our one-token loop on the base model, DynaMo at the default threshold and in exact mode.
+Also where a pass's time goes, and what share of the memory bandwidth is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dynamo.common.memory import peak_memory
 from dynamo.common.threads import AUTO, add_threads_argument, checked_threads, settle_threads
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
-from dynamo.evaluation.subprocess_lane import Contestant
+from dynamo.evaluation.subprocess_lane import PairSpec
 from dynamo.sampling.sampler import SamplingOptions
 
 QUICK_PROMPTS = 10
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
     )
     parser.add_argument("--shape", help="random weights instead: pythia-70m .. pythia-12b, or 6x512x8x50304")
-    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 that come along)")
+    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 included)")
     parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
     parser.add_argument(
         "--runs", type=int, default=3, help="replies of each lane to each prompt (default: 3)"
@@ -72,8 +72,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tqdm import tqdm
-
     from dynamo.common.files import write_json
     from dynamo.evaluation import bench, cost, machine
     from dynamo.evaluation.bench_report import rewrite
@@ -83,22 +81,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"report": str(arguments.report), "tables": rewrite(arguments.report)}
     options = SamplingOptions(threshold=arguments.threshold)
     _check(arguments)
-    pair, prompts = _contestants(arguments)
+    pair, prompts = _pair_and_prompts(arguments)
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
-    only = SHAPE_LANES if arguments.shape else ()
-    lanes, flags, read = bench.lanes(
-        pair, options, arguments.max_new_tokens, only, _draft(arguments, pair), arguments.int8
-    )
-    lost: dict[str, str] = {}
-    with _compiled(arguments, pair, prompts, options, lost) as compiled:
-        lanes |= compiled
-        if compiled:
-            flags["compiled"] = GenerateEngine(pair.base, pair.tokenizer, compiled=True).flags
-            read["compiled"] = read["generate"]
-        with tqdm(
-            total=arguments.runs * len(prompts) * len(lanes), unit="reply", leave=False, disable=None
-        ) as bar:
-            times = bench.interleave(lanes, prompts, arguments.runs, bar.update, lost)
+    times, flags, read, lost = _race(arguments, pair, prompts, options)
     ratios = bench.ratios(times)
     profile = profile_lanes(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
@@ -138,8 +123,31 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _race(
+    arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], dict[str, str]]:
+    """By lane: its times, the flags of `transformers`' lanes, bytes a pass reads, why a lane was left out."""
+    from tqdm import tqdm
+
+    from dynamo.evaluation import bench
+
+    only = SHAPE_LANES if arguments.shape else ()
+    draft = _draft(arguments, pair)
+    lanes, flags, read = bench.lanes(pair, options, arguments.max_new_tokens, only, draft, arguments.int8)
+    lost: dict[str, str] = {}
+    with _compiled(arguments, pair, prompts, options, lost) as compiled:
+        lanes |= compiled
+        if compiled:
+            flags["compiled"] = GenerateEngine(pair.base, pair.tokenizer, compiled=True).flags
+            read["compiled"] = read["generate"]
+        total = arguments.runs * len(prompts) * len(lanes)
+        with tqdm(total=total, unit="reply", leave=False, disable=None) as bar:
+            times = bench.interleave(lanes, prompts, arguments.runs, bar.update, lost)
+    return times, flags, read, lost
+
+
 def _check(arguments: argparse.Namespace) -> None:
-    """What would otherwise be found out minutes later."""
+    """Refuses now what would otherwise fail minutes later."""
     for count in (*([] if arguments.threads == AUTO else [arguments.threads]), *arguments.thread_counts):
         checked_threads(count)
     if arguments.runs < 1:
@@ -153,14 +161,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"output: the folder of {arguments.output} does not exist; make it first")
 
 
-def _contestants(arguments: argparse.Namespace) -> tuple[Any, list[list[int]]]:
+def _pair_and_prompts(arguments: argparse.Namespace) -> tuple[Any, list[list[int]]]:
     """The pair and the prompts' ids; random ones for a random model."""
     import numpy as np
 
     from dynamo.data.prompts import read_prompts
 
     limit = arguments.limit or (QUICK_PROMPTS if arguments.quick else 0)
-    pair = _contestant(arguments).pair()
+    pair = _pair_spec(arguments).load()
     if arguments.shape is None:
         return pair, read_prompts(arguments.prompts, pair.tokenizer, limit)
     random = np.random.default_rng(0)
@@ -168,8 +176,8 @@ def _contestants(arguments: argparse.Namespace) -> tuple[Any, list[list[int]]]:
     return pair, random.integers(pair.base.config.vocab_size, size=shape).tolist()
 
 
-def _contestant(arguments: argparse.Namespace) -> Contestant:
-    return Contestant(arguments.model, arguments.shape, arguments.device)
+def _pair_spec(arguments: argparse.Namespace) -> PairSpec:
+    return PairSpec(arguments.model, arguments.shape, arguments.device)
 
 
 def _draft(arguments: argparse.Namespace, pair: Any) -> Any:
@@ -192,7 +200,7 @@ def _draft(arguments: argparse.Namespace, pair: Any) -> Any:
 def _compiled(
     arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions, lost: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """The compiled lane by its name, ready; nothing where it is not wanted or, with its reason, is lost."""
+    """The compiled lane by its name, ready to run; {} without one, the reason added to `lost`."""
     import torch
 
     from dynamo.evaluation.subprocess_lane import Compiled, LaneLost, RemoteLane
@@ -200,7 +208,7 @@ def _compiled(
     if arguments.quick or arguments.compile_limit <= 0:
         yield {}
         return
-    make = Compiled(_contestant(arguments), options, arguments.max_new_tokens, torch.get_num_threads())
+    make = Compiled(_pair_spec(arguments), options, arguments.max_new_tokens, torch.get_num_threads())
     lane = RemoteLane(make, arguments.compile_limit)
     try:
         print("compiling transformers' decode step ..", file=sys.stderr)
@@ -239,18 +247,12 @@ def _print(result: dict[str, Any]) -> None:
     print(f"{'conversion':22} {result['conversion']:5.2f}", file=sys.stderr)
     print(f"{'sampler / forward':22} {result['sampler_share']:5.2f}", file=sys.stderr)
     for lane, parts in result["split"].items():
-        shares = "  ".join(f"{part} {ms:.3f}" for part, ms in parts["parts"].items())
-        print(f"{lane}, profiled, ms a pass: {shares}  sum {parts['pass_ms']:.3f}", file=sys.stderr)
+        shown = "  ".join(f"{part} {ms:.3f}" for part, ms in parts["parts"].items())
+        print(f"{lane}, profiled, ms a pass: {shown}  sum {parts['pass_ms']:.3f}", file=sys.stderr)
     for count, speeds in result["rows_tokens_per_second"].items():
-        told = "  ".join(f"{lane} {speed:.0f} tokens/s" for lane, speed in speeds.items())
-        print(f"rows {count}: {told}", file=sys.stderr)
-    for length, costs in result["context_ms"].items():
-        print(f"context {length}: " + _milliseconds(costs), file=sys.stderr)
-    for count, costs in result["top_k_ms"].items():
-        print(f"top-k {count}: " + _milliseconds(costs), file=sys.stderr)
-    for count, costs in result["threads_ms"].items():
-        print(f"threads {count}: " + _milliseconds(costs), file=sys.stderr)
-
-
-def _milliseconds(costs: dict[str, float]) -> str:
-    return "  ".join(f"{name} {ms:.3f}" for name, ms in costs.items())
+        shown = "  ".join(f"{lane} {speed:.0f} tokens/s" for lane, speed in speeds.items())
+        print(f"rows {count}: {shown}", file=sys.stderr)
+    for label, name in (("context", "context_ms"), ("top-k", "top_k_ms"), ("threads", "threads_ms")):
+        for count, costs in result[name].items():
+            shown = "  ".join(f"{part} {ms:.3f}" for part, ms in costs.items())
+            print(f"{label} {count}: {shown}", file=sys.stderr)

@@ -1,8 +1,7 @@
-"""The base model and DynaMo on the same prompt and seed: both texts, both clocks, and the base's opinion of
-both.
+"""Answer one prompt with the base model and with DynaMo, same seed: texts, speeds, and the base's opinion.
 
-The lanes take turns, the one with less model time first, so neither disturbs the other's clock. DynaMo's
-method is lossy: its text may differ from the base model's, and the audit says by how much.
+The lanes take turns, the one with less model time first, so neither disturbs the other's timing. DynaMo is
+lossy: its text may differ from the base model's, and the audit says by how much.
 """
 
 from __future__ import annotations
@@ -61,7 +60,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer, arguments.weights),
     }
     settle_threads(engines["dynamo"], arguments.threads)
-    for engine in engines.values():  # the first passes of a process are slow, and would be the base's alone
+    for (
+        engine
+    ) in engines.values():  # the first passes of a process are slow, and only the base would have them
         list(engine.stream(prompt, options, WARM_UP_TOKENS, arguments.seed))
     lanes = {
         lane: engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)

@@ -1,8 +1,8 @@
 """Write the texts of the sentence-completion benchmark (or of Vicuna questions) with base and DynaMo.
 
-A row a text, as JSON lines; a run that was stopped goes on with the texts that are missing. The defaults are
-the paper's ten prompts, ten seeds and 51 thresholds. Processes of torchrun or accelerate launch share the
-prompts out, each on a GPU of its own.
+One row per text, as JSON lines; a stopped run continues with the missing texts. The defaults are the paper's
+ten prompts, ten seeds and 51 thresholds. Processes of torchrun or accelerate launch share the prompts, each
+on its own GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=10, help="texts of each prompt (default: 10)")
-    parser.add_argument("--first-seed", type=int, default=0, help="seeds count from it (default: 0)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of the seeds (default: 0)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=128, help="most tokens of a text (default: 128)"
     )
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for row in rows:
             journal.write(row)
             bar.update()
-    print(f"{journal.written} texts written, {journal.there} were there", file=sys.stderr)
+    print(f"{journal.written} texts written, {journal.there} were already there", file=sys.stderr)
     return {
         "output": str(arguments.output),
         "written": journal.written,
@@ -123,7 +123,7 @@ def _thresholds(given: list[str] | None, chat: bool) -> list[float]:
 
 
 def _part(prompts: Any, part: str) -> list[Any]:
-    """Every PARTS-th prompt, from PART on: several machines share a benchmark out."""
+    """Every PARTS-th prompt from PART on, so that several machines can share a benchmark."""
     number, _, parts = part.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and int(number) < int(parts) <= len(prompts)):
         raise ValueError(f"part: expected PART/PARTS such as 0/4, of at most {len(prompts)}, got {part!r}")

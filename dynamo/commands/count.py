@@ -1,8 +1,8 @@
 """Count the co-occurrence table of texts with a model's tokenizer.
 
 The stream is the templated tokens, markers and end-of-turn tokens included; tuples do not cross documents.
-Corpora may be larger than memory: tokens and runs are kept on disk, and only the table itself is held. A
-killed run goes on when the same command is given again.
+Corpora may be larger than memory: tokens and runs are kept on disk, and only the table itself is in memory. A
+killed run continues if the same command is given again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-mb", type=float, help="raise the minimum count until the file is this small")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--tokens", type=Path, help="keep the tokenised data here, as `train` does")
-    parser.add_argument("--scratch", type=Path, help="folder for what is half done: OUTPUT's name and "
-                        ".counting there, removed in the end (default: beside OUTPUT)")  # fmt: skip
+    parser.add_argument("--scratch", type=Path, help="folder for intermediate files: OUTPUT's name and "
+                        ".counting there, removed at the end (default: next to OUTPUT)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         documents = tokenise(files, tokenizer, tokens, arguments.workers, progress=True)
     finally:
-        if not any(work.rglob("*.json")):  # no file is tokenised, so there is nothing to go on with
+        if not any(work.rglob("*.json")):  # no file is tokenised, so there is nothing to continue from
             shutil.rmtree(work, ignore_errors=True)
     resumed = (work / "runs").exists()
     started = time.perf_counter()
@@ -76,11 +76,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "tuples": table.sizes,
         "min_count": min_count,
         "megabytes": arguments.output.stat().st_size / 1e6,
-        # A killed run's part of it has no clock.
+        # The part that a killed run counted is not timed.
         "tokens_per_second": None if resumed else table.total_tokens / seconds,
         "peak_mb": peak_resident(workers=True) / 1e6,
     }
-    speed = "partly by a run before" if resumed else f"at {result['tokens_per_second']:,.0f} a second"
+    speed = "partly by an earlier run" if resumed else f"at {result['tokens_per_second']:,.0f} a second"
     print(
         f"{result['tokens']:,} tokens {speed}, at most "
         f"{result['peak_mb']:.0f} MB in one process; {result['megabytes']:.2f} MB, minimum count {min_count}",

@@ -1,6 +1,6 @@
-"""Write one reply with DynaMo (or a stock GPT-NeoX) and show its chunks: [three tokens] came out of one pass.
+"""Write one reply with DynaMo (or a stock base model) and mark its chunks: [three tokens] from one pass.
 
-A model whose tokenizer has the chat template gets the prompt as a chat message; any other completes it.
+If the tokenizer has a chat template, the prompt is sent as a chat message; otherwise it is completed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a model is loaded; `loading_options` reads them again."""
+    """How a model is loaded; `loading_options` reads them."""
     parser.add_argument("--quantize", choices=("8bit", "4bit"), help="load the model in 8 or 4 bits")
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument(
@@ -53,7 +53,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=int, default=128, help="most tokens of a reply (default: 128)"
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
-    parser.add_argument("--stop", action="append", default=[], help="end at this string; may be given again")
+    parser.add_argument("--stop", action="append", default=[], help="end at this string; may be repeated")
     add_arguments(parser, SamplingOptions)
 
 
@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_words(run: RunCounts) -> str:
+    """A line of figures for a reader."""
     counted = f"{len(run.tokens)} tokens in {run.passes} passes: {run.tokens_per_forward:.2f} tokens a pass"
     speed = run.tokens_per_second
     pace = f"{speed:.0f} tokens/s of model time after the first pass" if speed else "too short to time"
@@ -89,7 +90,7 @@ def in_words(run: RunCounts) -> str:
 
 
 def summary(run: Recorder) -> dict[str, Any]:
-    """What the commands' results say of a reply."""
+    """The figures of a reply for a command's result."""
     return {
         "text": run.text,
         "tokens": len(run.tokens),

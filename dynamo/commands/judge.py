@@ -1,8 +1,8 @@
-"""Have a judge model rate the texts of `complete`, or compare them with the base's, and sum up.
+"""Have a judge model rate the texts of `complete`, or compare them with the base's, and summarise.
 
 With --instructions it rates the replies of an instruction set instead, for `finetune --min-rating`. The judge
-is any OpenAI-compatible endpoint. Verdicts are rows of JSON lines; a run that was stopped goes on with the
-texts that have none. The key is read from an environment variable and kept out of every file.
+is any OpenAI-compatible endpoint. Verdicts are JSON lines; a stopped run continues with the texts that have
+none. The key is read from an environment variable and never written to a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratings", type=Path, help="JSON file for the ratings of --instructions, in order")
     parser.add_argument("--output", required=True, type=Path, help="JSONL file of the verdicts")
     parser.add_argument(
-        "--endpoint", help="base URL, such as http://localhost:8000/v1; without it, sum up only"
+        "--endpoint", help="base URL, such as http://localhost:8000/v1; without it, only summarise"
     )
     parser.add_argument("--judge-model", help="the model's name at the endpoint")
     parser.add_argument(
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-variable", default="JUDGE_API_KEY", metavar="NAME",
                         help="environment variable of the key (default: JUDGE_API_KEY)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=4, help="questions at a time (default: 4)")
-    parser.add_argument("--attempts", type=int, default=6, help="requests for one question (default: 6)")
+    parser.add_argument("--attempts", type=int, default=6, help="most requests for one question (default: 6)")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for a request (default: 120)")
     parser.add_argument("--max-tokens", type=int, default=512, help="of the judge's answer (default: 512)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of the judge (default: 0)")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.instructions:
         return _rate(arguments)
     if arguments.ratings:
-        raise ValueError("ratings: they are those of --instructions; leave it out for completions")
+        raise ValueError("ratings: only for --instructions; leave it out for completions")
     completions = _completions(arguments.completions)
     heads = _heads(completions)
     if arguments.mode == "single":
@@ -80,14 +80,14 @@ def _completions(paths: list[str]) -> list[dict[str, Any]]:
         for row in read_journal(path, check_text):
             key = tuple(row[name] for name in KEY)
             if key in found:
-                told = ", ".join(f"{name} {row[name]}" for name in KEY)
-                raise ValueError(f"completions: {path}: the text of {told} is given twice")
+                text = ", ".join(f"{name} {row[name]}" for name in KEY)
+                raise ValueError(f"completions: {path}: the text of {text} is given twice")
             found[key] = row
     return list(found.values())
 
 
 def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One rating for each example, written once all are there."""
+    """One rating for each example; the file is written when all are there."""
     from dynamo.common.files import write_json
     from dynamo.data.instructions import read_examples
     from dynamo.evaluation import judge
@@ -101,7 +101,7 @@ def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
     ratings = judge.ratings_in_order(rows, len(tasks))
     missing = len(tasks) - len(rows)
     if missing:
-        print(f"{missing} examples have no answer yet: run again to go on", file=sys.stderr)
+        print(f"{missing} examples have no answer yet: run again to continue", file=sys.stderr)
     else:
         write_json(arguments.ratings, ratings)
     rated = [rating for rating in ratings if rating]

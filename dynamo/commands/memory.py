@@ -1,8 +1,8 @@
-"""What a model takes in memory, loaded in every way: as it is, in 16 bits, in 8 and 4 bits, partly on disk.
+"""Measure a model's memory, loaded in every way: in 32, 16, 8 and 4 bits, and partly on disk.
 
-Each way has a process of its own, which loads the pair, answers once with both models and tells where its
-weights are and the most memory that it ever held. --shape measures random weights in a Pythia's shape, saved
-in float16 as Pythia's are. A lone checkpoint shares its weights with the base that it is compared to.
+Each way runs in its own process, which loads the pair, answers once with both models and reports where its
+weights are and its peak memory. --shape measures random weights in a Pythia's shape, saved in float16 as
+Pythia's are. A single checkpoint shares its weights with the base that it is compared to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", help="random weights instead: pythia-70m .. pythia-12b, or 6x512x8x50304")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json for --shape (default: a small one)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY",
-                        help=f"of {', '.join(WAYS)} (default: all); disk leaves a part there")  # fmt: skip
+                        help=f"of {', '.join(WAYS)} (default: all); disk: partly on disk")  # fmt: skip
     parser.add_argument("--here", action="store_true", help="one way, in this process")
 
 
@@ -35,25 +35,25 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.here:
         if len(arguments.ways) != 1 or arguments.shape:
             raise ValueError("here: name one of the ways with --ways, and a model")
-        return measure(arguments.model, arguments.ways[0])
+        return measure_memory(arguments.model, arguments.ways[0])
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model
         if arguments.shape:
             model = str(Path(folder) / arguments.shape)
             look_alike(arguments.shape, Path(model), arguments.tokenizer)
-        told = {way: _apart(model, way) for way in arguments.ways}
+        ways = {way: _in_own_process(model, way) for way in arguments.ways}
     print("MB            weights  on disk    peak  of it before loading", file=sys.stderr)
-    for way, each in told.items():
+    for way, each in ways.items():
         memory = sum(count for place, count in each["weights_mb"].items() if place != "disk")
         disk = each["weights_mb"].get("disk", 0.0)
         print(
             f"{way:10} {memory:10.1f} {disk:8.1f} {each['peak_mb']:7.0f} {each['before_mb']:8.0f}",
             file=sys.stderr,
         )
-    return {"model": arguments.shape or arguments.model, "ways": told}
+    return {"model": arguments.shape or arguments.model, "ways": ways}
 
 
-def _apart(model: str, way: str) -> dict[str, Any]:
+def _in_own_process(model: str, way: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "dynamo", "memory", "--model", model, "--ways", way, "--here"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -61,7 +61,7 @@ def _apart(model: str, way: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(model: str, way: str) -> dict[str, Any]:
+def measure_memory(model: str, way: str) -> dict[str, Any]:
     """Bytes by place and the process's peak, in MB, once both models of a pair have answered."""
     import torch
 
@@ -99,7 +99,7 @@ def measure(model: str, way: str) -> dict[str, Any]:
 
 
 def _most_resident() -> int:
-    """Bytes that this program held at most; the kernel's other count remembers who started it, too."""
+    """The most bytes this process held; the kernel's other count includes the process that started it."""
     status = Path("/proc/self/status")
     for line in status.read_text(encoding="utf-8").splitlines() if status.is_file() else ():
         if line.startswith("VmHWM:"):

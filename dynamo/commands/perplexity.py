@@ -1,7 +1,7 @@
-"""Perplexity of every head on held-out conversations, each read alone from its first token.
+"""Measure the perplexity of every head on held-out conversations, each read alone from its first token.
 
-With --thresholds also PPL_d: that of the tokens which the sampler would emit at a back-off threshold. All
-have 95 % intervals over documents.
+With --thresholds also PPL_d: that of the tokens that the sampler would emit at a back-off threshold. All have
+95 % intervals over documents.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded, embedded/base, folder or hub id")
     parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
     parser.add_argument(
-        "--cut", type=int, default=512, help="tokens of a conversation that are read (default: 512)"
+        "--cut", type=int, default=512, help="most tokens read of a conversation (default: 512)"
     )
     parser.add_argument("--limit", type=int, default=0, help="read only the first conversations, 0 for all")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[], metavar="EPS",
                         help="adds PPL_d at these back-off thresholds, 0 to 1")  # fmt: skip
     parser.add_argument("--positions", type=int, default=4000,
-                        help="places where the sampler is asked for PPL_d (default: 4000)")  # fmt: skip
+                        help="places at which PPL_d is measured (default: 4000)")  # fmt: skip
     add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
 
 
@@ -52,9 +52,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     documents = documents[: arguments.limit or None]
     result = perplexity.measure_perplexity(model, documents, text_bytes_per_token(tokenizer), arguments.cut)
     for head, nats in enumerate(result.mean_nats, start=1):
-        told = [f"PPL_{head}", *([f"PPL_1:{head}"] if head > 1 else [])]
-        told = [f"{name} {_shown(result.intervals[name])}" for name in told]
-        print(f"head {head}: {nats:.4f} nats  {'  '.join(told)}", file=sys.stderr)
+        names = [f"PPL_{head}", *([f"PPL_1:{head}"] if head > 1 else [])]
+        shown = "  ".join(f"{name} {_shown(result.intervals[name])}" for name in names)
+        print(f"head {head}: {nats:.4f} nats  {shown}", file=sys.stderr)
     print(f"bits per byte of text (head 1): {result.bits_per_byte:.4f}", file=sys.stderr)
     points = []
     if arguments.thresholds:

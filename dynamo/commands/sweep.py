@@ -1,9 +1,9 @@
-"""Speed, passes and quality over back-off thresholds, with 95 % intervals over prompts.
+"""Measure speed, passes and quality over back-off thresholds, with 95 % intervals over prompts.
 
 Every threshold replies to the same prompts with the same seeds. The first reply to each prompt is timed,
 interleaved with the base model's own loop; the others are decoded together.
 With --data, also how often the joint's confidence is right on held-out text. With --output, a killed sweep
-goes on with the next threshold when the same command is given again.
+continues with the next threshold if the same command is given again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
                         help="back-off thresholds, 0 to 1 (default: 0 to 1 in steps of 0.1)")  # fmt: skip
-    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 that come along)")
+    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 included)")
     parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
     parser.add_argument("--seeds", type=int, default=3, help="replies to each prompt (default: 3)")
     parser.add_argument(
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--data", help="held-out JSONL (also .gz): adds the joint's calibration on it")
     parser.add_argument("--positions", type=int, default=4000,
-                        help="positions of --data that are looked at (default: 4000)")  # fmt: skip
+                        help="positions of --data to look at (default: 4000)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     add_loading_arguments(parser)
     add_threads_argument(parser)
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _half_done(output: Path) -> Path:
-    """The points that there are while a sweep lasts."""
+    """The file of the points measured so far."""
     return output.with_name(f"{output.name}.points")
 
 
@@ -97,7 +97,7 @@ def _options(arguments: argparse.Namespace, options: SamplingOptions) -> dict[st
 def _points(
     arguments: argparse.Namespace, pair: Any, options: SamplingOptions, prompts: list[list[int]]
 ) -> list[Any]:
-    """The base's point and one per threshold; those that a killed run left are not measured again."""
+    """The base's point and one per threshold; those of a killed run are not measured again."""
     from tqdm import tqdm
 
     from dynamo.evaluation import machine
@@ -122,7 +122,7 @@ def _points(
             pair, left, prompts, options, arguments.seeds, arguments.max_new_tokens,
             progress=bar.update, batch=arguments.batch,
         ):  # fmt: skip
-            # A run that goes on answers for the base again; the first time counts.
+            # A continued run measures the base again; the first time counts.
             if point.threshold not in found:
                 found[point.threshold] = point
                 if journal is not None:
@@ -131,7 +131,7 @@ def _points(
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What would otherwise be found out minutes later."""
+    """Refuses now what would otherwise fail minutes later."""
     check_batch(arguments.batch)
     if arguments.positions < 1:
         raise ValueError(f"positions: expected 1 or more, got {arguments.positions}")

@@ -1,8 +1,9 @@
-"""Drift audit: what the base model thinks of a text that another lane wrote.
+"""Drift audit: what the base model thinks of a text that another model wrote.
 
-One base-model pass over prompt and reply gives each reply token's probability and rank under the base, at
-temperature 1 over the full vocabulary. Low nats alone are no praise: thresholds cut the tail, and a dull text
-scores well; so the share of tokens that the base would not have sampled, and repetition, stand beside them.
+One pass of the base model over prompt and reply gives each reply token's probability and rank under the base,
+at temperature 1 over the full vocabulary. Low nats alone are not a sign of quality: thresholds cut the tail,
+and a dull text scores well. So the share of tokens that the base would not have sampled, and repetition, are
+reported with them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Audit:
 
     @property
     def repetition(self) -> float:
-        """seq-rep-4: share of the reply's 4-grams that stood in it before."""
+        """seq-rep-4: share of the reply's 4-grams that occurred in it before."""
         again, grams = repeated(self.tokens)
         return again / max(1, grams)
 
@@ -83,22 +84,23 @@ class Audit:
 
 @torch.inference_mode()
 def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int], top_k: int = TOP_K) -> Audit:
-    """Score a reply (ids) after a prompt (ids, one or more) under a stock GPT-NeoX; an empty reply scores
-    nothing.
+    """Score a reply (ids) after a prompt (ids, one or more) under a base model; an empty reply has no scores.
 
-    Where both exceed the model's positions the oldest are left out: every token still sees at least half the
-    positions before it. Raises ValueError on an empty prompt, since nothing foretells the first token then,
-    and on ids that the base does not know.
+    If both together exceed the model's positions, the oldest are left out: every token still sees at least
+    half of the positions before it. Raises ValueError for an empty prompt, since nothing predicts the first
+    token then, and for ids that the base does not know.
     """
     if not reply:
         return Audit((), (), (), top_k)
     if not len(prompt):
-        raise ValueError("prompt: it is empty, so nothing foretells the reply's first token; give one token")
+        raise ValueError(
+            "prompt: it is empty, so nothing predicts the reply's first token; give at least one token"
+        )
     ids = torch.tensor([*prompt, *reply], device=execution_device(base))
     if not 0 <= int(ids.min()) <= int(ids.max()) < base.config.vocab_size:
         raise ValueError(
             f"reply: the base knows ids from 0 to {base.config.vocab_size - 1}, got {int(ids.max())}; "
-            "was it written by another model?"
+            "was the reply written by another model?"
         )
     with enough_memory(lambda: run_out(ids.device)):
         log_p, ranks = _scores(base, ids, len(prompt))

@@ -1,9 +1,9 @@
-"""Lanes against each other, on one machine, in one run.
+"""Lanes compared on one machine, in one run.
 
-Every prompt is answered by every lane before the next prompt comes, in an order that rotates, after one reply
-each to warm up; this is repeated and pooled. Only decoding counts: model time after the pass that reads the
-prompt, tokens over seconds, with natural stops. All lanes run in one thread, one after the other: none has to
-share the machine with a rival. Two clocks stay apart: tokens per forward pass, and seconds.
+After one reply each to warm up, every lane answers a prompt before the next prompt is taken, in rotating
+order; this is repeated and pooled. Only decoding is timed: model time after the pass that reads the prompt,
+tokens over seconds, with natural stops. Lanes run one after the other in one thread, so none shares the
+machine with another. Tokens per forward pass and tokens per second are reported separately.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def lanes(
     draft: torch.nn.Module | None = None,
     int8: bool = False,
 ) -> tuple[dict[str, Lane], dict[str, dict[str, Any]], dict[str, int]]:
-    """The lanes by name, all or `only` some, the flags that `transformers` runs with, and how many bytes of
-    weights a pass of each lane reads.
+    """The lanes by name (all, or `only` some), the flags that `transformers` runs with, and the bytes of
+    weights that a pass of each lane reads.
 
     generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; assisted:
     the same with those of a `draft` model; own: our one-token loop on the base model; dynamo: at `options`;
@@ -144,8 +144,8 @@ def interleave(
 ) -> dict[str, Times]:
     """Every lane's times over `runs` replies to every prompt, after one reply each to warm up.
 
-    progress is called after every reply that counts; lost: takes the reason of each lane that is lost on the
-    way, and has no times then. Raises ValueError without prompts or runs, LaneLost without `lost`.
+    progress: called after every reply that counts; lost: receives the reason for each lane that fails, which
+    then has no times. Raises ValueError without prompts or runs, and LaneLost if `lost` is not given.
     """
     if not prompts:
         raise ValueError("prompts: expected one or more, got none")
@@ -195,7 +195,7 @@ PAIRS = (
 
 
 def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:
-    """Tokens per second of one lane over another's, as far as both ran."""
+    """Tokens per second of one lane over another's, for the pairs of which both ran."""
     return {
         f"{one}_over_{other}": times[one].over(times[other])
         for one, other in PAIRS
@@ -204,14 +204,14 @@ def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:
 
 
 def conversion(times: Mapping[str, Times]) -> float:
-    """How much of DynaMo's tokens per forward pass arrives as wall-clock speed-up over the own loop."""
+    """Wall-clock speed-up over the own loop, as a share of DynaMo's tokens per forward pass."""
     return times["dynamo"].over(times["own"]).value / times["dynamo"].tokens_per_forward
 
 
 def bytes_per_pass(model: torch.nn.Module, bytes_per_weight: int | None = None) -> int:
-    """Weights that a pass has to read: all but the token embedding, of which it reads a few rows.
+    """Bytes of weights that a pass reads: all but the token embedding, of which it reads a few rows.
 
-    bytes_per_weight: of matrices, where a packed copy is read in the model's place.
+    bytes_per_weight: of matrices, if a packed copy is read instead of the model.
     """
     token_embedding = model.get_input_embeddings().weight
     weights = [weight for weight in model.parameters() if weight is not token_embedding]

@@ -1,7 +1,7 @@
-"""Tables of a page of speeds, written from the results of `bench` that the page itself names.
+"""Tables of a page of speeds, written from the results of `bench` that the page names.
 
-Between `<!-- bench TABLE RESULT.json -->` and `<!-- end -->` stands a table; the result's path is relative to
-the page. Rewriting replaces what stands between them, so no number of a table is ever typed by hand.
+A table is what lies between `<!-- bench TABLE RESULT.json -->` and `<!-- end -->`; the result's path is
+relative to the page. Rewriting replaces it, so no number is typed by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LANES = {
     "own_int8": "our one-token loop, int8",
     "dynamo_int8": "DynaMo, int8",
 }
-# Name: words, what is at least wanted, and the aim.
+# Name: words, the least that is acceptable, the aim.
 RATIOS = {
     "own_over_generate": ("own loop / `generate`", "2.0", "3.0"),
     "dynamo_over_own": ("DynaMo / own loop", "–", "–"),
@@ -43,7 +43,7 @@ MARK = re.compile(r"(<!-- bench (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", flags=re
 
 
 def rewrite(page: Path) -> int:
-    """Write every table of a page anew; how many there are. Raises ValueError for one that cannot be."""
+    """Rewrite every table of a page; returns how many there are. Raises ValueError if one cannot be made."""
     text, count = MARK.subn(lambda found: _section(page, found), page.read_text(encoding="utf-8"))
     if not count:
         raise ValueError(f"report: {page} has no '<!-- bench TABLE RESULT.json -->' to write at")
@@ -54,7 +54,7 @@ def rewrite(page: Path) -> int:
 def _section(page: Path, found: re.Match) -> str:
     opening, name, source, _, closing = found.groups()
     if name not in TABLES:
-        raise ValueError(f"report: {page} asks for {name}; there are {', '.join(TABLES)}")
+        raise ValueError(f"report: {page} names the table {name}; there are {', '.join(TABLES)}")
     try:
         result = json.loads((page.parent / source).read_text(encoding="utf-8"))
         return f"{opening}{TABLES[name](result)}\n{closing}"
@@ -65,7 +65,7 @@ def _section(page: Path, found: re.Match) -> str:
 
 
 def machine(result: Result) -> str:
-    """On what and how it was measured, and what was left out: a sentence each."""
+    """What it was measured on, how, and what was left out: a sentence each."""
     on = result["machine"]
     lines = [
         f"{on['device']}, {on['threads']} threads, {on['dtype']}, torch {on['torch']}, transformers "

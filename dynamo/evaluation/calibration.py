@@ -1,10 +1,10 @@
-"""Is the joint's confidence honest? (The paper's open question; method, section 4.)
+"""Is the joint's confidence calibrated? (The paper's open question; method, section 4.)
 
 At positions of held-out text the joint of order m is built as the sampler builds it, before its thresholds.
-Its largest cell has a value, the confidence that the back-off test looks at. Two events are counted against
-it: the cell's tokens are the next m tokens of the text, and they are what the base model would write greedily
-from there. A calibrated joint is right as often as it is confident, in the first sense; the second says how
-much of its confidence is the base's own.
+The value of its largest cell is the confidence that the back-off test looks at. Two events are counted
+against it: the cell's tokens are the next m tokens of the text; and they are what the base model would write
+greedily from there. A calibrated joint is right as often as it is confident, in the first sense; the second
+says how much of its confidence is the base's own.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def measure_calibration(
 ) -> list[Reliability]:
     """Both curves of every order, at `per_document` random positions of randomly chosen documents.
 
-    documents: ids, cut at `cut` tokens; positions: how many in all, fewer where the documents are used up.
-    Of `options` temperature, top-k and mask strength count. Raises ValueError if an order is not the model's
+    documents: ids, cut at `cut` tokens; positions: how many in all, fewer if the documents are used up;
+    options: temperature, top-k and mask strength are used. Raises ValueError if an order is not the model's
     or no document is long enough.
     """
     options = options or SamplingOptions()
@@ -165,14 +165,14 @@ def _top_cells(
     options: SamplingOptions,
     orders: Sequence[int],
 ) -> list[tuple[int, int, Cell | None]]:
-    """(place, order, the joint's largest cell); None where the mask left no cell."""
+    """(place, order, the joint's largest cell); the cell is None where the mask left none."""
     states = model.head_states(torch.from_numpy(document)[None].to(execution_device(model)))
     logits = torch.stack([model.head_logits(n, state[0, places]) for n, state in enumerate(states)], dim=1)
     logits = logits.float().cpu().numpy()  # (places, heads, vocab)
     context = Context(logits.shape[-1])
     found = []
     for order in orders:
-        # Nothing is refused but for the mask, and the cell drawn does not matter.
+        # Only the mask may refuse an order, and which cell is drawn does not matter.
         tried = replace(
             options,
             max_order=order,
@@ -197,14 +197,14 @@ def base_agrees(
 ) -> list[bool]:
     """Whether the base, having read document[: place + 1], would write each chunk greedily: (place, tokens).
 
-    One pass for all chunks: they stand behind the document, and each of their tokens sees the document up to
-    its place and its own chunk's earlier tokens, nothing else.
+    One pass for all chunks: they follow the document, and each of their tokens sees the document up to its
+    place and the earlier tokens of its own chunk, nothing else.
     """
     if not chunks:
         return []
     ids, position, owner, rows = document.tolist(), list(range(len(document))), [-1] * len(document), []
     for number, (place, tokens) in enumerate(chunks):
-        drafted = tokens[:-1]  # the last one is compared and never read
+        drafted = tokens[:-1]  # the last one is compared, never read
         rows += [place, *range(len(ids), len(ids) + len(drafted))]
         ids += drafted
         position += range(place + 1, place + 1 + len(drafted))

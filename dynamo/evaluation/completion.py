@@ -2,8 +2,8 @@
 
 Every prompt and seed is written by the base's own loop and by DynaMo at each threshold. The first seed's
 texts are decoded alone and timed, one lane right after the other, so that speed-ups are those of a single
-text and come from the same minutes of the same machine; the other seeds' are decoded together and carry no
-clock. Who judges the texts is told in `dynamo.evaluation.judge`.
+text and come from the same minutes of the same machine; the other seeds' are decoded together and not timed.
+`dynamo.evaluation.judge` has the texts judged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEY = ("prompt_id", "seed", "threshold")
 
 @dataclass(frozen=True)
 class Prompt:
-    """kind: the sentence type, or the question's category; chat: whether it is a message to be answered."""
+    """kind: the sentence type, or the question's category; chat: whether it is a message to answer."""
 
     id: str
     kind: str
@@ -59,9 +59,9 @@ VICUNA_THRESHOLDS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts of a JSONL file: `prompt` to be completed, or a Vicuna question (`question_id`, `turns`).
+    """Prompts of a JSONL file: `prompt` to complete, or a Vicuna question (`question_id`, one of `turns`).
 
-    A question has one turn. Raises ValueError naming file and line of anything else and of an id given twice.
+    Raises ValueError naming file and line for anything else, and for an id given twice.
     """
     prompts: dict[str, Prompt] = {}
     for line, where in read_lines(path):
@@ -88,7 +88,7 @@ def _prompt(row: Any, where: str) -> Prompt:
 
 
 def encode(prompt: Prompt, tokenizer: Any) -> list[int]:
-    """Its ids; a question needs a tokenizer with the chat template (ValueError)."""
+    """The prompt's ids. Raises ValueError for a question if the tokenizer has no chat template."""
     if prompt.chat:
         return text.encode_chat(tokenizer, [{"role": "user", "content": prompt.text}])
     return text.encode_plain(tokenizer, [prompt.text])[0]
@@ -106,9 +106,9 @@ def complete(
 ) -> Iterator[dict[str, Any]]:
     """One row for every text that is not finished; threshold None is the base's own loop.
 
-    `finished` is asked with (prompt id, seed, threshold). batch: how many texts of one prompt and threshold
-    are decoded at once, all but the first seed's; with 1 every text is timed. Raises ValueError for
-    thresholds out of range and for a batch below 1.
+    finished: whether (prompt id, seed, threshold) is there already; batch: how many texts of one prompt and
+    threshold are decoded at once, all but the first seed's; with 1 every text is timed. Raises ValueError
+    for thresholds out of range and for a batch below 1.
     """
     check_batch(batch)
     if not prompts:
@@ -174,7 +174,7 @@ def _row(
     }
 
 
-# Adds nothing to pooled tokens per second.
+# Of a text that was not timed: it adds nothing to pooled tokens per second.
 NO_CLOCK = {"decode_tokens": 0, "decode_seconds": 0.0, "prefill_seconds": 0.0}
 
 

@@ -1,6 +1,6 @@
-"""What a pass costs: against the length of the context, the number of candidates, and that of threads.
+"""What a pass costs by length of context, number of candidates and number of threads.
 
-And the machine's limit to hold it against: how fast memory can be read, measured as a pass reads it.
+And the machine's limit to compare it with: how fast memory can be read, measured as a pass reads it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS_TOKENS = 64
 def context_cost(
     pair: Pair, lengths: Sequence[int], options: SamplingOptions, runs: int = 3
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of a pass by context length and lane; texts do not end early, and mean nothing.
+    """Milliseconds of a pass by context length and lane; texts are random and do not end early.
 
     Raises ValueError for a length that leaves no room for the tokens that are timed.
     """
@@ -51,7 +51,7 @@ def context_cost(
             spent["generate"].append(RunCounts.fold(generate.complete(*arguments)))
             spent["own"].append(RunCounts.fold(base.stream(*arguments)))
             spent["dynamo"].append(RunCounts.fold(dynamo.stream(*arguments)))
-        # The first reply of each is to warm up.
+        # The first reply of each warms up.
         costs[str(length)] = {
             lane: 1000 * sum(run.decode_seconds for run in of[1:]) / sum(run.decode_passes for run in of[1:])
             for lane, of in spent.items()
@@ -66,16 +66,16 @@ def rows_throughput(
     options: SamplingOptions,
     runs: int = 3,
 ) -> dict[str, dict[str, float]]:
-    """Decode tokens per second of model time by number of rows decoded together, and lane.
+    """Decode tokens per second of model time by number of rows decoded together, and by lane.
 
-    All prompts (ids) are answered at each number of rows, in groups; prompts' own passes are left out.
+    All prompts (ids) are answered at each number of rows, in groups; the passes that read them do not count.
     """
     engines = {
         "own": Engine(pair.base, None, pair.tokenizer),
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
     }
     spent = {count: {lane: RunCounts() for lane in engines} for count in counts}
-    for run in range(runs + 1):  # the first is to warm up
+    for run in range(runs + 1):  # the first warms up
         for count in counts:
             for lane, engine in engines.items():
                 for start in range(0, len(prompts), count):
@@ -97,7 +97,7 @@ def threads_cost(
     options: SamplingOptions,
     runs: int = 3,
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds of a pass by number of the processor's threads and lane, counts taking turns."""
+    """Median milliseconds of a pass by number of CPU threads and by lane; the counts take turns."""
     engines = {
         "own": Engine(pair.base, None, pair.tokenizer),
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
@@ -105,7 +105,7 @@ def threads_cost(
     spent: dict[int, dict[str, list[float]]] = {count: {lane: [] for lane in engines} for count in counts}
     before = torch.get_num_threads()
     try:
-        for run in range(runs + 1):  # the first is to warm up
+        for run in range(runs + 1):  # the first warms up
             for seed, prompt in enumerate(prompts):
                 for count in counts:
                     torch.set_num_threads(count)
@@ -123,7 +123,7 @@ def threads_cost(
 def top_k_cost(
     pair: Pair, prompts: Sequence[Sequence[int]], counts: Sequence[int], options: SamplingOptions
 ) -> dict[str, dict[str, float]]:
-    """DynaMo's time split by number of candidates k: its parts and its pass, milliseconds (profiled runs)."""
+    """Milliseconds of DynaMo's pass and of its parts by number of candidates k (profiled runs)."""
     costs = {}
     for count in counts:
         lane = profile_lanes(pair, prompts, replace(options, top_k=count))["dynamo"]

@@ -1,8 +1,7 @@
-"""Questions to a judge model behind any OpenAI-compatible endpoint, asked again while it is busy or broken.
+"""Questions to a judge model behind any OpenAI-compatible endpoint, with retries.
 
-Too many requests, server errors, timeouts, lost connections and answers that are not what the protocol says
-are tried again, later each time; refusals (a wrong key, an unknown model) end the run. The key is sent, and
-is never written anywhere.
+Too many requests, server errors, timeouts, lost connections and malformed answers are retried, later each
+time; refusals (a wrong key, an unknown model) end the run. The key is sent, and never written anywhere.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ LONGEST_WAIT = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """text: the judge's words; prompt_tokens, completion_tokens: as the endpoint counts (0 if it does not);
-    attempts: requests it took."""
+    """text: the judge's words; prompt_tokens, completion_tokens: as the endpoint counts them (0 if it does
+    not); attempts: how many requests it took."""
 
     text: str
     prompt_tokens: int
@@ -33,7 +32,7 @@ class Answer:
 
 
 class NoAnswer(Exception):
-    """An endpoint that could not be brought to answer one question; its words say why."""
+    """The endpoint did not answer one question; the message says why."""
 
 
 class Endpoint:
@@ -75,14 +74,14 @@ class Endpoint:
                 status = error.response.status_code
                 if status < 500 and status not in (408, 409, 425, 429):
                     raise OSError(f"endpoint: refused with status {status}: {self._said(error)}") from None
-                reason, told = f"status {status}", _seconds(error.response.headers.get("retry-after"))
+                reason, wait = f"status {status}", _seconds(error.response.headers.get("retry-after"))
             except HTTPError as error:  # timeouts and lost connections
-                reason, told = f"{type(error).__name__}: {self._said(error)}", None
+                reason, wait = f"{type(error).__name__}: {self._said(error)}", None
             except _Malformed as error:
-                reason, told = f"malformed answer: {error}", None
+                reason, wait = f"malformed answer: {error}", None
             if attempt < self._attempts:
                 backoff = self._wait * 2 ** (attempt - 1) * random.uniform(1.0, 1.5)
-                self._sleep(min(backoff if told is None else told, LONGEST_WAIT))
+                self._sleep(min(backoff if wait is None else wait, LONGEST_WAIT))
         raise NoAnswer(f"no answer after {self._attempts} attempts, the last: {reason}")
 
     def _request(self, question: str, max_tokens: int, temperature: float, seed: int, attempt: int) -> Answer:

@@ -1,6 +1,6 @@
 """The evaluations that the page offers, bound to one pair and to prompts, as plain values.
 
-`app.py` hands these to the page, which knows nothing of this room.
+`app.py` hands these to the page, which does not import this package.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def sweep_reports(
     pair: Pair, prompts: Sequence[Sequence[int]], count: int, progress: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
     """A sweep over the first `count` prompts (ids), one reply each: the report so far, after the base and
-    after each threshold. `progress` is told (done, total) after every reply, and may raise to cancel.
+    after each threshold. progress: called with (done, total) after every reply; it may raise to cancel.
     """
     prompts = prompts[:count]
     options = SamplingOptions()
     done, total = 0, sweep_replies(len(THRESHOLDS), len(prompts), 1)
 
-    def told() -> None:
+    def replied() -> None:
         nonlocal done
         done += 1
         progress(done, total)
 
     points: list[Point] = []
-    for point in sweep(pair, THRESHOLDS, prompts, options, 1, MAX_NEW_TOKENS, told):
+    for point in sweep(pair, THRESHOLDS, prompts, options, 1, MAX_NEW_TOKENS, replied):
         points.append(point)
         yield SweepReport(
             model=pair.name,

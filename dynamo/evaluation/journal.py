@@ -1,7 +1,7 @@
-"""JSON lines that a run appends one by one, and that a later run goes on from.
+"""JSON lines that a run appends one by one, so that a later run can continue.
 
-A row is whole or absent: a line that a kill cut short is dropped when the file is opened again. Rows carry
-the settings that made them, and a file of other settings is refused.
+A line that was cut short when a run was killed is dropped when the file is opened again, so a row is complete
+or missing. Rows carry the settings that made them, and a file of other settings is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def anything(row: dict[str, Any]) -> None:
 
 
 def read_journal(path: str | Path, check: Check = anything) -> list[dict[str, Any]]:
-    """Rows of a finished or interrupted journal. Raises ValueError naming file and line of one that is
-    corrupt, or that `check` refuses."""
+    """Rows of a finished or interrupted journal. Raises ValueError naming file and line of a corrupt row, or
+    of one that `check` refuses."""
     rows = []
     for line, where in read_lines(path):
         row = parse_line(line, where)
@@ -43,10 +43,10 @@ def read_journal(path: str | Path, check: Check = anything) -> list[dict[str, An
 
 
 class Journal:
-    """An append-only file of rows, each known by the values of its `key` fields.
+    """An append-only file of rows, each identified by the values of its `key` fields.
 
-    rows: those that are there. Raises ValueError where an existing row was made with other settings, or is
-    one that `check` refuses.
+    rows: those in the file. Raises ValueError if an existing row was made with other settings, or if `check`
+    refuses it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Journal:
     ):
         self._path = Path(path)
         self._key = tuple(key)
-        # As a row gives them back: tuples are lists there.
+        # As they are read back from a row: tuples are lists there.
         self._settings = json.loads(json.dumps(settings))
         self.rows: list[dict[str, Any]] = []
         if self._path.exists():
@@ -71,14 +71,14 @@ class Journal:
         then, now = row["settings"], self._settings
         if not isinstance(then, dict) or not all(isinstance(row[name], Hashable) for name in self._key):
             raise ValueError(
-                f"output: {self._path}, row {number} is none that this program wrote; name another file"
+                f"output: {self._path}, row {number} was not written by this program; name another file"
             )
         names = sorted(then.keys() | now.keys())
         changed = [f"{n}: {then.get(n)} then, {now.get(n)} now" for n in names if then.get(n) != now.get(n)]
         if changed:
             raise ValueError(
                 f"output: {self._path} holds rows made with other settings ({'; '.join(changed)}); use the "
-                "same to go on, or another file"
+                "same to continue, or another file"
             )
 
     def key_of(self, row: dict[str, Any]) -> tuple[Hashable, ...]:
@@ -102,9 +102,9 @@ class Journal:
         self.rows.append(row)
         self._done.add(self.key_of(row))
 
-    def take_in(self, path: Path) -> None:
-        """Append the rows of another journal that are not here, then remove its file; ValueError where it was
-        made with other settings. A kill in between loses nothing: it can be done again."""
+    def merge(self, path: Path) -> None:
+        """Append the rows of another journal that are not here, then remove its file. A kill in between loses
+        nothing: it can be repeated. Raises ValueError if it was made with other settings."""
         for row in Journal(path, self._key, self._settings).rows:
             if self.key_of(row) not in self:
                 self.write({name: value for name, value in row.items() if name != "settings"})
@@ -112,11 +112,11 @@ class Journal:
 
 
 class SharedJournal:
-    """A journal that several processes write, each into a file of its own beside it. The first one gathers
-    them: in the end, and in the beginning what a killed run left, however many processes that had.
+    """A journal that several processes write, each into its own file next to it. The first process merges
+    these files at the end, and at the start those that a killed run left, whatever its number of processes.
 
-    there: rows that were there in the beginning; written: rows since then: the first process knows those of
-    all, in the end, and every other its own.
+    there: rows that existed at the start; written: rows since then. At the end the first process counts the
+    rows of all, every other its own.
     """
 
     def __init__(self, path: Path, key: Sequence[str], settings: dict[str, Any], processes: Processes):
@@ -154,4 +154,4 @@ class SharedJournal:
         if self._processes.number == 0 and shares:
             with self._whole:
                 for share in shares:
-                    self._whole.take_in(share)
+                    self._whole.merge(share)

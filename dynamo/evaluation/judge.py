@@ -1,7 +1,7 @@
 """Texts rated from 1 to 10, or compared in pairs with the base's, by a judge model (paper, section 4).
 
-The criteria and the form of the verdict are the paper's, the words are ours. A verdict is read or there is
-none: an answer without one, with two, or outside the scale is recorded as it is and never guessed at.
+The criteria and the form of the verdict are the paper's, the words are ours. An answer without a verdict,
+with two, or with one off the scale is recorded as it is and counts as no verdict; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def parse_choice(answer: str) -> str | None:
 
 
 def _only(pattern: re.Pattern[str], answer: str) -> str | None:
-    """What all double brackets of an answer say alike; None if there are none or one says something else."""
+    """What all double brackets of an answer agree on; None if there are none or they differ."""
     found = {match.group(0) for match in BRACKETS.finditer(answer)}
     verdicts = {match.group(1) for each in found if (match := pattern.fullmatch(each))}
     said_else = any(not pattern.fullmatch(each) for each in found)
@@ -111,7 +111,7 @@ def check_verdict(row: dict[str, Any]) -> None:
 class Task:
     """A question to the judge; row: what is known of it, to which the verdict is added.
 
-    tie: both texts of the pair are the same, so nobody is asked.
+    tie: both texts of the pair are the same, so the judge is not asked.
     """
 
     row: dict[str, Any]
@@ -162,7 +162,7 @@ def pairwise_tasks(
                 f"completions: the base has no text for prompt {row['prompt_id']}, seed {row['seed']}; let "
                 "`complete` finish"
             )
-        # A generator of its own for each pair, so what is left of a run draws what the whole would.
+        # Each pair has its own generator, so a continued run draws what an uninterrupted one would.
         drawn = random.Random(f"{seed}/{row['prompt_id']}/{row['seed']}/{row['threshold']}")
         firsts = ("base", "dynamo") if order == "both" else (drawn.choice(("base", "dynamo")),)
         tasks += [_pair(row, other, first) for first in firsts]
@@ -217,7 +217,7 @@ def judge(
 ) -> Iterator[dict[str, Any]]:
     """Verdicts as they come, up to `workers` questions at a time; rows are `judged`'s.
 
-    A question without an answer is told to `failed` and left out. Raises OSError where the endpoint refuses,
+    A question without an answer is passed to `failed` and left out. Raises OSError if the endpoint refuses,
     and after five failures without an answer in between.
     """
     if workers < 1:
@@ -246,7 +246,7 @@ def judge(
                         if failures == CONSECUTIVE_FAILURES:
                             raise OSError(
                                 f"endpoint: {failures} questions in a row had no answer ({error}); what was "
-                                "judged is kept, run again to go on"
+                                "judged is kept, run again to continue"
                             ) from None
                         continue
                     failures = 0

@@ -1,4 +1,4 @@
-"""What a measurement ran on: printed and written beside every number that depends on it."""
+"""What a measurement ran on: printed and written with every number that depends on it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A pair of random weights in a real Pythia's shape, to time passes of models that are not at hand.
+"""A pair of random weights in a real Pythia's shape, to time passes without its checkpoint.
 
-The weights are drawn so that every head is sure of some token: with the default threshold every pass then
-emits all its tokens. They are half-precision numbers, as those of Pythia's files are. Texts, and tokens per
-forward pass, mean nothing; milliseconds do. There is no table, so the mask's look-up is not part of them.
+The weights are drawn so that every head is sure of some token: at the default threshold every pass then emits
+all its tokens. They are half-precision numbers, like those of Pythia's files. Milliseconds are meaningful,
+texts and tokens per forward pass are not. There is no table, so the mask's look-up is not timed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A lane in a process of its own: one that may fail to compile, or take minutes, without harm to the others.
+"""A lane in its own process: it may fail to compile, or take minutes, without harm to the others.
 
 The process makes the lane, then replies to one prompt at a time and waits in between, so it can take turns
-with lanes at home. What goes wrong there, a time limit included, is one `LaneLost` with a sentence to print.
+with lanes of this process. Whatever goes wrong there, a time limit included, is raised as `LaneLost`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class LaneLost(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Which pair, in words that another process can act on: a model's name, or a shape of random weights."""
+class PairSpec:
+    """Which pair another process is to load: a model's name, or a shape of random weights."""
 
     model: str
     shape: str | None = None
     device: str | None = None
 
-    def pair(self) -> Pair:
+    def load(self) -> Pair:
         if self.shape is not None:
             return random_pair(self.shape, checked_device(self.device))
         return load(self.model, device=self.device)
@@ -45,16 +45,16 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Makes the lane of `transformers` generate with a static cache and a compiled step."""
+    """Makes the lane of `transformers`' generate with a static cache and a compiled step."""
 
-    contestant: Contestant
+    spec: PairSpec
     options: SamplingOptions
     max_new_tokens: int
     threads: int
 
     def __call__(self) -> Lane:
         torch.set_num_threads(self.threads)
-        pair = self.contestant.pair()
+        pair = self.spec.load()
         engine = GenerateEngine(pair.base, pair.tokenizer, compiled=True)
         return lambda prompt, seed: RunCounts.fold(
             engine.complete(prompt, self.options, self.max_new_tokens, seed)
@@ -62,7 +62,7 @@ class Compiled:
 
 
 class RemoteLane:
-    """The lane that `make` (picklable) gives, made and run in another process. Close it.
+    """The lane that `make` (picklable) returns, made and run in another process. Close it after use.
 
     seconds: how long making it and any single reply may take.
     """
@@ -98,7 +98,7 @@ class RemoteLane:
 
 
 def _serve(pipe: Any, make: Callable[[], Lane]) -> None:
-    os.dup2(sys.stderr.fileno(), 1)  # a command's stdout is its result's
+    os.dup2(sys.stderr.fileno(), 1)  # stdout is for the command's result alone
     try:
         lane = make()
         while True:

@@ -1,10 +1,10 @@
-"""The quality dial, measured: speed, passes and quality over back-off thresholds, each with its interval.
+"""Speed, passes and quality over back-off thresholds, each with its interval.
 
-Timed lanes are interleaved reply by reply, so a machine that slows down slows both; speed-up is the
+Timed lanes are interleaved reply by reply, so a machine that slows down slows both. Speed-up is the
 wall-clock ratio of decoding (model time after the first pass) to the one-token loop on the base model, pooled
-over all timed replies. Others may be decoded together: they count for passes and quality. Quality is the base
-model's opinion and the texts' own diversity, never one number alone: thresholds cut the tail, so low nats may
-mean a dull text. Nothing here draws or writes files.
+over all timed replies. Other replies may be decoded together: they count for passes and quality. Quality is
+the base model's opinion and the texts' own diversity, never one number alone: thresholds cut the tail, so low
+nats may mean a dull text. Nothing here draws or writes files.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ def sweep(
 ) -> Iterator[Point]:
     """The base loop's point first, then one per threshold; `seeds` replies to every prompt (ids) each.
 
-    batch: with more than 1 only the first reply to each prompt is timed, alone, and the others are decoded
-    so many at once. progress is called after every reply of any lane, `sweep_replies` times in all. Close the
-    iterator to cancel, or raise from `progress`. Raises ValueError, before anything runs, on thresholds out
-    of range, without prompts, and in exact mode.
+    batch: above 1, only the first reply to each prompt is timed, alone, and the others are decoded so many at
+    once; progress: called after every reply of any lane, `sweep_replies` times in all. Close the iterator to
+    cancel, or raise from `progress`. Raises ValueError, before anything runs, for thresholds out of range,
+    without prompts, and in exact mode.
     """
     options = options or SamplingOptions()
     each = [replace(options, threshold=threshold) for threshold in thresholds]
@@ -122,8 +122,8 @@ def sweep(
 
 
 def sweep_replies(thresholds: int, prompts: int, seeds: int, batch: int = 1) -> int:
-    """How many replies a sweep runs: the base's own, then DynaMo's at every threshold and, for its clock, the
-    base's again for each of those that are timed."""
+    """How many replies a sweep runs: the base's own, then DynaMo's at every threshold and, for each of those
+    that are timed, the base's again."""
     return prompts * (seeds + thresholds * (seeds + _timed(seeds, batch)))
 
 
@@ -176,7 +176,7 @@ def _points(
         for number, prompt in enumerate(prompts):
             runs: dict[Engine, list[RunCounts]] = {base: [], dynamo: []}
             for seed in range(timed):
-                # Who goes second finds warm caches; they take turns.
+                # The second one finds warm caches, so they take turns.
                 for engine in (base, dynamo) if (number * timed + seed) % 2 == 0 else (dynamo, base):
                     runs[engine].append(reply(engine, own, prompt, seed))
             pool.add(number, runs[dynamo], others[number], runs[base])
@@ -189,7 +189,7 @@ COLUMNS = ("tokens", "passes", "decode_tokens", "decode_seconds", "base_tokens",
 
 @dataclass
 class _Pool:
-    """What each prompt's replies add to each column, and counts over all of them."""
+    """Sums of each column by prompt, and counts over all replies."""
 
     pair: Pair
     prompts: Sequence[Sequence[int]]
@@ -209,7 +209,7 @@ class _Pool:
         others: Sequence[RunCounts],
         base_timed: Sequence[RunCounts],
     ) -> None:
-        """A lane's replies to one prompt, and the base's that were timed between them."""
+        """Counts a lane's replies to one prompt, and the base's that were timed between them."""
         runs = [*timed, *others]
         self.replies += len(runs)
         for run in runs:

@@ -1,4 +1,4 @@
-"""A sweep on disk: what the page draws its curves from, and what a reader needs to believe them."""
+"""A sweep on disk: what the page draws its curves from, with what the numbers depend on."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class SweepReport:
         """Raises ValueError naming what is wrong."""
         found = (fields.get("format"), fields.get("version")) if isinstance(fields, dict) else ("", "")
         if found != (FORMAT, VERSION):
-            told = " version ".join(map(short_repr, found))
-            raise ValueError(f"expected {FORMAT} version {VERSION}, got {told}")
+            version = " version ".join(map(short_repr, found))
+            raise ValueError(f"expected {FORMAT} version {VERSION}, got {version}")
         try:
             report = cls(
                 model=str(fields["model"]),
@@ -75,7 +75,7 @@ class SweepReport:
         return report
 
     def validate(self) -> None:
-        """Raise ValueError unless the numbers can be what they claim to be."""
+        """Raises ValueError if the numbers contradict each other."""
         thresholds = [point.threshold for point in self.points]
         if self.base.threshold is not None or any(t is None or not 0 <= t <= 1 for t in thresholds):
             raise ValueError(f"thresholds: expected the base's null, then 0 to 1, got {thresholds}")
@@ -91,12 +91,12 @@ class SweepReport:
             )
 
     def write(self, path: str | os.PathLike) -> None:
-        """Whoever reads meanwhile sees the old file or the new, never a part."""
+        """The file is replaced at once: a reader sees the old one or the new one, never a part."""
         write_json(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> SweepReport:
-        """Raises ValueError naming the file for one that is no sweep report, OSError if it is not there."""
+        """Raises ValueError naming a file that is no sweep report, and OSError if there is none."""
         try:
             return cls.from_json(parse_json(Path(path).read_text(encoding="utf-8")))
         except ValueError as error:

@@ -52,7 +52,8 @@ class SameQuality:
 def final_winners(rows: Iterable[dict[str, Any]], orders: int = 1) -> list[dict[str, Any]]:
     """One row for each pair of texts that was judged in `orders` orders, 1 or 2.
 
-    Judged in both, a winner must win in both; else it is a tie, and no verdict if either has none.
+    If judged in both orders, a text must win in both; otherwise it is a tie, and no verdict if either has
+    none.
     """
     pairs: dict[tuple, list[dict[str, Any]]] = {}
     for row in rows:

@@ -26,10 +26,10 @@ def test_lanes_take_turns_and_warm_up_first():
         name: lambda prompt, seed, name=name: log.append((name, prompt[0], seed)) or reply(1, 1, 1.0)
         for name in "abc"
     }
-    told = []
-    bench.interleave(lanes, PROMPTS[:2], runs=2, progress=lambda: told.append(1))
+    calls = []
+    bench.interleave(lanes, PROMPTS[:2], runs=2, progress=lambda: calls.append(1))
     assert log[:3] == [("a", 5, 0), ("b", 5, 0), ("c", 5, 0)], "one reply each to warm up"
-    assert len(told) == 12 and len(log) == 15
+    assert len(calls) == 12 and len(log) == 15
     rounds = [log[i : i + 3] for i in range(3, 15, 3)]
     assert [of[0][0] for of in rounds] == ["a", "b", "b", "c"], "nobody is always first"
     for number, of in enumerate(rounds):

@@ -65,7 +65,7 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
     "section, words",
     [
         ("no marks", "has no '<!-- bench TABLE RESULT.json -->'"),
-        ("<!-- bench prices result.json -->\n<!-- end -->", "asks for prices; there are machine, lanes"),
+        ("<!-- bench prices result.json -->\n<!-- end -->", "the table prices; there are machine, lanes"),
         ("<!-- bench rows nowhere.json -->\n<!-- end -->", "names nowhere.json, which does not exist"),
         ("<!-- bench context result.json -->\n<!-- end -->", "result.json is no result with context"),
         ("<!-- bench split result.json -->\n<!-- end -->", "result.json is no result with split"),

@@ -9,7 +9,7 @@ from replies import PROMPTS, reply
 
 from dynamo import Engine, SamplingOptions
 from dynamo.evaluation import bench
-from dynamo.evaluation.subprocess_lane import Compiled, Contestant, LaneLost, RemoteLane
+from dynamo.evaluation.subprocess_lane import Compiled, LaneLost, PairSpec, RemoteLane
 from dynamo.trace.recorder import RunCounts
 
 OPTIONS = SamplingOptions(top_k=10)
@@ -100,14 +100,14 @@ def test_a_lane_that_is_lost_on_the_way_leaves_the_others_times(remote):
         bench.interleave({"compiled": remote(failing)}, PROMPTS)
 
 
-def test_the_compiled_lane_is_made_from_words_and_runs_the_contestants_base(monkeypatch):
+def test_the_compiled_lane_is_made_from_words_and_runs_the_specs_base(monkeypatch):
     """The compiler itself takes minutes: it is asked for, and given back what it was given."""
     asked = []
     monkeypatch.setattr(torch, "compile", lambda step, **_: asked.append(step) or step)
-    contestant = Contestant("embedded", "2x32x4x500", "cpu")
-    lane = Compiled(contestant, OPTIONS, 8, torch.get_num_threads())()
-    own = Engine(contestant.pair().base)
+    spec = PairSpec("embedded", "2x32x4x500", "cpu")
+    lane = Compiled(spec, OPTIONS, 8, torch.get_num_threads())()
+    own = Engine(spec.load().base)
     for seed, prompt in enumerate(PROMPTS):
         assert lane(prompt, seed).tokens == RunCounts.fold(own.stream(prompt, OPTIONS, 8, seed)).tokens
     assert asked
-    assert Contestant("embedded").pair().name == "embedded"
+    assert PairSpec("embedded").load().name == "embedded"

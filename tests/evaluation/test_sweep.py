@@ -118,18 +118,18 @@ def test_speed_up_is_decoding_time_against_the_base_loop(monkeypatch):
 
 
 def test_progress_is_told_of_every_reply_and_can_cancel(pair):
-    told = []
-    list(sweep(pair, [0.3, 1.0], PROMPTS, seeds=1, max_new_tokens=4, progress=lambda: told.append(1)))
-    assert len(told) == sweep_replies(2, len(PROMPTS), 1) == 15
+    calls = []
+    list(sweep(pair, [0.3, 1.0], PROMPTS, seeds=1, max_new_tokens=4, progress=lambda: calls.append(1)))
+    assert len(calls) == sweep_replies(2, len(PROMPTS), 1) == 15
 
     def cancel():
-        told.append(1)
-        if len(told) == 20:
+        calls.append(1)
+        if len(calls) == 20:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
         list(sweep(pair, [0.3, 1.0], PROMPTS, seeds=1, max_new_tokens=4, progress=cancel))
-    assert len(told) == 20
+    assert len(calls) == 20
 
 
 def test_replies_decoded_together_are_the_same_and_only_the_first_of_each_prompt_is_timed(pair, monkeypatch):
@@ -142,11 +142,11 @@ def test_replies_decoded_together_are_the_same_and_only_the_first_of_each_prompt
             return super().stream(prompt, options, max_new_tokens, seed)
 
     monkeypatch.setattr("dynamo.evaluation.sweep.Engine", Counted)
-    told = []
+    calls = []
     together = list(
-        sweep(pair, [0.2, 1.0], PROMPTS, None, 3, 12, progress=lambda: told.append(1), batch=4)
+        sweep(pair, [0.2, 1.0], PROMPTS, None, 3, 12, progress=lambda: calls.append(1), batch=4)
     )  # fmt: skip
-    assert len(told) == sweep_replies(2, len(PROMPTS), 3, batch=4) == 3 * (3 + 2 * (3 + 1))
+    assert len(calls) == sweep_replies(2, len(PROMPTS), 3, batch=4) == 3 * (3 + 2 * (3 + 1))
     assert {seed for _, seed in streamed} == {0}, "alone are only the first replies, which are timed"
     for one, other in zip(alone, together, strict=True):
         assert (one.replies, one.tokens, one.passes) == (other.replies, other.tokens, other.passes)

@@ -17,7 +17,7 @@ from visitors import client_of
 
 from dynamo import Engine, SamplingOptions, loading
 from dynamo.__main__ import main
-from dynamo.commands.memory import look_alike, measure
+from dynamo.commands.memory import look_alike, measure_memory
 from dynamo.data.text import has_chat_template
 from dynamo.loading import names
 from dynamo.loading.sizes import pythia_shape
@@ -130,7 +130,7 @@ def test_a_program_asks_the_served_page(pairs):
 
 
 def test_the_command_that_tells_its_memory(checkpoint, capsys):
-    told = measure(str(checkpoint), "float32")
+    told = measure_memory(str(checkpoint), "float32")
     assert told["weights_mb"] == {"cpu": pytest.approx(306.9, abs=0.2)}
     assert told["peak_mb"] >= told["before_mb"] > 0  # this process may have held more before
     command = ["memory", "--model", "embedded", "--ways", "8bit"]
