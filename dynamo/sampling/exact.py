@@ -26,17 +26,10 @@ from torch import Tensor
 from dynamo import kernels
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling import joint
+from dynamo.sampling.candidates import Candidates, top_candidates
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint
-from dynamo.sampling.sampler import (
-    Candidates,
-    Context,
-    SamplingOptions,
-    choose_joint,
-    choose_one,
-    penalised_next,
-    sample_index,
-    top_candidates,
-)
+from dynamo.sampling.sampler import Context, choose_one, penalised_next, sample_index, try_order
 
 Uniform = Callable[[], float]
 
@@ -166,7 +159,7 @@ def _following(
     """Last tokens of the surviving cells that begin with `chunk`, and their weights after the penalty."""
     ids, f = candidates.ids[order - 1], candidates.f[order - 1]
     if options.exact_threshold > 0:
-        attempt = choose_joint(candidates, order, context, table, drafting(options))
+        attempt = try_order(candidates, order, context, table, drafting(options))
         if attempt.backoff is not None:
             return _NOTHING
         tokens = candidates.ids[np.arange(order), attempt.ranks]

@@ -1,17 +1,20 @@
 """Choosing tokens from the heads' logits: Algorithm 1 of the paper, one step at a time.
 
-`choose` tries the highest order first: top-k of each head, their product, the co-occurrence mask, the static
-and the adaptive threshold, the repetition penalty; it draws one cell if any is left above the threshold, else
-backs off to the order below, and at order 1 draws from the first head alone. Every refusal is recorded with
-its reason.
+`choose` tries the highest order first: the product of the heads' top k, the co-occurrence mask, the static
+and the adaptive threshold, the repetition penalty. It draws one cell if any is left above the threshold,
+otherwise it backs off to the order below; order 1 draws from the first head alone. Every refusal is recorded
+with its reason.
 
-The readings of the paper's gaps are the fields' documented defaults. No clock, no cache and no model is known
-here; randomness comes in as one uniform per step.
+The compiled loops do the work where they can (`dynamo.kernels`), numpy where they cannot, with the same
+result. This module knows no clock, cache or model; randomness comes in as one uniform per step. How gaps in
+the paper are read is documented with the options' defaults.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,30 +25,54 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling import joint
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.options import MAX_ORDER, SamplingOptions
-from dynamo.sampling.order import HEADS, Context, OrderResult, penalised_next, try_order
 from dynamo.sampling.records import BackOff, Joint
 
-__all__ = [
-    "MAX_ORDER",
-    "Candidates",
-    "Context",
-    "Decision",
-    "SamplingOptions",
-    "choose",
-    "choose_joint",
-    "choose_one",
-    "penalised_next",
-    "sample_index",
-    "top_candidates",
-    "warm_up",
-]
+MAX_CELLS = 2**22
+HEADS = np.arange(MAX_ORDER)
+OK, MASK, KEPT_MASS, THRESHOLD, PENALTY, CROWDED = range(6)  # outcomes of an order, numbered as in the loops
+REASONS = ("", "mask", "kept_mass", "threshold", "penalty")
+ROUNDING = 1e-12  # a mask that keeps everything may seem to keep less by this much
+
+
+class Context:
+    """Which tokens a text holds so far, for the repetition penalty. special_ids: never penalised."""
+
+    def __init__(self, vocab_size: int, special_ids: NDArray[np.integer] | tuple[int, ...] = ()):
+        self.seen = np.zeros(vocab_size, dtype=bool)
+        self.special = np.zeros(vocab_size, dtype=bool)
+        self.special[[i for i in special_ids if 0 <= i < vocab_size]] = True
+
+    def add(self, tokens: Any) -> None:
+        self.seen[tokens] = True
+
+    def repeating(self, ids: NDArray[np.integer], chunk: Sequence[int] = ()) -> NDArray[np.bool_]:
+        """Which of these tokens (n,) would repeat one of the context or of the chunk before them."""
+        repeats = self.seen.take(ids)
+        for token in chunk:
+            repeats |= ids == token
+        return repeats & ~self.special.take(ids)
+
+
+class OrderResult(NamedTuple):
+    """The outcome of one order: either `backoff`, or the surviving cells.
+
+    kept_mass: share of the plain product that the mask kept; ranks (cells, m), in rank order, and weights
+    (cells,) are those of the survivors after thresholds and penalty.
+    """
+
+    joint: Joint
+    kept_mass: float
+    backoff: BackOff | None = None
+    ranks: NDArray[np.intp] | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 class Decision(NamedTuple):
     """One step's outcome: tokens, why higher orders were refused, and the cells it could have drawn.
 
-    survivors (cells, order) token ids and weights (cells,), in rank order, are those of the emitted order
-    after thresholds and penalty; `joint` is that of the last order tried, None where none was.
+    ranks (cells, order) and weights (cells,), in rank order, are those of the emitted order after thresholds
+    and penalty; ids (heads, k) are the candidates; probabilities: of each token under its own head;
+    kept_mass and joint are those of the last order of 2 or more that was tried, None where none was.
     """
 
     tokens: tuple[int, ...]
@@ -63,6 +90,7 @@ class Decision(NamedTuple):
 
     @property
     def survivors(self) -> NDArray[np.int64]:
+        """Token ids of the cells that could have been drawn: (cells, order)."""
         return self.ids[HEADS[: self.order], self.ranks]
 
 
@@ -77,44 +105,16 @@ def choose(
     backoffs: list[BackOff] = []
     last: OrderResult | None = None
     for order in range(min(options.highest_order, len(candidates.ids)), 1, -1):
-        last = choose_joint(candidates, order, context, table, options)
+        last = try_order(candidates, order, context, table, options)
         lap("joint and mask")
         if last.backoff is None:
-            return _drawn(candidates, last.ranks, last.weights, options, uniform, backoffs, last)
+            ranks, weights = last.ranks, last.weights
+            break
         backoffs.append(last.backoff)
-    ranks, weights = choose_one(candidates, context, options)
-    return _drawn(candidates, ranks, weights, options, uniform, backoffs, last)
-
-
-def choose_one(
-    candidates: Candidates, context: Context, options: SamplingOptions
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Order 1: the first head's survivors after the penalty, without mask or threshold."""
-    ids, f = candidates.ids[0], candidates.f[0]
-    return np.arange(len(ids))[:, None], penalised_next(f, ids, (), context, options)
-
-
-def choose_joint(
-    candidates: Candidates,
-    order: int,
-    context: Context,
-    table: CooccurrenceTable | None,
-    options: SamplingOptions,
-) -> OrderResult:
-    """Try one order of 2 or more: cells to draw from, or the reason to back off."""
-    return try_order(candidates.ids[:order], candidates.f[:order], context, table, options)
-
-
-def _drawn(
-    candidates: Candidates,
-    ranks: NDArray[np.intp],
-    weights: NDArray[np.float64],
-    options: SamplingOptions,
-    uniform: float,
-    backoffs: list[BackOff],
-    last: OrderResult | None,
-) -> Decision:
-    cell = ranks[sample_index(weights, options, uniform)].tolist()
+    else:
+        ranks, weights = choose_one(candidates, context, options)
+    cell = ranks[sample_index(weights, options, uniform)].tolist()  # one rank per token
+    # Lists, not generators: this runs once a pass, and `tuple` is faster on a list.
     return Decision(
         tokens=tuple([candidates.ids.item(head, rank) for head, rank in enumerate(cell)]),
         probabilities=tuple([candidates.f.item(head, rank) for head, rank in enumerate(cell)]),
@@ -125,6 +125,160 @@ def _drawn(
         ranks=ranks,
         weights=weights,
     )
+
+
+def choose_one(
+    candidates: Candidates, context: Context, options: SamplingOptions
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Order 1: ranks (k, 1) and weights (k,) of the first head after the penalty, no mask, no threshold."""
+    ids, f = candidates.ids[0], candidates.f[0]  # (k,)
+    return np.arange(len(ids))[:, None], penalised_next(f, ids, (), context, options)
+
+
+def try_order(
+    candidates: Candidates,
+    order: int,
+    context: Context,
+    table: CooccurrenceTable | None,
+    options: SamplingOptions,
+) -> OrderResult:
+    """Order m of 2 or more, on the first m heads: the cells that may be drawn, or the reason to back off."""
+    ids, f = candidates.ids[:order], candidates.f[:order]  # (m, k)
+    k = ids.shape[1]
+    limit = float(options.threshold) ** (order - 1)  # eps_b^(m-1)
+    # The adaptive threshold sees the whole grid where it comes first; otherwise cells below are never built.
+    above = 0.0 if options.adaptive_first else limit
+    if options.mask_strength == 0:
+        table = None
+    if table is None:
+        _require_few_cells(k, order, above)
+    loops = kernels.loops() if k <= kernels.MOST_CANDIDATES else None
+    if loops is None:
+        cells, values, kept_mass = _masked_cells(ids, f, table, above, options)
+        in_rank_order = partial(tuple, (cells, values))
+        decided = _survivors(cells, values, kept_mass, ids, limit, context, options)
+    else:
+        # The loops' cells are flat indices (cells,) into the grid of k^m, in no order.
+        if table is None:
+            (cells, values), kept_mass = loops.product_above(f, above), 1.0
+        else:
+            cells, values, kept_mass = loops.masked_joint(
+                ids, f, *table.trie(order), float(options.mask_strength)
+            )
+        in_rank_order = partial(joint.in_rank_order, cells, values, order, k)
+        # numba compiles once for each combination of types: plain floats and bools keep that to one.
+        decided = loops.survivors(
+            cells,
+            values,
+            ids,
+            kept_mass,
+            (limit, float(options.min_kept_mass - ROUNDING)),
+            (bool(options.adaptive), bool(options.adaptive_first), int(options.blur)),
+            (context.seen, context.special, float(options.repetition_penalty)),
+        )
+        if decided[0] == CROWDED:  # so many cells that numpy blurs the whole grid faster
+            decided = _survivors(*in_rank_order(), kept_mass, ids, limit, context, options)
+    outcome, best, ranks, weights = decided
+    # Sorting the cells waits until somebody looks at the joint.
+    seen = Joint(ids, f) if table is None else Joint.deferred(ids, f, in_rank_order)
+    if outcome != OK:
+        return OrderResult(seen, kept_mass, BackOff(order, REASONS[outcome], best, limit))
+    return OrderResult(seen, kept_mass, None, ranks, weights)
+
+
+def _require_few_cells(k: int, order: int, above: float) -> None:
+    cells = k**order
+    if above == 0 and cells > MAX_CELLS:
+        raise ValueError(
+            f"top_k: {k} candidates for each of {order} tokens make a grid of {int(cells):,} cells; without "
+            f"a mask and a threshold at most {MAX_CELLS:,} are computed: lower top_k or max_order, or raise "
+            "threshold"
+        )
+
+
+def _masked_cells(
+    ids: NDArray[np.int64],
+    f: NDArray[np.float64],
+    table: CooccurrenceTable | None,
+    above: float,
+    options: SamplingOptions,
+) -> tuple[NDArray[np.intp], NDArray[np.float64], float]:
+    """Cells that the mask leaves, or without a table those of the product that may exceed `above`.
+
+    Ranks (cells, m) in rank order, values (cells,), and the share of the product's mass that was kept.
+    """
+    if table is None:
+        ranks = joint.product_cells(f, above)
+        return ranks, joint.product(f, ranks), 1.0
+    ranks, ratios = table.candidates(list(ids))  # (cells, m), (cells,)
+    return ranks, *joint.masked(joint.product(f, ranks), ratios, options.mask_strength)
+
+
+def _survivors(
+    ranks: NDArray[np.intp],
+    values: NDArray[np.float64],
+    kept_mass: float,
+    ids: NDArray[np.int64],
+    limit: float,
+    context: Context,
+    options: SamplingOptions,
+) -> tuple[int, float, NDArray[np.intp] | None, NDArray[np.float64] | None]:
+    """`kernels.thresholds.survivors` in numpy: outcome, best value, and the surviving ranks and weights."""
+    best = float(values.max(initial=0.0))
+    if best <= 0.0:
+        return MASK, 0.0, None, None
+    if kept_mass < options.min_kept_mass - ROUNDING:
+        return KEPT_MASS, best, None, None
+    ranks, left = _above_thresholds(ranks, values, ids.shape[1], limit, options)
+    if not len(left):
+        return THRESHOLD, best, None, None
+    tokens = ids[HEADS[: len(ids)], ranks]  # (cells, m)
+    weights = _penalised(left, tokens, context, options)
+    heaviest = float(weights.max())
+    # Cells that the penalty pushes below the threshold stay, as long as one is left above it.
+    return (OK, best, ranks, weights) if heaviest > limit else (PENALTY, heaviest, None, None)
+
+
+def _above_thresholds(
+    ranks: NDArray[np.intp],
+    values: NDArray[np.float64],
+    k: int,
+    limit: float,
+    options: SamplingOptions,
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Which of the cells survive: ranks (cells, m) and values (cells,)."""
+    keep = values > limit
+    if options.adaptive and options.adaptive_first:
+        keep &= joint.adaptive_keep(ranks, values, k, options.blur)
+    ranks, values = ranks[keep], values[keep]
+    if options.adaptive and not options.adaptive_first:
+        keep = joint.adaptive_keep(ranks, values, k, options.blur)
+        ranks, values = ranks[keep], values[keep]
+    return ranks, values
+
+
+def _penalised(
+    values: NDArray[np.float64], tokens: NDArray[np.integer], context: Context, options: SamplingOptions
+) -> NDArray[np.float64]:
+    """Values (cells,) divided by the penalty once for each repeating token of the cell, (cells, m)."""
+    if options.repetition_penalty == 1.0:
+        return values
+    return values / options.repetition_penalty ** joint.repetitions(tokens, context.seen, context.special)
+
+
+def penalised_next(
+    values: NDArray[np.float64],
+    ids: NDArray[np.integer],
+    chunk: Sequence[int],
+    context: Context,
+    options: SamplingOptions,
+) -> NDArray[np.float64]:
+    """Values (n,) of tokens (n,) that may follow the chunk, divided by the penalty where they repeat."""
+    penalty, loops = options.repetition_penalty, kernels.loops()
+    if loops is not None:
+        before = np.array(chunk, np.int64)
+        return loops.next_token(values, ids, before, context.seen, context.special, float(penalty))
+    return values if penalty == 1.0 else values / np.where(context.repeating(ids, chunk), penalty, 1.0)
 
 
 def sample_index(weights: NDArray[np.float64], options: SamplingOptions, uniform: float) -> int:
@@ -138,9 +292,9 @@ def sample_index(weights: NDArray[np.float64], options: SamplingOptions, uniform
 
 
 def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None) -> None:
-    """Have compiled, or read from where numba keeps it, what steps of such a model run, before one is timed.
+    """Compile or load the loops that steps of such a model run, before a step is timed.
 
-    Some twenty seconds of a processor in a new installation, half of one in every later process.
+    About twenty seconds in a new installation, half a second in every later process (numba caches on disk).
     """
     loops = kernels.loops()
     if loops is None:
@@ -152,7 +306,7 @@ def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None)
         loops.drawn(weights, 0.0)
         if heads > 1:
             for each in {id(table): table, id(None): None}.values():
-                choose_joint(candidates, 2, context, each, options)
+                try_order(candidates, 2, context, each, options)
             if table is not None:
                 chunk, head = candidates.ids[0, :1], Candidates(*(each[1] for each in candidates))
                 loops.next_candidates(chunk, *head, *table.trie(2), 1.0)

@@ -12,8 +12,10 @@ from oracle import choose as oracle_choose
 from scipy import stats
 from tablemodel import END, START, VOCAB, engine, logits_after, table
 
+from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.exact import Draft, propose, verify
-from dynamo.sampling.sampler import Context, SamplingOptions, choose_joint, top_candidates
+from dynamo.sampling.options import SamplingOptions
+from dynamo.sampling.sampler import Context, try_order
 
 __all__ = ["engine", "table"]  # fixtures
 MODES = [
@@ -168,7 +170,7 @@ def test_drafts_come_only_from_cells_above_exact_modes_own_threshold(table):
     context = Context(VOCAB)
     candidates = top_candidates(logits_after([3, 1]), options)
     static = SamplingOptions(threshold=0.1, adaptive=False, temperature=1.0)
-    attempt = choose_joint(candidates, 2, context, table, static)
+    attempt = try_order(candidates, 2, context, table, static)
     allowed = {tuple(cell) for cell in candidates.ids[[0, 1], attempt.ranks].tolist()}
     firsts = {first for first, _ in allowed}
     assert 0 < len(firsts) < VOCAB, "the case needs tokens with a surviving pair and tokens without"
