@@ -1,6 +1,6 @@
-"""DynaMo: dynamic multi-token sampling for Pythia (arXiv 2405.00888).
+"""DynaMo: dynamic multi-token sampling (arXiv 2405.00888).
 
-Importing the package registers its classes with transformers' Auto classes; nothing else happens.
+Importing the package registers its classes with transformers' Auto classes and does nothing else.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,7 +1,7 @@
 """Plotly figures from traces, sweeps and votes, for the page and for reports.
 
-Pure functions: records or plain rows in, a `go.Figure` out. Nothing here measures, loads or knows the page;
-a figure says nothing that is not in its data, and the same numbers stand as a table beside it.
+Pure functions: records or plain rows in, a `go.Figure` out. Nothing here measures, loads or knows the page.
+A figure shows only what is in its data, and the same numbers are in a table beside it.
 """
 
 from dynamo.charts.joints import joint_heatmap

@@ -1,1 +1,1 @@
-"""What every package may use: options, validation, files, statistics, threads, processes, memory."""
+"""Shared by every package: options, validation, files, statistics, threads, processes, memory."""

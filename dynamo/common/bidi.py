@@ -1,8 +1,8 @@
-"""Text of others inside our own sentences: Hebrew and Arabic run from right to left, and invisible characters
-command directions until a paragraph's end.
+"""Bidirectional text: keep quoted text from reordering the sentence around it.
 
-Neither may turn round what stands beside it, or a label says another number than it holds. The page's scripts
-have the same in `assets/common/direction.js`.
+Hebrew and Arabic run from right to left, and invisible control characters change the direction of everything
+up to the end of the paragraph, so a label could show another number than it holds. The page's scripts do the
+same in `assets/common/direction.js`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import html
 import re
 import unicodedata
 
-_COMMANDS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_FROM_THE_RIGHT = {"R", "AL", "AN"}
+_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_RIGHT_TO_LEFT = {"R", "AL", "AN"}
 
 
-def spelled(text: str) -> str:
-    """Commands of direction as their code points, which command nothing."""
-    return _COMMANDS.sub(lambda command: f"⟨U+{ord(command[0]):X}⟩", text)
+def spell_bidi_controls(text: str) -> str:
+    """The text with directional control characters written as their code points, without effect."""
+    return _CONTROLS.sub(lambda control: f"⟨U+{ord(control[0]):X}⟩", text)
 
 
 def bidi_isolate(text: str) -> str:
-    """`spelled`; and a text that runs from right to left stays by itself."""
-    plain = spelled(text)
-    turned = not plain.isascii() and any(unicodedata.bidirectional(each) in _FROM_THE_RIGHT for each in plain)
-    return f"\u2068{plain}\u2069" if turned else plain
+    """`spell_bidi_controls`, and isolated from its surroundings if it runs from right to left."""
+    plain = spell_bidi_controls(text)
+    reordered = not plain.isascii() and any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in plain)
+    return f"\u2068{plain}\u2069" if reordered else plain
 
 
 def in_html(text: str) -> str:
-    """`apart`, for a page that reads HTML."""
+    """`bidi_isolate`, escaped for HTML."""
     return html.escape(bidi_isolate(text))

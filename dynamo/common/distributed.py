@@ -1,8 +1,8 @@
-"""The processes that torchrun or `accelerate launch` started for one command, and this one's place among
-them; and pools of worker processes that end with whoever started them.
+"""The processes that torchrun or `accelerate launch` started for one command, and this one's rank among
+them; and pools of worker processes that end with their parent.
 
-A process that is alone sets nothing up. What the processes do together is up to the caller: training shares
-out a batch, a benchmark its prompts.
+A single process sets nothing up. How the processes share the work is up to the caller: training divides a
+batch, a benchmark its prompts.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(days=7)  # for a process that has the longest texts to write
+LONGEST_WAIT = timedelta(days=7)  # for the process with the longest texts to write
 LOOK_SECONDS = 1.0
 
 
 class Processes:
-    """number: this process's, from 0; count: how many there are; device: the GPU that is this one's, None
-    where there is no choice to make."""
+    """number: this process's rank, from 0; count: of processes; device: this process's GPU, None on CPU or
+    for a single process."""
 
     def __init__(self):
         self._state = _state(timeout=LONGEST_WAIT) if started_together() else None
@@ -37,22 +37,22 @@ class Processes:
         self.device = str(self._state.device) if own_gpu else None
 
     def first_alone(self) -> AbstractContextManager[None]:
-        """The first process goes through what is in it before the others do."""
+        """The first process runs the block before the others do."""
         return self._state.main_process_first() if self._state else nullcontext()
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until every process has reached this call."""
         if self._state:
             self._state.wait_for_everyone()
 
 
 def started_together() -> bool:
-    """Whether this process is one of several that a launcher started."""
+    """Whether a launcher started several processes."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def on_main_first(make: Callable[[], T]) -> T:
-    """What `make` returns in every process; on each machine the first one runs it before the others."""
+    """Call `make` in every process; on each machine the first one runs it before the others."""
     with _state().local_main_process_first():
         return make()
 
@@ -66,16 +66,16 @@ def _state(**options: Any) -> Any:
 
 @atexit.register
 def leave_group() -> None:
-    """Before the interpreter goes: threads of a process group that nobody ended abort the whole process."""
+    """Threads of a process group that is still open would abort the process as the interpreter exits."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def process_pool(workers: int, method: str) -> ProcessPoolExecutor:
-    """Workers that end within a second or so of this process, also where a kill -9 took it.
+    """Workers that end within about a second of this process, even if it was killed with -9.
 
-    method: how they are started, "fork" or "spawn". A worker of `concurrent.futures` would wait for its
-    next task for ever and keep its memory.
+    method: how they are started, "fork" or "spawn". A plain worker of `concurrent.futures` would wait for
+    its next task for ever and keep its memory.
     """
     return ProcessPoolExecutor(workers, get_context(method), initializer=_follow, initargs=(os.getpid(),))
 

@@ -1,4 +1,4 @@
-"""What is replaced whole, and files that grow by whole lines, whatever kill or full disk comes."""
+"""Files and folders that survive a kill or a full disk: replaced atomically, or appended by whole lines."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 
 
 def old_folder(path: Path) -> Path:
-    """Where `replace_folder` keeps the folder that it replaces; a kill in between leaves it there, whole."""
+    """Where `replace_folder` moves the folder it replaces; a kill in between leaves it complete there."""
     return path.with_name(path.name + ".old")
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in another's place; at every moment one complete folder exists."""
+    """Move a complete folder into another's place; at every moment one complete folder exists."""
     old = old_folder(target)
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -29,7 +29,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def replace_text(path: str | os.PathLike, content: str) -> None:
-    """Write a file: whoever reads meanwhile sees the old one or the new, never a part."""
+    """Write a file atomically: readers see the old content or the new, never a part."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -40,13 +40,13 @@ def replace_text(path: str | os.PathLike, content: str) -> None:
 
 
 def write_json(path: str | os.PathLike, fields: Any) -> None:
-    """`replace_text` with fields as JSON for people to read."""
+    """`replace_text` with the fields as indented JSON."""
     replace_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def being_written(folder: Path) -> Iterator[None]:
-    """Removes a folder that could not be written: what libraries raise on a full disk becomes one OSError."""
+    """On failure remove the unfinished folder, and raise what libraries raise on a full disk as OSError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -56,7 +56,7 @@ def being_written(folder: Path) -> Iterator[None]:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Adds a line of JSON, after dropping one that a kill or a full disk cut short."""
+    """Append a line of JSON, after dropping a last line that a kill or a full disk cut short."""
     if path.exists():
         drop_cut_line(path)
     with path.open("a", encoding="utf-8", newline="\n") as file:
@@ -64,7 +64,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def drop_cut_line(path: Path) -> None:
-    """Ends a file after its last whole line."""
+    """Truncate a file after its last whole line."""
     with path.open("rb+") as file:
         end = size = file.seek(0, os.SEEK_END)
         while end > 0:

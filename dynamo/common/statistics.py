@@ -1,7 +1,7 @@
-"""How sure a measured number is: bootstrap intervals over prompts, Wilson intervals for shares.
+"""Confidence intervals of measured numbers: bootstrap over prompts, Wilson for shares.
 
-Replies to one prompt belong together, so prompts are resampled, with all replies of each. Numbers are pooled:
-a ratio of sums, never a mean of ratios.
+Replies to the same prompt are not independent, so prompts are resampled, with all their replies. Numbers are
+pooled: a ratio of sums, never a mean of ratios.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Estimate:
 
 
 def ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Element by element, 0 where there is nothing to divide by."""
+    """numerator / denominator element by element, 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
@@ -49,7 +49,7 @@ def bootstrap(
     """A statistic of pooled counts and its percentile interval over resampled prompts.
 
     sums: (prompts, columns), what each prompt adds to each column; statistic: pooled sums (samples, columns)
-    -> (samples,). One prompt says nothing about others: its interval is the value itself.
+    -> (samples,). A single prompt has no spread: its interval is the value itself.
     """
     sums = np.asarray(sums, dtype=np.float64)
     prompts = len(sums)

@@ -1,8 +1,8 @@
-"""JSON that somebody else wrote: a file, an upload, what a browser sends back.
+"""Validation of JSON from outside: a file, an upload, what a browser sends back.
 
-Python's reader takes more than JSON has (NaN, Infinity), overflows to infinity without a word, lets half of a
-character through that cannot be written down again, and leaves by RecursionError where values are nested too
-deeply. Here all of these are a ValueError or mended, so that who reads a value need not think of them.
+Python's parser accepts more than JSON (NaN, Infinity), silently overflows to infinity, lets lone surrogates
+through, which cannot be encoded again, and raises RecursionError for deeply nested values. Here each of these
+is either repaired or a ValueError, so callers need not handle them.
 """
 
 from __future__ import annotations
@@ -12,42 +12,41 @@ import math
 import reprlib
 from typing import Any
 
-LONGEST_WHOLE = 18  # digits that every 64-bit integer has room for
-LONGEST_SETTING = 200  # characters of a setting that is a name
-
-LONGEST_WRITTEN = 4000  # digits; Python refuses to write some more, by default, in a sentence of its own
+MAX_INT_DIGITS = 18  # fit in a 64-bit integer
+MAX_NAME_LENGTH = 200  # characters of a setting that is a name
+MAX_REPR_DIGITS = 4000  # Python refuses to format integers of more than 4,300 digits, by default
 
 
 class _Short(reprlib.Repr):
     def repr_int(self, value: int, level: int) -> str:
         digits = int(value.bit_length() * math.log10(2)) + 1
-        return super().repr_int(value, level) if digits < LONGEST_WRITTEN else f"about {digits} digits"
+        return super().repr_int(value, level) if digits < MAX_REPR_DIGITS else f"about {digits} digits"
 
 
-# Looks no deeper than it shows: a value may be a small file's millions of items.
+# Visits no more than it shows: a small file may hold millions of items.
 _SHORT = _Short()
 _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
-    """The value of a JSON text. finite: refuse NaN and numbers too large for a float.
+    """Parse a JSON text. finite: reject NaN and numbers too large for a float.
 
-    Whole numbers that no 64-bit integer holds become floats; lone surrogates become question marks. Raises
-    ValueError, which is a json.JSONDecodeError where the text is no JSON.
+    Integers that do not fit in 64 bits become floats; lone surrogates become question marks. Raises
+    ValueError, a json.JSONDecodeError if the text is not JSON.
     """
-    checks = {"parse_constant": _refuse, "parse_float": _finite, "parse_int": _whole} if finite else {}
+    checks = {"parse_constant": _reject, "parse_float": _finite, "parse_int": _int} if finite else {}
     try:
         value = json.loads(text, **checks)
-        if "\\ud" in text.lower() or _broken(text):
-            value = json.loads(_mended(json.dumps(value, ensure_ascii=False)))
+        if "\\ud" in text.lower() or _has_surrogates(text):
+            value = json.loads(_without_surrogates(json.dumps(value, ensure_ascii=False)))
         return value
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
 
 
 def require_int(name: str, value: Any, least: int = 0, most: int = 2**31 - 1) -> int:
-    """A whole number of a parsed value. Raises TypeError or ValueError naming the field and its range."""
+    """A parsed value as an int from `least` to `most`. Raises TypeError or ValueError naming both."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise TypeError(f'"{name}" must be a whole number, got {short_repr(value)}')
     if not least <= value <= most:
@@ -56,7 +55,7 @@ def require_int(name: str, value: Any, least: int = 0, most: int = 2**31 - 1) ->
 
 
 def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """A finite number of a parsed value. Raises TypeError or ValueError naming the field and its range."""
+    """A parsed value as a finite float from `least` to `most`. Raises TypeError or ValueError naming both."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f'"{name}" must be a number, got {short_repr(value)}')
     if not least <= value <= most:
@@ -65,18 +64,18 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
 
 
 def message(name: str, value: Any) -> str:
-    """A text that somebody typed, lone surrogates mended. Raises ValueError for anything else."""
+    """A text that a user typed, lone surrogates replaced. Raises ValueError for anything but a str."""
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected text, got {short_repr(value)}")
-    return _mended(value) if _broken(value) else value
+    return _without_surrogates(value) if _has_surrogates(value) else value
 
 
 def settings(fields: Any, called: str = "options") -> dict[str, Any]:
-    """What a run was made with: numbers, switches and short names. Raises TypeError or ValueError."""
+    """A run's settings: numbers, switches and short names. Raises TypeError or ValueError for others."""
     if not isinstance(fields, dict):
         raise TypeError(f'"{called}" must be names and values, got {short_repr(fields)}')
     for name, value in fields.items():
-        named = isinstance(value, str) and len(value) <= LONGEST_SETTING
+        named = isinstance(value, str) and len(value) <= MAX_NAME_LENGTH
         if not (value is None or named or isinstance(value, bool | int | float)):
             raise ValueError(
                 f'"{called}": {short_repr(name)} must be a number, a switch or a name, '
@@ -86,13 +85,13 @@ def settings(fields: Any, called: str = "options") -> dict[str, Any]:
 
 
 def short_repr(value: Any, longest: int = 80) -> str:
-    """A value for an error's sentence, cut where it is long."""
-    told = _SHORT.repr(value)
-    return told if len(told) <= longest else told[: longest - 2] + " …"
+    """`repr` for an error message, shortened to at most `longest` characters."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= longest else text[: longest - 2] + " …"
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number that JSON has")
+def _reject(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _finite(digits: str) -> float:
@@ -102,13 +101,13 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= LONGEST_WHOLE else _finite(digits)
+def _int(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_INT_DIGITS else _finite(digits)
 
 
-def _broken(text: str) -> bool:
+def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _mended(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode()

@@ -1,7 +1,7 @@
 """Counting adjacent token tuples in a stream, in bounded memory.
 
 A tuple is packed into one integer; a chunk of the stream is sorted and summed, and sorted runs are merged as
-they grow. What comes out are the levels of a trie (`dynamo.cooccurrence.trie`), one per order.
+they grow. The result are the levels of a trie (`dynamo.cooccurrence.trie`), one per order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def count_tuples(
 ) -> tuple[np.ndarray, list[Level]]:
     """Counts of single tokens (vocab,) and the levels of orders 2 .. `order` of a stream of token blocks.
 
-    As `CooccurrenceTable.count` describes it.
+    Arguments and errors are those of `CooccurrenceTable.count`.
     """
     base = largest_vocab(order)
     if vocab_size is not None and vocab_size > base:
@@ -68,7 +68,7 @@ class Counts(Protocol):
 class _SortedCounts:
     """How often each key of a stream occurs, as sorted runs each at most half as long as the one before it.
 
-    So few runs are kept, and a key is merged only a logarithmic number of times.
+    This keeps the runs few, and merges a key only a logarithmic number of times.
     """
 
     def __init__(self):
@@ -102,10 +102,11 @@ def sum_equal(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def chunks(blocks: Iterable[Any], order: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokens, and at each the room (how long a tuple may begin there); `size` to twice `size` at a time.
+    """Yield tokens (n,) and room (n,), the length of the longest tuple that may begin at each token.
 
-    A block longer than `size` is cut. Each piece is followed by the `order - 1` tokens that its last tuples
-    reach into; they have no room themselves, since the next piece begins with them.
+    A chunk has `size` to twice `size` tokens. A block longer than `size` is cut; each piece is followed by
+    the `order - 1` tokens that its last tuples extend into. Their own room is 0, as the next piece begins
+    with them.
     """
     tokens, room, held = [], [], 0
     for block in blocks:
@@ -142,8 +143,8 @@ def levels_of(runs: Sequence[Counts], min_count: int, vocab_size: int, base: int
         keys, counts = keys[kept], counts[kept]
         leading, last = np.divmod(keys, base)
         parent = parents.searchsorted(leading)
-        # Wherever a tuple occurs, so does what it begins with: at least as frequent, it was kept too.
-        assert np.array_equal(parents.take(parent), leading), "a tuple was kept without what it begins with"
+        # A tuple's prefix occurs at least as often as the tuple, so it was kept too.
+        assert np.array_equal(parents.take(parent), leading), "a tuple was kept without its prefix"
         starts = starts_of(np.bincount(parent, minlength=len(parents)))
         last = last.astype(np.min_scalar_type(vocab_size))
         levels.append(Level(starts, last, smallest(counts), run.total, vocab_size))

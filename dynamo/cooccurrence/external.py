@@ -1,10 +1,10 @@
 """Counting token tuples of corpora larger than memory: sorted runs on disk, merged a range of keys at a time.
 
 Slices of the token files are counted by several processes, each writing its tuples sorted and summed. Then
-the range of keys is cut so that what all runs have in one cut fits in memory, and the cuts are merged,
-again by several processes. What is rare is dropped there, so only what the table will hold is ever in
-memory at once. The result is `dynamo.cooccurrence.counting`'s to the last count. What is counted and merged
-is on disk, so a killed run goes on with the next slice, or the next cut.
+the keys are divided into ranges, so that the entries of all runs in one range fit in memory, and the ranges
+are merged, again by several processes. Rare tuples are dropped there, so only the table itself is ever held
+in memory at once. The counts equal those of `dynamo.cooccurrence.counting`. Intermediate results stay on
+disk, so a killed run goes on with the next slice, or the next range.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from dynamo.cooccurrence.counting import check_ids, chunks, largest_vocab, level
 from dynamo.cooccurrence.sorted_runs import Merged, Run, SliceCounts, save_last
 from dynamo.cooccurrence.trie import Level
 
-SLICE_TOKENS = 2**22  # some 80 bytes a token while it is counted
-MERGE_ENTRIES = 2**22  # some 60 bytes an entry while they are merged
+SLICE_TOKENS = 2**22  # about 80 bytes a token while it is counted
+MERGE_ENTRIES = 2**22  # about 60 bytes an entry while they are merged
 HISTOGRAM = 2**16
 SAMPLES = 2**10
 
 
 class TokenFile(Protocol):
-    """What is counted: one file of token documents (`dynamo.data.corpus` writes them)."""
+    """One file of token documents to count (`dynamo.data.corpus` writes them)."""
 
-    ids: str  # path; the files of a run are named after it
+    ids: str  # path; a run's files are named after it
     lengths: str  # path of the documents' lengths, (documents,)
     tokens: int
     crc: int
@@ -46,7 +46,7 @@ class TokenFile(Protocol):
 
 
 class _MergedCounts:
-    """The merged tuples of one order that occur often enough, read when asked for (`counting.Counts`)."""
+    """The merged tuples of one order that occur often enough, read on demand (`counting.Counts`)."""
 
     def __init__(self, parts: Sequence[Merged], total: int, min_count: int):
         self.total = total
@@ -74,12 +74,12 @@ def count_files(
     slice_tokens: int = SLICE_TOKENS,
     merge_entries: int = MERGE_ENTRIES,
 ) -> tuple[np.ndarray, list[Level], int]:
-    """Counts of single tokens, the levels of orders 2 .. `order`, and the minimum count that they have.
+    """Counts of single tokens (vocab,), the levels of orders 2 .. `order`, and the minimum count used.
 
-    max_bytes: raise the minimum count until the table's file takes no more. workers: processes; work: a
-    folder of this count's own, up to 24 bytes a token at order 3, where it goes on after a kill and which the
-    caller removes (None: one of the system's temporary folders). Raises ValueError for options out of range,
-    ids outside the vocabulary, and a budget that nothing fits.
+    max_bytes: raise the minimum count until the table's file fits. workers: processes. work: a folder for
+    this count's intermediate files, up to 24 bytes a token at order 3, which lets a killed count go on and
+    which the caller removes (None: a temporary folder). Raises ValueError for options out of range, ids
+    outside the vocabulary, and a `max_bytes` that no minimum count satisfies.
     """
     if order < 2 or min_count < 1 or workers < 1:
         raise ValueError(
@@ -91,7 +91,7 @@ def count_files(
         here = Path(folder) / "runs"
         sizes = (slice_tokens, SLICE_TOKENS, merge_entries)
         subject = [(file.ids, file.tokens, file.crc) for file in files], order, vocab_size, min_count, sizes
-        _go_on_or_begin(here, json.dumps(subject))
+        _resume_or_begin(here, json.dumps(subject))
         with _mapper(workers) as mapped:
             task = partial(_count_slice, order=order, vocab_size=vocab_size, folder=here)
             unigrams, totals = np.zeros(vocab_size, np.int64), np.zeros(order - 1, np.int64)
@@ -119,20 +119,20 @@ def count_files(
         return unigrams, levels_of(found, min_count, vocab_size, base), min_count
 
 
-def _go_on_or_begin(here: Path, subject: str) -> None:
-    """Leaves in a folder what counts the same subject, and nothing else."""
-    told = here / "subject.json"
-    if not (told.is_file() and told.read_text(encoding="utf-8") == subject):
-        shutil.rmtree(here, ignore_errors=True)
-        here.mkdir(parents=True)
-        told.write_text(subject, encoding="utf-8")
+def _resume_or_begin(folder: Path, subject: str) -> None:
+    """Keep a folder's results if they are of the same subject, otherwise empty it."""
+    metadata = folder / "subject.json"
+    if not (metadata.is_file() and metadata.read_text(encoding="utf-8") == subject):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        metadata.write_text(subject, encoding="utf-8")
 
 
 class _mapper:
-    """`map` over processes that last as long as the block, or over none."""
+    """`map` over a pool of processes for the length of a block; in this process for one worker."""
 
     def __init__(self, workers: int):
-        # Forked where that is possible: these workers need numpy alone, and need not import models first.
+        # Fork where possible: these workers need only numpy, and a spawned one would import models first.
         method = "fork" if "fork" in get_all_start_methods() else "spawn"
         self._pool = process_pool(workers, method) if workers > 1 else None
 
@@ -145,7 +145,7 @@ class _mapper:
 
 
 def _slices(files: Sequence[TokenFile], size: int) -> Iterator[tuple[TokenFile, int, int]]:
-    """Documents first .. last of each file, of about `size` tokens together."""
+    """Ranges of documents, first to last (exclusive), of about `size` tokens together."""
     for file in files:
         ends = np.cumsum(np.load(file.lengths))
         first = 0
@@ -193,7 +193,7 @@ def _merged(
     mapped: Callable[..., Iterator[Any]],
     progress: bool,
 ) -> list[Merged]:
-    """The tuples of one order, cut by cut; its runs are removed."""
+    """The tuples of one order, merged by ranges of keys; its runs are removed."""
     done = Path(f"{place}.npz")
     if not done.is_file():
         jobs = [(Path(f"{place}-{n}"), *cut) for n, cut in enumerate(_cuts(runs, entries))]
@@ -214,12 +214,12 @@ def _stored(place: Path) -> Merged:
 
 
 def _cuts(runs: Sequence[Run], entries: int) -> list[tuple[int, int]]:
-    """Ranges [low, high) of keys in each of which all runs together have about `entries`."""
+    """Ranges [low, high) of keys that each hold about `entries` entries of all runs together."""
     total = sum(run.entries for run in runs)
     pieces = -(-total // entries)
     if pieces <= 1:
         return [(0, 2**63 - 1)]
-    # Every run is sampled as often as its share of the whole, so their quantiles are the whole's.
+    # One stride for all runs: the sample's quantiles are then those of all entries together.
     stride = max(1, total // (SAMPLES * pieces))
     sample = np.sort(np.concatenate([np.load(run.keys, mmap_mode="r")[::stride] for run in runs]))
     inner = np.unique(sample[np.arange(1, pieces) * len(sample) // pieces]).tolist()
@@ -268,7 +268,7 @@ def fitting_min_count(
     fits = fits[fits >= min_count]
     if not len(fits):
         raise ValueError(
-            f"max_mb: no minimum count makes the table as small as {max_bytes / 1e6:g} MB (at best "
+            f"max_mb: no minimum count makes the table as small as {max_bytes / 1e6:g} MB (smallest "
             f"{size.min() / 1e6:.1f}); allow more, or count a lower order"
         )
     return int(fits[0])

@@ -1,7 +1,6 @@
-"""Sorted runs of token tuples on disk, as counting out of core leaves them (`dynamo.cooccurrence.external`).
+"""Sorted runs of token tuples on disk, made by counting out of core (`dynamo.cooccurrence.external`).
 
-A run is two arrays; what is told of it is written last, so that a kill leaves it told of and whole, or not
-told of.
+A run is two arrays. Its metadata is written last, so a kill leaves a complete run or none.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Merged:
-    """One cut's tuples of one order; histogram: how many have a count of 0, 1, .. 65,535 or more."""
+    """The tuples of one order in one range of keys; histogram: how many have a count of 0, 1, .. 65,535 or
+    more."""
 
     run: Run
     histogram: np.ndarray
@@ -50,7 +50,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class SliceCounts:
-    """runs: by order, from 2."""
+    """Counts of one slice. unigrams: (vocab,); totals: (orders,) tuples; runs: by order, from 2."""
 
     unigrams: np.ndarray
     totals: np.ndarray
@@ -58,7 +58,7 @@ class SliceCounts:
 
 
 def save_last(path: Path, **arrays: np.ndarray) -> None:
-    """Its presence says that whatever else belongs to it is whole."""
+    """Write metadata atomically; the file's presence means that the arrays it describes are complete."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         np.savez(file, **arrays)

@@ -1,11 +1,10 @@
-"""How much more often adjacent tokens occur together than their own frequencies foretell: the mask M.
+"""The co-occurrence mask M: how much more often adjacent tokens occur together than by chance.
 
 The paper's co-occurrence mask (arXiv 2405.00888): M(x_1 .. x_m) = p(x_1 .. x_m) / (p(x_1) .. p(x_m)),
 counted over the training text, 0 for a tuple that never occurs. The table keeps integer counts, so M is
-exact, and keeps them as a trie: the tuples of order m are the sorted children of those of order m - 1, and a
-tuple's position in its order is the handle to its own children. Finding those of a grid is then a gather.
+exact, and keeps them as a trie (`dynamo.cooccurrence.trie`).
 
-It refuses to know tokenizers, models, thresholds and mask strengths: ids in, ratios out.
+It knows no tokenizers, models, thresholds or mask strengths: ids in, ratios out.
 """
 
 from __future__ import annotations
@@ -65,12 +64,12 @@ class CooccurrenceTable:
 
     @property
     def totals(self) -> dict[int, int]:
-        """By order, how many tuples the stream has, dropped ones included."""
+        """Tuples in the stream by order, dropped ones included."""
         return {m: level.total for m, level in enumerate(self.levels, start=2)}
 
     @property
     def sizes(self) -> dict[int, int]:
-        """By order, how many distinct tuples the table has."""
+        """Distinct tuples in the table by order."""
         return {m: len(level.last) for m, level in enumerate(self.levels, start=2)}
 
     def __repr__(self) -> str:
@@ -80,7 +79,7 @@ class CooccurrenceTable:
             f"total_tokens={self.total_tokens:,}, min_count={self.min_count}, source={self.source!r})"
         )
 
-    # -- asking
+    # -- lookup
 
     def tuples(self, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Every tuple of an order, sorted, and its count: ids (n, order) int64, counts (n,) int64."""
@@ -93,8 +92,8 @@ class CooccurrenceTable:
     def ratio(self, ids: Any) -> Any:
         """M of tuples: integers (..., m), 2 <= m <= order, to float64 (...,); 0 where not in the table.
 
-        A tensor gives a tensor on its device, anything else a numpy array. An id outside the vocabulary is a
-        token never seen. Raises ValueError for other orders and for ids that are not integers.
+        A tensor gives a tensor on its device, anything else a numpy array. Ids outside the vocabulary
+        count as never seen. Raises ValueError for other orders and for ids that are not integers.
         """
         if is_tensor(ids):
             return sys.modules["torch"].as_tensor(self.ratio(ids.cpu().numpy()), device=ids.device)
@@ -125,7 +124,7 @@ class CooccurrenceTable:
         """
         self._need_order(len(heads))
         heads = [np.asarray(head, dtype=np.int64) for head in heads]
-        # The model's vocabulary may be the larger one: padded, or not all of it seen.
+        # The model's vocabulary may exceed the table's: padding, or tokens that were never seen.
         known = [np.flatnonzero((head >= 0) & (head < self.vocab_size)) for head in heads]
         columns, positions = [known[0]], heads[0][known[0]]
         for level, head, kept in zip(self.levels, heads[1:], known[1:], strict=False):
@@ -136,8 +135,8 @@ class CooccurrenceTable:
         return ranks.take(by_rank, axis=1).T, self._ratios[len(heads) - 2][positions[by_rank]]
 
     def trie(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What loops that look for tuples of `order` walk: first, last and counts as `tuples.nodes_of` has
-        them, and (vocab,) how rare each token is: all tokens over its own.
+        """The trie for compiled loops: first, last and counts as in `trie.nodes_of`, and rarity (vocab,),
+        total tokens over each token's own count.
 
         M of a tuple is its count times its tokens' rarity, over the number of tuples of its order. Raises
         ValueError for an order that the table does not hold.
@@ -146,10 +145,10 @@ class CooccurrenceTable:
         return self._trie
 
     def check(self, vocab_size: int | None = None, order: int | None = None, tokenizer: str = "") -> None:
-        """Raise ValueError unless the table serves such a vocabulary, tuples of `order`, and that tokenizer.
+        """Raise ValueError unless the table fits the vocabulary size, the order and the tokenizer.
 
         A model's vocabulary may exceed the table's by 2 % of padding (the Pythia suite pads one tokenizer to
-        50,304 .. 50,688), and by any number where `count` was not told the vocabulary.
+        50,304 .. 50,688), and by any number if `count` was not given `vocab_size`.
         """
         remedy = "count a table with this model's tokenizer: python -m dynamo count"
         if vocab_size is not None:
@@ -162,7 +161,7 @@ class CooccurrenceTable:
             raise ValueError(f"table counts tokens of {self.tokenizer}, the model has {tokenizer}: {remedy}")
         if order is not None and order > self.order:
             raise ValueError(
-                f"table holds tuples of up to {self.order} tokens, order {order} was asked: set max_order to "
+                f"table holds tuples of up to {self.order} tokens, got order {order}: set max_order to "
                 f"{self.order} or less, or count a table of order {order}: python -m dynamo count"
             )
 
@@ -182,7 +181,7 @@ class CooccurrenceTable:
 
     @cached_property
     def _trie(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        # A token that was never counted is in no tuple.
+        # A token that was never counted is in no tuple, so its rarity is never used.
         rarity = self.total_tokens / np.maximum(self.unigrams, 1)
         return side_by_side([*nodes_of(self.levels), rarity])
 
@@ -203,10 +202,10 @@ class CooccurrenceTable:
     ) -> CooccurrenceTable:
         """Count the adjacent tuples of orders 2 .. `order` in a stream of token blocks.
 
-        blocks: 1-D integer arrays, lists or tensors, each one document; no tuple crosses to the next.
+        blocks: 1-D integer arrays, lists or tensors, each one document; no tuple spans two of them.
         min_count: drop rarer tuples, of every order. vocab_size: ids are below it; None: the largest id + 1.
         progress: show a bar. The stream is read once, `chunk_tokens` at a time; memory is bounded by a chunk
-        (some 80 bytes a token) and the distinct tuples (16 bytes each, up to five times that in a merge).
+        (about 80 bytes a token) and the distinct tuples (16 bytes each, up to five times that in a merge).
         Raises ValueError for an empty stream, ids outside the vocabulary, and ids whose tuples do not fit 63
         bits (2,097,152 ids fit at order 3; 55,108 at order 4).
         """
@@ -215,10 +214,10 @@ class CooccurrenceTable:
         unigrams, levels = count_tuples(blocks, order, min_count, vocab_size, progress, chunk_tokens)
         return cls(unigrams, levels, min_count, vocab_size is None, source, tokenizer)
 
-    # -- keeping
+    # -- files
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one safetensors file; whoever reads meanwhile sees the old file or the new, never a part."""
+        """Write one safetensors file atomically: readers see the old file or the new, never a part."""
         counted = Counted(
             self.unigrams, self.levels, self.min_count, self.vocab_inferred, self.source, self.tokenizer
         )
@@ -226,5 +225,5 @@ class CooccurrenceTable:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CooccurrenceTable:
-        """Read what `save` wrote. Raises ValueError for a file that is not a whole, consistent table."""
+        """Read what `save` wrote. Raises ValueError for a file that is not a complete, consistent table."""
         return cls(*read_table(Path(path)))

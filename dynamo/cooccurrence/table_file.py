@@ -1,7 +1,6 @@
 """A co-occurrence table as one safetensors file: integer counts, most of them in a byte.
 
-What is read may have been made by anybody: types and shapes are looked at before an array is, and the parts
-must agree with each other.
+A file is not trusted: types and shapes are checked before an array is read, and the parts must agree.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ COUNT_TYPES = ("U8", "U16", "U32", "U64")
 
 
 class Counted(NamedTuple):
-    """What a table is made of; the fields are those of `CooccurrenceTable`."""
+    """The contents of a table; the fields are those of `CooccurrenceTable`."""
 
     unigrams: np.ndarray
     levels: Sequence[Level]
@@ -35,7 +34,7 @@ class Counted(NamedTuple):
 
 
 def write_table(counted: Counted, path: Path) -> None:
-    """Under another name first: whoever reads meanwhile sees the old file or the new, never a part."""
+    """Write a table atomically: readers see the old file or the new, never a part."""
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -61,7 +60,7 @@ def write_table(counted: Counted, path: Path) -> None:
 
 
 def read_table(path: Path) -> Counted:
-    """Raises ValueError for a file that is not a whole, consistent table."""
+    """Read a table. Raises ValueError for a file that is not a complete, consistent one."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -74,7 +73,7 @@ def read_table(path: Path) -> Counted:
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path} is no usable co-occurrence table ({reason}): count it again: python -m dynamo count"
+            f"{path} is not a usable co-occurrence table ({reason}): count it again: python -m dynamo count"
         ) from error
 
 
@@ -104,7 +103,7 @@ def _consistent(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> Coun
 
 
 def _counts_of(file: Any, name: str) -> np.ndarray:
-    """One array of a file. What it claims to be is looked at before anything is read."""
+    """One array of a file; its claimed type and shape are checked before it is read."""
     claimed = file.get_slice(name)
     kind, shape = claimed.get_dtype(), claimed.get_shape()
     require(
@@ -114,7 +113,7 @@ def _counts_of(file: Any, name: str) -> np.ndarray:
 
 
 def _packed(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Mostly small numbers, a byte each: one that does not fit is 255 there and whole in a second array."""
+    """Mostly small numbers, a byte each; larger ones are 255 there and stored in a second array."""
     large = values >= 255
     return {name: np.where(large, 255, values).astype(np.uint8), f"{name}.large": smallest(values[large])}
 

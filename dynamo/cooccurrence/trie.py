@@ -1,7 +1,7 @@
 """Token tuples as a trie of arrays: the tuples of order m are sorted children of those of order m - 1.
 
 A tuple's position in its order is the handle to its own children, so finding the tuples of a grid of
-candidate tokens is a gather. Positions and counts only: no ratios, no files, no streams.
+candidate tokens is a gather. Positions and counts only: no ratios, files or streams.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ class Level:
 
     @property
     def fans(self) -> np.ndarray:
-        """(parents,) how many children each parent has."""
+        """How many children each parent has: (parents,)."""
         return np.diff(self.starts)
 
     def find(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Positions (n,) of the children `tokens` of `parents`; -1 for no such child, or a parent of -1."""
+        """Positions (n,) of the children `tokens` (n,) of `parents` (n,); -1 where there is none."""
         if len(self.last) == 0:
             return np.full(len(parents), -1)
         low = self.starts.take(parents, mode="clip")
         end = high = self.starts.take(parents + 1)  # a parent of -1 has the empty range from 0 to 0
+        # Binary search for all at once, as many rounds as the largest family needs.
         for _ in range(int((end - low).max(initial=0)).bit_length()):
             middle = (low + high) >> 1
             smaller = self.last.take(middle, mode="clip") < tokens
@@ -51,9 +52,9 @@ class Level:
         return np.where(found, low, -1)
 
     def extend(self, parents: np.ndarray, head: np.ndarray) -> Cells:
-        """The cells of the grid parents (n,) x head (k,) that are tuples of this level, by row."""
+        """The cells of the grid parents (n,) x head (k,) that are tuples of this level, ordered by row."""
         fans = self.starts.take(parents + 1) - self.starts.take(parents)
-        rows = np.arange(len(parents)).repeat(fans)
+        rows = np.arange(len(parents)).repeat(fans)  # (children,), of all parents
         ahead = fans.cumsum() - fans
         children = self.starts.take(parents).repeat(fans) + np.arange(len(rows)) - ahead.repeat(fans)
         rank_of = np.full(self.vocab_size, -1)
@@ -63,7 +64,7 @@ class Level:
         return rows[kept], ranks[kept], children[kept]
 
     def validate(self, parents: int, min_count: int) -> None:
-        """Raise ValueError where this cannot be the level under that many parents."""
+        """Raise ValueError unless this can be the level below that many parents."""
         size, counted = len(self.last), int(self.counts.sum(dtype=np.int64))
         require(len(self.starts) == parents + 1, f"children of {len(self.starts) - 1} tuples, not {parents}")
         require(self.starts[-1] == size == len(self.counts), f"{self.starts[-1]} children, {size} tokens")
@@ -78,11 +79,11 @@ class Level:
 
 
 def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The levels end to end, for who walks them in one loop: (first, last, counts).
+    """The levels end to end, for loops that walk the whole trie: (first, last, counts).
 
-    Node t is token t, from node `vocab_size` on come the pairs, then the triples .. A node's children are the
-    nodes first[node] to first[node + 1]; last and counts are a tuple's last token and its count, without the
-    single tokens.
+    Node t is token t; pairs follow from node `vocab_size` on, then triples, and so on. A node's children are
+    the nodes first[node] to first[node + 1]. last and counts hold a tuple's last token and its count, without
+    the single tokens.
     """
     ends = levels[0].vocab_size + np.cumsum([0, *(len(level.last) for level in levels)])
     first = [level.starts[:-1] + end for level, end in zip(levels, ends[:-1], strict=True)]
@@ -97,10 +98,10 @@ def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Copies of arrays in one piece of memory that begins a large page.
+    """Copies of arrays in one piece of memory, aligned to a large page.
 
-    numpy asks the system for large pages where a piece has some megabytes. Whoever reads here and there in
-    small ones waits for the processor to find each.
+    numpy asks the system for large pages for pieces of some megabytes. Random access in small pages would
+    wait for the processor to look each page up.
     """
     sizes = [-(-array.nbytes // CACHE_LINE) * CACHE_LINE for array in arrays]
     piece = np.empty(sum(sizes) + LARGE_PAGE, np.uint8)

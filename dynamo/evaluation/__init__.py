@@ -1,1 +1,1 @@
-"""Measures of models and of the text they write."""
+"""Measures of models and of the text they generate."""

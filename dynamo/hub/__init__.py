@@ -1,1 +1,1 @@
-"""Checkpoints to the hub: commits and model cards."""
+"""Uploading checkpoints to the hub: commits and model cards."""

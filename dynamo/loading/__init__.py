@@ -1,4 +1,4 @@
-"""From a name to a pair that can race, and what it takes; `pairs` tells the story."""
+"""From a name to a loaded pair, its device and its memory; the story is in `pairs`."""
 
 from dynamo.loading.devices import (
     MAPS,

@@ -1,4 +1,4 @@
-"""The model: `causal_lm` is the thing itself; this is what the rest of the project takes from here."""
+"""The model (`causal_lm`) and the names that the rest of the project uses."""
 
 from dynamo.model.architectures import architecture_of, model_shape
 from dynamo.model.causal_lm import DynamoForCausalLM, load_dynamo

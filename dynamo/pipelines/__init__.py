@@ -1,1 +1,1 @@
-"""Whole paths: from a base to data, heads and a pair that can be shown."""
+"""Whole paths: from a base to data, heads and a pair that the page can show."""

@@ -1,7 +1,7 @@
-"""The likeliest tokens of each head: what a pass's logits come down to before anything is chosen.
+"""The most likely tokens of each head: a pass's logits, reduced before anything is chosen.
 
-Logits on the CPU go through one compiled loop where there is one (`dynamo.kernels`), others through torch,
-which brings no more than the candidates to the host.
+Logits on the CPU go through a compiled loop where there is one (`dynamo.kernels`), others through torch, so
+that only the candidates are copied to the host.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dynamo import kernels
 from dynamo.sampling import joint
 from dynamo.sampling.options import SamplingOptions
 
-TIED = 64  # that are brought to the host beside the top k; with more ties than these all logits are
-MOST_COUNTED = 128  # the loop is made for no more; from about here on torch's selection is as fast
+TIED = 64  # copied to the host beside the top k; with more ties than these, all logits are
+MOST_COUNTED = 128  # largest k of the loop; from about here on torch's selection is as fast
 
 
 class Candidates(NamedTuple):
-    """The top k of each head: ids (heads, k) and probabilities f (heads, k), by falling probability."""
+    """The top k of each head: ids (heads, k) and probabilities f (heads, k), in falling order of f."""
 
     ids: NDArray[np.int64]
     f: NDArray[np.float64]
@@ -42,24 +42,24 @@ def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptio
         if not finite:
             raise _not_finite(np.fmax.reduce(rows, axis=1).tolist())
         return Candidates(ids, f)
-    # More than asked for: who ties with the last of them must be seen, and half-precision logits often tie.
+    # More than k: ties with the last one must be seen, and half-precision logits often tie.  (heads, k + 64)
     values, indices = torch.topk(logits, min(k + TIED, logits.shape[1]))
     best, ids = _on_host(values), _on_host(indices)
     if not np.isfinite(best[:, 0]).all():  # NaN counts as the largest
         raise _not_finite(best[:, 0].tolist())
     if best.shape[1] < logits.shape[1] and (best[:, -1] == best[:, k - 1]).any():
-        whole = _on_host(logits)
-        ids = np.stack([_top_k_of_ties(row, k) for row in whole])
-        best = np.take_along_axis(whole, ids, axis=1)
+        everything = _on_host(logits)  # (heads, vocab)
+        ids = np.stack([_top_k_of_ties(row, k) for row in everything])
+        best = np.take_along_axis(everything, ids, axis=1)
     else:
-        order = np.lexsort((ids, -best))[:, :k]
+        order = np.lexsort((ids, -best))[:, :k]  # by logit, ties by id
         ids, best = (np.take_along_axis(each, order, axis=1) for each in (ids, best))
     f = joint.survivors_of_top_k(best, temperature)
     return Candidates(np.ascontiguousarray(ids), np.ascontiguousarray(f))
 
 
 def _is_single_on_cpu(logits: Tensor) -> bool:
-    """Whether the logits are where the loop can read them, and in no wider a type than it reads."""
+    """Whether the compiled loop can read these logits: on the CPU, of 32 bits at most."""
     return logits.is_cpu and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -76,6 +76,5 @@ def _on_host(values: Tensor) -> NDArray[Any]:
 
 def _top_k_of_ties(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     kth = np.partition(row, len(row) - k)[len(row) - k]
-    # Rising ids, so that the stable sort and the cut leave ties to the lower id.
-    ids = np.flatnonzero(row >= kth)
+    ids = np.flatnonzero(row >= kth)  # rising, so that the stable sort gives ties to the lower id
     return ids[np.argsort(-row[ids], kind="stable")[:k]]

@@ -1,17 +1,17 @@
 """Exact mode: the extra heads propose, the first head decides (ours, not the paper's).
 
-A pass ends with one token drawn as at order 1, which is always kept, and with drafts of the tokens after it:
-each is drawn from the joint's conditional given the tokens before it, over the cells that survive exact
+A pass ends with one token drawn as at order 1, which is always kept, and with drafts of the tokens after it.
+Each draft is drawn from the joint's conditional given the tokens before it, over the cells that survive exact
 mode's own threshold. (Draft i comes from the joint of order i + 1. The sum over a higher one agrees less with
-the first head: 61 % instead of 66 % for the embedded pair's first draft.) The next pass reads them all, has
-the first head's distribution p at each of them, and verifies: a draft that was drawn from q is kept with
-probability min(1, p / q); the first that is not is replaced by a draw from the normalised (p - q)+, and what
-follows it is forgotten. The text then has exactly the distribution of this model's first head under the same
-temperature, top-k and repetition penalty (speculative sampling, arXiv 2211.17192).
+the first head: 61 % instead of 66 % for the embedded pair's first draft.) The next pass reads them all,
+computes the first head's distribution p at each of them, and verifies: a draft that was drawn from q is kept
+with probability min(1, p / q); the first that is rejected is replaced by a draw from the normalised (p - q)+,
+and the drafts after it are dropped. The text then has exactly the distribution of this model's first head
+under the same temperature, top-k and repetition penalty (speculative sampling, arXiv 2211.17192).
 
-The rule of length: whether there is a draft at a place is settled by the joint and by the tokens before that
-place, earlier drafts included, never by the draft that would stand there. Else the drafts that are made would
-not be distributed as q, and tokens that are drafted for being likely would be over-represented in the text.
+Whether a position gets a draft may depend on the joint and on the tokens before it, earlier drafts included,
+but never on the draft itself. Otherwise drafts would not be distributed as q, and tokens that are drafted
+because they are likely would be over-represented in the text.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Draft:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a pass made final: the `accepted` drafts and, unless the last of them is an end, a token drawn.
+    """What a pass made final: the `accepted` drafts and, unless the last one ends the text, a drawn token.
 
     probabilities: of each final token under the first head, after top-k and temperature; last: the first
-    head's candidates where the token was drawn, None where none was.
+    head's candidates for the drawn token, None if none was drawn.
     """
 
     accepted: int
@@ -65,10 +65,10 @@ def verify(
     uniform: Uniform,
     ends: frozenset[int] = frozenset(),
 ) -> Verdict:
-    """Speculative sampling. logits (drafts + 1, vocab): the first head's before each draft and after all.
+    """Speculative sampling. logits (drafts + 1, vocab): the first head's, at each draft and after the last.
 
-    Final tokens join `context`, so that the penalty at each place knows those before it. Takes one uniform
-    for each draft that it examines and one for the token drawn.
+    Final tokens are added to `context`, so that the penalty at each position includes those before it. Takes
+    one uniform for each draft that it examines and one for the drawn token.
     """
     tokens: list[int] = []
     probabilities: list[float] = []
@@ -78,12 +78,13 @@ def verify(
         tokens.append(token)
         probabilities.append(_at(token, head.ids[0], head.f[0]))
 
-    heads = top_candidates(logits, options)
+    heads = top_candidates(logits, options)  # a row per position: (drafts + 1, k)
     for accepted in range(len(logits)):
         head = Candidates(heads.ids[accepted : accepted + 1], heads.f[accepted : accepted + 1])
         p = _first_head(head, context, options)
         if accepted < len(drafts):
             draft = drafts[accepted]
+            # u < p / q without dividing: q may be tiny.
             if uniform() * _at(draft.token, draft.ids, draft.q) < _at(draft.token, head.ids[0], p):
                 settle(draft.token, head)
                 if draft.token in ends:
@@ -96,7 +97,7 @@ def verify(
 
 
 def _first_head(head: Candidates, context: Context, options: SamplingOptions) -> NDArray[np.float64]:
-    """What order 1 draws from, normalised; all of it on the largest at temperature 0."""
+    """The distribution that order 1 draws from: (k,); a point mass on the largest at temperature 0."""
     _, weights = choose_one(head, context, options)
     return _point(weights) if options.temperature == 0 else weights / weights.sum()
 
@@ -108,12 +109,12 @@ def _point(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _at(token: int, ids: NDArray[np.int64], p: NDArray[np.float64]) -> float:
-    place = (ids == token).nonzero()[0]  # ids are distinct
-    return float(p[place[0]]) if len(place) else 0.0
+    rank = (ids == token).nonzero()[0]  # ids are distinct
+    return float(p[rank[0]]) if len(rank) else 0.0
 
 
 def _residual(p: NDArray[np.float64], ids: NDArray[np.int64], draft: Draft) -> NDArray[np.float64]:
-    """(p - q)+ on the first head's candidates; p itself where rounding leaves nothing of it."""
+    """(p - q)+ on the first head's candidates, (k,); p itself where rounding leaves nothing of it."""
     q = dict(zip(draft.ids.tolist(), draft.q.tolist(), strict=True))
     rest = np.maximum(p - [q.get(token, 0.0) for token in ids.tolist()], 0.0)
     return rest if rest.any() else p
@@ -129,17 +130,17 @@ def propose(
     most: int,
     ends: frozenset[int] = frozenset(),
 ) -> tuple[Draft, ...]:
-    """At most `most` drafts of what follows `token`, one of the first head's candidates.
+    """At most `most` drafts of the tokens after `token`, one of the first head's candidates.
 
-    Draft i is drawn from the joint of order i + 1, given `token` and the drafts before it; there is none
-    where no surviving cell begins with these, and none after an end. Takes one uniform for each draft.
+    Draft i is drawn from the joint of order i + 1, given `token` and the drafts before it. Drafting stops
+    where no surviving cell begins with these, and after an end. Takes one uniform for each draft.
     """
     chunk: list[int] = [token]
     drafts: list[Draft] = []
     for order in range(2, min(options.highest_order, len(candidates.ids), most + 1) + 1):
         if chunk[-1] in ends:
             break
-        ids, weights = _following(chunk, candidates, order, table, context, options)
+        ids, weights = _next_tokens(chunk, candidates, order, table, context, options)
         if not len(weights):
             break
         q = _point(weights) if options.temperature == 0 else weights / weights.sum()
@@ -148,7 +149,7 @@ def propose(
     return tuple(drafts)
 
 
-def _following(
+def _next_tokens(
     chunk: list[int],
     candidates: Candidates,
     order: int,
@@ -156,16 +157,16 @@ def _following(
     context: Context,
     options: SamplingOptions,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Last tokens of the surviving cells that begin with `chunk`, and their weights after the penalty."""
+    """Last tokens (n,) of the surviving cells that begin with `chunk`, and weights (n,) after the penalty."""
     ids, f = candidates.ids[order - 1], candidates.f[order - 1]
     if options.exact_threshold > 0:
-        attempt = try_order(candidates, order, context, table, drafting(options))
-        if attempt.backoff is not None:
+        result = try_order(candidates, order, context, table, drafting(options))
+        if result.backoff is not None:
             return _NOTHING
-        tokens = candidates.ids[np.arange(order), attempt.ranks]
+        tokens = candidates.ids[np.arange(order), result.ranks]  # (cells, order)
         here = (tokens[:, :-1] == chunk).all(axis=1)
-        return tokens[here, -1], attempt.weights[here]
-    # Every cell that the mask left survives: the rest of the grid need not be built.
+        return tokens[here, -1], result.weights[here]
+    # Every cell that the mask left survives, so only those that begin with `chunk` are built.
     loops = kernels.loops()
     if table is not None and options.mask_strength > 0 and loops is not None:
         strength = float(options.mask_strength)
@@ -183,14 +184,14 @@ _NOTHING = np.zeros(0, dtype=np.int64), np.zeros(0)
 
 
 def drafting(options: SamplingOptions) -> SamplingOptions:
-    """The options under which a joint is drafted from: a threshold of its own, nothing adaptive."""
+    """The options for drafting: exact mode's own threshold, no adaptive one, no mass to keep."""
     return replace(options, exact=False, threshold=options.exact_threshold, adaptive=False, min_kept_mass=0.0)
 
 
 def shown_joint(
     candidates: Candidates, order: int, table: CooccurrenceTable | None, options: SamplingOptions
 ) -> Joint:
-    """The whole joint that drafts come from, built when it is looked at."""
+    """The whole joint that drafts come from, built on first access."""
     ids, f = candidates.ids[:order], candidates.f[:order]
     if table is None or options.mask_strength == 0:
         return Joint(ids, f)

@@ -1,6 +1,6 @@
 """The joint distribution's mathematics (paper, section 3.3), on the cells that matter.
 
-A grid of k^m cells is never built where it is mostly zero: after the mask only tuples that occur in the table
+A grid of k^m cells is never built while it is mostly zero: after the mask only tuples that occur in the table
 are left, and after the static threshold at most eps^-(m-1) cells. A grid is therefore a list of cells,
 `ranks` (cells, m) in row-major order and `values` (cells,); every other cell is zero, and zeros are counted,
 not stored. All values are float64. Nothing here knows tokens, tables or options.
@@ -18,7 +18,7 @@ Values = NDArray[np.float64]
 
 BINS = 256
 TINY_TEMPERATURE = 1e-100  # no float32 divided by more overflows float64
-SCATTER_COST = 8  # sending one value to one neighbour takes as long as blurring this many cells of a grid
+SCATTER_COST = 8  # spreading one value to one neighbour costs as much as blurring this many cells of a grid
 BLUR = {1: np.array([1.0]), 3: np.array([0.25, 0.5, 0.25])}
 
 
@@ -90,10 +90,10 @@ def masked(values: Values, ratios: Values, strength: float) -> tuple[Values, flo
 
 
 def blurred(ranks: Ranks, values: Values, k: int, width: int) -> tuple[NDArray[np.intp], Values]:
-    """The blurred grid's cells that are not zero: flat indices, rising, and values.
+    """The nonzero cells of the blurred grid: flat indices, rising, and values.
 
     The kernel [.25 .5 .25] acts along every axis and edge values are repeated: the weight that a cell would
-    send over the edge stays on the edge.
+    spread over the edge stays on the edge.
     """
     m = ranks.shape[1]
     kernel = BLUR[width]
@@ -108,13 +108,13 @@ def blurred(ranks: Ranks, values: Values, k: int, width: int) -> tuple[NDArray[n
 
 @cache
 def _neighbours(m: int, width: int) -> tuple[Ranks, Values]:
-    """Where the kernel reaches from a cell, (width^m, m), and its weights there, (width^m,)."""
+    """The kernel's offsets from a cell, (width^m, m), and its weights there, (width^m,)."""
     offsets = np.indices((width,) * m).reshape(m, -1).T - width // 2
     return offsets, BLUR[width][offsets + width // 2].prod(axis=1)
 
 
 def _blurred_grid(ranks: Ranks, values: Values, k: int, kernel: Values) -> tuple[NDArray[np.intp], Values]:
-    """The same on the whole grid, axis by axis: cheaper where many of its cells are reached."""
+    """`blurred` on the whole grid, axis by axis: cheaper where many of its cells are reached."""
     grid = np.zeros((k,) * ranks.shape[1])
     grid[tuple(ranks.T)] = values
     reach = len(kernel) // 2
@@ -176,7 +176,7 @@ def adaptive_keep(ranks: Ranks, values: Values, k: int, width: int) -> NDArray[n
     counts[0] += k**m - len(cells)
     flat = ranks @ (k ** np.arange(m - 1, -1, -1))
     own = np.searchsorted(cells, flat).clip(max=len(cells) - 1)
-    # A cell is not among those that are not zero if its value, or the blur's share of it, is too small.
+    # A cell is missing from `cells` if its value, or the blur's share of it, underflows to zero.
     keep = (bins[own] > otsu_bin(counts)) & (cells[own] == flat)
     return keep if keep.any() else everything
 
@@ -184,7 +184,7 @@ def adaptive_keep(ranks: Ranks, values: Values, k: int, width: int) -> NDArray[n
 def repetitions(tokens: NDArray[np.integer], seen: NDArray[np.bool_], special: NDArray[np.bool_]) -> NDArray:
     """How many tokens of each cell repeat: tokens (cells, m), seen and special (vocab,) -> (cells,).
 
-    A token repeats if it was seen in the context or stands earlier in the same cell; special tokens never do.
+    A token repeats if it was seen in the context or occurs earlier in the same cell; special tokens never do.
     """
     repeats = seen[tokens]
     for later in range(1, tokens.shape[1]):

@@ -1,4 +1,4 @@
-"""How tokens are chosen: the options of Algorithm 1. The readings of the paper's gaps are their defaults."""
+"""The options of Algorithm 1. Where the paper leaves something open, the defaults are our reading of it."""
 
 from __future__ import annotations
 

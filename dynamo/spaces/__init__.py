@@ -1,4 +1,4 @@
-"""The Hugging Face Space: how the page runs there, its card, its files, its deployment."""
+"""The Hugging Face Space: its configuration, card, files and deployment."""
 
 from dynamo.spaces.app import AppConfig, read_config
 from dynamo.spaces.deployment import Deployment, deploy

@@ -1,1 +1,1 @@
-"""Runs on the wire: NDJSON lines, and the recorder that folds step records into them."""
+"""Recorded runs: NDJSON lines, and the recorder that folds step records into them."""

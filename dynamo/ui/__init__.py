@@ -1,6 +1,6 @@
 """The page: prompt in, two panes racing, and the joint distribution behind every chunk.
 
-Nothing else in the project imports this package, and only this package and `app.py` import gradio.
+Only `app.py` imports this package, and only this package and `app.py` import gradio.
 """
 
 from dynamo.ui.compare.pair import ModelPair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo.common.validation import LONGEST_WRITTEN, short_repr
+from dynamo.common.validation import MAX_REPR_DIGITS, short_repr
 from dynamo.decoding.engine import checked_count
 from dynamo.sampling.sampler import SamplingOptions
 from dynamo.spaces.limits import Limits
@@ -34,4 +34,4 @@ def test_a_number_of_more_digits_than_python_writes_is_told_by_their_number(make
 
 
 def test_a_number_that_can_be_written_is_shown():
-    assert short_repr(-12) == "-12" and short_repr(10 ** (LONGEST_WRITTEN - 10)).startswith("1000")
+    assert short_repr(-12) == "-12" and short_repr(10 ** (MAX_REPR_DIGITS - 10)).startswith("1000")

@@ -139,5 +139,5 @@ def test_table_of_another_vocabulary_is_refused(pair_folder):
 def test_broken_table_is_named(pair_folder):
     table = pair_folder / "dynamo" / loading.TABLE_FILE
     table.write_bytes(table.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="is no usable co-occurrence table"):
+    with pytest.raises(ValueError, match="is not a usable co-occurrence table"):
         loading.load(str(pair_folder))

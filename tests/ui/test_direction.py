@@ -12,7 +12,7 @@ from hostile import BRIEF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo.common.bidi import bidi_isolate, in_html, spelled
+from dynamo.common.bidi import bidi_isolate, in_html, spell_bidi_controls
 from dynamo.ui.layout import _about, notice_html
 from dynamo.ui.models.tab import failed
 
@@ -22,7 +22,7 @@ texts = st.text(st.sampled_from(COMMANDS + "ab 1<&\u05d0\u0627\u0661\u200f\n"))
 @BRIEF
 @given(texts)
 def test_no_command_is_left_and_nothing_else_is_lost(text):
-    plain = spelled(text)
+    plain = spell_bidi_controls(text)
     assert not set(plain) & set(COMMANDS)
     for command in COMMANDS:
         assert plain.count(f"⟨U+{ord(command):X}⟩") == text.count(command)
@@ -34,7 +34,9 @@ def test_no_command_is_left_and_nothing_else_is_lost(text):
 @given(texts)
 def test_what_runs_from_the_right_stands_by_itself_and_the_rest_stays_as_it_is(text):
     turned = any(each in "\u05d0\u0627\u0661\u200f" for each in text)
-    assert bidi_isolate(text) == (f"\u2068{spelled(text)}\u2069" if turned else spelled(text))
+    assert bidi_isolate(text) == (
+        f"\u2068{spell_bidi_controls(text)}\u2069" if turned else spell_bidi_controls(text)
+    )
     assert html.unescape(in_html(text)) == bidi_isolate(text)
 
 

@@ -1,1 +1,1 @@
-"""The Explore tab: what the back-off threshold buys and costs."""
+"""The Explore tab: speed and quality over back-off thresholds."""

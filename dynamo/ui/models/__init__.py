@@ -1,1 +1,1 @@
-"""The Models tab: loading other pairs, what they take, training heads."""
+"""The Models tab: loading other pairs, their memory, training heads."""

@@ -1,1 +1,1 @@
-"""What stands between visitors and the page: limits, the request guard, stored runs, ZeroGPU."""
+"""Between visitors and the page: limits, the request guard, stored runs, ZeroGPU."""
