@@ -77,14 +77,14 @@ def test_saving_that_fails_keeps_the_old_file_and_leaves_nothing_behind(saved, m
 def test_a_truncated_file_is_refused_by_name_with_the_remedy(saved, kept):
     _, path = saved
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"table\.safetensors is no usable .* python -m dynamo count"):
+    with pytest.raises(ValueError, match=r"table\.safetensors is not a usable .* python -m dynamo count"):
         CooccurrenceTable.load(path)
 
 
 def test_a_foreign_file_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match=r"model\.safetensors is no usable .* unknown version unknown"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a usable .* unknown version unknown"):
         CooccurrenceTable.load(path)
 
 
