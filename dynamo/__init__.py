@@ -9,8 +9,8 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.decoding.engine import Engine
 from dynamo.loading import Pair, load
 from dynamo.model import DynamoConfig, DynamoForCausalLM
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import SamplingOptions
 
 AutoConfig.register(DynamoConfig.model_type, DynamoConfig, exist_ok=True)
 AutoModelForCausalLM.register(DynamoConfig, DynamoForCausalLM, exist_ok=True)

@@ -28,8 +28,8 @@ from browser.conftest import CHROMIUM, QUIET
 
 import dynamo
 from dynamo.evaluation.machine import describe
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import SamplingOptions
 from dynamo.ui import ModelPair, build_demo, launch_options
 from dynamo.ui.server.engines import LocalEngines
 

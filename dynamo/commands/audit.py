@@ -20,7 +20,7 @@ from typing import Any
 
 from dynamo.commands.generate import add_generation_arguments
 from dynamo.common.options import from_arguments
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 NOTABLE = 12

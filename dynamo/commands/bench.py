@@ -20,7 +20,7 @@ from dynamo.common.threads import AUTO, add_threads_argument, checked_threads, s
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.subprocess_lane import PairSpec
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 QUICK_PROMPTS = 10
 SPLIT_PROMPTS = 6

@@ -25,8 +25,8 @@ from dynamo.commands.generate import (
 )
 from dynamo.common.options import from_arguments
 from dynamo.common.threads import settle_threads
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.joint_line import JointLine
 from dynamo.trace.ndjson import End, Header, Line, PassLine, write_trace
 from dynamo.trace.recorder import Recorder

@@ -18,7 +18,7 @@ from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.packed import WEIGHTS
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import Recorder, RunCounts
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from dynamo.common.options import add_arguments, from_arguments
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH, check_batch
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
 

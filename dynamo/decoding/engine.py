@@ -27,8 +27,9 @@ from dynamo.decoding.offloaded import decoder_for
 from dynamo.decoding.pool import CachePool, within_memory
 from dynamo.decoding.sequence import TokenSequence
 from dynamo.model import DynamoForCausalLM
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import SamplingOptions, warm_up
+from dynamo.sampling.sampler import warm_up
 
 
 class Engine:

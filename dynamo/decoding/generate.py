@@ -34,8 +34,8 @@ from dynamo.decoding.engine import checked_count, checked_prompt, end_of_text_id
 from dynamo.decoding.pool import within_memory
 from dynamo.decoding.processors import ChooseOne, Weigh
 from dynamo.model import DynamoForCausalLM
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import SamplingOptions
 
 AS_WEIGHED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # nothing cut but by us
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from transformers.generation import LogitsProcessor
 
+from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.joint import draw
-from dynamo.sampling.sampler import Context, SamplingOptions, choose_one, top_candidates
+from dynamo.sampling.options import SamplingOptions
+from dynamo.sampling.sampler import Context, choose_one
 
 
 class ChooseOne(LogitsProcessor):

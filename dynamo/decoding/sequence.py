@@ -16,9 +16,11 @@ from torch import Tensor
 from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import StopStrings
+from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.exact import Draft, propose, shown_joint, verify
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint, StepRecord
-from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
+from dynamo.sampling.sampler import Context, choose
 
 
 class TokenSequence:

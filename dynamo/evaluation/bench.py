@@ -21,7 +21,7 @@ from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.subprocess_lane import Lane, LaneLost
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 LOOKUP_TOKENS = 10

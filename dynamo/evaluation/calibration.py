@@ -23,8 +23,10 @@ from dynamo.common.device_map import execution_device
 from dynamo.common.statistics import wilson
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.model import DynamoForCausalLM
+from dynamo.sampling.candidates import top_candidates
+from dynamo.sampling.options import MAX_ORDER, SamplingOptions
 from dynamo.sampling.records import Cell
-from dynamo.sampling.sampler import MAX_ORDER, Context, SamplingOptions, choose, top_candidates
+from dynamo.sampling.sampler import Context, choose
 
 BINS = 10
 EVENTS = {"text": "equals the next tokens of held-out text", "base": "equals the base model's greedy text"}

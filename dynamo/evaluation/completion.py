@@ -19,7 +19,7 @@ from dynamo.data.readers import parse_line, read_lines
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH, check_batch, decode_together
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 KEY = ("prompt_id", "seed", "threshold")

@@ -16,7 +16,7 @@ from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.profile import profile_lanes
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache

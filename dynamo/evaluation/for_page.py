@@ -14,7 +14,7 @@ from dynamo.evaluation.profile import profile_lanes
 from dynamo.evaluation.sweep import Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 PROFILED_PROMPTS = 6

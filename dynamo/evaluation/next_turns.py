@@ -20,7 +20,7 @@ from dynamo.data.text import encode_chat
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import decode_together
 from dynamo.evaluation.text_measures import CHRF_COLUMNS, chrf_counts, chrf_score, mentions
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 _NUMBERS, _NAMES = slice(CHRF_COLUMNS, CHRF_COLUMNS + 2), slice(CHRF_COLUMNS + 2, CHRF_COLUMNS + 4)
 _COLUMNS = CHRF_COLUMNS + 4

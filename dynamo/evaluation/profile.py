@@ -16,7 +16,7 @@ import torch
 from dynamo.common.laps import Stopwatch, running
 from dynamo.decoding.engine import Engine
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 SAMPLER_PARTS = ("top-k", "joint and mask", "draw")
 PARTS = ("stem", "heads", "output embedding", *SAMPLER_PARTS)

@@ -16,7 +16,7 @@ import torch
 
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.audit import Audit, audit
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 BATCH = 16  # rows; throughput still grows there: bench --rows 1 2 4 8 16

@@ -19,7 +19,7 @@ import torch
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.shapes import random_pair
 from dynamo.loading import Pair, checked_device, load
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 Lane = Callable[[Sequence[int], int], RunCounts]  # a prompt's ids and a seed to a reply

@@ -23,7 +23,7 @@ from dynamo.evaluation.audit import TOP_K, audit
 from dynamo.evaluation.replies import check_batch, decode_together
 from dynamo.evaluation.text_measures import distinct, repeated
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import MAX_ORDER, SamplingOptions
+from dynamo.sampling.options import MAX_ORDER, SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 QUALITY = {

@@ -101,7 +101,7 @@ def measure(name: str, dev: Path) -> dict[str, Any]:
     from dynamo.decoding.engine import Engine
     from dynamo.evaluation import perplexity, replies
     from dynamo.model import DynamoForCausalLM
-    from dynamo.sampling.sampler import SamplingOptions
+    from dynamo.sampling.options import SamplingOptions
 
     pair = loading.load(name, device="cpu")
     dialogues = read_documents(dev, pair.tokenizer)

@@ -24,7 +24,7 @@ from dynamo.data import text
 from dynamo.data.blocks import Corpus, TokenBlocks
 from dynamo.data.corpus import DiskCorpus, TokenFile, tokenise
 from dynamo.model import DynamoForCausalLM, load_dynamo
-from dynamo.sampling.sampler import MAX_ORDER
+from dynamo.sampling.options import MAX_ORDER
 from dynamo.training.options import FREE_OPTIONS, TrainingOptions
 from dynamo.training.trainer import Rows, Trainer, save_model
 

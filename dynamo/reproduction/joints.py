@@ -17,7 +17,9 @@ from dynamo.charts.grids import joint_grids
 from dynamo.data.text import TokenLabels
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
-from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose, top_candidates
+from dynamo.sampling.candidates import Candidates, top_candidates
+from dynamo.sampling.options import SamplingOptions
+from dynamo.sampling.sampler import Context, choose
 
 SIZE = 10
 BARE = SamplingOptions(threshold=0.0, max_order=2, repetition_penalty=1.0, adaptive=False)

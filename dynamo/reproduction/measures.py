@@ -20,7 +20,7 @@ from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import audited_replies
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.training.heldout import held_out_nats
 
 if TYPE_CHECKING:

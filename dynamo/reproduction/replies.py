@@ -14,7 +14,7 @@ from dynamo.evaluation import calibration, next_turns
 from dynamo.reproduction.ablations import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 THRESHOLDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.0)
 DEFAULTS = SamplingOptions()

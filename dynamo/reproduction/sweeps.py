@@ -13,7 +13,7 @@ from typing import Any
 from dynamo.evaluation.journal import Journal
 from dynamo.evaluation.sweep import sweep, sweep_replies
 from dynamo.reproduction.workspace import Workspace
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 DEPENDS = ("prompts", "replies")
 MAX_NEW_TOKENS = 128

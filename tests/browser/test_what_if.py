@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from cards import RUN, fill, joint
 
+from dynamo.sampling.candidates import Candidates
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import Candidates, Context, SamplingOptions, choose
+from dynamo.sampling.sampler import Context, choose
 from dynamo.ui.components import script
 from dynamo.ui.server.store import RunStore
 

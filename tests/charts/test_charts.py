@@ -12,8 +12,8 @@ from sweep_rows import report
 
 from dynamo import charts
 from dynamo.charts import look
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import BackOff
-from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import PassLine
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dynamo.commands import VERBS, main
 from dynamo.common.options import parse
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.training.options import TrainingOptions, learning_rate_scale
 from dynamo.training.recipes import RECIPES
 

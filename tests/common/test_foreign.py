@@ -6,7 +6,7 @@ import pytest
 
 from dynamo.common.validation import MAX_REPR_DIGITS, short_repr
 from dynamo.decoding.engine import checked_count
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.spaces.limits import Limits
 from dynamo.training.options import TrainingOptions
 from dynamo.ui.compare.settings import Settings

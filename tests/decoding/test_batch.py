@@ -14,7 +14,7 @@ from tables import random_table
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.pool import CachePool
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 PROMPTS = [[*PROMPT, 7 * row] * (1 + row % 3) for row in range(6)]
 

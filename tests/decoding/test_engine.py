@@ -14,7 +14,7 @@ from dynamo.data.text import IncrementalDecoder
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine
 from dynamo.model import DynamoForCausalLM
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tables import random_table
 
 from dynamo.decoding.engine import Engine
 from dynamo.loading import Pair
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 
 @pytest.mark.parametrize(

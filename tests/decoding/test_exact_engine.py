@@ -15,7 +15,7 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import IncrementalDecoder
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 
 
 @pytest.mark.parametrize("seed", range(4))

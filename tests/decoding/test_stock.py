@@ -8,7 +8,8 @@ from conftest import tiny_base, tiny_dynamo
 from dynamo import Engine, SamplingOptions
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.decoding.processors import ChooseOne, Weigh
-from dynamo.sampling.sampler import Context, choose_one, top_candidates
+from dynamo.sampling.candidates import top_candidates
+from dynamo.sampling.sampler import Context, choose_one
 
 PROMPT = [5, 6, 7, 8, 6]
 

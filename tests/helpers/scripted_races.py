@@ -6,8 +6,8 @@ import io
 
 from fakes import scripted_pair
 
+from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.sampling.sampler import SamplingOptions
 from dynamo.trace.ndjson import Header, read_trace
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.presenter import Race, RecordedRun

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.ui import ModelPair
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService

@@ -24,7 +24,7 @@ import httpx
 from gradio_client import Client
 from gradio_client.utils import QueueError
 
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.compare.settings import Settings

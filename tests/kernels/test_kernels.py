@@ -19,7 +19,9 @@ from dynamo.cooccurrence.trie import LARGE_PAGE
 from dynamo.kernels import masked_joint as cells_module
 from dynamo.kernels import thresholds
 from dynamo.sampling import exact, joint
-from dynamo.sampling.sampler import Context, SamplingOptions, choose, top_candidates
+from dynamo.sampling.candidates import top_candidates
+from dynamo.sampling.options import SamplingOptions
+from dynamo.sampling.sampler import Context, choose
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from dynamo import kernels
 from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.exact import propose, verify
-from dynamo.sampling.sampler import Context, SamplingOptions, choose, top_candidates
+from dynamo.sampling.options import SamplingOptions
+from dynamo.sampling.sampler import Context, choose
 
 LOOPS = kernels.loops()
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -14,7 +14,9 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 from dynamo import kernels
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.cooccurrence.trie import Level
-from dynamo.sampling.sampler import Context, SamplingOptions, choose, choose_one, top_candidates
+from dynamo.sampling.candidates import top_candidates
+from dynamo.sampling.options import SamplingOptions
+from dynamo.sampling.sampler import Context, choose, choose_one
 
 
 @pytest.fixture(scope="module", autouse=True, params=["loops", "numpy"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from talks import SETTINGS, talk
 
 from dynamo.data.text import encode_chat
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_runs
 from dynamo.ui.compare.chat import LONGEST_CHAT, Chat
 from dynamo.ui.compare.pair import AtThresholdOne, encode_messages

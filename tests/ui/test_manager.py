@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from talks import SETTINGS, stage
 
 from dynamo.loading import EMBEDDED, load, names
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_trace
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelPair, build_demo

@@ -11,7 +11,7 @@ import pytest
 from fakes import HOSTILE, scripted_pair
 from page_handlers import SETTINGS, handlers, send
 
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui import build_demo, launch_options, layout
 from dynamo.ui.compare.examples import LABELS, all_examples, examples_for

@@ -9,7 +9,7 @@ from fakes import ScriptedEngine, Vocabulary, scripted_pair
 from scripted_races import OPTIONS, Steps, lane, race, scripted_race, trace
 
 from dynamo.data.text import TokenLabels
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import Header
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.presenter import FINISHED, Race, most_telling

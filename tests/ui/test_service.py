@@ -12,7 +12,7 @@ import pytest
 from fakes import HOSTILE, scripted_pair
 from talks import SETTINGS, talk
 
-from dynamo.sampling.sampler import SamplingOptions
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui.compare import service as service_module
 from dynamo.ui.compare.chat import Chat
