@@ -8,7 +8,7 @@ const root = element.querySelector(".dm-audit");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
 const part = (name) => root.querySelector(`.dm-audit-${name}`);
 const tip = root.querySelector(".dm-tip");
-const LISTED = 6; // odd tokens told at once; the rest opens
+const LISTED = 6; // odd tokens listed at once; the rest opens
 
 let audit = null;
 let hiding = 0;

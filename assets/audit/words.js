@@ -56,11 +56,11 @@ function figureRows({ dynamo, base, top_k: topK }) {
     ["Repetition", "4-grams seen before", (lane) => share(lane.repetition)],
     ["Tokens", "", ({ tokens }) => String(tokens)],
   ];
-  const told = (lane, say) => (lane && lane.tokens > 0 ? say(lane) : "–");
-  return rows.map(([label, meaning, say]) => [label, meaning, told(dynamo, say), told(base, say)]);
+  const valueOf = (lane, say) => (lane && lane.tokens > 0 ? say(lane) : "–");
+  return rows.map(([label, meaning, say]) => [label, meaning, valueOf(dynamo, say), valueOf(base, say)]);
 }
 
 const CAUTION =
-  "Fewer nats are no praise: thresholds cut off unlikely words, so a dull text scores well, often better than the " +
-  "base's own. What tells of drift is the share below 1 %: words that the base would hardly have written. " +
+  "Lower is not automatically better: thresholds cut off unlikely words, so a dull text scores well, often better " +
+  "than the base's own. The share below 1 % is the better sign of drift: words that the base would hardly have written. " +
   "Probabilities are at temperature 1, over the whole vocabulary.";

@@ -15,9 +15,9 @@ function connectSaving(buttons, currentTurn, announce, server) {
     const label = button.querySelector("span");
     const usual = label.textContent;
     button.addEventListener("click", async () => {
-      const told = (await SAVINGS[button.dataset.action](currentTurn(), server)) ?? "Saved";
+      const message = (await SAVINGS[button.dataset.action](currentTurn(), server)) ?? "Saved";
       button.style.minWidth = `${button.offsetWidth}px`; // a shorter word moves nothing
-      label.textContent = announce.textContent = told;
+      label.textContent = announce.textContent = message;
       setTimeout(() => (label.textContent = usual), LABEL_MILLISECONDS);
     });
   }

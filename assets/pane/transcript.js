@@ -104,7 +104,7 @@ function factsOf(turn, count) {
   const facts = [];
   if (clocks.passes > 0) {
     facts.push(tokensInPasses(clocks), `${clocks.tokensPerPass.toFixed(2)} tokens/pass`);
-    if (clocks.tokensPerSecond) facts.push(`${clocks.tokensPerSecond.toFixed(0)} tok/s of model time`);
+    if (clocks.tokensPerSecond) facts.push(`${clocks.tokensPerSecond.toFixed(0)} tokens/s (model time only)`);
     facts.push(`first token ${Number(clocks.firstToken.toPrecision(2))} ms`);
   }
   if (count === turn.passes.length && endNote(turn.end)) facts.push(END_NOTES[turn.end.end]);

@@ -2,7 +2,7 @@
 
 // The base lane by its engine: what it is called, and what where there is little room.
 const OPPONENTS = {
-  loop: ["our one-token loop", "base"],
+  loop: ["the base model (same code, one token at a time)", "base"],
   generate: ["transformers generate", "generate"],
   "threshold-1": ["DynaMo at threshold 1", "threshold 1"],
 };
@@ -63,7 +63,8 @@ function stopwatch(milliseconds) {
 
 /** What stands on the clocks' faces; `clocks` may be null. */
 function facesOf(clocks, lanes) {
-  const speedName = `the speed of ${opponentOf(lanes.base?.header)[0]}`;
+  const relation = clocks && clocks.speedUp < 1 ? "the speed of" : "faster than";
+  const speedName = `${relation} ${opponentOf(lanes.base?.header)[0]}`;
   const none = { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
   if (!clocks) return none;
   const { base, dynamo } = clocks;
@@ -72,7 +73,7 @@ function facesOf(clocks, lanes) {
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
     speed: `${clocks.speedUp.toFixed(2)}×`,
     speedName,
-    speedNote: `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens/s of model time`,
+    speedNote: `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens/s (model time only)`,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
   };
@@ -83,12 +84,13 @@ function gapInWords({ gain, speedUp }) {
   return speedUp < 0.97 * gain ? `why not ${gain.toFixed(2)}×?` : "where does the time go?";
 }
 
-/** What the passes saved, so far or in all: one token a pass needs as many passes as tokens. */
+/** How many passes were saved, so far or in all: one token at a time needs as many passes as tokens. */
 function tallyInWords(passes, count, settled) {
   const { tokens } = laneClocks(passes, count);
   if (!tokens) return "";
-  const which = settled ? `The same ${plural(tokens, "token")}` : `${plural(tokens, "token")} so far,`;
-  return `${which} one by one: ${plural(tokens, "pass")}. DynaMo: ${count}.`;
+  const written = `${plural(tokens, "token")} in ${plural(count, "pass")}`;
+  const lead = settled ? `DynaMo wrote ${written}.` : `DynaMo has written ${written} so far.`;
+  return `${lead} One at a time needs ${tokens}.`;
 }
 
 /** Which passes were done just then: "DynaMo's pass 4: 3 tokens." */
@@ -115,21 +117,20 @@ const CHANGES = {
 function decodedAgainInWords({ base, dynamo }) {
   const [before, now] = [base?.header?.options ?? {}, dynamo.header.options];
   const changed = Object.keys(CHANGES).filter((name) => name in before && name in now && before[name] !== now[name]);
-  const told = [now.exact ? "in exact mode" : `at threshold ${now.threshold}`];
-  told.push(...changed.map((name) => CHANGES[name](now[name])));
-  return `DynaMo re-decoded ${told.join(", ")}; base lane unchanged.`;
+  const settings = [now.exact ? "in exact mode" : `at threshold ${now.threshold}`];
+  settings.push(...changed.map((name) => CHANGES[name](now[name])));
+  return `DynaMo re-decoded ${settings.join(", ")}; base lane unchanged.`;
 }
 
-/** What pace is on screen, and what it really took: both lanes' totals, or so far while they run. */
+/** The pace on screen, and the real time: both lanes' totals, or so far while they run. */
 function paceInWords(player, race, lanes) {
   if (player.phase === "empty" || player.phase === "waiting") return "";
   if (player.phase === "following") return "Live, as it arrives.";
   const took = race.done ? totalsInWords(race, lanes) : `${stopwatch(player.playhead ?? 0)} so far`;
-  const truth = `It really took ${took}.`;
+  const truth = `Real time: ${took}.`;
   if (player.phase === "settled") return truth;
   if (player.mode === "step") return `${arrivalInWords(lanes, race.ends, player.playhead)} ${truth}`;
-  const slower = `Shown ${player.slowdown}× slower so that you can follow. `;
-  const pace = player.slowdown > 1 ? slower : "Shown at model speed. ";
+  const pace = player.slowdown > 1 ? `Slow motion, ${player.slowdown}×. ` : "Shown at model speed. ";
   return (player.phase === "paused" ? "Paused. " : "") + pace + truth;
 }
 

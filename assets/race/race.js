@@ -69,9 +69,9 @@ function show() {
   const passes = Math.max(NARROWEST_SCALE, ...present().map((lane) => lane.passes.length));
   tell("widest", passes, passes);
   const { mode, slowdown } = player;
-  const told = { playing: player.phase === "playing", mode, slowdown };
-  tell("player", JSON.stringify(told), told);
-  if (told.playing && !frame) frame = requestAnimationFrame(onFrame);
+  const detail = { playing: player.phase === "playing", mode, slowdown };
+  tell("player", JSON.stringify(detail), detail);
+  if (detail.playing && !frame) frame = requestAnimationFrame(onFrame);
   draw();
 }
 
@@ -150,9 +150,9 @@ function drawLines(counts = shownCounts()) {
   put("pace", paceInWords(player, race, shown()));
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
   const recorded = (dynamo ?? base)?.header?.recorded;
-  const told = [recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : ""];
-  if (shown().length && wasDecodedAgain(lanes)) told.push(decodedAgainInWords(lanes));
-  put("remark", told.filter(Boolean).join(" "));
+  const remarks = [recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : ""];
+  if (shown().length && wasDecodedAgain(lanes)) remarks.push(decodedAgainInWords(lanes));
+  put("remark", remarks.filter(Boolean).join(" "));
   put("status", typeof props.value === "string" ? props.value : "");
 }
 

@@ -23,7 +23,7 @@ function connectWhy(button, panel, ask, look) {
   let timer = 0;
   let state = "unasked";
   let split = null;
-  let told = ""; // what the panel shows; it is not redrawn with every frame
+  let shown = ""; // what the panel shows; it is not redrawn with every frame
 
   function set(nowOpen, nowKept = false) {
     clearTimeout(timer);
@@ -45,10 +45,10 @@ function connectWhy(button, panel, ask, look) {
     button.textContent = clocks ? gapInWords(clocks) : "";
     button.setAttribute("aria-expanded", String(open));
     panel.hidden = !open;
-    const tells = split && clocks ? arithmeticOfSplit(split, clocks) : SPLIT_STATES[state];
-    if (!open || told === tells) return;
-    told = tells;
-    panel.replaceChildren(...(split ? drawSplit(split, clocks, engine) : [build("p", "", tells)]));
+    const next = split && clocks ? arithmeticOfSplit(split, clocks) : SPLIT_STATES[state];
+    if (!open || shown === next) return;
+    shown = next;
+    panel.replaceChildren(...(split ? drawSplit(split, clocks, engine) : [build("p", "", next)]));
   }
 
   async function fetchSplit() {
@@ -56,7 +56,7 @@ function connectWhy(button, panel, ask, look) {
     try {
       const text = await ask();
       split = text ? JSON.parse(text) : null;
-      state = split ? "told" : "missing";
+      state = split ? "shown" : "missing";
     } catch {
       state = "failed";
     }

@@ -45,8 +45,8 @@ function countInWords(passes) {
     const [kept, drafts] = draftsOf(passes);
     return `${plural(passes.length, "pass")}, ${kept} of ${plural(drafts, "draft")} kept`;
   }
-  const givenUp = passes.reduce((sum, step) => sum + (step.backoffs?.length ?? 0), 0);
-  return `${plural(passes.length, "pass")}, ${plural(givenUp, "back-off")}`;
+  const backedOff = passes.filter((step) => step.backoffs?.length).length;
+  return `${backedOff} of ${plural(passes.length, "pass")} backed off`;
 }
 
 /** Of the drafts that these passes verified: how many were kept, and how many there were. */
@@ -58,8 +58,8 @@ function draftsOf(passes) {
 function exactPassInWords(step) {
   const [kept, drafts] = draftsOf([step]);
   const text = step.text.join("").trim();
-  const told = drafts ? `It kept ${kept} of ${plural(drafts, "draft")} and drew 1 token itself` : "It drew 1 token itself";
-  return `Pass ${step.pass + 1}: ${plural(step.ids.length, "token")}${text ? `, “${apart(text)}”` : ""}. ${told}.`;
+  const own = drafts ? `It kept ${kept} of ${plural(drafts, "draft")} and drew 1 token itself` : "It drew 1 token itself";
+  return `Pass ${step.pass + 1}: ${plural(step.ids.length, "token")}${text ? `, “${apart(text)}”` : ""}. ${own}.`;
 }
 
 function passInWords(step, threshold) {
@@ -76,7 +76,7 @@ function passInWords(step, threshold) {
 
 function whatIfInWords({ fewer, more }, count, threshold) {
   const changes = [fewer ? `${fewer} would emit fewer tokens` : "", more ? `${more} would emit more` : ""];
-  const told = changes.filter(Boolean).join(" and ") || "none would change";
+  const effect = changes.filter(Boolean).join(" and ") || "none would change";
   const at = `At threshold ${Number(threshold.toFixed(4))}`;
-  return `${at}: of these ${plural(count, "pass")}, ${told}, each after the same text.`;
+  return `${at}: of these ${plural(count, "pass")}, ${effect}, each after the same text.`;
 }

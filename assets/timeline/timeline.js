@@ -13,12 +13,12 @@ const parts = Object.fromEntries(
 );
 
 const LEAD =
-  "One column per forward pass. Its mark is the likeliest chunk of the last joint tried; the short bar is what that " +
-  "had to exceed, or the pass backed off to fewer tokens.";
+  "One column per forward pass. The mark is the model's best guess; the bar is what it had to beat. Below the bar: " +
+  "back off.";
 const EXACT_LEAD =
   "Exact mode: one column per forward pass. The higher its mark, the more tokens it made final: drafts of the pass " +
   "before, and one of its own. Nothing is backed off; below the line stand the drafts that it rejected.";
-const EMPTY = "Every forward pass of DynaMo's answer will stand here: what it was sure of, and where it backed off.";
+const EMPTY = "Every forward pass of DynaMo's answer will appear here: what it was sure of, and where it backed off.";
 const HINT = "Point at a column to read it; click to look inside.";
 const HIGHEST_MARK = 4; // tokens of a pass in exact mode, which has no probability to stand at
 const NEAR_THE_END = 24; // pixels: nearer than this, the newest column is kept in sight

@@ -113,7 +113,7 @@ def sweep_shares(points: Sequence[Row]) -> go.Figure:
         marker={"symbol": "diamond-open", "size": 8, "line": {"width": 1.5}},
         hoverinfo="text",
         hovertext=[
-            f"ε = {point['threshold']:g}: {plain(percent(point['backoff_rate']))} of the passes gave up one"
+            f"ε = {point['threshold']:g}: {plain(percent(point['backoff_rate']))} of the passes backed off"
             for point in trying
         ],
         row=2,

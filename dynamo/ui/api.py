@@ -6,7 +6,7 @@ An MCP tool is named after its function, so these have their public names. Every
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import gradio as gr
@@ -25,15 +25,22 @@ MOST_THRESHOLDS = 21
 
 def add_api(service: PageService) -> None:
     """Adds the functions to the `gr.Blocks` that is being built."""
-    for function in functions(service):
+    for function in Programs(service).functions():
         gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
 
-def functions(service: PageService) -> list[Any]:
-    """`generate`, `compare` and `threshold_sweep` for one host."""
+class Programs:
+    """What a program may call."""
+
+    def __init__(self, service: PageService):
+        self._service = service
+
+    def functions(self) -> list[Callable[..., Iterator[Any]]]:
+        return [self.generate, self.compare, self.threshold_sweep]
 
     @in_one_sentence
     def generate(
+        self,
         prompt: str,
         lane: Literal["dynamo", "base"] = "dynamo",
         threshold: float = 0.5,
@@ -65,14 +72,18 @@ def functions(service: PageService) -> list[Any]:
             threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
             repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
         )  # fmt: skip
-        service.limits.check(prompt, max_new_tokens)
+        self._service.limits.check(prompt, max_new_tokens)
         settings = Settings(options, max_new_tokens, seed)
-        for run in service.follow(prompt, settings, lane):
+        for run in self._service.follow(prompt, settings, lane):
             yield summary(run)
 
     @in_one_sentence
     def compare(
-        prompt: str, threshold: float = 0.5, max_new_tokens: int = LONGEST_ANSWER, seed: int = 0
+        self,
+        prompt: str,
+        threshold: float = 0.5,
+        max_new_tokens: int = LONGEST_ANSWER,
+        seed: int = 0,
     ) -> Iterator[dict[str, Any]]:
         """The base model and DynaMo on the same message and seed: both texts, both clocks.
 
@@ -82,15 +93,16 @@ def functions(service: PageService) -> list[Any]:
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
-        service.limits.check(prompt, max_new_tokens)
+        self._service.limits.check(prompt, max_new_tokens)
         settings = Settings(SamplingOptions(threshold=threshold), max_new_tokens, seed)
-        lanes = service.lanes_run(prompt, settings, OWN_LOOP)
+        lanes = self._service.lanes_run(prompt, settings, OWN_LOOP)
         base, dynamo = (lanes[name].tokens_per_second for name in ("base", "dynamo"))
         speed_up = round(dynamo / base, 3) if base and dynamo else None
         yield {name: summary(lane) for name, lane in lanes.items()} | {"wall_clock_ratio": speed_up}
 
     @in_one_sentence
     def threshold_sweep(
+        self,
         prompt: str,
         thresholds: list[float] = list(STRIP_THRESHOLDS),  # noqa: B006  (the schema shows the default)
         max_new_tokens: int = LONGEST_ANSWER,
@@ -104,7 +116,7 @@ def functions(service: PageService) -> list[Any]:
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
-        service.limits.check(prompt, max_new_tokens)
+        self._service.limits.check(prompt, max_new_tokens)
         if not isinstance(thresholds, list | tuple):
             raise ValueError(f"thresholds: expected a list of numbers, got {short_repr(thresholds)}")
         if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
@@ -112,11 +124,9 @@ def functions(service: PageService) -> list[Any]:
         all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]
         rows: list[dict[str, Any]] = []
         for settings in all_settings:
-            lane = service.lane_run(Chat(), prompt, settings, "dynamo")
+            lane = self._service.lane_run(Chat(), prompt, settings, "dynamo")
             rows.append({"threshold": settings.options.threshold, **summary(lane)})
             yield rows
-
-    return [generate, compare, threshold_sweep]
 
 
 def summary(lane: RecordedRun) -> dict[str, Any]:

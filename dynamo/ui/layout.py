@@ -34,7 +34,7 @@ MOST_SESSIONS = 200
 _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
-  <p>A language model runs once for every token. DynaMo proposes the next <b>two or three tokens in one
+  <p>A language model normally runs once per token. DynaMo proposes the next <b>two or three tokens in one
   forward pass</b>, keeps what belongs together, and <b>backs off</b> to fewer when it is not sure.</p>
 </header>
 """

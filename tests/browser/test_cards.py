@@ -119,7 +119,7 @@ def test_the_lanes_figures_stand_side_by_side_with_their_caution(audited):
         ("Repetition", "0 %", "0 %"),
         ("Tokens", "8", "8"),
     ]
-    assert "Fewer nats are no praise" in audited.inner_text(".dm-audit-caution")
+    assert "Lower is not automatically better" in audited.inner_text(".dm-audit-caution")
 
 
 def test_a_token_tells_its_probability_on_hover_and_on_focus(audited):

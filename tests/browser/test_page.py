@@ -22,7 +22,7 @@ def test_the_first_visit_plays_a_recording_that_says_so(page_at, recorded_url):
     )
     assert page.locator("#pane-base .dm-badge").is_visible()
     page.get_by_role("button", name="Skip to the end").click()
-    page.get_by_text("The same 45 tokens one by one: 45 passes.").wait_for()
+    page.get_by_text("One at a time needs 45.").wait_for()
     generate(page)
     assert bubbles(page, "dynamo") == [PROMPT]  # the recording is no part of the chat
     assert page.locator("#pane-base .dm-badge").is_hidden()

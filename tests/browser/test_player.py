@@ -235,4 +235,4 @@ def test_a_lane_decoded_again_says_which_settings_differ(arithmetic, changed, wo
 
 @pytest.mark.parametrize("engine", ["", "loop", "constructor", "<b>"])
 def test_an_unknown_engine_is_called_our_own_loop(arithmetic, engine):
-    assert arithmetic("opponentOf({ engine: args[0] })[0]", engine, files=PLAYER) == "our one-token loop"
+    assert arithmetic("opponentOf({ engine: args[0] })[1]", engine, files=PLAYER) == "base"

@@ -112,16 +112,16 @@ def test_exact_mode_is_told_by_drafts_and_by_no_threshold(timeline, arithmetic):
     tell(page, "threshold", 0.9)
     assert page.inner_text(".dm-timeline-whatif") == ""
     send(page, [answered(run="another")])
-    assert page.is_visible(".dm-timeline-scale") and page.get_by_text("an order given up").is_visible()
+    assert page.is_visible(".dm-timeline-scale") and page.get_by_text("a chunk length rejected").is_visible()
 
 
 def test_every_pass_has_its_column_with_its_back_offs(timeline):
     page = timeline()
-    assert "will stand here" in page.inner_text(".dm-timeline-lead")
+    assert "will appear here" in page.inner_text(".dm-timeline-lead")
     assert page.locator(".dm-column").count() == 0
     send(page, [answered()])
-    assert page.get_by_role("toolbar", name="DynaMo: 4 passes, 3 back-offs").is_visible()
-    assert page.inner_text(".dm-timeline-count") == "4 passes, 3 back-offs"
+    assert page.get_by_role("toolbar", name="DynaMo: 2 of 4 passes backed off").is_visible()
+    assert page.inner_text(".dm-timeline-count") == "2 of 4 passes backed off"
     sizes = page.eval_on_selector_all(
         ".dm-column", "all => all.map((one) => one.className.match(/size-(.)/)[1])"
     )
@@ -148,7 +148,7 @@ def test_columns_follow_what_the_pane_shows(timeline):
     dynamo = answered()
     page = timeline({**dynamo, "count": 2})
     assert page.locator(".dm-column:visible").count() == 2
-    assert page.inner_text(".dm-timeline-count") == "2 passes, 1 back-off"
+    assert page.inner_text(".dm-timeline-count") == "1 of 2 passes backed off"
     send(page, [dynamo])
     assert page.locator(".dm-column:visible").count() == 4
     send(page, [{**answered(run="next"), "count": 0, "passes": []}])

@@ -20,12 +20,12 @@ from visitors import PATIENCE, client_of
 
 from dynamo.trace.ndjson import read_runs
 from dynamo.ui import build_demo, launch_options
-from dynamo.ui.api import functions
+from dynamo.ui.api import Programs
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.components import served_passes, served_split, served_trace
 
 HOST = PageService(scripted_pair())
-FUNCTIONS = {function.__name__: function for function in functions(HOST)}
+FUNCTIONS = {function.__name__: function for function in Programs(HOST).functions()}
 OPTIONS = ("threshold", "mask_strength", "temperature", "top_k", "repetition_penalty", "max_order", "exact",
            "max_new_tokens", "seed", "lane")  # fmt: skip
 

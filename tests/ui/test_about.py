@@ -8,7 +8,7 @@ import re
 from fakes import scripted_pair
 
 from dynamo.loading import EMBEDDED_DESCRIPTION
-from dynamo.ui.api import functions
+from dynamo.ui.api import Programs
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.components import ASSETS
 
@@ -24,7 +24,7 @@ def test_what_the_embedded_pair_knows_is_said_by_its_description_alone():
 
 
 def test_the_example_calls_functions_that_exist_with_parameters_that_they_take():
-    offered = {function.__name__: function for function in functions(PageService(scripted_pair()))}
+    offered = {function.__name__: function for function in Programs(PageService(scripted_pair())).functions()}
     calls = [node for node in ast.walk(ast.parse(EXAMPLE)) if isinstance(node, ast.Call)]
     called = set()
     for call in calls:
@@ -37,10 +37,10 @@ def test_the_example_calls_functions_that_exist_with_parameters_that_they_take()
 
 
 def test_the_example_reads_keys_that_the_answers_have():
-    functions_by_name = {function.__name__: function for function in functions(PageService(scripted_pair()))}
-    *_, answer = functions_by_name["generate"]("Hello")
-    *_, both = functions_by_name["compare"]("Hello")
-    *_, rows = functions_by_name["threshold_sweep"]("Hello", [0.3])
+    programs = Programs(PageService(scripted_pair()))
+    *_, answer = programs.generate("Hello")
+    *_, both = programs.compare("Hello")
+    *_, rows = programs.threshold_sweep("Hello", [0.3])
     for key in ("text", "tokens_per_forward"):
         assert f'answer["{key}"]' in EXAMPLE and key in answer
     for key in ("base", "dynamo", "wall_clock_ratio"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hostile import SHUT
 
-from dynamo.ui.server.bodies import MOST_HELD, SMALL, Bodies
+from dynamo.ui.server.bodies import MOST_HELD, SMALL, RequestBodies
 from dynamo.ui.server.guard import (
     SMALL_FILE,
     Refused,
@@ -33,7 +33,7 @@ def refused(check, *arguments) -> Refused | None:
     try:
         check(*arguments)
     except Refused as refusal:
-        assert refusal.told and "\n" not in refusal.told
+        assert str(refusal) and "\n" not in str(refusal)
         return refusal
     return None
 
@@ -161,7 +161,7 @@ def receiving(*parts: bytes):
 
 def test_large_bodies_together_have_a_bound_and_small_ones_are_let_in_beside_them():
     async def crowd():
-        bodies, large = Bodies(), MOST_HELD // 2 - 1
+        bodies, large = RequestBodies(), MOST_HELD // 2 - 1
         hold = [bodies.whole(receiving(b"x" * large), MOST_HELD, 9) for _ in range(2)]
         for each in hold:
             await each.__aenter__()

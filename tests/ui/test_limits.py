@@ -18,7 +18,7 @@ from visitors import PATIENCE, client_of
 from dynamo.spaces import read_config
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.ui import build_demo
-from dynamo.ui.api import functions
+from dynamo.ui.api import Programs
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.server.limits import LARGEST_REQUEST
 
@@ -33,7 +33,7 @@ def page():
 
 
 def test_a_long_prompt_and_a_long_answer_are_refused_with_their_limit(page):
-    generate = functions(PageService(scripted_pair(), limits=LIMITS))[0]
+    generate = Programs(PageService(scripted_pair(), limits=LIMITS)).generate
     with pytest.raises(gr.Error, match=r"prompt: it has 21 characters and at most 20 are read here; short"):
         next(generate("a" * 21, max_new_tokens=8))
     with pytest.raises(gr.Error, match="max_new_tokens: expected 1 to 64 here, got 65"):

@@ -215,4 +215,4 @@ def test_requests_that_never_end_take_nobodys_place_in_the_queue_and_are_ended(n
         assert narrow.ask("7.7.6.1").status_code == 200
         monkeypatch.setattr("dynamo.ui.server.limits.LONGEST_READING", 0.2)
         told = everything(lines.enter_context(unfinished(narrow, "7.7.7.9")))
-    assert told.startswith("HTTP/1.1 408") and "not here within 0.2 s" in told
+    assert told.startswith("HTTP/1.1 408") and "within 0.2 s" in told

@@ -74,8 +74,8 @@ def test_the_strip_shows_the_prompt_at_seven_thresholds_as_they_are_done():
 
 def test_presets_are_the_papers_ablation_and_are_recognised():
     assert preset_of(1, True, True) == next(iter(PRESETS)) == "mask + Otsu + blur"
-    assert preset_of(0.5, True, True) == "half mask"
-    assert preset_of(0.55, True, True) == "your own"
+    assert preset_of(0.5, True, True) == "mask at half strength"
+    assert preset_of(0.55, True, True) == "custom"
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ PRESETS: dict[str, tuple[float, bool, bool]] = {
     "mask + Otsu + blur": (1.0, True, True),
     "mask + Otsu": (1.0, True, False),
     "mask only": (1.0, False, False),
-    "half mask": (0.5, True, True),
+    "mask at half strength": (0.5, True, True),
     "no mask": (0.0, True, True),
 }
-CUSTOM = "your own"
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def threshold_dial() -> gr.Slider:
         SamplingOptions().threshold,
         step=0.01,
         label="Back-off threshold ε: the quality dial",
-        info="Drag: what this pass would do. Let go: DynaMo again.",
+        info="Drag to preview; release to regenerate.",
         min_width=260,
         buttons=["reset"],
         elem_id="threshold",

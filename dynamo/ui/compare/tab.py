@@ -33,7 +33,7 @@ _LEGEND = """
   <span class="dm-chunk size-2"><span class="dm-token">two </span><span class="dm-token">tokens</span></span>
   <span class="dm-chunk size-3"><span class="dm-token">three </span><span class="dm-token">tokens </span><span
     class="dm-token">together</span></span>
-  <span class="dm-legend-note">dotted: it tried more and backed off</span>
+  <span class="dm-legend-note">dotted: tried more, wasn't sure, backed off</span>
 </p>
 """
 
@@ -156,7 +156,7 @@ class CompareTab:
     def _chat_row(self, voting: bool) -> None:
         small = {"size": "sm", "min_width": 90}
         with gr.Row(elem_classes="dm-chat-row"):
-            self.retry = gr.Button("Retry with the next seed", elem_id="retry", **small)
+            self.retry = gr.Button("Try another seed", elem_id="retry", **small)
             self.edit = gr.Button("Edit last message", elem_id="edit", **small)
             self.new_chat = gr.Button("New chat", elem_id="new-chat", **small)
             self.load = gr.UploadButton("Load a trace", file_types=[".ndjson"], elem_id="load-trace", **small)
@@ -178,8 +178,8 @@ class CompareTab:
             self.preset = gr.Radio(
                 [*PRESETS, CUSTOM],
                 value=next(iter(PRESETS)),
-                label="What corrects the joint",
-                info="The paper's ablation: one click decodes the answer again without a part",
+                label="Ablations: which correction is on",
+                info="From the paper: one click decodes the answer again without a part",
                 min_width=260,
                 elem_id="preset",
             )

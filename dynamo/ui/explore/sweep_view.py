@@ -18,8 +18,8 @@ Report = Mapping[str, Any]
 MEASURES = {
     "nats_per_token": (
         "Nats per token",
-        "How much the replies surprise the base model. Lower is not simply better: thresholds cut the tail, "
-        "and dull text scores low. The dotted line is the base model's own replies.",
+        "How much the replies surprise the base model. Lower is not automatically better: thresholds cut the "
+        "tail, and dull text scores low. The dotted line is the base model's own replies.",
     ),
     "share_below_1_percent": (
         "Unlikely tokens",

@@ -1,8 +1,8 @@
 """What the loaded pair takes and how fast it was, as a table; beside it a quantised pair as it was in full.
 
 Bytes are counted when a pair is loaded, except for those in full, which are an estimate and labelled so.
-Speeds are those of the last whole answer here, and never foretold: on one machine fewer bits are faster, on
-another slower.
+Speeds are those of the last whole answer here, and never estimated: fewer bits are faster on one machine and
+slower on another.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def footprint_table(footprint: Footprint | None, speeds: Speeds, in_full: Speeds
         for name in next(iter(columns.values()))
     )
     return (
-        '<table class="dm-footprint"><caption>Memory, and tokens per second of model time in the last answer'
+        '<table class="dm-footprint"><caption>Memory, and tokens/s (model time only) in the last answer'
         f"</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
@@ -53,8 +53,8 @@ def _column(footprint: Footprint, weights: int, speeds: Speeds, otherwise: str) 
         "Co-occurrence table": footprint.table,
         "Together": weights + footprint.caches + footprint.table,
     }
-    told = {name: _megabytes(count) for name, count in parts.items()}
-    return told | {f"{LANE_NAMES[lane]}, tokens/s": _speed(speeds.get(lane), otherwise) for lane in LANES}
+    sizes = {name: _megabytes(count) for name, count in parts.items()}
+    return sizes | {f"{LANE_NAMES[lane]}, tokens/s": _speed(speeds.get(lane), otherwise) for lane in LANES}
 
 
 def _megabytes(count: int) -> str:

@@ -31,12 +31,12 @@ LONGEST_NAME = 300
 Updates = dict[Any, Any]
 
 _INTRO = """<div class="dm-models"><h2>Which model runs here</h2>
-<p>The pair that is loaded answers in Compare, for everyone who has this page open.</p></div>"""
+<p>Switching models affects every visitor.</p></div>"""
 _SUITE = """<div class="dm-models"><p>The Pythia models come without token heads: they complete text, and
-learn heads here.</p></div>"""
+you can train heads for them here.</p></div>"""
 _HEADLESS = """<div class="dm-models"><h2><bdi>{name}</bdi> has no token heads yet</h2>
-<p>So it cannot race: one pass gives one token. It completes text, and it learns heads here; the pair in
-Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
+<p>It cannot race, as one pass gives one token. It can complete text, and you can train heads for it here; the
+pair in Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
 
 
 # Whether the visitor has written or picked a name, perhaps before the page has learned which pair is loaded.

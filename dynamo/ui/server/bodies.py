@@ -1,7 +1,7 @@
-"""Bodies of requests, read as a whole before anything is done with them.
+"""Request bodies, read completely before anything is done with them.
 
-A body has a largest size and a longest time. Large ones on their way together have a bound, too, as a
-hundred that never end would else be held at once; small ones are let in beside them.
+A body has a largest size and a longest time. Large bodies that are being read at the same time share a bound,
+as a hundred that never end would otherwise all be held; small ones are let in beside them.
 """
 
 from __future__ import annotations
@@ -15,76 +15,58 @@ from dynamo.ui.server.guard import Refused
 
 MOST_HELD = 100_000_000  # bytes of large bodies, together
 SMALL = 64_000
-COME_AGAIN = 30
+RETRY_SECONDS = 30
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 
-class Bodies:
-    """All that one page is being sent."""
+class RequestBodies:
+    """All bodies that one page is being sent."""
 
     def __init__(self) -> None:
         self._held = 0
 
     @asynccontextmanager
     async def whole(self, receive: Receive, largest: int, seconds: float) -> AsyncIterator[Message]:
-        """All parts as one message, or that the visitor is gone; held until the context ends.
+        """All parts as one message, or the message that the visitor is gone; held until the context ends.
 
-        Raises Refused for a body of more bytes than `largest`, that is not here in time, or that has no room.
+        Raises Refused for a body of more than `largest` bytes, one that takes too long, and one without room.
         """
-        parts = _Parts(self)
+        held = 0
+
+        async def read() -> Message:
+            nonlocal held
+            parts, size = [], 0
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return message
+                part = message.get("body", b"")
+                parts.append(part)
+                size += len(part)
+                if size > largest:
+                    reason = f"The request is larger than {largest:,} bytes; send less, or start a new chat."
+                    raise Refused(413, reason)
+                if size > SMALL:
+                    self._hold(size - held)
+                    held = size
+                if not message.get("more_body", False):
+                    return {"type": "http.request", "body": b"".join(parts), "more_body": False}
+
         try:
-            async with asyncio.timeout(seconds):
-                message = await parts.read(receive, largest)
-        except TimeoutError:
-            parts.release()
-            told = f"The request was not here within {seconds:g} s; send it again, or less of it."
-            raise Refused(408, told) from None
-        except BaseException:
-            parts.release()
-            raise
-        try:
+            try:
+                async with asyncio.timeout(seconds):
+                    message = await read()
+            except TimeoutError:
+                reason = f"The request did not arrive within {seconds:g} s; send it again, or send less."
+                raise Refused(408, reason) from None
             yield message
         finally:
-            parts.release()
+            self._held -= held
 
-    def take(self, size: int) -> None:
+    def _hold(self, size: int) -> None:
         if self._held + size > MOST_HELD:
-            told = f"Too much is being sent here at once; send it again in {COME_AGAIN} s."
-            raise Refused(503, told, COME_AGAIN)
+            reason = f"Too much is being sent here at once; send it again in {RETRY_SECONDS} s."
+            raise Refused(503, reason, RETRY_SECONDS)
         self._held += size
-
-    def give_back(self, size: int) -> None:
-        self._held -= size
-
-
-class _Parts:
-    """One body on its way."""
-
-    def __init__(self, bodies: Bodies):
-        self._bodies = bodies
-        self._taken = 0
-
-    async def read(self, receive: Receive, largest: int) -> Message:
-        parts, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return message
-            part = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-            if size > largest:
-                told = f"The request is larger than {largest:,} bytes; send less, or start a new chat."
-                raise Refused(413, told)
-            if size > SMALL:
-                more = size - self._taken
-                self._bodies.take(more)
-                self._taken += more
-            if not message.get("more_body", False):
-                return {"type": "http.request", "body": b"".join(parts), "more_body": False}
-
-    def release(self) -> None:
-        self._bodies.give_back(self._taken)
-        self._taken = 0

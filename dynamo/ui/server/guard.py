@@ -1,13 +1,13 @@
-"""Which of Gradio's doors stay shut here, who may knock, and which files a request may name.
+"""Which of Gradio's routes are closed here, who may send requests, and which files a request may name.
 
-Gradio serves more than this page uses. Some of it does harm in a stranger's hands: it keeps what a visitor
-typed on the disk for a link, stores recordings, fetches any address for whoever asks, writes what a request
-says into the log. All that is answered with 404. A request may name files that were uploaded here and no
-others, as Gradio fetches those that are addresses, and tells the server's folders when it refuses the rest.
+Gradio serves more than this page uses, and some of it is harmful in a stranger's hands: it writes what a
+visitor typed to the disk for a link, stores recordings, fetches any address, writes what a request says into
+the log. All of that is answered with 404. A request may only name files that were uploaded here, as Gradio
+fetches names that are addresses, and reveals the server's folders when it refuses the rest.
 
-A page on a machine of one's own loads models and reads texts by their path. Any site that is open in a
-browser there can send it requests, or have its own name point to this machine; so it answers to this
-machine's names alone, and to no other site's pages.
+A page on your own machine loads models and reads texts by their path. Any site that is open in a browser
+there can send it requests, or point its own name to this machine; so the page answers only to this machine's
+names, and to no other site's pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-_SHUT = re.compile(
+_CLOSED = re.compile(
     r"/gradio_api/(process_recording|deep_link|custom_component|dev/reload|file[=/]https?://)|^/monitoring"
 )
 _BOUNDARY = re.compile(rb"""boundary="?([\w'()+,./:=?-]+)""", re.IGNORECASE)
@@ -31,17 +31,17 @@ SMALL_FILE = 100_000
 
 
 class Refused(Exception):
-    """A request that goes no further. status: of HTTP; told: one sentence; seconds: when to come again."""
+    """A request that is refused, with one sentence. status: of HTTP; seconds: after which to try again."""
 
-    def __init__(self, status: int, told: str, seconds: int = 0):
-        super().__init__(told)
-        self.status, self.told, self.seconds = status, told, seconds
+    def __init__(self, status: int, reason: str, seconds: int = 0):
+        super().__init__(reason)
+        self.status, self.seconds = status, seconds
 
 
 def check_route(scope: MutableMapping[str, Any]) -> None:
-    """Raises Refused for a route that is shut."""
-    if _SHUT.search(scope["path"].removeprefix(scope.get("root_path", ""))):
-        raise Refused(404, "This is not to be had here.")
+    """Raises Refused for a route that is closed."""
+    if _CLOSED.search(scope["path"].removeprefix(scope.get("root_path", ""))):
+        raise Refused(404, "Not found.")
 
 
 def check_sender(scope: MutableMapping[str, Any]) -> None:
@@ -49,12 +49,12 @@ def check_sender(scope: MutableMapping[str, Any]) -> None:
     site's page."""
     if not _is_loopback((scope.get("server") or ("",))[0]):
         return
-    told = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
-    host, origin = told.get(b"host", ""), told.get(b"origin", "")
+    headers = dict(scope["headers"])
+    host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
     if host and not _is_home(f"//{host}"):
         raise Refused(
             403,
-            "This page answers to its own machine's names alone; behind a proxy set DYNAMO_LIMITS=proxy, "
+            "This page answers only to its own machine's names; behind a proxy set DYNAMO_LIMITS=proxy, "
             "for a network GRADIO_SERVER_NAME to this machine's address there.",
         )
     if origin and scope["method"] == "POST" and not _is_home(origin):
@@ -66,12 +66,12 @@ def check_sender(scope: MutableMapping[str, Any]) -> None:
 
 
 def check_files(body: bytes, uploaded: Collection[str]) -> None:
-    """Raises Refused for a request that names a file which was not uploaded, or that is no JSON."""
+    """Raises Refused for a request that names a file which was not uploaded, or that is not JSON."""
     try:
         # Numbers name no file, and the longest take long.
         waiting = [json.loads(body, parse_int=len, parse_float=len)]
     except (ValueError, RecursionError):
-        raise Refused(400, "The request is no JSON that is read here; mend it and send it again.") from None
+        raise Refused(400, "The request is not valid JSON; correct it and send it again.") from None
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
@@ -80,7 +80,7 @@ def check_files(body: bytes, uploaded: Collection[str]) -> None:
             # What Gradio takes for a file.
             path = value.get("path")
             if "meta" in value and not (isinstance(path, str) and path in uploaded):
-                raise Refused(422, "file: it was not uploaded here, or long ago; upload it again")
+                raise Refused(422, "file: it was not uploaded here, or was removed since; upload it again")
             waiting += value.values()
 
 

@@ -1,12 +1,12 @@
-"""What stands before Gradio: no request too large to be held, too many of one visitor, or past a full queue.
+"""The request guard in front of Gradio: bounds on sizes, on each visitor's rate, and on the queue.
 
 A request for work is refused before it is queued, with one sentence that the page shows and a program finds
-under `detail`: 413 for its size, 408 for one that does not come to its end, 429 with `Retry-After` for the
-rest. An upload counts as a request; what is answered without the queue has a rate of its own, in bytes, as it
-costs time by what it sends. Who never ends a request takes no place in the queue. Who asks is told by the
-address that connects, behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can only
-put others before it. Gradio's own functions stay as they are; all that is asked of it is how many wait, and
-what was uploaded. What is shut, and what a request may name, is `doors`'.
+under `detail`: 413 for its size, 408 for one that does not end in time, 429 with `Retry-After` for the rest.
+An upload counts as a request; calls that bypass the queue have a rate of their own, in bytes, as their cost
+grows with what they send. A request that never ends takes no place in the queue. A visitor is identified by
+the address that connects, behind a proxy by the last public address of `X-Forwarded-For`, as a visitor can
+only prepend others to it. Of Gradio it reads how many requests wait and what was uploaded, and changes
+nothing. Which routes are closed, and which files a request may name, is decided in `guard`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from dynamo.spaces.limits import Limits
-from dynamo.ui.server.bodies import Bodies, Message, Receive
+from dynamo.ui.server.bodies import Message, Receive, RequestBodies
 from dynamo.ui.server.guard import Refused, check_files, check_route, check_sender, check_upload, make_room
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ MOST_UPLOADED = 200_000_000  # bytes that are kept; the oldest make room
 # What is answered without the queue costs time by what it sends: so many bytes a minute for each request that
 # is granted, and every call counts as more than it sends.
 QUIET_BYTES, QUIET_CALL = 1_000_000, 15_000
-MOST_VISITORS = 10_000  # that are told apart; who asked longest ago is forgotten first
-FIRST_WAIT = 15  # seconds after which to ask again, told to whom the queue refused before a run was measured
+MOST_VISITORS = 10_000  # that are remembered; the one that asked longest ago is forgotten first
+FIRST_WAIT = 15  # seconds after which to ask again, before any run was measured
 SHORTEST_WAIT, LONGEST_WAIT = 2, 300
 RECENT_RUNS = 16
 
@@ -111,7 +111,7 @@ class RequestGuard:
         rate = limits.requests_per_minute
         self._rates = Rates(rate) if rate is not None else None
         self._quiet = Rates(QUIET_BYTES * rate) if rate is not None else None
-        self._bodies = Bodies()
+        self._bodies = RequestBodies()
         self._joining = 0  # let in, and perhaps not in Gradio's queue yet
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -130,7 +130,7 @@ class RequestGuard:
             await _answer(send, refused)
 
     async def _got(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Ends a stream that was never begun: Gradio tells so in it, and then fails with a long traceback."""
+        """Ends a stream that was never begun: Gradio says so in it, and then fails with a long traceback."""
         try:
             await self._app(scope, receive, send)
         except RuntimeError as error:
@@ -177,8 +177,8 @@ class RequestGuard:
         seconds = math.ceil(rates.wait(visitor_of(scope, self._limits.behind_proxy), cost or 1))
         if seconds:
             most = self._limits.requests_per_minute
-            told = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
-            raise Refused(429, told, seconds)
+            reason = f"At most {most} requests a minute are answered here; ask again in {seconds} s."
+            raise Refused(429, reason, seconds)
 
     def _check_queue(self, scope: Message) -> None:
         """Raises Refused."""
@@ -187,8 +187,8 @@ class RequestGuard:
         waiting = len(queue) + self._joining
         if queue.max_size is not None and waiting >= queue.max_size:
             seconds = page.pace.wait(waiting)
-            told = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
-            raise Refused(429, told, seconds)
+            reason = f"The queue is full: {waiting} requests are waiting already; ask again in {seconds} s."
+            raise Refused(429, reason, seconds)
 
 
 def visitor_of(scope: Message, behind_proxy: bool) -> str:
@@ -197,8 +197,8 @@ def visitor_of(scope: Message, behind_proxy: bool) -> str:
     behind_proxy: read the proxies' chain from its end, past private addresses, as far as it can be read.
     """
     client = (scope.get("client") or ("",))[0]
-    told = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-    hops = [client, *reversed(told.decode("latin-1").split(","))] if behind_proxy else [client]
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    hops = [client, *reversed(forwarded.decode("latin-1").split(","))] if behind_proxy else [client]
     known = list(takewhile(lambda address: address is not None, map(_address, hops)))
     chosen = next((address for address in known if address.is_global), known[0] if known else None)
     if chosen is None:
@@ -242,7 +242,7 @@ def _again(message: Message, receive: Receive) -> Receive:
 
 
 async def _answer(send: Send, refused: Refused) -> None:
-    body = json.dumps({"detail": refused.told}).encode()
+    body = json.dumps({"detail": str(refused)}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if refused.seconds:
         headers.append((b"retry-after", str(refused.seconds).encode()))
