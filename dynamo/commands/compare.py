@@ -28,7 +28,7 @@ from dynamo.common.threads import settle_threads
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
 from dynamo.trace.joint_line import JointLine
-from dynamo.trace.ndjson import End, Header, Line, PassLine, write_trace
+from dynamo.trace.ndjson import End, Header, Line, PassLine, encode_lines
 from dynamo.trace.recorder import Recorder
 
 WARM_UP_TOKENS = 8
@@ -139,7 +139,7 @@ def _write(path: str, recordings: Iterable[_Recording]) -> None:
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             for recording in recordings:
-                write_trace(file, recording.lines)
+                file.write(encode_lines(recording.lines))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 from dynamo.common.validation import number, parse_json, require_int, settings, short_repr
 from dynamo.sampling.records import BackOff, StepRecord
@@ -209,6 +209,11 @@ class Trace:
     end: End | None = None
 
     @property
+    def wire(self) -> str:
+        """The run as NDJSON without its joints, as a pane of the page holds it."""
+        return encode_lines([self.header, *self.passes, *([self.end] if self.end else [])])
+
+    @property
     def tokens(self) -> list[int]:
         return [token for line in self.passes for token in line.tokens]
 
@@ -221,6 +226,11 @@ class Trace:
 def encode_line(line: Line) -> str:
     """One line of NDJSON, without its newline."""
     return json.dumps(line.to_json(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def encode_lines(lines: Iterable[Line]) -> str:
+    """Lines of NDJSON: of a run, a header, its passes, each followed by its joint or not, and an end."""
+    return "".join(encode_line(line) + "\n" for line in lines)
 
 
 def decode_line(text: str) -> Line:
@@ -250,12 +260,6 @@ def _backoff(fields: Any) -> BackOff:
         number("backoffs", best),
         number("backoffs", bar),
     )
-
-
-def write_trace(file: TextIO, lines: Iterable[Line]) -> None:
-    """Writes a run: a header, its passes each with its joint or without, an end."""
-    for line in lines:
-        file.write(encode_line(line) + "\n")
 
 
 def read_trace(file: Iterable[str]) -> Trace:

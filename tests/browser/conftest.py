@@ -170,7 +170,7 @@ def recorded_url(tmp_path_factory):
     *_, view = service.answer(Chat(), "hello there", Settings(SamplingOptions(), 96, 0))
     chat = Chat.read(view.base, view.dynamo)
     path = tmp_path_factory.mktemp("recording") / "recording.ndjson"
-    traces = [service.store.get_trace(turns[-1].trace.header.run) for turns in (chat.base, chat.dynamo)]
+    traces = [service.store.get_trace(turns[-1].header.run) for turns in (chat.base, chat.dynamo)]
     path.write_text("".join(traces), encoding="utf-8")
     with served(scripted_pair(), recording=path) as url:
         yield url

@@ -31,7 +31,7 @@ def test_audit_of_a_trace_scores_every_run_under_the_base(folder, capsys):
 
 def test_audit_reads_a_chat_turn_after_turn(folder, capsys, tokenizer):
     from dynamo.sampling.records import StepRecord
-    from dynamo.trace.ndjson import End, Header, PassLine, write_trace
+    from dynamo.trace.ndjson import End, Header, PassLine, encode_lines
 
     ids = encode_plain(tokenizer, ["At seven."])[0]
     texts = [tokenizer.decode([token]) for token in ids]
@@ -41,7 +41,7 @@ def test_audit_reads_a_chat_turn_after_turn(folder, capsys, tokenizer):
     ]
     with (folder / "chat.ndjson").open("w") as file:
         for question in ("When?", "Sure?"):
-            write_trace(file, [Header("run", "dynamo", "tiny", question), *turn, End("length")])
+            file.write(encode_lines([Header("run", "dynamo", "tiny", question), *turn, End("length")]))
     _, result = run(capsys, "audit", folder / "chat.ndjson", "--model", folder / "pair")
     base = load(str(folder / "pair")).base
     turns = [("user", "When?"), ("assistant", "At seven."), ("user", "Sure?")]

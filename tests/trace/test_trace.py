@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynamo.sampling.records import BackOff, Joint, StepRecord
 from dynamo.trace.joint_line import Chunk, JointLine
-from dynamo.trace.ndjson import End, Header, PassLine, decode_line, encode_line, read_trace, write_trace
+from dynamo.trace.ndjson import End, Header, PassLine, decode_line, encode_line, encode_lines, read_trace
 
 HEADER = Header("a1b2", "dynamo", "embedded", "book a table", {"threshold": 0.5, "seed": 0})
 PASS = PassLine(0, (11, 22, 33), (" was", " they", ""), 3, 21.4, (0.5, 0.25, 0.125), (), 0.42, True)
@@ -39,14 +39,13 @@ def lines(*values) -> list[str]:
 def test_a_run_survives_writing_and_reading():
     second = PassLine(1, (44,), ("!",), 1, 9.5, (1.0,), (BackOff(3, "threshold", 0.091, 0.25),))
     joint = JointLine.from_record(1, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
-    file = io.StringIO()
-    write_trace(file, [HEADER, PASS, second, joint, End("eos", "�")])
-    trace = read_trace(io.StringIO(file.getvalue()))
+    trace = read_trace(io.StringIO(encode_lines([HEADER, PASS, second, joint, End("eos", "�")])))
     assert trace.header == HEADER
     assert trace.passes == (PASS, second)
     assert list(trace.joints) == [1]
     assert trace.end == End("eos", "�")
-    assert trace.text == " was they!�"
+    assert trace.text == " was they!�" and trace.tokens == [11, 22, 33, 44]
+    assert trace.wire == encode_lines([HEADER, PASS, second, End("eos", "�")]), "a pane holds no joints"
 
 
 def test_an_order_that_an_end_cut_short_is_kept():

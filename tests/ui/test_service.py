@@ -47,9 +47,9 @@ def test_decoding_again_keeps_the_base_lane_the_prompt_and_the_seed():
     assert {view.base for view in views} == {chat.wire("base")}
     again = Chat.read(views[-1].base, views[-1].dynamo)
     assert again.dynamo[0].wire == chat.dynamo[0].wire
-    header = again.dynamo[1].trace.header
+    header = again.dynamo[1].header
     assert (header.prompt, header.options["seed"], header.options["threshold"]) == ("two", 3, 1.0)
-    assert all(len(line.tokens) == 1 for line in again.dynamo[1].trace.passes)
+    assert all(len(line.tokens) == 1 for line in again.dynamo[1].passes)
 
 
 def test_without_an_answer_there_is_nothing_to_decode_again():
@@ -101,10 +101,10 @@ def test_the_audit_gives_every_token_of_dynamo_the_bases_opinion():
     service = PageService(replace(scripted_pair(), audit=opinion))
     chat = talk(service, "one")
     card = json.loads(service.audit(chat))
-    texts = [text for line in chat.dynamo[-1].trace.passes for text in line.texts]
+    texts = [text for line in chat.dynamo[-1].passes for text in line.texts]
     assert [token["text"] for token in card["tokens"]] == texts
     assert card["tokens"][1]["p"] == pytest.approx(0.002479, abs=1e-6)
-    assert card["run"] == chat.dynamo[-1].trace.header.run and card["top_k"] == 50
+    assert card["run"] == chat.dynamo[-1].header.run and card["top_k"] == 50
     assert card["dynamo"]["outside_top_k"] == pytest.approx(1 / len(texts))
     assert card["base"]["tokens"] == len(texts)
 

@@ -8,11 +8,11 @@ Recordings and blind duels are shown but are no part of a chat.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dynamo.common.validation import parse_json, short_repr
-from dynamo.trace.ndjson import End, Trace, encode_line, read_trace
+from dynamo.common.validation import short_repr
+from dynamo.trace.ndjson import End, Trace, read_runs
 
 LONGEST_CHAT = 400_000  # characters of one lane's trace; a turn of 100 tokens takes about 8,000
 
@@ -21,25 +21,17 @@ LANES = ("base", "dynamo")
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One run of one lane and the lines that it was read from, closed by an end line."""
-
-    trace: Trace
-    wire: str
-
-
-@dataclass(frozen=True)
 class Chat:
     """The live runs of both lanes, turn by turn; the same user messages in both."""
 
-    base: tuple[Turn, ...] = ()
-    dynamo: tuple[Turn, ...] = ()
+    base: tuple[Trace, ...] = ()
+    dynamo: tuple[Trace, ...] = ()
 
     @classmethod
     def read(cls, base: str, dynamo: str) -> Chat:
         """From the panes' values. Raises ValueError on what is not a chat of this page, or too long."""
-        lanes = [_live_turns(wire or "") for wire in (base, dynamo)]
-        prompts = [[turn.trace.header.prompt for turn in turns] for turns in lanes]
+        lanes = [_live_runs(wire or "") for wire in (base, dynamo)]
+        prompts = [[run.header.prompt for run in runs] for runs in lanes]
         if prompts[0] != prompts[1]:
             raise ValueError("chat: the two lanes do not answer the same messages; start a new chat")
         return cls(*map(tuple, lanes))
@@ -49,11 +41,11 @@ class Chat:
 
     @property
     def last_prompt(self) -> str:
-        return self.dynamo[-1].trace.header.prompt
+        return self.dynamo[-1].header.prompt
 
     @property
     def last_model(self) -> str:
-        return self.dynamo[-1].trace.header.model
+        return self.dynamo[-1].header.model
 
     @property
     def last_seed(self) -> int:
@@ -67,28 +59,28 @@ class Chat:
     @property
     def last_options(self) -> Mapping[str, Any]:
         """What the last answer of DynaMo was sampled with, as its trace tells."""
-        return self.dynamo[-1].trace.header.options
+        return self.dynamo[-1].header.options
 
     def without_last(self) -> Chat:
         return Chat(self.base[:-1], self.dynamo[:-1])
 
     def wire(self, lane: str) -> str:
         """The lane's turns as NDJSON, ready for a next run to follow."""
-        return "".join(turn.wire for turn in self._lane(lane))
+        return "".join(run.wire for run in self._lane(lane))
 
     def messages(self, lane: str) -> list[Message]:
         """What was said in one lane, for the chat template."""
         return [
             {"role": role, "content": content}
-            for turn in self._lane(lane)
-            for role, content in (("user", turn.trace.header.prompt), ("assistant", turn.trace.text))
+            for run in self._lane(lane)
+            for role, content in (("user", run.header.prompt), ("assistant", run.text))
         ]
 
-    def _lane(self, lane: str) -> tuple[Turn, ...]:
+    def _lane(self, lane: str) -> tuple[Trace, ...]:
         return self.base if lane == "base" else self.dynamo
 
 
-def _live_turns(wire: str) -> list[Turn]:
+def _live_runs(wire: str) -> list[Trace]:
     if not isinstance(wire, str):
         raise ValueError(f"chat: expected the lines of its traces, got {short_repr(wire)}; start a new chat")
     if len(wire) > LONGEST_CHAT:
@@ -96,26 +88,7 @@ def _live_turns(wire: str) -> list[Turn]:
             f"chat: it has grown to {len(wire):,} characters of trace, at most {LONGEST_CHAT:,} are read; "
             "start a new chat"
         )
-    runs: list[list[str]] = []
-    for line in wire.split("\n"):
-        if not line.strip():
-            continue
-        if not runs or _is_header(line):
-            runs.append([])
-        runs[-1].append(line)
-    turns = [_turn(lines) for lines in runs]
-    return [turn for turn in turns if turn.trace.header.lane in LANES and not turn.trace.header.recorded]
-
-
-def _turn(lines: list[str]) -> Turn:
-    trace = read_trace(lines)
-    if trace.end is None:  # stopped: the browser marked it, the file is closed here
-        lines = [*lines, encode_line(End("cancelled"))]
-    return Turn(trace, "\n".join(lines) + "\n")
-
-
-def _is_header(line: str) -> bool:
-    try:
-        return "format" in parse_json(line)
-    except (ValueError, TypeError):
-        return False  # read_trace says what is wrong with it
+    runs = read_runs(wire.split("\n")) if wire.strip() else []
+    live = [run for run in runs if run.header.lane in LANES and not run.header.recorded]
+    # A stopped run has no end line: the browser marks it, and it is closed here.
+    return [run if run.end else replace(run, end=End("cancelled")) for run in live]

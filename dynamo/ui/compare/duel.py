@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from uuid import uuid4
 
-from dynamo.trace.ndjson import End, Header, PassLine, encode_line
+from dynamo.trace.ndjson import End, Header, PassLine, encode_lines
 from dynamo.ui.compare.presenter import RecordedRun
 
 CHOICES = ("left", "tie", "right")
@@ -67,4 +67,4 @@ class Duel:
             PassLine(0, (0,), (self.texts[lane],), 1, 0.0),
             End("eos"),
         )
-        return "".join(encode_line(line) + "\n" for line in lines)
+        return encode_lines(lines)

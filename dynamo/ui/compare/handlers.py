@@ -165,7 +165,7 @@ class Handlers:
         chat = self._read(base, dynamo)
         if not chat:
             return None
-        trace = chat.dynamo[-1].trace
+        trace = chat.dynamo[-1]
         options = trace.header.options
         own = "exact_threshold" if options.get("exact") else "threshold"
         threshold = options.get(own)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dynamo.decoding.race import race
 from dynamo.sampling.records import StepRecord
 from dynamo.trace.joint_line import GRID_SIZE, JointLine
-from dynamo.trace.ndjson import End, Header, PassLine, encode_line
+from dynamo.trace.ndjson import End, Header, PassLine, encode_lines
 from dynamo.trace.recorder import Decoder, Recorder
 from dynamo.ui.server.store import RunStore
 
@@ -61,16 +61,16 @@ class RecordedRun(Recorder):
         self.header = header
         self.steps = steps
         self.prompt_ids = prompt_ids
-        self.wire = before + encode_line(header) + "\n"
+        self.wire = before + encode_lines([header])
 
     def take(self, record: StepRecord) -> PassLine:
         line = super().take(record)
-        self.wire += encode_line(line) + "\n"
+        self.wire += encode_lines([line])
         return line
 
     def end(self, reason: str = "", message: str = "") -> End:
         if self.end_line is None:
-            self.wire += encode_line(super().end(reason, message)) + "\n"
+            self.wire += encode_lines([super().end(reason, message)])
         return self.end_line
 
 

@@ -21,7 +21,7 @@ from dynamo.common.validation import short_repr
 from dynamo.sampling.options import SamplingOptions
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.trace.joint_line import JointLine
-from dynamo.trace.ndjson import PassLine, Trace, encode_line, read_runs
+from dynamo.trace.ndjson import PassLine, Trace, read_runs
 from dynamo.trace.recorder import RunCounts
 from dynamo.ui.compare.chat import LANES, Chat
 from dynamo.ui.compare.figures import audit_figures, strip_row
@@ -146,7 +146,7 @@ class PageService:
         pair = self.pair
         _check_answered(chat, pair)
         before, prompt = chat.without_last(), chat.last_prompt
-        base_speed = RunCounts.fold(chat.base[-1].trace.passes).tokens_per_second
+        base_speed = RunCounts.fold(chat.base[-1].passes).tokens_per_second
         wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
         yield wire
         for threshold in STRIP_THRESHOLDS:
@@ -167,7 +167,7 @@ class PageService:
         if not chat or pair.audit is None or chat.last_model != pair.name:
             return ""
         opinions = {lane: self._opinion(pair, chat, lane) for lane in LANES}
-        trace = chat.dynamo[-1].trace
+        trace = chat.dynamo[-1]
         options = trace.header.options
         top_k = int(options.get("top_k", SamplingOptions().top_k))
         opinion = opinions["dynamo"]
@@ -180,7 +180,7 @@ class PageService:
         return json.dumps({"run": trace.header.run, "top_k": top_k, "tokens": tokens, **figures})
 
     def _opinion(self, pair: ModelPair, chat: Chat, lane: str) -> Opinion:
-        trace = (chat.base if lane == "base" else chat.dynamo)[-1].trace
+        trace = (chat.base if lane == "base" else chat.dynamo)[-1]
         messages = [*chat.without_last().messages(lane), {"role": "user", "content": chat.last_prompt}]
         reply = trace.tokens
         with self.exclusive():
@@ -233,7 +233,7 @@ class PageService:
         shown = {lane: self._adopt(trace, keep) for lane, trace in last.items()}
         if not shown:
             raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
-        wires = {lane: _wire(trace) for lane, trace in shown.items()}
+        wires = {lane: trace.wire for lane, trace in shown.items()}
         best = most_telling(shown["dynamo"].joints) if "dynamo" in shown else None
         inspector = "" if best is None else self.store.get_pass(shown["dynamo"].header.run, best) or ""
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, status)
@@ -256,8 +256,3 @@ def _check_answered(chat: Chat, pair: ModelPair) -> None:
         raise ValueError(NO_ANSWER)
     if chat.last_model != pair.name:
         raise ValueError(f"This answer is {chat.last_model}'s, and {pair.name} is loaded now; press Generate")
-
-
-def _wire(trace: Trace) -> str:
-    lines = [trace.header, *trace.passes, *([trace.end] if trace.end else [])]
-    return "".join(encode_line(line) + "\n" for line in lines)
