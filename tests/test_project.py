@@ -13,14 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import app  # noqa: E402
-from dynamo.charts.files import BROWSERS  # noqa: E402
 
 PINS = dict(
     re.sub(r"\[.*\]", "", line).split("==")
     for line in (ROOT / "requirements.txt").read_text().splitlines()
     if line and not line.startswith("#")
 )
-PIN = r"[\w.-]+(\[\w+\])?==[\w.]+"  # of a package, with an extra perhaps
 SPACE = yaml.safe_load((ROOT / "spaces_config.yaml").read_text(encoding="utf-8"))
 
 
@@ -36,12 +34,6 @@ def test_the_card_keeps_the_hubs_limits():
     assert (ROOT / card["app_file"]).is_file()
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {card["colorFrom"], card["colorTo"]} <= colours
-
-
-def test_every_requirement_is_pinned_exactly():
-    for file in ("requirements.txt", "tests/requirements.txt"):
-        for line in (ROOT / file).read_text().splitlines():
-            assert not line or line.startswith("#") or re.fullmatch(PIN, line), line
 
 
 def test_commands_of_the_readme_exist():
@@ -94,8 +86,3 @@ def test_the_readmes_program_runs_as_it_stands(capsys):
     lines = capsys.readouterr().out.splitlines()
     orders = [int(line.split(" ", 1)[0]) for line in lines]
     assert len(lines) > 3 and max(orders) == 3
-
-
-def test_make_looks_for_every_browser_that_the_tests_take_before_it_installs_one():
-    target = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ntest:")[1].split("apt-get")[0]
-    assert all(name in target for name in (*BROWSERS, "DYNAMO_CHROMIUM"))

@@ -138,7 +138,7 @@ def test_on_the_page_it_is_a_sentence_and_the_next_answer_comes(tokenizer):
         Full(model, 3)
         values = {**SETTINGS, "max_new_tokens": 24}.values()
         answers = []
-        with pytest.raises(gr.Error, match=r"memory: cpu has no room left for this run; shorten the chat"):
+        with pytest.raises(gr.Error, match="memory: "):
             for answer in wired.send("hello", False, False, opponent, "", "", *values):
                 answers.append(answer)
         assert answers  # what came before stays on the page

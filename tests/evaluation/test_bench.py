@@ -68,9 +68,7 @@ def test_interval_of_a_ratio_is_over_prompts():
     assert estimate.value == 3 and estimate.low == 1 and 3 < estimate.high <= 9
 
 
-@pytest.mark.parametrize(
-    "prompts, runs, words", [([], 3, "prompts: expected one"), (PROMPTS, 0, "runs: expected 1")]
-)
+@pytest.mark.parametrize("prompts, runs, words", [([], 3, "prompts: "), (PROMPTS, 0, "runs: ")])
 def test_nothing_to_measure_is_refused(prompts, runs, words):
     with pytest.raises(ValueError, match=words):
         bench.interleave({}, prompts, runs)

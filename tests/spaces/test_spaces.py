@@ -36,11 +36,11 @@ def test_the_environment_wins():
     [
         ("- a\n", "expected keys and values, got list"),
         ("{", "not YAML"),
-        ("models: embedded\n", "models: expected list, got 'embedded'"),
-        ("models: []\napp: {queue_size: 3, votes: v}\n", "models: expected a list of names"),
-        ("models: [m]\napp: {queue_size: 0, votes: v}\n", "queue_size: expected 1 or more, got 0"),
-        ("models: [m]\napp: {queue_size: true, votes: v}\n", "queue_size: expected int, got True"),
-        ("models: [m]\napp: {queue_size: 3}\n", "votes: expected str, got None"),
+        ("models: embedded\n", "models: "),
+        ("models: []\napp: {queue_size: 3, votes: v}\n", "models: "),
+        ("models: [m]\napp: {queue_size: 0, votes: v}\n", "queue_size: "),
+        ("models: [m]\napp: {queue_size: true, votes: v}\n", "queue_size: "),
+        ("models: [m]\napp: {queue_size: 3}\n", "votes: "),
     ],
 )
 def test_a_mistake_is_named_with_its_key(tmp_path, text, sentence):

@@ -7,20 +7,12 @@ import re
 
 from fakes import scripted_pair
 
-from dynamo.loading import EMBEDDED_DESCRIPTION
 from dynamo.ui.api import Programs
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.components import ASSETS
 
 ABOUT = (ASSETS / "about" / "about.html").read_text(encoding="utf-8")
 EXAMPLE = html.unescape(re.search(r"<pre[^>]*><code>(.*?)</code></pre>", ABOUT, re.DOTALL).group(1))
-
-
-def test_what_the_embedded_pair_knows_is_said_by_its_description_alone():
-    for domain in ("restaurants", "hotels", "banking", "rides"):
-        assert domain in EMBEDDED_DESCRIPTION
-        assert domain not in ABOUT.replace(html.escape(EXAMPLE), "")
-    assert ABOUT.count("{description}") == 1
 
 
 def test_the_example_calls_functions_that_exist_with_parameters_that_they_take():

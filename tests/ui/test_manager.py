@@ -178,7 +178,7 @@ def test_eight_bits_are_loaded_where_they_are_asked_for(manager, folders):
     )
     list(other.load(folders["two"], "8bit"))
     assert "Linear8bitLt" in {type(each).__name__ for each in staged[0].dynamo.modules()}
-    with pytest.raises(ValueError, match="quantize: '3bit'"):
+    with pytest.raises(ValueError, match="quantize: "):
         manager.load(folders["two"], "3bit")
 
 

@@ -56,9 +56,9 @@ def test_a_program_sweeps_thresholds(client):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"prompt": " "}, "prompt: it is empty"),
-        ({"prompt": "hi", "threshold": 2}, "threshold: expected 0 to 1, got 2"),
-        ({"prompt": "hi", "max_new_tokens": 10**6}, "max_new_tokens: expected 1 to 256"),
+        ({"prompt": " "}, "prompt: "),
+        ({"prompt": "hi", "threshold": 2}, "threshold: "),
+        ({"prompt": "hi", "max_new_tokens": 10**6}, "max_new_tokens: "),
         ({"prompt": "hi", "lane": "third"}, "lane"),
     ],
 )
