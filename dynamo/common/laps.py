@@ -1,7 +1,7 @@
-"""Marks in a forward pass for whoever measures where its time goes; without a stopwatch they cost nothing.
+"""Marks in a forward pass for measuring where its time goes; almost free while no stopwatch runs.
 
-A pass is a sequence of parts, each ended by `lap`. The profiler's own marks (`record_function`) would take
-some 20 microseconds each outside a profile, which a small model's pass would feel.
+A pass is a sequence of parts, each ended by `lap`. Marks of torch's profiler (`record_function`) would take
+about 20 microseconds each even outside a profile, too much for a small model's pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Collects seconds by part, for the thread that makes it.
+    """Collects seconds by part, in the thread that created it.
 
     synchronise: waits for the device before the clock is read.
     """
@@ -42,14 +42,14 @@ _running: Stopwatch | None = None
 
 
 def lap(part: str) -> None:
-    """The time since the last lap was spent on `part`."""
+    """Count the time since the last lap as spent on `part`."""
     if _running is not None:
         _running.lap(part)
 
 
 @contextmanager
 def running(stopwatch: Stopwatch) -> Iterator[None]:
-    """Laps go to this stopwatch; there is one at a time."""
+    """Send laps to this stopwatch; only one runs at a time."""
     global _running
     _running = stopwatch
     try:

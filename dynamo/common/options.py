@@ -1,9 +1,8 @@
-"""Options as dataclasses, flags derived from them: a default and its explanation are written once.
+"""Options as dataclasses with flags derived from them: a default and its help text are written once.
 
 A field made with `option` or `required` carries its help text. `add_arguments` turns every such field into a
-flag, `from_arguments` builds the dataclass again, whose own checks refuse bad values, and `to_arguments`
-writes one as flags. The fields of a dataclass inside a dataclass are flags as well, except those whose names
-the outer one has.
+flag, `from_arguments` builds the dataclass again, whose own checks reject bad values, and `to_arguments`
+writes it as flags. The fields of a nested dataclass become flags too, except names that the outer one has.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ def required(help: str) -> Any:
 
 
 def check_types(options: Any, leave_out: Collection[str] = ()) -> None:
-    """Raise ValueError unless every field of a dataclass holds what its annotation says, and one of its
-    choices where it has any.
+    """Raise ValueError unless every field of a dataclass has its annotated type, and one of its choices if
+    it has any.
 
-    Whole numbers serve where numbers are asked for, switches do not; a number may be any library's. Ranges,
-    NaN and infinities are the dataclass's own to check.
+    An integer is accepted for a float, a bool is not; numpy's types count as Python's. Ranges, NaN and
+    infinities are checked by the dataclass itself.
     """
     for each in fields(options):
         value = getattr(options, each.name)
@@ -46,14 +45,14 @@ def check_types(options: Any, leave_out: Collection[str] = ()) -> None:
             continue
         kind = _KINDS[_type(type(options), each.name)]
         if not kind.holds(value):
-            raise ValueError(f"{each.name}: expected {kind.message}, got {short_repr(value)}")
+            raise ValueError(f"{each.name}: expected {kind.name}, got {short_repr(value)}")
         choices = each.metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(f"{each.name}: expected {', '.join(choices)}, got {short_repr(value)}")
 
 
 class _Kind(NamedTuple):
-    message: str
+    name: str
     holds: Callable[[Any], bool]
 
 
@@ -62,7 +61,7 @@ def _switch(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    # Whole numbers above the largest float are none.
+    # An integer above the largest float cannot be converted to one.
     whole = isinstance(value, numbers.Integral)
     return isinstance(value, numbers.Real) and not _switch(value) and not (whole and abs(value) > LARGEST)
 
@@ -84,7 +83,7 @@ _hints = cache(get_type_hints)
 
 
 def _type(cls: type, name: str) -> Any:
-    """The annotation of a field; of `int | None`, which may be missing, int."""
+    """The annotation of a field; int for `int | None`."""
     hint = _hints(cls)[name]
     return hint if hint in _KINDS else get_args(hint)[0]
 
@@ -97,9 +96,11 @@ def add_arguments(
     partial: bool = False,
     **defaults: Any,
 ) -> None:
-    """A flag for every field of a dataclass but those left out, which keep the dataclass's default;
-    `defaults` replace the dataclass's own for this command. With `absent`, flags that are not given are left
-    to `from_arguments`; with `partial`, also those that are required."""
+    """Add a flag for every field of a dataclass except `leave_out`; `defaults` override the dataclass's own.
+
+    absent: leave flags that are not given out of the namespace, for the defaults of `from_arguments`;
+    partial: required ones too.
+    """
     group = parser.add_argument_group(cls.__name__)
     own = [each for each in fields(cls) if each.name not in leave_out]
     outer = [*leave_out, *(each.name for each in own)]
@@ -129,13 +130,12 @@ def _flag(name: str) -> str:
 
 
 def from_arguments(cls: type[T], arguments: argparse.Namespace, **defaults: Any) -> T:
-    """The dataclass from parsed flags, `defaults` where a flag is absent. Raises its ValueError for values
-    out of range."""
+    """The dataclass from parsed flags, `defaults` for absent flags. Raises the dataclass's ValueError."""
     return from_values(cls, {**defaults, **vars(arguments)})
 
 
 def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass from values by name, those of an inner dataclass among them; other names are ignored."""
+    """The dataclass from values by name, including a nested dataclass's; other names are ignored."""
     names = {each.name for each in fields(cls)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     own = {name: value for name, value in given.items() if name in names}
@@ -147,7 +147,7 @@ def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def to_arguments(options: Any, usual: Any, leave_out: Collection[str] = ()) -> list[str]:
-    """The flags that make `options` where those not given make `usual`, a value of the same dataclass."""
+    """The flags that turn `usual`, a value of the same dataclass, into `options`."""
     words = []
     own = [each for each in fields(options) if each.name not in leave_out]
     outer = [*leave_out, *(each.name for each in own)]
@@ -165,12 +165,11 @@ def to_arguments(options: Any, usual: Any, leave_out: Collection[str] = ()) -> l
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """`parser.parse_args`; exits with a sentence for `--flag=--` as well, which Python 3.11 takes for a flag
-    with an empty list."""
+    """`parser.parse_args`, with an error for `--flag=--`, which Python 3.11 parses as an empty list."""
     for argument in arguments:
         if argument == "--":
             break
         flag, _, value = argument.partition("=")
         if flag.startswith("-") and value == "--":
-            parser.error(f"argument {flag}: '--' is no value")
+            parser.error(f"argument {flag}: '--' is not a value")
     return parser.parse_args(arguments)

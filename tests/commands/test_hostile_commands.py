@@ -145,7 +145,7 @@ def test_two_dashes_for_a_value_are_refused_by_every_flag(verb, capsys):
     for flag in flags:
         status, out, err = outcome([verb, f"{flag}=--"], capsys)
         assert status == 2 and not out
-        assert err.splitlines()[-1].endswith(f"error: argument {flag}: '--' is no value")
+        assert err.splitlines()[-1].endswith(f"error: argument {flag}: '--' is not a value")
 
 
 def test_what_stands_after_two_dashes_is_words():
