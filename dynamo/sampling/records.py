@@ -1,10 +1,8 @@
 """What one forward pass did, as a value.
 
 The engine yields one `StepRecord` per forward pass; text, panes, charts, benchmarks and files are folds over
-that stream. A record keeps the joint distribution it decided on in sparse form, untouched, so that looking at
-it (the 64 largest cells, a heatmap) costs nothing on the path from token to token.
-
-How a run is written down is `dynamo.trace.ndjson`'s.
+that stream (`dynamo.trace`). A record keeps the joint distribution of its decision in sparse form, so that
+looking at it (the 64 largest cells, a heatmap) costs nothing during decoding.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ RECORDED_CELLS = 64
 class BackOff(NamedTuple):
     """One order that was tried and given up.
 
-    order: the order m that was tried; reason: "mask" (no candidate tuple occurs in the table), "kept_mass"
-    (too little of the product survived the mask), "threshold" (no cell above it) or "penalty" (none left
-    above it after the repetition penalty); best: the largest joint value; threshold: eps_b ** (m - 1).
+    order: the order m; reason: "mask" (no candidate tuple occurs in the table), "kept_mass" (too little of the
+    product survived the mask), "threshold" (no cell above it) or "penalty" (none left above it after the
+    repetition penalty); best: the largest joint value; threshold: eps_b ** (m - 1).
     """
 
     order: int
@@ -47,7 +45,7 @@ class Joint:
 
     candidates: (m, k) token ids of each head, by falling probability; probabilities: (m, k) of the same;
     ranks: (cells, m) positions in `candidates` of the cells that the mask left; values: (cells,) their
-    normalised values. `ranks` is None where there was no mask: the joint is the plain product.
+    normalised values. `ranks` is None without a mask: the joint is then the plain product.
     """
 
     def __init__(
@@ -68,13 +66,13 @@ class Joint:
         probabilities: np.ndarray,
         cells: Callable[[], tuple[np.ndarray, np.ndarray]],
     ) -> Joint:
-        """A joint whose ranks and values are made when they are looked at."""
+        """A joint whose ranks and values are computed on first use."""
         joint = cls(candidates, probabilities)
         joint._cells = cells
         return joint
 
     def __reduce__(self) -> tuple:
-        """Pickled as what it holds: a worker process sends it to the page's."""
+        """Pickled with its values, as a worker process sends it to the page's."""
         return Joint, (self.candidates, self.probabilities, self.ranks, self.values)
 
     @cached_property
@@ -95,7 +93,7 @@ class Joint:
 
     @property
     def best(self) -> float:
-        """The largest joint value, 0 where the mask left none."""
+        """The largest joint value, 0 if the mask left none."""
         if self.ranks is None:
             return float(self.probabilities[:, 0].prod())
         return float(self.values.max()) if len(self.values) else 0.0
@@ -150,13 +148,12 @@ class StepRecord:
     tokens: what it emitted, at least one, an end-of-text token included; order: how many tokens it decided
     on (`len(tokens)` unless an end cut the chunk); probabilities: of each emitted token under its own head,
     after top-k and temperature; backoffs: orders given up on the way; kept_mass: share of the plain product
-    that survived the mask at the last joint order tried, None where no joint was built; seconds: forward
-    pass, sampler and reading the tokens; prefill: the pass that also read the prompt.
+    that survived the mask at the last joint order tried, None if no joint was built; seconds: forward pass,
+    sampler and copying the tokens to the host; prefill: whether the pass read the prompt.
 
-    In exact mode `tokens` are what the pass made final: the drafts of the pass before that it accepted, and
-    the token it drew itself; rejected: the other drafts of the pass before; drafted: what this pass proposes
-    to follow its last token, for the next pass to verify; joint: what it was drawn from. Nothing is backed
-    off from there.
+    In exact mode `tokens` are the previous pass's drafts that this pass accepted and the token that it drew
+    itself; rejected: the other drafts of the previous pass; drafted: what this pass proposes after its last
+    token, for the next pass to verify; joint: what the drafts were drawn from. There are no back-offs.
     """
 
     tokens: tuple[int, ...]
@@ -173,7 +170,7 @@ class StepRecord:
 
     @property
     def drawn(self) -> tuple[int, ...]:
-        """What was drawn from `joint`, as far as it was kept; empty where its order was given up."""
+        """The tokens drawn from `joint` that were kept; empty if its order was given up."""
         if self.exact:
             return (self.tokens[-1], *self.drafted) if self.drafted else ()
         return self.tokens if self.joint is not None and self.order == self.joint.order else ()

@@ -1,7 +1,7 @@
 """The joint of one pass as a line of a trace: what a reader needs to draw it and to move its threshold.
 
 Grids are written as 16-bit logarithmic codes in base64, the largest chunks as their ranks and such a code:
-about a kilobyte, where the joint itself may hold 125,000 cells. `assets/common/joint.js` reads the same form.
+about a kilobyte, while the joint itself may have 125,000 cells. `assets/common/joint.js` reads the same form.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class JointLine:
-    """What a reader needs to draw the joint of one pass, and to move its threshold without asking anyone.
+    """What a reader needs to draw the joint of one pass and to move its threshold.
 
     texts, probabilities: the ten likeliest candidates of the first and of the second head; grid: their joint
-    values, later tokens summed out; chunks: the largest cells whole, so that thresholds can be applied to
-    what they are defined on; floor: no cell that is missing from `chunks` is larger; third: the likeliest
-    third tokens given the sampled pair (or the best pair), empty at order 2; picked: ranks of the sampled
-    tokens, empty where the joint was given up; threshold: the run's eps_b, so that a cell of this joint has
-    to be above eps_b ** (order - 1).
+    values, later tokens summed out; chunks: the largest cells of all `order` tokens, on which thresholds are
+    defined; floor: no cell that is missing from `chunks` is larger; third: the likeliest third tokens given
+    the sampled pair (or the best pair), empty at order 2; picked: ranks of the sampled tokens, empty if the
+    joint's order was given up; threshold: the run's eps_b: a cell of this joint must be above
+    eps_b ** (order - 1).
     """
 
     index: int
@@ -66,7 +66,7 @@ class JointLine:
         label: Callable[[int], str],
         size: int = GRID_SIZE,
     ) -> JointLine | None:
-        """The drawable part of a record's joint, None where the pass built none.
+        """The drawable part of a record's joint, None if the pass built none.
 
         label: names a token id; size: candidates shown of each of the first two heads.
         """
@@ -147,7 +147,7 @@ def _candidate(fields: Any) -> tuple[str, float]:
 
 
 def _picked_ranks(joint: Joint, record: StepRecord) -> tuple[int, ...]:
-    """Where the tokens drawn from it stand among the candidates; empty where another order was sampled."""
+    """Ranks of the tokens drawn from the joint among its candidates; empty if another order was sampled."""
     return tuple(
         int(np.flatnonzero(head == token)[0])
         for head, token in zip(joint.candidates, record.drawn, strict=False)
@@ -167,7 +167,7 @@ def _recorded_chunks(joint: Joint) -> tuple[tuple[Chunk, ...], float]:
 
 
 def short(number: float) -> float | int:
-    """Four significant digits; a whole number loses its point, as JavaScript would write it."""
+    """Four significant digits; a whole number is written without a point, as JavaScript does."""
     rounded = float(f"{number:.4g}")
     return int(rounded) if rounded.is_integer() else rounded
 

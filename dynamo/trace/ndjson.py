@@ -1,9 +1,8 @@
-"""A run written down as NDJSON: the wire, the download, the recordings.
+"""A run as NDJSON: what the page receives, downloads and records.
 
-Four kinds of line, told apart by their first key: "format" (header), "pass", "joint", "end". Pass lines are
-what a pane draws from, and a pane holds all of them in one growing string, so they stay under about 150
-bytes. A joint is several times that; it has a line of its own (`dynamo.trace.joint_line`), and a reader may
-skip it.
+There are four kinds of line, with different first keys: "format" (header), "pass", "joint", "end". A pane is
+drawn from pass lines and holds all of them in one growing string, so they stay under about 150 bytes. A joint
+takes several times as much; it has its own line (`dynamo.trace.joint_line`), which a reader may skip.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ END_REASONS = ("eos", "length", "stop", "cancelled", "error")
 
 @dataclass(frozen=True)
 class Header:
-    """First line of a run: who generated, from what.
+    """First line of a run: which model generated, from what.
 
-    run: names the run; lane: "base" or "dynamo", or "blind" where a visitor is not to know; prompt: the
-    user's last message; engine: how the lane decodes ("loop", "generate", "threshold-1", "dynamo"), "" for
-    its lane's usual way; recorded: where and when, in words, if this is not a live run.
+    run: the run's id; lane: "base" or "dynamo", or "blind" if the visitor must not know; prompt: the user's
+    last message; engine: how the lane decodes ("loop", "generate", "threshold-1", "dynamo"), "" for its
+    lane's usual way; recorded: where and when, in words, if this is not a live run.
     """
 
     run: str
@@ -72,10 +71,10 @@ class Header:
 class PassLine:
     """One forward pass without its joint: what `StepRecord` says, plus the text of each token.
 
-    texts: one piece per token; a token that only opens a character, and a special token, has the piece "";
-    best: the largest value of the last joint tried, before thresholds, None where none was built; drafted,
-    rejected: exact mode's proposals for the next pass, and the texts of those that this pass refused; exact:
-    whether the pass ran in that mode.
+    texts: one piece per token, "" for a special token and for one that only begins a character; best: the
+    largest value of the last joint tried, before thresholds, None if none was built; drafted, rejected: exact
+    mode's proposals for the next pass, and the texts of those that this pass rejected; exact: whether the
+    pass ran in that mode.
     """
 
     index: int
@@ -177,7 +176,7 @@ class PassLine:
 
 @dataclass(frozen=True)
 class End:
-    """Last line: why the run ended (one of `END_REASONS`), text that was held back, an error's sentence."""
+    """Last line: why the run ended (one of `END_REASONS`), text held back until then, an error's message."""
 
     reason: str
     text: str = ""
@@ -201,7 +200,7 @@ _KINDS: dict[str, type[Line]] = {"format": Header, "pass": PassLine, "joint": Jo
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One run read back. `end` is None where the file was cut off before its end line."""
+    """One run read back. `end` is None if the file was cut off before its end line."""
 
     header: Header
     passes: tuple[PassLine, ...]
@@ -234,7 +233,7 @@ def encode_lines(lines: Iterable[Line]) -> str:
 
 
 def decode_line(text: str) -> Line:
-    """The reverse of `encode_line`. Raises ValueError saying what is wrong with the line."""
+    """The inverse of `encode_line`. Raises ValueError saying what is wrong with the line."""
     try:
         fields = parse_json(text)
     except json.JSONDecodeError as error:
@@ -271,7 +270,7 @@ def read_trace(file: Iterable[str]) -> Trace:
 
 
 def read_runs(file: Iterable[str]) -> list[Trace]:
-    """Reads runs that follow each other, each with its header line. Raises as `read_trace` does."""
+    """Reads consecutive runs, each from its header line on. Raises as `read_trace` does."""
     runs: list[_Run] = []
     for count, text in enumerate(file, start=1):
         if not text.strip():
@@ -292,7 +291,7 @@ def read_runs(file: Iterable[str]) -> list[Trace]:
 
 
 class _Run:
-    """A run while it is read: refuses lines out of place."""
+    """A run while it is read: refuses lines in the wrong order."""
 
     def __init__(self, header: Header):
         self._header = header
