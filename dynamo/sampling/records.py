@@ -22,8 +22,8 @@ RECORDED_CELLS = 64
 class BackOff(NamedTuple):
     """One order that was tried and given up.
 
-    order: the order m; reason: "mask" (no candidate tuple occurs in the table), "kept_mass" (too little of the
-    product survived the mask), "threshold" (no cell above it) or "penalty" (none left above it after the
+    order: the order m; reason: "mask" (no candidate tuple occurs in the table), "kept_mass" (too little of
+    the product survived the mask), "threshold" (no cell above it) or "penalty" (none left above it after the
     repetition penalty); best: the largest joint value; threshold: eps_b ** (m - 1).
     """
 
