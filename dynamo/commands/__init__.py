@@ -1,5 +1,5 @@
 """The verbs of `python -m dynamo`: each module has `configure(parser)` and `run(arguments) -> dict`, and is
-imported when it is asked for."""
+imported when it is used."""
 
 from __future__ import annotations
 

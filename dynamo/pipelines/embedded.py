@@ -85,7 +85,7 @@ def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
         save_model(copy.deepcopy(model).half(), tokenizer, output / part)
     table = output / "dynamo" / TABLE_FILE
     table.write_bytes((work / TABLE_FILE).read_bytes())
-    report = measure(str(output), data / "dialogues_dev.jsonl.gz")
+    report = measure_pair(str(output), data / "dialogues_dev.jsonl.gz")
     report["commands"] = [stage.command() for stage in stages(Path("DATA"), Path("runs"))]
     write_json(output / "report.json", report)
     for part in ("base", "dynamo"):
@@ -93,7 +93,7 @@ def export(data: Path, work: Path, output: Path) -> dict[str, Any]:
     return report
 
 
-def measure(name: str, dev: Path) -> dict[str, Any]:
+def measure_pair(name: str, dev: Path) -> dict[str, Any]:
     """Losses on the development dialogues, and replies to the fixed prompts at several thresholds."""
     from dynamo import loading
     from dynamo.data import text

@@ -1,1 +1,1 @@
-"""Training of token heads: options and recipes, the trainer, losses of held-out documents."""
+"""Training of token heads: `train` and `finetune` with options and recipes, losses of held-out documents."""

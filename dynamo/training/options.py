@@ -35,7 +35,7 @@ class TrainingOptions:
     seed: int = option(0, "seed of data order, new layers and dropout")
     evaluate_every: int = option(5_000, "steps between validations, 0 for none before the end")
     checkpoint_every: int = option(500, "steps between checkpoints, 0 for none")
-    mixed_precision: str = option("no", "no or bf16")
+    mixed_precision: str = option("no", "precision of the forward pass", ("no", "bf16"))
     activation_checkpointing: bool = option(
         False, "compute each layer twice instead of keeping its activations"
     )
@@ -54,11 +54,9 @@ class TrainingOptions:
         for name in ("warmup", "final_lr"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision: expected no or bf16, got {self.mixed_precision!r:.80}")
 
 
-# What may change when a run goes on from a checkpoint: its weights do not depend on them.
+# May differ when a run continues from a checkpoint, as the weights do not depend on them.
 FREE_OPTIONS = ("checkpoint_every", "evaluate_every", "accumulation", "activation_checkpointing", "compile")
 
 

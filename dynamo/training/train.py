@@ -1,7 +1,7 @@
 """Train token heads on a GPT-NeoX model, or go on training one, by the modified causal-LM objective.
 
 With one head this is plain causal-LM training and the result is a stock GPT-NeoX checkpoint. A run whose
-output folder holds a checkpoint goes on from it, and one that receives SIGTERM writes one first; the result
+output folder holds a checkpoint continues from it, and one that receives SIGTERM writes one first; the result
 is OUTPUT/model. Runs unchanged on many processes under torchrun or accelerate launch.
 """
 
@@ -72,7 +72,7 @@ def train(run: TrainingRun) -> TrainingResult:
 
 
 def check_unfinished(output: Path) -> None:
-    """Raise ValueError where a run has ended in a folder."""
+    """Raise ValueError if a folder holds the result of a run."""
     if (output / "model").exists():
         raise ValueError(f"output: {output / 'model'} holds a finished model already; name another folder")
 
@@ -94,8 +94,8 @@ def train_and_save(
 
     Raises ValueError if SIGTERM stops it earlier, with a checkpoint written.
     """
-    with _asked_to_end() as asked:
-        trained = trainer.run(stop=asked)
+    with _sigterm_received() as received:
+        trained = trainer.run(stop=received)
     if trainer.step < trainer.options.steps:
         raise ValueError(
             f"output: stopped after step {trainer.step} of {trainer.options.steps}; the same command goes on "
@@ -117,18 +117,16 @@ def train_and_save(
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, which does not end this process meanwhile, so that it writes a checkpoint.
-
-    Several processes end at once, as ever: they would not stop at the same step.
-    """
+def _sigterm_received() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM was received, which does not end this process meanwhile, so that it can write a
+    checkpoint. Where there are several processes it ends them: they would not stop at the same step."""
     if started_together() or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
-        yield asked.is_set
+        yield event.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
 

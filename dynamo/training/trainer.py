@@ -1,8 +1,8 @@
 """Training by the modified causal-LM objective (paper, section 3.2), with accelerate.
 
-The model computes its own losses; this module owns the loop around it: batches that are a function of the
-step number, shared out over processes and forward passes, AdamW with the base's and the heads' learning
-rates, validation losses per head, and checkpoints from which a killed run goes on to the very weights of an
+The model computes its own losses; this module owns the loop around it: batches that depend on nothing but the
+step number, divided over processes and forward passes; AdamW with the base's and the heads' learning rates;
+validation losses per head; and checkpoints from which a killed run continues to exactly the weights of an
 uninterrupted one. Losses and gradients are those of the whole batch, however it is divided. Finetuning is
 this loop on other rows; plain causal-LM training is this loop on a model with one head.
 """
@@ -45,10 +45,10 @@ class Rows(Protocol):
 
 
 class Trainer:
-    """One training run into a folder, which gets `checkpoint/` while it lasts and `log.jsonl`.
+    """One training run into a folder, which holds `log.jsonl` and, until the run ends, `checkpoint/`.
 
-    A run whose folder holds a checkpoint goes on from it; the options must then be the same. penalty: what
-    each step's loss gets besides, a function of the weights alone (not for shared-out weights).
+    A run whose folder holds a checkpoint continues from it; the options must then be the same. penalty: added
+    to each step's loss, a function of the weights alone (not for sharded weights).
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Trainer:
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_scale(step, options)
         )
-        # What a checkpoint must have in common with the run that goes on from it, besides the options.
+        # Besides the options, what must be the same when a run continues from a checkpoint.
         self._subject = {"blocks": rows.fingerprint(), "model": _shape(model)}
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._scheduler = scheduler
@@ -105,9 +105,9 @@ class Trainer:
         return self._accelerator.is_main_process
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> DynamoForCausalLM:
-        """Train to the last step; the model, in evaluation mode. `stop` is asked after every step.
+        """Train to the last step, or until `stop()` is true after a step; the model, in evaluation mode.
 
-        Where processes share out the weights the whole model is the main process's; others get their share.
+        Where weights are sharded, the main process gets the whole model and the others their shards.
         """
         self._model.train()
         started, self._tokens = time.perf_counter(), 0
@@ -137,7 +137,7 @@ class Trainer:
                 self.save_checkpoint()
                 break
         progress.close()
-        # From here on the model computes in its own precision again, and is measured in it.
+        # Without the wrapper the model computes, and is measured, in its own precision again.
         model = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False).eval()
         if self.step == self.options.steps:
             self._log({"step": self.step, "validation": self.validate()})
@@ -146,7 +146,7 @@ class Trainer:
         return model
 
     def discard_checkpoint(self) -> None:
-        """Forget the run's state, once its result is safe elsewhere."""
+        """Delete the run's state, once its result is saved elsewhere."""
         if self.is_main:
             for folder in (self._checkpoint, old_folder(self._checkpoint)):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -165,7 +165,7 @@ class Trainer:
         """One optimiser step; each head's mean nats over the whole batch."""
         parts = [self._part(number) for number in range(self.options.accumulation)]
         heads = self.model.config.num_token_heads
-        # Parts may hold different numbers of targets: all divide by the whole batch's.
+        # Parts may hold different numbers of targets, so all are divided by the whole batch's.
         counts = torch.stack([count_targets(labels, heads) for _, labels in parts]).sum(0)
         counts = self._accelerator.reduce(counts, reduction="sum")
         losses = torch.zeros(heads, device=self._accelerator.device)
@@ -173,7 +173,7 @@ class Trainer:
             waiting = number + 1 < len(parts)
             with self._accelerator.no_sync(self._model) if waiting else nullcontext():
                 output = self._forward(ids, labels=labels, target_counts=counts)
-                # Processes' gradients are averaged, and this is a sum.
+                # Gradients are averaged over processes, but this loss is a sum over them.
                 loss = output.loss * self._accelerator.num_processes
                 self._accelerator.backward(loss + (0.0 if waiting else self._penalty(self.model)))
             losses += output.head_losses
@@ -209,7 +209,7 @@ class Trainer:
         return self.output / "checkpoint"
 
     def save_checkpoint(self) -> None:
-        """Write the run's whole state; the old checkpoint stands until the new one is complete."""
+        """Write the run's whole state; the old checkpoint is kept until the new one is complete."""
         partial = self.output / "checkpoint.partial"
         if self._accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
@@ -224,7 +224,7 @@ class Trainer:
         self._accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        # A kill between the two renames of `replace_folder` leaves the whole old checkpoint under this name.
+        # A kill between the two renames of `replace_folder` leaves the complete old checkpoint there.
         places = self._checkpoint, old_folder(self._checkpoint)
         found = next((path for path in places if path.exists()), None)
         if found is None:
@@ -248,7 +248,7 @@ class Trainer:
 
 
 def gathered(model: DynamoForCausalLM, state: dict[str, Tensor]) -> DynamoForCausalLM:
-    """A model on the CPU from the whole weights that a sharded one was gathered to; itself without any."""
+    """A model on the CPU with the weights gathered from a sharded one; `model` itself if there are none."""
     if not state:
         return model
     whole = DynamoForCausalLM(model.config)
@@ -258,7 +258,7 @@ def gathered(model: DynamoForCausalLM, state: dict[str, Tensor]) -> DynamoForCau
 
 
 def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
-    """What must agree for a checkpoint's weights to fit a model and its objective to be the same."""
+    """The settings on which a model's weights and objective depend."""
     config = model.config
     base = ("hidden_size", "num_hidden_layers", "vocab_size")
     heads = ("num_token_heads", "head_layers", "head_source", "own_output_embedding", "own_final_norm")
@@ -269,7 +269,7 @@ def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
 def save_model(
     model: torch.nn.Module, tokenizer: Any, output: str | Path, extra: Iterable[tuple[str, str]] = ()
 ) -> None:
-    """Write a model folder (safetensors, tokenizer, further text files) at once or not at all."""
+    """Write a model folder (safetensors, tokenizer, further text files) completely or not at all."""
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
