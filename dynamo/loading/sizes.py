@@ -94,11 +94,6 @@ def _layer_shape(hidden: int, heads: int) -> LayerShape:
     return LayerShape(hidden, 4 * hidden, heads, heads, head_dim, rotary_dim=head_dim // 4)
 
 
-def layer_parameters(hidden: int) -> int:
-    """Parameters of one decoder layer of this width, whatever its heads."""
-    return _layer_shape(hidden, 1).parameters
-
-
 def pair_bytes(
     size: str, dtype: torch.dtype, quantize: str | None = None, heads: int = 3, packed: bool = False
 ) -> int:

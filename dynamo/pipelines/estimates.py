@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dynamo.loading import available_memory, default_device, default_dtype
-from dynamo.loading.sizes import PYTHIA, RESERVE, Shape, gigabytes, layer_parameters
+from dynamo.loading.sizes import RESERVE, gigabytes, pythia_shape
+from dynamo.model.architectures import model_shape
 from dynamo.model.loss import PIECE_LOGITS
+from dynamo.model.shape import ModelShape
 from dynamo.pipelines.recipe import RecipeRun
 from dynamo.pipelines.stages import Stage
 from dynamo.training.options import FinetuningRun, TrainingOptions, TrainingRun
@@ -29,7 +30,7 @@ EFFICIENCY = 0.4  # of the trial's speed; a round guess, not a measurement
 TRIAL = 1024
 FILLED = 0.9  # of the free memory, as an estimate may be off
 TOKEN_BYTES = 4  # of text
-ADAM_BYTES = 16  # weight, gradient, two moments
+WEIGHT_BYTES, ADAM_BYTES = 4, 16  # of a frozen weight; of one with its gradient and two moments
 # Bytes that a pass keeps for each token and hidden unit, as counted with torch's hooks for saved tensors.
 LAYER_BYTES = {"no": 72, "bf16": 44}  # of a layer, by mixed precision
 AGAIN_BYTES = 4  # of a layer that is computed twice
@@ -72,24 +73,21 @@ class CostEstimate:
 
 @dataclass(frozen=True)
 class Estimator:
-    """Estimates trainings of a model on this machine. heads: of the model in the making; free: bytes of
-    memory, None where the system does not say."""
+    """Estimates trainings of one shape on this machine. free: bytes of memory, None where the system does not
+    say."""
 
-    shape: Shape
-    heads: int
+    shape: ModelShape
     free: int | None
 
     def estimate(self, options: TrainingOptions, length: int, tokens: int) -> CostEstimate:
         """Of `tokens` in rows of up to `length`."""
-        parameters, extra = self._parameters()
-        seconds = training_seconds(parameters, extra, tokens, options.heads_only, machine_speed())
+        seconds = training_seconds(self.shape, options, tokens, machine_speed())
         return CostEstimate(options, tokens, seconds, self.bytes(options, length), self.free)
 
     def bytes(self, options: TrainingOptions, length: int) -> int:
-        parameters, extra = self._parameters()
+        """Of the process that trains."""
         rows = options.batch_size // options.accumulation
-        held = training_bytes(parameters, extra, options.heads_only)
-        return RESERVE + held + pass_bytes(rows * length, self.shape, self.heads - 1, options)
+        return RESERVE + training_bytes(self.shape, options) + pass_bytes(self.shape, options, rows * length)
 
     def fit(self, options: TrainingOptions, length: int) -> TrainingOptions:
         """The same batch in the fewest passes that fit, no fewer than it has; else one row at a time."""
@@ -102,21 +100,16 @@ class Estimator:
                         return fitting
         return fitting
 
-    def _parameters(self) -> tuple[int, int]:
-        """Of the base and of the extra heads."""
-        layers, hidden, _, vocabulary = self.shape
-        layer = layer_parameters(hidden)
-        return layers * layer + 2 * vocabulary * hidden, (self.heads - 1) * layer
-
 
 def fit_stages(stages: Sequence[Stage], run: RecipeRun) -> tuple[list[Stage], dict[str, CostEstimate]]:
     """The stages, with the batches of those that train divided to fit unless `run` says how, and the costs of
     these by name."""
-    shape, free = _base_shape(run), available_memory(default_device())
+    base, free = _base_shape(run), available_memory(default_device())
     fitted, costs = [], {}
     for stage in stages:
         if isinstance(stage.task, TrainingRun | FinetuningRun):
-            estimator = Estimator(shape, 1 if stage.name == "chat-base" else run.heads, free)
+            extra = 0 if stage.name == "chat-base" else run.heads - 1
+            estimator = Estimator(replace(base, extra_heads=extra), free)
             length, tokens = _tokens(stage.task)
             options = stage.task.options
             given = run.train if isinstance(stage.task, TrainingRun) else run.finetune
@@ -139,53 +132,49 @@ def _tokens(run: TrainingRun | FinetuningRun) -> tuple[int, int]:
     return run.max_length, round(read)
 
 
-def _base_shape(run: RecipeRun) -> Shape:
+def _base_shape(run: RecipeRun) -> ModelShape:
     """Of a local base by its own configuration, else of the suite's."""
     if run.base and (Path(run.base) / "config.json").is_file():
-        from transformers import GPTNeoXConfig
+        from transformers import AutoConfig
 
-        return shape_of(GPTNeoXConfig.from_pretrained(run.base))
-    return PYTHIA[run.recipe.removeprefix("pythia-").removesuffix("-quick")]
-
-
-def shape_of(config: Any) -> Shape:
-    """Of a GPT-NeoX configuration."""
-    return Shape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.vocab_size)
+        return model_shape(AutoConfig.from_pretrained(run.base)).base
+    return pythia_shape(run.recipe.removeprefix("pythia-").removesuffix("-quick"))
 
 
 # ---- the formulas
 
 
-def training_seconds(parameters: int, extra: int, tokens: int, heads_only: bool, speed: float) -> float:
-    """Of `tokens` through a base of `parameters` with `extra` in its heads.
-
-    A forward pass multiplies every parameter once per token, a backward pass twice where gradients go.
-    """
-    trained = extra if heads_only else parameters + extra
-    return tokens * (parameters + extra + 2 * trained) / (EFFICIENCY * speed)
+def training_seconds(shape: ModelShape, options: TrainingOptions, tokens: int, speed: float) -> float:
+    """A forward pass multiplies every parameter once per token, a backward pass twice where gradients go."""
+    return tokens * (shape.parameters + 2 * _trained(shape, options)) / (EFFICIENCY * speed)
 
 
-def training_bytes(parameters: int, extra: int, heads_only: bool) -> int:
+def training_bytes(shape: ModelShape, options: TrainingOptions) -> int:
     """Memory of one process that holds everything, without what a pass keeps."""
-    trained = extra if heads_only else parameters + extra
-    return 4 * (parameters + extra - trained) + ADAM_BYTES * trained
+    trained = _trained(shape, options)
+    return WEIGHT_BYTES * (shape.parameters - trained) + ADAM_BYTES * trained
 
 
-def pass_bytes(tokens: int, shape: Shape, extra_heads: int, options: TrainingOptions) -> int:
-    """Memory of one forward and backward pass of so many tokens at once, heads of one layer each."""
-    layers, hidden, _, vocabulary = shape
-    trained = extra_heads + (0 if options.heads_only else layers)
+def _trained(shape: ModelShape, options: TrainingOptions) -> int:
+    return shape.extra_parameters if options.heads_only else shape.parameters
+
+
+def pass_bytes(shape: ModelShape, options: TrainingOptions, tokens: int) -> int:
+    """Memory of one forward and backward pass of so many tokens at once."""
+    layer, embedding = shape.layer, 0 if options.heads_only else shape.embedding_parameters
+    trained = shape.all_layers - (shape.layers if options.heads_only else 0)
     kept = LAYER_BYTES[options.mixed_precision]
     if options.activation_checkpointing:
-        kept += AGAIN_BYTES * (layers + extra_heads)
+        kept += AGAIN_BYTES * shape.all_layers
     else:
         kept *= trained
-    kept += HEAD_BYTES * extra_heads + ENDS_BYTES
-    logits = LOGIT_BYTES * min(tokens * vocabulary, PIECE_LOGITS)
-    embedding = 0 if options.heads_only else vocabulary * hidden
-    gradients = 4 * embedding * (1 + extra_heads)  # the embedding's own, of each head
-    halves = 2 * (12 * trained * hidden**2 + embedding) if options.mixed_precision == "bf16" else 0
-    return tokens * hidden * kept + logits + gradients + halves
+    kept += HEAD_BYTES * shape.extra_heads + ENDS_BYTES
+    logits = LOGIT_BYTES * min(tokens * shape.vocabulary, PIECE_LOGITS)
+    gradients = WEIGHT_BYTES * embedding * (1 + shape.extra_heads)  # the embedding's own, of each head
+    halves = 0
+    if options.mixed_precision == "bf16":
+        halves = 2 * (trained * layer.matrix_parameters + embedding)
+    return tokens * layer.hidden * kept + logits + gradients + halves
 
 
 @cache

@@ -17,8 +17,9 @@ from dynamo import loading
 from dynamo.commands import main, run_command, space
 from dynamo.data import text
 from dynamo.loading import names
-from dynamo.loading.sizes import PYTHIA
+from dynamo.loading.sizes import pythia_shape
 from dynamo.model import DynamoForCausalLM
+from dynamo.model.architectures import model_shape
 from dynamo.pipelines import estimates, recipe
 from dynamo.pipelines.recipe import RecipeRun, stages
 from dynamo.pipelines.stages import Stage, run_stages
@@ -213,11 +214,14 @@ def test_a_stage_that_trains_is_the_command_that_it_shows(ground, monkeypatch):
 
 
 def test_estimates_count_what_is_trained():
-    whole = estimates.training_seconds(100, 10, 1000, heads_only=False, speed=1.0)
-    heads = estimates.training_seconds(100, 10, 1000, heads_only=True, speed=1.0)
-    assert whole * estimates.EFFICIENCY == 1000 * 3 * 110
-    assert heads * estimates.EFFICIENCY == 1000 * (110 + 20)
-    assert estimates.training_bytes(100, 10, False) - estimates.training_bytes(100, 10, True) == 12 * 100
+    shape = pythia_shape("70m", heads=3)
+    base, extra = shape.base_parameters, shape.extra_parameters
+    whole, heads_only = TrainingOptions(), TrainingOptions(heads_only=True)
+    seconds = [estimates.training_seconds(shape, each, 1000, speed=1e9) for each in (whole, heads_only)]
+    multiplications = [1000 * 3 * (base + extra), 1000 * (base + 3 * extra)]
+    assert [each * estimates.EFFICIENCY * 1e9 for each in seconds] == pytest.approx(multiplications)
+    assert estimates.training_bytes(shape, whole) == 16 * (base + extra)
+    assert estimates.training_bytes(shape, heads_only) == 4 * base + 16 * extra
 
 
 @pytest.mark.parametrize("heads_only", [False, True])
@@ -250,8 +254,7 @@ def test_what_a_pass_is_said_to_keep_is_what_it_keeps(heads_only, mixed_precisio
     options = TrainingOptions(
         heads_only=heads_only, mixed_precision=mixed_precision, activation_checkpointing=again
     )
-    shape = estimates.shape_of(config)
-    estimated = estimates.pass_bytes(ids.numel(), shape, config.num_token_heads - 1, options)
+    estimated = estimates.pass_bytes(model_shape(model), options, ids.numel())
     computed_now = estimates.LAYER_BYTES[mixed_precision] if again else 0
     estimated -= ids.numel() * config.hidden_size * computed_now
     estimated -= estimates.LOGIT_BYTES * ids.numel() * config.vocab_size
@@ -264,7 +267,7 @@ def test_a_batch_is_divided_into_the_fewest_passes_that_fit():
             def bytes(self, options, length):
                 return options.batch_size // options.accumulation
 
-        estimator = Scripted(PYTHIA["70m"], 3, free=fitting_rows / estimates.FILLED)
+        estimator = Scripted(pythia_shape("70m"), free=fitting_rows / estimates.FILLED)
         fitted = estimator.fit(TrainingOptions(batch_size=batch, accumulation=least), 16)
         return fitted.accumulation, fitted.activation_checkpointing
 

@@ -6,6 +6,7 @@ it goes on when the page is closed. Memory that is not there is refused before a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,8 @@ from dynamo.common.bidi import in_html
 from dynamo.common.memory import give_back
 from dynamo.loading import available_memory
 from dynamo.loading.sizes import gigabytes
-from dynamo.pipelines.estimates import Estimator, duration, rough_duration, shape_of
+from dynamo.model.architectures import model_shape
+from dynamo.pipelines.estimates import Estimator, duration, rough_duration
 from dynamo.ui.compare.completion import Completion
 from dynamo.ui.components import QUIET
 from dynamo.ui.models.manager import ModelManager
@@ -31,7 +33,7 @@ from dynamo.ui.models.training_job import (
 )
 
 TICK_SECONDS = 1.0
-HEADS = 3  # of the model in the making, as `train` makes it by default
+EXTRA_HEADS = 2  # as `train` adds by default
 
 _INTRO = f"""<div class="dm-models"><h3>Train token heads on your text</h3>
 <p>Two more heads learn to say what comes after the next token; the base stays as it is. A quick recipe:
@@ -161,7 +163,8 @@ class TrainingSection:
         return gr.update(interactive=False), _html("Stopping: a checkpoint is written …")
 
     def _estimator(self, completion: Completion) -> Estimator:
-        return Estimator(shape_of(completion.model.config), HEADS, available_memory(self._manager.device))
+        shape = replace(model_shape(completion.model), extra_heads=EXTRA_HEADS)
+        return Estimator(shape, available_memory(self._manager.device))
 
     def _check_memory(self, completion: Completion) -> None:
         """Raises ValueError where the training needs more memory than there is."""
