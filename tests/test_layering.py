@@ -1,6 +1,7 @@
 """The import law: packages stand on floors and import only floors below; no module imports in a circle."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_every_package_has_its_floor():
     packages = {name.split(".")[0] for name in MODULES} - {"", "__main__"}
     assert packages == set().union(*FLOORS)
     assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__"}
+
+
+def test_the_readmes_map_has_every_package_on_its_floor():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| `(\w+)/` \|", readme, flags=re.M)
+    assert rows == sorted(rows, key=lambda row: row[0])
+    assert {(int(floor), name) for floor, name in rows} == {
+        (level, name) for level, names in enumerate(FLOORS, start=1) for name in names
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - {"", "__main__"}))
