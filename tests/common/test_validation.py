@@ -1,4 +1,4 @@
-"""Values of strangers in an error's sentence."""
+"""Hostile values in error messages."""
 
 from __future__ import annotations
 
