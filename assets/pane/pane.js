@@ -147,7 +147,7 @@ function onPlayhead(event) {
   schedule();
 }
 
-// ---- what the rest of the page and the reader are told
+// ---- what the rest of the page and a screen reader hear
 
 function publish() {
   const turn = current();

@@ -4,7 +4,7 @@
 // in milliseconds, at which pass i was done, and lines are the run's own lines as they came.
 
 const TITLES = {
-  loop: ["Base model", "one token per pass, our own loop"],
+  loop: ["Base model", "same code, one token at a time"],
   generate: ["Base model", "one token per pass, transformers generate"],
   "threshold-1": ["DynaMo at threshold 1", "same weights, one token per pass"],
   dynamo: ["DynaMo", "one to three tokens per pass"],
@@ -104,7 +104,7 @@ function factsOf(turn, count) {
   const facts = [];
   if (clocks.passes > 0) {
     facts.push(tokensInPasses(clocks), `${clocks.tokensPerPass.toFixed(2)} tokens/pass`);
-    if (clocks.tokensPerSecond) facts.push(`${clocks.tokensPerSecond.toFixed(0)} tokens/s (model time only)`);
+    if (clocks.tokensPerSecond) facts.push(`${clocks.tokensPerSecond.toFixed(0)} tok/s (model time)`);
     facts.push(`first token ${Number(clocks.firstToken.toPrecision(2))} ms`);
   }
   if (count === turn.passes.length && endNote(turn.end)) facts.push(END_NOTES[turn.end.end]);

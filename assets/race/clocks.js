@@ -2,7 +2,7 @@
 
 // The base lane by its engine: what it is called, and what where there is little room.
 const OPPONENTS = {
-  loop: ["the base model (same code, one token at a time)", "base"],
+  loop: ["the base model", "base"],
   generate: ["transformers generate", "generate"],
   "threshold-1": ["DynaMo at threshold 1", "threshold 1"],
 };

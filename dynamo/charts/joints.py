@@ -90,8 +90,8 @@ def _hover_texts(line: JointLine, values: np.ndarray, product: np.ndarray | None
     def text(row: int, column: int) -> str:
         pair = f"{visible(line.texts[0][row])} + {visible(line.texts[1][column])}"
         value = values[row, column]
-        told = f"{pair}: {plain(percent(value)) if value > 0 else 'removed by the mask'}"
-        return told if product is None else f"{told}<br>product {plain(percent(product[row, column]))}"
+        words = f"{pair}: {plain(percent(value)) if value > 0 else 'removed by the mask'}"
+        return words if product is None else f"{words}<br>product {plain(percent(product[row, column]))}"
 
     rows, columns = values.shape
     return [[text(row, column) for column in range(columns)] for row in range(rows)]
@@ -116,11 +116,11 @@ def _hatch(figure: go.Figure, cells: np.ndarray) -> None:
 
 def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int]) -> str:
     """Rings the sampled pair where it is on show; in words what the marks mean."""
-    told = ["hatched: removed"]
+    notes = ["hatched: removed"]
     if len(line.picked) < 2:
-        told.append("nothing was sampled from it")
+        notes.append("nothing was sampled from it")
     elif line.picked[0] >= shape[0] or line.picked[1] >= shape[1]:
-        told.append("the sampled pair is not shown")
+        notes.append("the sampled pair is not shown")
     else:
         row, column = line.picked[:2]
         for width, colour in ((7, "#000"), (5, "#fff"), (2, "#000")):
@@ -128,6 +128,6 @@ def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int]) -> str:
                 type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
                 line={"width": width, "color": colour}, fillcolor="rgba(0, 0, 0, 0)", name="sampled",
             )  # fmt: skip
-        told.append("ring: sampled")
+        notes.append("ring: sampled")
     summed = {2: "", 3: "<br>summed over the third token"}.get(line.order, "<br>summed over later tokens")
-    return " · ".join(told) + summed
+    return " · ".join(notes) + summed

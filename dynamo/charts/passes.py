@@ -86,18 +86,18 @@ def _chosen(line: PassLine, exact: bool) -> int:
 def _story(line: PassLine, exact: bool) -> str:
     """The pass in words, for the pointer that rests on any of its marks."""
     emitted = f"{len(line.tokens)} token{'s' * (len(line.tokens) > 1)}"
-    told = [f"Pass {line.index + 1}: {emitted}", " ".join(visible(text) for text in line.texts)]
+    lines = [f"Pass {line.index + 1}: {emitted}", " ".join(visible(text) for text in line.texts)]
     for each in line.backoffs:
         reason = _REASONS.get(each.reason, plain(each.reason))
-        told.append(
+        lines.append(
             f"tried {each.order}: best {plain(percent(each.best))} of {percent(each.threshold)}, {reason}"
         )
     if _chosen(line, exact) > 1 and line.best is not None:
         how = "kept" if line.backoffs else "tried"
-        told.append(f"{how} {_chosen(line, exact)}: best {plain(percent(line.best))}")
+        lines.append(f"{how} {_chosen(line, exact)}: best {plain(percent(line.best))}")
     if line.rejected:
-        told.append(f"refused: {' '.join(visible(text) for text in line.rejected)}")
-    return "<br>".join(told)
+        lines.append(f"refused: {' '.join(visible(text) for text in line.rejected)}")
+    return "<br>".join(lines)
 
 
 def _add_tries(figure: go.Figure, name: str, order: int, kept: bool, tries: Sequence[_Try]) -> None:

@@ -138,8 +138,8 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
 
 
 def serve(demo: gr.Blocks, **options: Any) -> Any:
-    """`demo.launch` with `launch_options`, and with more of Gradio's, for visitors that are told apart."""
-    # Or uvicorn takes what X-Forwarded-For says for the address of who connects; `limits` reads that header.
+    """`demo.launch` with `launch_options`; a visitor is identified by the address that connects."""
+    # Or uvicorn would replace that address by what X-Forwarded-For says; `limits` reads the header itself.
     os.environ["FORWARDED_ALLOW_IPS"] = ""
     return demo.launch(**options)
 

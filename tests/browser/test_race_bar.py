@@ -59,7 +59,7 @@ def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
 def test_the_wall_clock_says_against_whom(race):
     page = race()
     for engine, name in (
-        ("loop", "the base model (same code, one token at a time)"),
+        ("loop", "the base model"),
         ("generate", "transformers generate"),
         ("threshold-1", "DynaMo at threshold 1"),
     ):

@@ -1,7 +1,7 @@
 """The blind duel: two answers, no names, one choice.
 
-The traces themselves are withheld until the vote: what leaves the server is each text as a single pass of a
-lane called "blind", so that neither the page nor its source tells which is which. Sides are drawn by the
+The traces themselves are withheld until the vote: the server sends each text as a single pass of a lane
+called "blind", so that neither the page nor its source reveals which is which. Sides are drawn with the
 system's own randomness.
 """
 

@@ -1,7 +1,7 @@
-"""Prompts to try, which the pair that is loaded can do something with.
+"""Prompts to try that suit the loaded pair.
 
-The embedded pair knows the dialogues' domains alone, a pair that was finetuned to chat answers anything, and
-one that was not completes what is begun.
+The embedded pair only knows the dialogues' domains, a pair that was finetuned to chat answers anything, and
+one that was not completes a text.
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ def examples_for(kind: str) -> Examples:
 
 
 def all_examples() -> list[str]:
-    """Every prompt of every kind: a box that holds one holds nothing that a visitor wrote."""
+    """Every prompt of every kind: a box that holds one of them holds nothing that a visitor typed."""
     return [prompt for kind in LABELS for prompt in examples_for(kind).prompts.values()]

@@ -1,7 +1,7 @@
 """What the Compare tab's events call: values of components in, values of components out.
 
-A handler reads the chat back from the panes' values, asks the `PageService`, and tells what went wrong in one
-sentence. Which component is which is `wiring`'s.
+A handler reads the chat back from the panes' values, asks the `PageService`, and reports what went wrong in
+one sentence. `wiring` knows which component is which.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHOOSE = "Both are done. Which answer is better? Vote below them."
 
 
 def in_one_sentence(handler: Callable[..., Iterator]) -> Callable[..., Iterator]:
-    """What goes wrong in a generator becomes one sentence for the visitor, never a traceback."""
+    """Errors of a generator become one sentence for the visitor, never a traceback."""
 
     @wraps(handler)
     def guarded(*arguments: Any, **keywords: Any) -> Iterator:
@@ -48,17 +48,17 @@ def in_one_sentence(handler: Callable[..., Iterator]) -> Callable[..., Iterator]
             raise
         except Exception as error:
             log.exception("a handler failed")
-            told = (
+            message = (
                 f"The model failed ({type(error).__name__}). What was generated stays on screen; try again."
             )
-            raise gr.Error(told, print_exception=False) from error
+            raise gr.Error(message, print_exception=False) from error
 
     return guarded
 
 
 class Handlers:
-    """For one host. names: of the settings, in the order in which their values come last to a handler;
-    uploaded: the paths of files that visitors uploaded.
+    """names: of the settings, in the order in which a handler gets their values, last; uploaded: the paths of
+    files that visitors uploaded.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Handlers:
     # ---- chat
 
     def validate(self, prompt: str, *others: Any) -> list[dict[str, Any]]:
-        """Runs before the queue: an empty prompt is marked at its box, and is no error. One per input."""
+        """Runs before the queue: an empty prompt is marked at its box and is no error. One value an input."""
         empty = not (isinstance(prompt, str) and prompt.strip())
         return [gr.validate(not empty, EMPTY_PROMPT), *(gr.validate(True, "") for _ in others)]
 
@@ -128,10 +128,10 @@ class Handlers:
 
     @in_one_sentence
     def decode_again(self, *values: Any) -> Iterator:
-        """base, dynamo, inspector, status; nothing changes where nothing was asked yet.
+        """base, dynamo, inspector, status; nothing changes before the first answer.
 
-        Nor where the settings are those of the answer: Gradio's slider tells that it was let go whenever it
-        loses the focus, and whoever passes it by with Tab asks for nothing.
+        Nor where the settings are those of the answer: Gradio's slider fires "release" whenever it loses the
+        focus, and a visitor who passes it with Tab asks for nothing.
         """
         chat, settings = self._parsed(*values)
         if not chat or asdict(settings.options).items() <= chat.last_options.items():
@@ -181,7 +181,7 @@ class Handlers:
     # ---- votes
 
     def vote(self, duel: Duel | None, choice: str) -> tuple[Any, ...]:
-        """base, dynamo, inspector, status, duel: the vote is kept first, then the sides are told."""
+        """base, dynamo, inspector, status, duel: the vote is kept before the sides are revealed."""
         if duel is None:
             return (gr.skip(),) * 5
         outcome = duel.outcome(choice)
@@ -198,8 +198,8 @@ class Handlers:
             raise gr.Error(in_html(f"The vote was not kept: {error}"), print_exception=False) from error
         said = {"tie": "A tie", "dynamo": "You chose DynaMo", "base": "You chose the other lane, not DynaMo"}
         where = "left" if duel.left == "dynamo" else "right"
-        told = f"{said[outcome]}; DynaMo was on the {where}. Your vote is kept."
-        return duel.wires["base"], duel.wires["dynamo"], "", told, None
+        status = f"{said[outcome]}; DynaMo was on the {where}. Your vote is kept."
+        return duel.wires["base"], duel.wires["dynamo"], "", status, None
 
     def _read(self, base: str, dynamo: str) -> Chat:
         try:

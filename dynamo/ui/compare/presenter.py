@@ -3,7 +3,7 @@
 A view is four strings. The two panes get their whole chat each time: Gradio sends only what was appended, a
 skipped view loses nothing, and a tab that was hidden catches up. The inspector gets one pass, and asks a
 `RunStore` for any other. Nothing here waits, sleeps or measures model time; wall time only decides how often
-a view leaves. Who moves next is `dynamo.decoding.race`'s.
+a view is sent. `dynamo.decoding.race` decides which lane moves next.
 
 This module knows neither torch nor gradio.
 """
@@ -75,7 +75,7 @@ class RecordedRun(Recorder):
 
 
 class Throttle:
-    """Says when the next view may leave: one for every `seconds` at most."""
+    """Limits views to one every `seconds`."""
 
     def __init__(self, seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter):
         self._seconds, self._clock = seconds, clock
@@ -85,13 +85,13 @@ class Throttle:
         now = self._clock()
         if now < self._due:
             return False
-        # From when it was due: passes that come about as often would else miss every other.
+        # Counted from when it was due: passes that come about as often would otherwise miss every other view.
         self._due = max(self._due + self._seconds, now)
         return True
 
 
 class Race:
-    """One or both lanes run to their end, seen through `RaceView`s. still: the wire of a lane at rest."""
+    """One or both lanes run to their end, shown as `RaceView`s. still: the wire of a lane at rest."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class Race:
 
 
 def telling(joint: JointLine) -> tuple[int, bool, int]:
-    """How much there is to see in it, to be compared: tokens, whether the tables show them, cells."""
+    """How much there is to see in a joint, comparable: tokens, whether the tables show them, cells."""
     visible = max(joint.picked[:2], default=0) < len(joint.grid)
     return len(joint.picked), visible, min(len(joint.chunks), 6)
 

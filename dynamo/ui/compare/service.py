@@ -1,8 +1,8 @@
-"""What the page does on a visitor's behalf: answer, decode again, judge, load, show.
+"""What the page does on a visitor's behalf: answer, decode again, audit, load, show.
 
-Handlers are plain methods, mostly generators of strings, and know no component. One run of the model goes on
-at a time, as two on one machine would falsify each other's clocks: Gradio's queue sees to that, and the lock
-here for the moment in which a cancelled run has not quite ended and for what the queue does not order.
+These are plain methods, mostly generators of strings, that know no component. Only one run of the model goes
+on at a time, as two on one machine would falsify each other's clocks: Gradio's queue ensures that, and the
+lock here covers the moment in which a cancelled run has not quite ended, and calls that bypass the queue.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOADED = "That starts a new chat."
 
 
 class PageService:
-    """One pair at a time, its store of runs, and what may be asked of them."""
+    """One pair at a time, its store of runs, and what visitors may do with them."""
 
     def __init__(self, pair: ModelPair, limits: Limits = UNLIMITED):
         self.pair = pair
@@ -82,14 +82,14 @@ class PageService:
         yield from self._race(pair, lanes)
         speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
         if opponent == OWN_LOOP and all(speeds.values()):
-            self._speeds[_way(pair)] = speeds
+            self._speeds[_loaded_as(pair)] = speeds
 
     def speeds(self, in_full: bool = False) -> Mapping[str, float]:
-        """Tokens per second of model time of the loaded pair's last whole answer, by lane; nothing before it.
+        """Tokens per second of model time of the loaded pair's last whole answer, by lane; empty before it.
 
         in_full: of the same pair unquantised, where it was loaded and answered before.
         """
-        name, bits = _way(self.pair)
+        name, bits = _loaded_as(self.pair)
         return self._speeds.get((name, "" if in_full else bits), {})
 
     def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
@@ -162,7 +162,7 @@ class PageService:
     # ---- the drift audit
 
     def audit(self, chat: Chat) -> str:
-        """What the base thinks of the last answers, JSON for the audit card; "" where there is none."""
+        """What the base thinks of the last answers, JSON for the audit card; "" without one."""
         pair = self.pair
         if not chat or pair.audit is None or chat.last_model != pair.name:
             return ""
@@ -192,7 +192,7 @@ class PageService:
     def profile(self) -> str | None:
         """Where the time of a pass goes, measured once in a run of its own; JSON, None if not offered.
 
-        Raises Busy where so many wait for it that more would leave no thread to whoever has the model.
+        Raises Busy where so many wait for it that another would leave the run in progress without a thread.
         """
         pair, known = self.pair, self._profile
         if pair.profile is None:
@@ -246,8 +246,8 @@ class PageService:
         return trace
 
 
-def _way(pair: ModelPair) -> tuple[str, str]:
-    """What a speed belongs to: a pair, as it was loaded."""
+def _loaded_as(pair: ModelPair) -> tuple[str, str]:
+    """What a speed belongs to: the pair and its quantisation."""
     return pair.name, pair.footprint.quantised if pair.footprint else ""
 
 

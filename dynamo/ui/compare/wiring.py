@@ -1,8 +1,8 @@
 """The Compare tab: which event calls what.
 
-What runs the model shares one place in the queue (`concurrency_id="model"`), so that no two clocks disturb
-each other; other visitors wait and see their place. Stop tells the panes first and then cancels: what Gradio
-still delivers of a cancelled run does not undo it.
+All runs of the model share one place in the queue (`concurrency_id="model"`), so that no two clocks disturb
+each other; other visitors wait and see their place. Stop notifies the panes first and then cancels, so that
+what Gradio still delivers of a cancelled run does not undo it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Wiring:
         )
 
     def _connect_dial(self) -> list[Any]:
-        """The threshold shows what it would do while it moves, and decodes again when it is let go."""
+        """The threshold previews while it is dragged, and decodes again when it is released."""
         tab = self._tab
         threshold = tab.settings["threshold"]
         threshold.change(None, threshold, None, js=_TO_BUS.format(name="threshold"), **IN_BROWSER)
@@ -159,7 +159,7 @@ class Wiring:
         tab.inspector.enlarge(self._handlers.heatmap, None, [tab.heatmap, tab.charts], **QUIET)
 
     def _connect_votes(self, sent: Any) -> None:
-        """The row is there while a duel waits for its vote."""
+        """The row is visible while a duel waits for its vote."""
         tab = self._tab
         show = {"fn": lambda duel: gr.update(visible=duel is not None), "inputs": tab.duel, **QUIET}
         for after in ends_of(sent):

@@ -1,7 +1,7 @@
 """A sweep run from the page: each point is shown when it is measured, and Cancel works between two replies.
 
-A run has the model to itself like any other (`concurrency_id="model"`). Gradio can end a handler only where
-it yields, once a threshold, so Cancel also sets a flag that `progress` looks at after every reply.
+Like any other run it has the model to itself (`concurrency_id="model"`). Gradio can end a handler only where
+it yields, once a threshold, so Cancel also sets a flag that is checked after every reply.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Cancelled(Exception):
 
 
 class Stops:
-    """Which sessions want their sweep stopped."""
+    """The sessions whose sweep should stop."""
 
     def __init__(self):
         self._flags: dict[str | None, threading.Event] = {}

@@ -48,8 +48,8 @@ def measures(report: Report) -> list[tuple[str, str]]:
 
 def measure_in_words(report: Report, measure: str) -> str:
     """What a measure is and how to read it, HTML."""
-    told = MEASURES[measure][1] if measure in MEASURES else str(report["quality"][measure])
-    return f'<div class="dm-explore"><p>{in_html(told)}</p></div>'
+    words = MEASURES[measure][1] if measure in MEASURES else str(report["quality"][measure])
+    return f'<div class="dm-explore"><p>{in_html(words)}</p></div>'
 
 
 def thresholds(report: Report) -> list[float]:
@@ -80,9 +80,9 @@ def calibration_provenance(report: Report, *, here: bool) -> str:
     )
 
 
-def _marked(told: str, here: bool) -> str:
+def _marked(text: str, here: bool) -> str:
     badge = "measured here" if here else "shipped"
-    return f'<div class="dm-explore"><p><span class="dm-badge">{badge}</span>{in_html(told)}</p></div>'
+    return f'<div class="dm-explore"><p><span class="dm-badge">{badge}</span>{in_html(text)}</p></div>'
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:

@@ -33,9 +33,9 @@ from dynamo.loading.names import is_cached
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
-from dynamo.ui.compare.completion import Completion
 from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.compare.service import PageService
+from dynamo.ui.models.completion import Completion
 from dynamo.ui.models.training_job import in_words
 
 POLL_SECONDS = 0.2

@@ -18,8 +18,8 @@ from dynamo.loading import available_memory
 from dynamo.loading.sizes import gigabytes
 from dynamo.model.architectures import model_shape
 from dynamo.pipelines.estimates import Estimator, duration, rough_duration
-from dynamo.ui.compare.completion import Completion
 from dynamo.ui.components import QUIET
+from dynamo.ui.models.completion import Completion
 from dynamo.ui.models.manager import ModelManager
 from dynamo.ui.models.training_job import (
     BLOCK_SIZE,

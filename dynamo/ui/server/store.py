@@ -1,8 +1,7 @@
 """The latest runs, pass by pass, for a visitor who looks back: inspector values, wide joints, whole traces.
 
-A run is found by its id alone, so an id has to be unguessable; the oldest run makes room for the newest, of
-which there are so many and of so many passes together at most.
-Recordings that come with the project are kept for ever.
+A run is found by its id alone, so ids are unguessable. The number of runs and of their passes is bounded: the
+oldest run makes room for the newest. Recordings that come with the project are kept for ever.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class RunStore:
                 self._runs[run].end = encode_line(end)
 
     def add(self, trace: Trace, *, keep: bool = False) -> None:
-        """Stores a run that was read from a file; `keep`: it never makes room."""
+        """Stores a run that was read from a file; keep: it is never dropped."""
         self.start(trace.header)
         run = trace.header.run
         for line in trace.passes:
