@@ -10,31 +10,22 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from dynamo.commands import run_command
-from dynamo.common.options import add_arguments, parse
+from dynamo.common.options import add_arguments, from_arguments, parse
+from dynamo.pipelines.estimates import fit_stages
+from dynamo.pipelines.recipe import RecipeRun, stages
+from dynamo.pipelines.stages import run_stages
 from dynamo.training.options import FinetuningRun, TrainingRun
 from dynamo.training.recipes import RECIPES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", choices=RECIPES, metavar="recipe", help=", ".join(RECIPES))
-    parser.add_argument("--data", required=True, help="what the heads learn: texts or conversations, JSONL")
-    parser.add_argument("--validation", required=True, help="the same, held out")
-    parser.add_argument("--instructions", help="what both models are finetuned on, for chat")
-    parser.add_argument("--base", default="", help="folder or hub id to start from (default: the recipe's)")
     parser.add_argument("--work", type=Path, help="folder of all results (default: runs/RECIPE)")
-    parser.add_argument("--heads", type=int, default=3, help="token heads, 1 to 5 (default: 3)")
-    parser.add_argument("--prompts", type=int, default=10, help="prompts of the evaluation (default: 10)")
-    parser.add_argument(
-        "--licence", default="", help="of the weights, for --repo: apache-2.0, cc-by-nc-4.0 .."
-    )
-    parser.add_argument("--repo", default="", help="hub id that the pair is pushed to")
-    parser.add_argument("--space", default="", help="hub id of the Space that shows it")
-    parser.add_argument("--profile", default="zerogpu", help="the Space's profile (default: zerogpu)")
+    add_arguments(parser, RecipeRun, leave_out=("recipe", "work", "train", "finetune"))
     parser.add_argument("--train", default="", metavar="FLAGS", help="further flags of train, in quotes")
     parser.add_argument(
         "--finetune", default="", metavar="FLAGS", help="further flags of finetune, in quotes"
@@ -44,15 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo.pipelines.estimates import fit_stages
-    from dynamo.pipelines.recipe import RecipeRun, stages
-    from dynamo.pipelines.stages import run_stages
-
-    values = {each.name: getattr(arguments, each.name) for each in fields(RecipeRun)}
-    values["work"] = arguments.work or Path("runs") / arguments.recipe
-    values["train"] = _further(TrainingRun, "train", arguments.train)
-    values["finetune"] = _further(FinetuningRun, "finetune", arguments.finetune)
-    recipe_run = RecipeRun(**values)
+    arguments.work = arguments.work or Path("runs") / arguments.recipe
+    arguments.train = _further(TrainingRun, "train", arguments.train)
+    arguments.finetune = _further(FinetuningRun, "finetune", arguments.finetune)
+    recipe_run = from_arguments(RecipeRun, arguments)
     found = stages(recipe_run)
     unknown = set(arguments.skip) - {stage.name for stage in found}
     if unknown:

@@ -109,7 +109,8 @@ def add_arguments(
         if is_dataclass(default):
             add_arguments(parser, type(default), outer, absent, partial, **vars(default))
             continue
-        kind, shown = _type(cls, each.name), "" if default in (None, MISSING) else f" (default: {default})"
+        kind = _type(cls, each.name)
+        shown = "" if default in (None, MISSING, "") else f" (default: {default})"
         settings: dict[str, Any] = {"type": kind, "choices": each.metadata.get("choices") or None}
         if kind is bool:
             settings = {"action": argparse.BooleanOptionalAction}

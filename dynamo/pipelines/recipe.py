@@ -18,7 +18,7 @@ from typing import Any
 
 from dynamo import loading
 from dynamo.common.files import replace_folder, write_json
-from dynamo.common.options import from_values
+from dynamo.common.options import from_values, option, required
 from dynamo.data import text
 from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
@@ -30,26 +30,25 @@ from dynamo.training.recipes import RECIPES
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """Options of one run of the path.
+    """Options of one run of the path. Without instructions the model completes text; without a repo nothing
+    is pushed.
 
-    recipe: a name of `dynamo.training.recipes`; base: the model to start from, the recipe's own if ""; data,
-    validation: what the heads are trained and measured on; instructions: what both are finetuned on, None for
-    a model that completes text; repo, space: hub ids, "" leaves out push and Space; train, finetune: values
-    by name for `training_run` and `FinetuningRun`, in place of the recipe's and of the path's own.
+    train, finetune: values by name for `training_run` and `FinetuningRun`, in place of the recipe's and of
+    the path's own.
     """
 
     recipe: str
     work: Path
-    data: str
-    validation: str
-    base: str = ""
-    instructions: str | None = None
-    heads: int = 3
-    prompts: int = 10
-    licence: str = ""
-    repo: str = ""
-    space: str = ""
-    profile: str = "zerogpu"
+    data: str = required("what the heads learn: texts or conversations, JSONL")
+    validation: str = required("the same, held out")
+    instructions: str | None = option(None, "what both models are finetuned on, for chat")
+    base: str = option("", "folder or hub id to start from, instead of the recipe's")
+    heads: int = option(3, "token heads, 1 to 5")
+    prompts: int = option(10, "prompts of the evaluation")
+    licence: str = option("", "of the weights, for --repo: apache-2.0, cc-by-nc-4.0 ..")
+    repo: str = option("", "hub id that the pair is pushed to")
+    space: str = option("", "hub id of the Space that shows it")
+    profile: str = option("zerogpu", "the Space's profile")
     train: Mapping[str, Any] = field(default_factory=dict)
     finetune: Mapping[str, Any] = field(default_factory=dict)
 

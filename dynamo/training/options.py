@@ -95,7 +95,7 @@ class TrainingRun:
     head_init: str | None = option(None, "of the extra heads (default: random)", ("random", "copy"))
     head_source: str | None = option(None, "where they start (default: penultimate)", ("penultimate", "last"))
     own_output_embedding: bool | None = option(None, "an output embedding per extra head")
-    block_size: int = option(512, "tokens per block")
+    block_size: int = option(512, "tokens per block, unless a recipe says otherwise")
     max_length: int = option(1024, "positions of a --new model")
     tokens: Path | None = option(None, "folder of the tokenised data (default: OUTPUT/tokens)")
     workers: int = option(1, "data files tokenised at once")
