@@ -24,6 +24,13 @@ CURVE_TOKENS = 24
 ROWS_TOKENS = 64
 
 
+def _engines(pair: Pair) -> dict[str, Engine]:
+    return {
+        "own": Engine(pair.base, None, pair.tokenizer),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+    }
+
+
 def context_cost(
     pair: Pair, lengths: Sequence[int], options: SamplingOptions, runs: int = 3
 ) -> dict[str, dict[str, float]]:
@@ -37,24 +44,23 @@ def context_cost(
         raise ValueError(
             f"context: expected 1 to {most} tokens (the model's positions less {CURVE_TOKENS}), got {wrong}"
         )
-    base, dynamo = Engine(pair.base, None, pair.tokenizer), Engine(pair.dynamo, pair.table, pair.tokenizer)
-    generate = GenerateEngine(pair.base, pair.tokenizer)
-    for engine in (base, dynamo, generate):
+    generate, engines = GenerateEngine(pair.base, pair.tokenizer), _engines(pair)
+    for engine in (generate, *engines.values()):
         engine.end_ids = frozenset({pair.base.config.vocab_size})  # an id that is never drawn
     random = torch.Generator().manual_seed(0)
     costs = {}
     for length in lengths:
-        spent: dict[str, list[RunCounts]] = {"generate": [], "own": [], "dynamo": []}
+        spent: dict[str, list[RunCounts]] = {lane: [] for lane in ("generate", *engines)}
         for seed in range(runs + 1):
             prompt = torch.randint(pair.base.config.vocab_size, (length,), generator=random)
             arguments = (prompt, options, CURVE_TOKENS, seed)
             spent["generate"].append(RunCounts.fold(generate.complete(*arguments)))
-            spent["own"].append(RunCounts.fold(base.stream(*arguments)))
-            spent["dynamo"].append(RunCounts.fold(dynamo.stream(*arguments)))
+            for lane, engine in engines.items():
+                spent[lane].append(RunCounts.fold(engine.stream(*arguments)))
         # The first reply of each warms up.
         costs[str(length)] = {
-            lane: 1000 * sum(run.decode_seconds for run in of[1:]) / sum(run.decode_passes for run in of[1:])
-            for lane, of in spent.items()
+            lane: 1000 * sum(run.decode_seconds for run in timed) / sum(run.decode_passes for run in timed)
+            for lane, (_, *timed) in spent.items()
         }
     return costs
 
@@ -70,10 +76,7 @@ def rows_throughput(
 
     All prompts (ids) are answered at each number of rows, in groups; the passes that read them do not count.
     """
-    engines = {
-        "own": Engine(pair.base, None, pair.tokenizer),
-        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
-    }
+    engines = _engines(pair)
     spent = {count: {lane: RunCounts() for lane in engines} for count in counts}
     for run in range(runs + 1):  # the first warms up
         for count in counts:
@@ -98,10 +101,7 @@ def threads_cost(
     runs: int = 3,
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of a pass by number of CPU threads and by lane; the counts take turns."""
-    engines = {
-        "own": Engine(pair.base, None, pair.tokenizer),
-        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
-    }
+    engines = _engines(pair)
     spent: dict[int, dict[str, list[float]]] = {count: {lane: [] for lane in engines} for count in counts}
     before = torch.get_num_threads()
     try:

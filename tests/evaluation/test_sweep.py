@@ -12,7 +12,7 @@ from dynamo.evaluation import calibration
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.sweep import QUALITY, Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
-from dynamo.sampling.records import BackOff, StepRecord
+from dynamo.sampling.records import StepRecord
 from dynamo.trace.recorder import RunCounts
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
@@ -33,19 +33,6 @@ def replies(model, threshold, seeds=2):
     """By prompt and seed, the records of each reply."""
     engine, options = Engine(model), SamplingOptions(threshold=threshold)
     return [[list(engine.stream(p, options, 20, seed)) for seed in range(seeds)] for p in PROMPTS]
-
-
-def test_run_folds_a_stream_and_leaves_the_prompts_pass_out_of_decoding():
-    records = [
-        StepRecord((5, 6, 7), 3, 0.5, prefill=True),
-        StepRecord((8,), 1, 0.25, backoffs=(BackOff(3, "threshold", 0.1, 0.2), BackOff(2, "mask", 0.0, 0.4))),
-        StepRecord((9, 3), 3, 0.125),
-    ]
-    run = RunCounts.fold(iter(records))
-    assert run.tokens == [5, 6, 7, 8, 9, 3] and run.orders == [3, 1, 3]
-    assert run.backoffs == ["3:threshold", "2:mask"] and run.backed_off == 1
-    assert (run.passes, run.decode_passes, run.decode_tokens) == (3, 2, 3)
-    assert (run.decode_seconds, run.prefill_seconds) == (0.375, 0.5)
 
 
 def test_points_are_pooled_over_all_replies(pair, points):
