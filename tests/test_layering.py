@@ -19,7 +19,8 @@ FLOORS = [
     {"spaces", "pipelines", "reproduction"},
     {"ui", "commands"},
 ]
-# The page's own floors: folders and the modules that put them together.
+# The page's own floors: the server's parts know no tab, Explore and Models use what Compare has, and the
+# modules on top put the tabs together.
 UI_FLOORS = [
     {"server", "theme"},
     {"components"},

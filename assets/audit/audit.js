@@ -51,7 +51,7 @@ function tokenOf(at) {
   // The space before a word is not tinted: it would show at the end of a line.
   const [, space, word] = token.text.match(/^(\s*)(.*)$/s);
   const ink = document.createElement("b");
-  ink.append(...tamed(word || (token.text ? "" : at === audit.tokens.length - 1 ? "end" : "…")));
+  ink.append(...bidiNodes(word || (token.text ? "" : at === audit.tokens.length - 1 ? "end" : "…")));
   span.append(space, ink);
   return span;
 }

@@ -22,7 +22,7 @@ function isOdd({ p, rank }, topK) {
 /** Tokens without a text of their own: the last one ends the turn, others are a part of a character. */
 function tokenName(tokens, at) {
   const text = tokens[at].text;
-  if (text) return `“${apart(text.trim()) || visible(text)}”`;
+  if (text) return `“${bidiIsolate(text.trim()) || visible(text)}”`;
   return at === tokens.length - 1 ? "the end of the turn" : "a part of a character";
 }
 

@@ -1,5 +1,5 @@
-// Text of others beside our own: Hebrew and Arabic run from right to left, and invisible characters command
-// directions until a paragraph's end. Neither may turn round what stands beside it (dynamo/common/bidi.py is the same).
+// Bidirectional text inside our own sentences: Hebrew and Arabic run from right to left, and invisible characters set
+// directions until a paragraph's end. Neither may reorder the text beside it (dynamo/common/bidi.py does the same).
 
 const COMMANDS = /[\u202A-\u202E\u2066-\u2069]/;
 const FROM_THE_RIGHT = /[\u0590-\u08FF\u200F\uFB1D-\uFDFF\uFE70-\uFEFC\u{10800}-\u{10FFF}\u{1E800}-\u{1EFFF}]/u;
@@ -8,14 +8,14 @@ function codeOf(command) {
   return `U+${command.codePointAt(0).toString(16).toUpperCase()}`;
 }
 
-/** A text for the middle of a sentence: commands are spelled out, and what runs the other way stays by itself. */
-function apart(text) {
+/** A text for the middle of a sentence: direction characters are spelled out, right-to-left text is isolated. */
+function bidiIsolate(text) {
   const spelled = text.replace(new RegExp(COMMANDS, "g"), (command) => `⟨${codeOf(command)}⟩`);
   return FROM_THE_RIGHT.test(spelled) ? `\u2068${spelled}\u2069` : spelled;
 }
 
-/** A text as nodes of a paragraph: each command is alone in an element that ends it, and that shows its name. */
-function tamed(text) {
+/** A text as nodes of a paragraph: each direction character has an element of its own that ends it and shows its name. */
+function bidiNodes(text) {
   if (!COMMANDS.test(text)) return text ? [text] : [];
   return text.split(new RegExp(`(${COMMANDS.source})`)).map((piece) => {
     if (!COMMANDS.test(piece)) return piece;

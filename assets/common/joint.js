@@ -134,12 +134,12 @@ function backOffInWords([order, reason, best, bar]) {
     mask: `none of the candidate ${order === 2 ? "pairs" : "chunks"} occurs in the training text`,
     kept_mass: "too little of the product survived the mask",
   };
-  return `Backed off from ${order}: ${sentences[reason] ?? apart(reason)}`;
+  return `Backed off from ${order}: ${sentences[reason] ?? bidiIsolate(reason)}`;
 }
 
 /** Spaces, line breaks and commands of direction made visible, for tokens that stand alone. */
 function visible(text) {
-  return apart(text.replace(/ /g, "·").replace(/\r?\n/g, "⏎").replace(/\t/g, "⇥"));
+  return bidiIsolate(text.replace(/ /g, "·").replace(/\r?\n/g, "⏎").replace(/\t/g, "⇥"));
 }
 
 /**

@@ -3,7 +3,7 @@
 function make(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
-  made.append(...tamed(text));
+  made.append(...bidiNodes(text));
   return made;
 }
 

@@ -85,7 +85,7 @@ function extend(i) {
   const chunk = drawn.pieces.length ? null : pieces[0]?.querySelector(".dm-chunk");
   if (chunk) openAnswer(drawn, chunk);
   drawn.pieces.push(...pieces);
-  drawn.rest.replaceChildren(...tamed(turn.end?.text ?? ""));
+  drawn.rest.replaceChildren(...bidiNodes(turn.end?.text ?? ""));
   drawn.tally.textContent = turn.end ? tallyOf(turn) : "";
 }
 

@@ -78,7 +78,7 @@ function titlesOf(side, header) {
 /** Why a run ended, where that is worth a word. */
 function endNote(end) {
   const note = END_NOTES[end?.end] ?? "";
-  return note && end.message ? `${note}: ${apart(end.message)}` : note;
+  return note && end.message ? `${note}: ${bidiIsolate(end.message)}` : note;
 }
 
 function tokensInPasses(clocks, pass = "pass") {

@@ -82,7 +82,7 @@ function textOf(row) {
       ...chunk.map((piece) => {
         const token = document.createElement("span");
         token.className = "dm-token";
-        token.append(...tamed(piece));
+        token.append(...bidiNodes(piece));
         return token;
       }),
     );

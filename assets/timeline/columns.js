@@ -59,7 +59,7 @@ function exactPassInWords(step) {
   const [kept, drafts] = draftsOf([step]);
   const text = step.text.join("").trim();
   const own = drafts ? `It kept ${kept} of ${plural(drafts, "draft")} and drew 1 token itself` : "It drew 1 token itself";
-  return `Pass ${step.pass + 1}: ${plural(step.ids.length, "token")}${text ? `, “${apart(text)}”` : ""}. ${own}.`;
+  return `Pass ${step.pass + 1}: ${plural(step.ids.length, "token")}${text ? `, “${bidiIsolate(text)}”` : ""}. ${own}.`;
 }
 
 function passInWords(step, threshold) {
@@ -67,7 +67,7 @@ function passInWords(step, threshold) {
   const { tokens, order, best } = columnOf(step, threshold);
   const text = step.text.join("").trim();
   const cut = emittedOrder(step) > tokens ? ` of ${emittedOrder(step)}, as the answer ended` : "";
-  const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${apart(text)}”` : ""}.`];
+  const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${bidiIsolate(text)}”` : ""}.`];
   for (const backOff of step.backoffs ?? []) sentences.push(`${backOffInWords(backOff)}.`);
   if (emittedOrder(step) > 1) sentences.push(`Best joint ${percent(best)} is above ${barInWords(threshold, order)}.`);
   else if (order === null) sentences.push("No joint was built.");

@@ -73,13 +73,13 @@ def lane(steps, kind="base", before="") -> RecordedRun:
 
 def race(base, dynamo, store=None) -> Race:
     lanes = {"base": lane(base), "dynamo": lane(dynamo, "dynamo")}
-    return Race(lanes, label=str, store=store or RunStore())
+    return Race(lanes, store=store or RunStore())
 
 
 def scripted_race(store=None, **fake) -> Race:
     pair = scripted_pair(**fake)
     lanes = pair.lanes(Chat(), "hello", Settings(OPTIONS, 96, 3))
-    return Race(lanes, label=pair.label, store=store or RunStore())
+    return Race(lanes, store=store or RunStore())
 
 
 def trace(wire: str):

@@ -85,7 +85,7 @@ def test_a_pass_of_a_run_that_was_dropped_is_still_shown():
 
 def test_a_lane_at_rest_stays_as_it_was():
     lanes = {"dynamo": lane(Steps([0.1] * 3), "dynamo", before="earlier\n")}
-    for view in Race(lanes, label=str, store=RunStore(), still={"base": "rests"}).views(flush_seconds=0):
+    for view in Race(lanes, store=RunStore(), still={"base": "rests"}).views(flush_seconds=0):
         assert view.base == "rests"
         assert view.dynamo.startswith("earlier\n")
 

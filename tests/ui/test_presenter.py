@@ -113,7 +113,7 @@ def test_closing_the_race_closes_both_engines():
     pair = scripted_pair()
     store = RunStore()
     lanes = pair.lanes(Chat(), "hello", Settings(OPTIONS, 96, 0))
-    views = Race(lanes, label=str, store=store).views(flush_seconds=0)
+    views = Race(lanes, store=store).views(flush_seconds=0)
     for _ in range(6):
         next(views)
     views.close()

@@ -68,6 +68,10 @@ class RecordedRun(Recorder):
         self.wire += encode_lines([line])
         return line
 
+    def joint(self, line: PassLine, record: StepRecord, size: int) -> JointLine | None:
+        """The pass's joint, as much of it as a table of `size` by `size` shows."""
+        return JointLine.from_record(line.index, record, self.header.options["threshold"], self._label, size)
+
     def end(self, reason: str = "", message: str = "") -> End:
         if self.end_line is None:
             self.wire += encode_lines([super().end(reason, message)])
@@ -97,13 +101,11 @@ class Race:
         self,
         lanes: Mapping[str, RecordedRun],
         *,
-        label: Callable[[int], str],
         store: RunStore,
         still: Mapping[str, str] | None = None,
     ):
         self.lanes = dict(lanes)
         self._still = still or {}
-        self._label = label
         self._store = store
         self._inspector = ""
         self._telling = ("", (0, False, 0))
@@ -150,10 +152,7 @@ class Race:
             self._end(lane)
             return
         line = lane.take(record)
-        joint, wide = (
-            JointLine.from_record(line.index, record, lane.header.options["threshold"], self._label, size)
-            for size in (GRID_SIZE, WIDE_GRID)
-        )
+        joint, wide = (lane.joint(line, record, size) for size in (GRID_SIZE, WIDE_GRID))
         value = self._store.put(lane.header.run, line, joint, wide)
         if lane.header.lane == "dynamo":
             self._inspector = value

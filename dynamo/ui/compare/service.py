@@ -79,7 +79,7 @@ class PageService:
         """One turn of both lanes."""
         pair = self.pair
         lanes = pair.lanes(chat, prompt, settings, opponent)
-        yield from self._race(pair, lanes)
+        yield from self._race(lanes)
         speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
         if opponent == OWN_LOOP and all(speeds.values()):
             self._speeds[_loaded_as(pair)] = speeds
@@ -98,13 +98,12 @@ class PageService:
         _check_answered(chat, pair)
         settings = replace(settings, seed=chat.last_seed)
         lanes = pair.lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        yield from self._race(pair, lanes, still={"base": chat.wire("base")})
+        yield from self._race(lanes, still={"base": chat.wire("base")})
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
         """A first turn run to its end unseen: for duels and programs."""
-        pair = self.pair
-        lanes = pair.lanes(Chat(), prompt, settings, opponent)
-        for _ in self._race(pair, lanes):
+        lanes = self.pair.lanes(Chat(), prompt, settings, opponent)
+        for _ in self._race(lanes):
             pass
         return lanes
 
@@ -133,9 +132,9 @@ class PageService:
         lane.end()
 
     def _race(
-        self, pair: ModelPair, lanes: dict[str, RecordedRun], still: Mapping[str, str] | None = None
+        self, lanes: dict[str, RecordedRun], still: Mapping[str, str] | None = None
     ) -> Iterator[RaceView]:
-        race = Race(lanes, label=pair.label, store=self.store, still=still)
+        race = Race(lanes, store=self.store, still=still)
         with self.exclusive(), self.pace.run(), closing(race.views()) as views:
             yield from views
 
