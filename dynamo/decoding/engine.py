@@ -1,6 +1,6 @@
 """The decode loop: one for the baseline, for DynaMo (paper, Algorithm 1) and for exact mode.
 
-A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between the lanes is
+A pass reads the tokens chosen by the pass before and chooses the next ones; what differs between lanes is
 how many heads the model has, which table it brings, and whether it verifies. Only chosen tokens are ever fed,
 each once: `cached + pending == prompt + emitted` at every step. Exact mode is the stated exception: it feeds
 drafts behind them, and takes back the positions of those that it rejects.
@@ -17,16 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import GPTNeoXForCausalLM
+from transformers import PreTrainedModel
 
 from dynamo.common.validation import short_repr
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import StopStrings
-from dynamo.decoding.cache import KVCache
+from dynamo.decoding.cache import CachePool, KVCache, within_memory
 from dynamo.decoding.offloaded import decoder_for
-from dynamo.decoding.pool import CachePool, within_memory
 from dynamo.decoding.sequence import TokenSequence
-from dynamo.model import DynamoForCausalLM
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import warm_up
@@ -35,8 +33,8 @@ from dynamo.sampling.sampler import warm_up
 class Engine:
     """Streams one `StepRecord` per forward pass of a model.
 
-    A DynaMo model without a table samples from the unmasked joint; a stock GPT-NeoX emits one token per pass.
-    One engine serves any number of streams, at once and from several threads: each has its own state.
+    A DynaMo model without a table samples from the unmasked joint; a base emits one token per pass.
+    One engine serves any number of streams, at once and from several threads: each has its own cache.
 
     tokenizer: for stop strings, and for its special tokens, which the repetition penalty never touches;
     without one these are the tokens that the model's own configuration names (begin, end, padding). weights:
@@ -47,19 +45,19 @@ class Engine:
 
     def __init__(
         self,
-        model: GPTNeoXForCausalLM | DynamoForCausalLM,
+        model: PreTrainedModel,
         table: CooccurrenceTable | None = None,
         tokenizer: Any = None,
         weights: str = "own",
     ):
-        if not isinstance(model, GPTNeoXForCausalLM | DynamoForCausalLM):
+        if not isinstance(model, PreTrainedModel):
             raise ValueError(
-                f"model: expected a DynaMo or GPT-NeoX model, got {type(model).__name__}; of a pair give the "
+                f"model: expected a DynaMo or base model, got {type(model).__name__}; of a pair give the "
                 "parts: Engine(pair.dynamo, pair.table, pair.tokenizer)"
             )
         self._decoder = decoder_for(model, weights)
         self.weights = weights
-        self._states = CachePool(lambda capacity: self._decoder.new_state(capacity), self.max_length)
+        self._pool = CachePool(lambda capacity: self._decoder.new_cache(capacity), self.max_length)
         self._table = table
         self._tokenizer = tokenizer
         self.end_ids = end_of_text_ids(model)
@@ -100,8 +98,8 @@ class Engine:
         and in the middle of a run where memory runs out, after which the engine works as before.
         """
         options = options or SamplingOptions()
-        lane = self._lane(input_ids, options, max_new_tokens, seed, stop)
-        return within_memory(self._decode(lane, self._run(options)), self.device)
+        sequence = self._sequence(input_ids, options, max_new_tokens, seed, stop)
+        return within_memory(self._decode(sequence, self._run(options)), self.device)
 
     def stream_batch(
         self,
@@ -125,13 +123,13 @@ class Engine:
         seeds = range(len(prompts)) if seeds is None else seeds
         if len(seeds) != len(prompts):
             raise ValueError(f"seeds: expected one for each of {len(prompts)} prompts, got {len(seeds)}")
-        lanes = [
-            self._lane(prompt, options, max_new_tokens, seed, stop)
+        sequences = [
+            self._sequence(prompt, options, max_new_tokens, seed, stop)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return within_memory(self._decode_batch(lanes, self._run(options)), self.device)
+        return within_memory(self._decode_batch(sequences, self._run(options)), self.device)
 
-    def _lane(
+    def _sequence(
         self,
         input_ids: torch.Tensor | Sequence[int],
         options: SamplingOptions,
@@ -165,42 +163,44 @@ class Engine:
         """
         return min(options.max_order, self.heads)
 
-    def _decode(self, lane: TokenSequence, heads: int) -> Iterator[StepRecord]:
-        with self._states.lease(lane.prompt_length + lane.limit) as state:
-            while lane.pending:
-                yield self._pass(lane, state, heads)
+    def _decode(self, sequence: TokenSequence, heads: int) -> Iterator[StepRecord]:
+        with self._pool.lease(sequence.prompt_length + sequence.limit) as cache:
+            while sequence.pending:
+                yield self._pass(sequence, cache, heads)
 
-    def _pass(self, lane: TokenSequence, state: KVCache, heads: int) -> StepRecord:
-        assert state.length == lane.cached, f"{state.length} positions cached, {lane.cached} expected"
+    def _pass(self, sequence: TokenSequence, cache: KVCache, heads: int) -> StepRecord:
+        assert cache.length == sequence.cached, f"{cache.length} positions cached, {sequence.cached} expected"
         started = time.perf_counter()
-        logits = self._decoder.forward(state, lane.pending, heads, lane.queries)
+        logits = self._decoder.forward(cache, sequence.pending, heads, sequence.queries)
         # Bringing the candidates to the host is the step's one synchronisation.
-        record = lane.advance(logits, lambda: time.perf_counter() - started)
-        state.rewind(lane.rejected)
+        record = sequence.advance(logits, lambda: time.perf_counter() - started)
+        cache.crop(sequence.rejected)
         return record
 
-    def _decode_batch(self, lanes: list[TokenSequence], heads: int) -> Iterator[tuple[int, StepRecord]]:
-        capacity = max(lane.prompt_length + lane.limit for lane in lanes)
-        state = self._decoder.new_batch(len(lanes), capacity)
-        rows = list(enumerate(lanes))
-        for (index, lane), memory in zip(rows, state.lanes, strict=True):
-            yield index, self._pass(lane, memory, heads)
+    def _decode_batch(self, sequences: list[TokenSequence], heads: int) -> Iterator[tuple[int, StepRecord]]:
+        capacity = max(sequence.prompt_length + sequence.limit for sequence in sequences)
+        cache = self._decoder.new_batch(len(sequences), capacity)
+        rows = list(enumerate(sequences))
+        for (index, sequence), row_cache in zip(rows, cache.rows, strict=True):
+            yield index, self._pass(sequence, row_cache, heads)
         while True:
             for place in reversed(range(len(rows))):
                 if not rows[place][1].pending:
-                    state.drop(place)
+                    cache.drop(place)
                     rows[place] = rows[-1]
                     rows.pop()
             if not rows:
                 return
             started = time.perf_counter()
-            pending, queries = zip(*((lane.pending, lane.queries) for _, lane in rows), strict=True)
-            logits = self._decoder.forward_batch(state, pending, heads, queries)
+            pending, queries = zip(
+                *((sequence.pending, sequence.queries) for _, sequence in rows), strict=True
+            )
+            logits = self._decoder.forward_batch(cache, pending, heads, queries)
             records, end = [], 0
-            for (index, lane), memory, count in zip(rows, state.lanes, queries, strict=True):
+            for (index, sequence), row_cache, count in zip(rows, cache.rows, queries, strict=True):
                 end += count
-                records.append((index, lane.advance(logits[:, end - count : end], lambda: 0.0)))
-                memory.rewind(lane.rejected)
+                records.append((index, sequence.advance(logits[:, end - count : end], lambda: 0.0)))
+                row_cache.crop(sequence.rejected)
             seconds = (time.perf_counter() - started) / len(rows)
             for index, record in records:
                 yield index, replace(record, seconds=seconds)
@@ -257,7 +257,7 @@ def checked_count(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def unpenalised_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM, tokenizer: Any = None) -> frozenset[int]:
+def unpenalised_ids(model: PreTrainedModel, tokenizer: Any = None) -> frozenset[int]:
     """Special tokens, which no repetition penalty touches: the tokenizer's or, without one, those that the
     model's configuration names; and whatever ends a text.
     """
@@ -266,7 +266,7 @@ def unpenalised_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM, tokenizer: An
     return end_of_text_ids(model) | set(special)
 
 
-def end_of_text_ids(model: GPTNeoXForCausalLM | DynamoForCausalLM) -> frozenset[int]:
+def end_of_text_ids(model: PreTrainedModel) -> frozenset[int]:
     """The ids that end a text, one or several, as the model's generation config declares them."""
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
     if declared is None:

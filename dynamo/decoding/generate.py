@@ -13,6 +13,7 @@ knows heads, tables or joints.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import CompileConfig, GenerationConfig, GPTNeoXForCausalLM
+from transformers import CompileConfig, GenerationConfig, PreTrainedModel
 from transformers.generation import (
+    LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -30,12 +32,13 @@ from transformers.generation import (
 
 from dynamo.common.device_map import execution_device
 from dynamo.data.text import StopStrings
+from dynamo.decoding.cache import within_memory
 from dynamo.decoding.engine import checked_count, checked_prompt, end_of_text_ids, unpenalised_ids
-from dynamo.decoding.pool import within_memory
-from dynamo.decoding.processors import ChooseOne, Weigh
-from dynamo.model import DynamoForCausalLM
+from dynamo.sampling.candidates import top_candidates
+from dynamo.sampling.joint import draw
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
+from dynamo.sampling.sampler import Context, choose_one
 
 AS_WEIGHED = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}  # nothing cut but by us
 
@@ -54,9 +57,9 @@ class GenerateEngine:
 
     def __init__(
         self,
-        model: GPTNeoXForCausalLM | DynamoForCausalLM,
+        model: PreTrainedModel,
         tokenizer: Any = None,
-        draft: GPTNeoXForCausalLM | None = None,
+        draft: PreTrainedModel | None = None,
         compiled: bool = False,
         **settings: Any,
     ):
@@ -255,3 +258,50 @@ def _paced(run: _Run, generate: Callable[[_Run], None]) -> Iterator[StepRecord]:
         run.cancelled = True
         go.release()
         thread.join()
+
+
+class ChooseOne(LogitsProcessor):
+    """Draws as the sampler does at order 1, and leaves `generate` one token to take.
+
+    lookup: whether prompt lookup shows it rows of ones, to learn which drafts are forbidden.
+    """
+
+    def __init__(self, options: SamplingOptions, special_ids: Sequence[int], seed: int, lookup: bool):
+        self._options = options
+        self._special_ids = special_ids
+        self._lookup = lookup
+        self._uniforms = random.Random(seed)
+        self.probabilities: list[float] = []  # of the tokens drawn since the last record
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._lookup and bool((scores == 1).all()):
+            return scores
+        ids, weights, f = self.distribution(input_ids, scores)
+        uniform = self._uniforms.random()
+        best = int(weights.argmax()) if self._options.temperature == 0 else draw(weights, uniform)
+        self.probabilities.append(float(f[best]))
+        chosen = torch.full_like(scores, -torch.inf)
+        chosen[0, int(ids[best])] = 0.0
+        return chosen
+
+    def distribution(self, input_ids: torch.Tensor, scores: torch.Tensor) -> tuple[Any, Any, Any]:
+        """Ids that survive top-k, their weights after the penalty, and their probabilities before: (k,)."""
+        candidates = top_candidates(scores.float().cpu().numpy(), self._options)
+        context = Context(scores.shape[-1], self._special_ids)
+        context.add(input_ids[0].tolist())
+        ranks, weights = choose_one(candidates, context, self._options)
+        return candidates.ids[0][ranks[:, 0]], weights, candidates.f[0][ranks[:, 0]]
+
+
+class Weigh(ChooseOne):
+    """Leaves `generate` the distribution, to draw from."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ids, weights, _ = self.distribution(input_ids, scores)
+        if self._options.temperature == 0:
+            ids, weights = ids[[weights.argmax()]], weights[[weights.argmax()]]
+        left = torch.full_like(scores, -torch.inf)
+        left[0, torch.from_numpy(ids.astype("int64")).to(scores.device)] = (
+            torch.from_numpy(weights).log().to(scores)
+        )
+        return left

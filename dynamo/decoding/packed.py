@@ -1,4 +1,4 @@
-"""GPT-NeoX layers as few operators, for models on CPU that wait for operators and for memory.
+"""Decoder layers as few operators, for models on CPU that wait for operators and for memory.
 
 Attention output and the MLP's second half are one matrix. Layers that read the same hidden states (a model's
 last layer and its extra heads) run side by side.
@@ -6,8 +6,11 @@ last layer and its extra heads) run side by side.
 Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
 numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
 into the sum, which stays float32: same numbers as the layers' own modules up to float32 rounding, at the
-price of a second copy of the weights, half or whole. Who asks for int8 gets a quarter, and logits that are
-only near the model's.
+price of a second copy of the weights. int8 uses a quarter of the memory; logits are approximate.
+
+For one text's few new positions the last layer and the heads are one compiled loop (`dynamo.kernels`): they
+need more than keys and values only at the last positions, so little that torch takes longer to call its
+operators, some nine a layer, than to run them.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
+from torch import Tensor
 
-from dynamo.decoding.cache import Lanes, OneLane
-from dynamo.decoding.looped import LoopedLayers, activation_of
-from dynamo.model.packing import fits_half
+from dynamo import kernels
+from dynamo.cooccurrence.trie import side_by_side
+from dynamo.decoding.attention import AttentionStep
+from dynamo.model import LayerWeights
+from dynamo.model.packing import all_half, fits_half
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
 WEIGHTS = ("own", "int8")
@@ -31,85 +36,107 @@ Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
 
 
 class PackedLayers:
-    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on.
+    """`n` parallel layers over the same hidden states, with caches in neighbouring slots from `slot` on.
 
-    weights: one of `WEIGHTS`; looped: whether a lane's few positions may go through the compiled loop, which
+    weights: one of `WEIGHTS`; looped: whether one text's few positions go through the compiled loop, which
     has copies of its own.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[GPTNeoXLayer],
-        slot: int,
-        heads: int,
-        weights: str = "own",
-        looped: bool = False,
-    ):
+    def __init__(self, layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False):
         first = layers[0]
         self.slot = slot
-        self.hidden = first.attention.dense.out_features
-        self.heads = heads
-        self.eps = first.input_layernorm.eps
-        self.scaling = first.attention.scaling
-        self.activation = activation_of(first)
-        self.weights = weights
+        self.hidden = len(first.norms[0])
+        self.eps, self.scaling, self.activation = first.eps, first.scaling, first.activation
         with torch.inference_mode():
-            norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in layers]
-            self.gain = _stacked([[norm.weight for norm in pair] for pair in norms])
-            self.shift = _stacked([[norm.bias for norm in pair] for pair in norms])
-            project = [self._projection(layer.attention.query_key_value) for layer in layers]
-            contract = [self._contraction(layer) for layer in layers]
-            self.project = [matrix_product(weights, *part) for part in project]
-            self.expand = [product(layer.mlp.dense_h_to_4h, weights) for layer in layers]
+            # (n, 2, 1, hidden) each: the norm before attention and that before the MLP differ only in these.
+            self.gain = _stacked([layer.norms[0::2] for layer in layers])
+            self.shift = _stacked([layer.norms[1::2] for layer in layers])
+            contract = [_contraction(layer) for layer in layers]
+            self.project = [matrix_product(weights, *layer.project) for layer in layers]
+            self.expand = [matrix_product(weights, *layer.expand) for layer in layers]
             self.contract = [matrix_product(weights, *part) for part in contract]
             looped = looped and weights == "own"
-            self.looped = LoopedLayers(layers, project, contract, slot) if looped else None
+            self.looped = LoopedLayers(layers, contract, slot) if looped else None
 
-    def _projection(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-        """Rows: queries, keys, values, each by head."""
-        weight, bias = (
-            None if part is None else part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-            for part in (linear.weight, linear.bias)
-        )
-        return weight, bias
-
-    def _contraction(self, layer: GPTNeoXLayer) -> tuple[Tensor, Tensor]:
-        dense, last = layer.attention.dense, layer.mlp.dense_4h_to_h
-        bias = last.bias if dense.bias is None else last.bias + dense.bias
-        return torch.cat([dense.weight, last.weight], dim=1), bias
-
-    def forward(self, hidden_states: Tensor, n: int, step: OneLane | Lanes, whole: bool) -> Tensor:
-        """The first `n` layers' outputs, (n, new, hidden) or, unless `whole`, (n, queries, hidden), from
-        hidden_states (new, hidden).
+    def forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
+        """The first `n` layers' outputs, (n, new, hidden) or, unless `all_positions`, (n, queries, hidden),
+        from hidden_states (new, hidden).
         """
-        if self.looped is not None and not whole and isinstance(step, OneLane) and step.loop is not None:
+        if self.looped is not None and not all_positions and step.alone and step.loop is not None:
             return self.looped.forward(hidden_states, n, step)
+        # One normalisation serves both norms of every layer here.
         normed = F.layer_norm(hidden_states, (self.hidden,), None, None, self.eps)
         normed = torch.addcmul(self.shift[:n], self.gain[:n], normed)  # (n, 2, new, hidden)
-        projected = [self.project[i](normed[i, 0]) for i in range(n)]
-        attended = step.attend_packed(projected, self.heads, self.slot, self.scaling, whole)
+        projected = [self.project[i](normed[i, 0]) for i in range(n)]  # n of (new, projected)
+        attended = step.attend_packed(projected, self.slot, self.scaling, all_positions)
         inputs = normed[:, 1]
-        if not whole:
-            inputs, hidden_states = step.wanted(inputs), step.wanted(hidden_states)
+        if not all_positions:
+            inputs, hidden_states = step.select_queries(inputs), step.select_queries(hidden_states)
         outputs = []
         for i in range(n):
-            inner = self.activation(self.expand[i](inputs[i]))
+            inner = self.activation(self.expand[i](inputs[i]))  # (queries, inner)
             outputs.append(self.contract[i](torch.cat((attended[i], inner), dim=-1)))
-        side_by_side = outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)
-        return side_by_side.add_(hidden_states)
+        joined = outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)  # (n, queries, hidden)
+        return joined.add_(hidden_states)
 
 
-def _stacked(rows: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row) for row in rows]).unsqueeze(2)  # (n, 2, 1, hidden)
+class LoopedLayers:
+    """Copies of layers as `kernels.layers.side_by_side` wants them, with caches from `slot` on.
+
+    contract: each layer's, as `PackedLayers` joins it. Weights are kept in 16 bits where these hold all of
+    them.
+    """
+
+    def __init__(self, layers: Sequence[LayerWeights], contract: Sequence[tuple[Tensor, Tensor]], slot: int):
+        self._slot, self._scaling = slot, float(layers[0].scaling)
+        parts = [
+            (layer.project, layer.expand, joined) for layer, joined in zip(layers, contract, strict=True)
+        ]
+        half = all_half(layers)
+        arrays = [
+            _array([torch.stack(layer.norms) for layer in layers]),
+            *(_matrices([weight for weight, _ in part], half) for part in zip(*parts, strict=True)),
+            _array([torch.cat([_bias(*part) for part in layer]) for layer in parts]),
+        ]
+        # Read once a pass from end to end, they come faster from few large pages.
+        self._weights = (float(layers[0].eps), *side_by_side(arrays))
+
+    def forward(self, hidden_states: Tensor, n: int, step: AttentionStep) -> Tensor:
+        """As `PackedLayers.forward` of the first `n`, for one text where the step has its loop."""
+        place = (tuple(step.turns), step.memory[:, :, 0], self._slot, step.start)
+        outputs = kernels.loops().side_by_side(
+            hidden_states.numpy(), n, *self._weights, *place, self._scaling, step.queries
+        )
+        return torch.from_numpy(outputs)
 
 
-def product(linear: nn.Linear, weights: str = "own") -> Product:
-    """A linear layer as a function of the few rows of a chunk."""
-    return matrix_product(weights, linear.weight, linear.bias)
+def _contraction(layer: LayerWeights) -> tuple[Tensor, Tensor]:
+    """Output projection and the MLP's second half as one matrix (hidden, heads * head_dim + inner), as a
+    parallel layer adds up what both give."""
+    (output, output_bias), (contract, bias) = layer.output, layer.contract
+    return torch.cat([output, contract], dim=1), bias if output_bias is None else bias + output_bias
+
+
+def _stacked(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(tuple(row)) for row in rows]).unsqueeze(2)
+
+
+def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:
+    return weight.new_zeros(len(weight)) if bias is None else bias
+
+
+def _array(each: Sequence[Tensor]) -> np.ndarray:
+    return torch.stack(tuple(each)).detach().numpy()
+
+
+def _matrices(weights: Sequence[Tensor], half: bool) -> np.ndarray:
+    """(layers, out, in): float32, or the bits of float16 as uint16."""
+    stacked = torch.stack(tuple(weights)).detach()
+    return stacked.half().numpy().view(np.uint16) if half else stacked.numpy()
 
 
 def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> Product:
-    """x @ weight.T + bias, weight (out, in) kept as `weights` says."""
+    """x @ weight.T + bias for the few rows of a chunk, weight (out, in) kept as `weights` says."""
     return (int8_product if weights == "int8" else few_rows_product)(weight, bias)
 
 
@@ -152,6 +179,6 @@ def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     rows = len(x)
     if rows > MOST_ROWS:
         return F.linear(x, weight, bias)
-    columns = (x if rows > 1 else x.repeat(2, 1)).t()
+    columns = (x if rows > 1 else x.repeat(2, 1)).t()  # (in, rows)
     result = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
     return result[:, :rows].t().contiguous()

@@ -1,6 +1,6 @@
 """Inner loops compiled by numba: the sampler's, which `dynamo.sampling.joint` and
 `dynamo.cooccurrence.trie` state in numpy, and attention and layers for a few positions, which
-`dynamo.decoding.cache` and `dynamo.decoding.packed` state in torch.
+`dynamo.decoding.attention` and `dynamo.decoding.packed` state in torch.
 
 A pass looks at a few thousand cells, and attends for a few positions of a small model: too little for the
 calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as

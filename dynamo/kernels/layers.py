@@ -1,5 +1,5 @@
-"""A lane's few new positions on CPU in float32: attention (`dynamo.decoding.cache` in one loop), and whole
-layers side by side (`dynamo.decoding.packed` in one loop).
+"""One text's few new positions on CPU in float32: attention (`dynamo.decoding.attention` in one loop), and
+whole layers side by side (`dynamo.decoding.packed` in one loop).
 
 For a handful of positions the operators' calls take longer than their sums. Queries and keys are turned
 (rotary embedding), keys and values go to the cache, and each query sees its own position and all before it.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GPTNeoXForCausalLM
+from transformers import AutoTokenizer, PreTrainedModel
 
 from dynamo.common.memory import enough_memory
 from dynamo.common.validation import short_repr
@@ -23,7 +23,7 @@ from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default
 from dynamo.loading.names import EMBEDDED, Progress, check_format, check_kind, read_config, resolve
 from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
-from dynamo.model import DynamoConfig, DynamoForCausalLM, load_dynamo, load_neox
+from dynamo.model import DynamoConfig, DynamoForCausalLM, load_base, load_dynamo
 
 OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
 TABLE_FILE = "cooccurrence.safetensors"
@@ -39,11 +39,11 @@ EMBEDDED_DESCRIPTION = (
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What a race needs. `base`: a stock GPT-NeoX; `table`: None (no mask) where there is none."""
+    """What a race needs. `base`: a stock model; `table`: None (no mask) where there is none."""
 
     name: str
     description: str
-    base: GPTNeoXForCausalLM
+    base: PreTrainedModel
     dynamo: DynamoForCausalLM
     tokenizer: Any
     table: CooccurrenceTable | None
@@ -81,7 +81,7 @@ def load(
     folders = [folder / "base", dynamo_folder] if pair else [folder]
     fitting = _Fitting(name, folders, device, dtype, quantize, device_map, max_memory)
     dynamo = fitting.load(load_dynamo, dynamo_folder)
-    base = fitting.load(load_neox, folder / "base") if pair else dynamo.to_pythia(shared=True).eval()
+    base = fitting.load(load_base, folder / "base") if pair else dynamo.to_base(shared=True).eval()
     tokenizer = _tokenizer_of(dynamo_folder, dynamo)
     if base.config.vocab_size != dynamo.config.vocab_size:
         raise ValueError(
@@ -129,7 +129,7 @@ def load_model(
     device_map: DeviceMap | None = None,
     max_memory: MaxMemory | None = None,
     progress: Progress | None = None,
-) -> tuple[GPTNeoXForCausalLM | DynamoForCausalLM, Any, CooccurrenceTable | None]:
+) -> tuple[PreTrainedModel, Any, CooccurrenceTable | None]:
     """One model of either kind, its tokenizer and its table (None for a stock model), in evaluation mode.
 
     "embedded" and pair folders give their DynaMo model; NAME/base gives the base. Raises as `load` does.
@@ -142,7 +142,7 @@ def load_model(
     check_kind(name, model_type(folder))
     heads = model_type(folder) == DynamoConfig.model_type
     fitting = _Fitting(name, [folder], device, dtype, quantize, device_map, max_memory)
-    model = fitting.load(load_dynamo if heads else load_neox, folder)
+    model = fitting.load(load_dynamo if heads else load_base, folder)
     tokenizer = _tokenizer_of(folder, model)
     return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer) if heads else None
 
@@ -177,7 +177,7 @@ class _Fitting:
 
     def load(self, loader: Any, folder: Path) -> Any:
         # A map is made for the memory that is free by now: the other model may have been loaded meanwhile.
-        placed = map_options(self._map, self._max_memory, stock=loader is load_neox)
+        placed = map_options(self._map, self._max_memory, stock=loader is load_base)
         options = self._options[folder] | placed
         with enough_memory(self._too_large):
             try:

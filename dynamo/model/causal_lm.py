@@ -1,9 +1,10 @@
-"""DynaMo's model: a GPT-NeoX causal LM with extra token heads (paper, sections 3.1 and 3.2).
+"""DynaMo's model: a causal LM with extra token heads (paper, sections 3.1 and 3.2).
 
-The *stem* is the embedding and all decoder layers but the last. The last layer, the final layer norm and the
-output embedding are the first-token head, so a DynaMo model read through its first head is a GPT-NeoX model;
-it is held here as one, `backbone`. Every further head has decoder layers of its own, takes the stem's output,
-shares the norm and the output embedding, and predicts the token at its own distance.
+The *stem* is the embedding and all decoder layers but the last. The last layer, the final norm and the output
+embedding are the first-token head, so a DynaMo model read through its first head is a stock model of its
+family (`dynamo.model.architectures`); it is held here as one, `backbone`. Every further head has decoder
+layers of its own, takes the stem's output, shares the norm and the output embedding, and predicts the token
+at its own distance.
 
 Nothing here samples: decoding is `dynamo.decoding.engine`'s.
 """
@@ -11,32 +12,37 @@ Nothing here samples: decoding is `dynamo.decoding.engine`'s.
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, GPTNeoXForCausalLM
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXPreTrainedModel
 
-from dynamo.model.checkpoints import filled, load_neox
+from dynamo.model.architectures import ARCHITECTURES, architecture_of
+from dynamo.model.checkpoints import load_base, load_filled
 from dynamo.model.config import DynamoConfig
-from dynamo.model.heads import DynamoOutput, TokenHead
+from dynamo.model.heads import DynamoOutput, TokenHead, walk_heads
 from dynamo.model.loss import IGNORED_LABEL, summed_nats
 from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
 
 
-class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
-    """GPT-NeoX with `config.num_token_heads` token heads. `generate` and caches run the first head only."""
+class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
+    """A base with `config.num_token_heads` token heads. `generate` and caches run the first head only."""
 
     config_class = DynamoConfig
     config: DynamoConfig
     base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = [each.layer_class.__name__ for each in ARCHITECTURES]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _can_compile_fullgraph = True
 
-    def __init__(self, config: DynamoConfig, backbone: GPTNeoXForCausalLM | None = None):
+    def __init__(self, config: DynamoConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
-        self.backbone = GPTNeoXForCausalLM(config) if backbone is None else backbone
+        self.backbone = architecture_of(config).model_class(config) if backbone is None else backbone
         self.token_heads = nn.ModuleList(TokenHead(config, i) for i in range(1, config.num_token_heads))
         self.post_init()
 
@@ -52,10 +58,10 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.backbone.set_output_embeddings(new_embeddings)
 
-    # -- from and to a stock GPT-NeoX ---------------------------------------------------------------------
+    # -- from and to a stock model ------------------------------------------------------------------------
 
     @classmethod
-    def from_pythia(
+    def from_base(
         cls,
         path: str,
         num_token_heads: int = 3,
@@ -68,17 +74,17 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         head_gradient_scale: float = 0.1,
         **hub: Any,
     ) -> DynamoForCausalLM:
-        """A stock GPT-NeoX checkpoint with new heads 2 .. `num_token_heads` (path: folder or hub id).
+        """A stock checkpoint with new heads 2 .. `num_token_heads` (path: folder or hub id).
 
         Stem and first head are the checkpoint's, exactly. New layers are drawn from the global torch
         generator ("random", the paper's suite) or copied from the base's last layer ("copy", its ablation).
         `dtype` None is float32: training wants it, and Pythia's files declare fp16, which is slow on CPU.
         `hub` goes to `from_pretrained` (revision, token, local_files_only ..).
 
-        Raises ValueError if the checkpoint is no GPT-NeoX or does not fill the model; OSError if it is not
-        found.
+        Raises ValueError if the checkpoint is of no supported family or does not fill the model; OSError if
+        it is not found.
         """
-        base = load_neox(path, dtype=dtype, **hub)
+        base = load_base(path, dtype=dtype, **hub)
         return cls.from_neox(
             base,
             head_init=head_init,
@@ -90,11 +96,13 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
             head_gradient_scale=head_gradient_scale,
         )
 
+    from_pythia = from_base  # its older name
+
     @classmethod
     def from_neox(
-        cls, base: GPTNeoXForCausalLM, head_init: Literal["random", "copy"] = "random", **heads: Any
+        cls, base: PreTrainedModel, head_init: Literal["random", "copy"] = "random", **heads: Any
     ) -> DynamoForCausalLM:
-        """Put new token heads on a loaded GPT-NeoX, which becomes the backbone itself, not a copy of it."""
+        """Put new token heads on a loaded base, which becomes the backbone itself, not a copy of it."""
         if head_init not in ("random", "copy"):
             raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
         model = cls(DynamoConfig.from_neox(base.config, **heads), backbone=base)
@@ -106,29 +114,32 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _copy_heads_from_base(self) -> None:
-        base = self.backbone.gpt_neox
+        architecture = architecture_of(self.config)
+        last, norm = architecture.layers(self.backbone)[-1], architecture.final_norm(self.backbone)
         for head in self.token_heads:
             for layer in head.layers:
-                layer.load_state_dict(base.layers[-1].state_dict())
+                layer.load_state_dict(last.state_dict())
             if head.final_layer_norm is not None:
-                head.final_layer_norm.load_state_dict(base.final_layer_norm.state_dict())
+                head.final_layer_norm.load_state_dict(norm.state_dict())
             if head.output_embedding is not None:
                 head.output_embedding.load_state_dict(self.get_output_embeddings().state_dict())
 
-    def to_pythia(self, shared: bool = False) -> GPTNeoXForCausalLM:
-        """The first head as a stock `GPTNeoXForCausalLM`, with the same logits bit for bit.
+    def to_base(self, shared: bool = False) -> PreTrainedModel:
+        """The first head as a stock model of its family, with the same logits bit for bit.
 
         A copy; `shared` makes it a view on this model's own weights, for running beside it.
         """
         # Layers that hold weights, not the weights: quantised layers keep more beside them.
         holders = [each for each in self.backbone.modules() if each._parameters] if shared else []
         base = copy.deepcopy(self.backbone, {id(each): each for each in holders})
-        base.config = base.gpt_neox.config = self.config.to_neox()
-        for layer in base.gpt_neox.layers:
-            layer.attention.config = base.config
-        base.gpt_neox.rotary_emb.config = base.config
+        config = self.config.to_neox()
+        for module in base.modules():
+            if hasattr(module, "config"):
+                module.config = config
         base.generation_config = copy.deepcopy(self.generation_config)
         return base
+
+    to_pythia = to_base  # its older name
 
     # -- forward ------------------------------------------------------------------------------------------
 
@@ -195,52 +206,46 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
     ) -> list[Tensor]:
         """Each head's hidden states after the final norm: `num_token_heads` tensors (batch, seq, hidden)."""
-        neox = self.backbone.gpt_neox
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids, inputs_embeds: give exactly one of them")
-        hidden_states = neox.emb_dropout(neox.embed_in(input_ids) if inputs_embeds is None else inputs_embeds)
+        architecture, base, config = architecture_of(self.config), self.backbone, self.config
+        embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = architecture.embed_dropout(base, embedded)  # (batch, seq, hidden)
         if position_ids is None:
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
         context = {
             # None would be causal under sdpa and not causal under eager: the mask is always asked for.
             "attention_mask": create_causal_mask(
-                config=self.config,
+                config=config,
                 inputs_embeds=hidden_states,
                 attention_mask=attention_mask,
                 past_key_values=None,
                 position_ids=position_ids,
             ),
-            "position_embeddings": neox.rotary_emb(hidden_states, position_ids=position_ids),
+            "position_embeddings": base.base_model.rotary_emb(hidden_states, position_ids=position_ids),
         }
-        for layer in neox.layers[:-1]:
-            hidden_states = layer(hidden_states, **context)
-        last = neox.layers[-1](hidden_states, **context)
-        source = last if self.config.head_source == "last" else hidden_states
-        return [neox.final_layer_norm(last), *self._extra_head_states(source, context)]
+        # Whole layers, as gradient checkpointing and FSDP hook into their `forward`.
+        outputs = walk_heads(
+            base.base_model.layers,
+            self.token_heads,
+            config.head_source == "last",
+            hidden_states,
+            lambda layer, states, _: layer(states, **context),
+            to_heads=lambda states: scale_gradient(states, config.head_gradient_scale),
+        )
+        normed = [architecture.final_norm(base)(outputs[0])]
+        for head, output in zip(self.token_heads, outputs[1:], strict=True):
+            normed.append(self._extra_norm(head, output))
+        return normed
 
-    def _extra_head_states(self, source: Tensor, context: dict[str, Any]) -> list[Tensor]:
-        scale = self.config.head_gradient_scale
-        source = scale_gradient(source, scale)
-        shared_norm = self.backbone.gpt_neox.final_layer_norm
-        states = []
-        for head in self.token_heads:
-            hidden_states = source
-            for layer in head.layers:
-                hidden_states = layer(hidden_states, **context)
-            if head.final_layer_norm is not None:
-                hidden_states = head.final_layer_norm(hidden_states)
-            elif not torch.is_grad_enabled():
-                hidden_states = shared_norm(hidden_states)  # by its hooks, if it has any
-            else:
-                hidden_states = F.layer_norm(
-                    hidden_states,
-                    shared_norm.normalized_shape,
-                    scale_gradient(shared_norm.weight, scale),
-                    scale_gradient(shared_norm.bias, scale),
-                    shared_norm.eps,
-                )
-            states.append(hidden_states)
-        return states
+    def _extra_norm(self, head: TokenHead, hidden_states: Tensor) -> Tensor:
+        if head.final_layer_norm is not None:
+            return head.final_layer_norm(hidden_states)
+        architecture = architecture_of(self.config)
+        shared = architecture.final_norm(self.backbone)
+        if not torch.is_grad_enabled():
+            return shared(hidden_states)  # by its hooks, if it has any
+        return architecture.scaled_norm(shared, hidden_states, self.config.head_gradient_scale)
 
     def head_logits(self, head: int, hidden_states: Tensor) -> Tensor:
         """Logits (.., vocab) of head `head` (0 is the first) from its normed hidden states (.., hidden)."""
@@ -295,4 +300,4 @@ class DynamoForCausalLM(GPTNeoXPreTrainedModel, GenerationMixin):
 
 def load_dynamo(path: str, dtype: torch.dtype | None = None, **hub: Any) -> DynamoForCausalLM:
     """A DynaMo checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
-    return filled(DynamoForCausalLM, path, dtype, **hub)
+    return load_filled(DynamoForCausalLM, "DynaMo", path, dtype, **hub)

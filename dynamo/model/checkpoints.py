@@ -7,22 +7,26 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from dynamo.common.validation import short_repr
+from dynamo.model.architectures import ARCHITECTURES
 
 
-def load_neox(path: str, dtype: torch.dtype | None = None, **hub: Any) -> GPTNeoXForCausalLM:
-    """A stock GPT-NeoX checkpoint, float32 unless told otherwise, refused unless every weight was filled."""
-    config = GPTNeoXConfig.from_pretrained(path, **hub)
-    if config.model_type != "gpt_neox":
-        raise ValueError(
-            f"{path}: expected a GPT-NeoX (Pythia) checkpoint, got model_type {config.model_type!r}"
-        )
-    return filled(GPTNeoXForCausalLM, path, dtype, **hub)
+def load_base(path: str, dtype: torch.dtype | None = None, **hub: Any) -> PreTrainedModel:
+    """A stock checkpoint of a supported family, float32 unless told otherwise, refused unless every weight
+    was filled.
+    """
+    model_type = PreTrainedConfig.get_config_dict(path, **hub)[0].get("model_type")
+    found = [each for each in ARCHITECTURES if each.model_type == model_type]
+    if not found:
+        supported = " or ".join(each.name for each in ARCHITECTURES)
+        raise ValueError(f"{path}: expected a {supported} checkpoint, got model_type {model_type!r}")
+    return load_filled(found[0].model_class, found[0].name, path, dtype, **hub)
 
 
-def filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
+def load_filled(cls: type, kind: str, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
+    """A checkpoint of a class whose kind is named in errors. Raises ValueError for one that is damaged."""
     try:
         model, report = cls.from_pretrained(
             path,
@@ -37,10 +41,9 @@ def filled(cls: type, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:
     except StrictDataclassError as error:
         raise ValueError(f"{path}: its config.json is not valid: {error.__cause__ or error}") from None
     except (ArithmeticError, LookupError, TypeError) as error:  # whatever the library trips over
-        told = f"{type(error).__name__}: {short_repr(str(error))}"
-        raise ValueError(f"{path}: its config.json describes no model ({told})") from error
+        message = f"{type(error).__name__}: {short_repr(str(error))}"
+        raise ValueError(f"{path}: its config.json describes no model ({message})") from error
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
-        kind = "GPT-NeoX" if cls is GPTNeoXForCausalLM else "DynaMo"
         raise ValueError(f"{path}: its weights do not fill a {kind} model: {short_repr(wrong, 400)}")
     return model

@@ -1,15 +1,16 @@
-"""An extra token head (paper, section 3.1): its layers, how much they add, and what all heads give."""
+"""Extra token heads (paper, section 3.1): their layers, the way through them, and what all heads give."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
-from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
-from dynamo.model.architectures import model_shape
+from dynamo.common.laps import lap
+from dynamo.model.architectures import architecture_of, model_shape
 from dynamo.model.config import DynamoConfig
 
 
@@ -33,16 +34,48 @@ class TokenHead(nn.Module):
 
     def __init__(self, config: DynamoConfig, index: int):
         super().__init__()
+        architecture = architecture_of(config)
         first = config.num_hidden_layers + (index - 1) * config.head_layers
-        self.layers = nn.ModuleList(GPTNeoXLayer(config, first + i) for i in range(config.head_layers))
-        self.final_layer_norm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.own_final_norm else None
+        self.layers = nn.ModuleList(
+            architecture.layer_class(config, first + i) for i in range(config.head_layers)
         )
+        self.final_layer_norm = architecture.new_norm(config) if config.own_final_norm else None
         self.output_embedding = (
             nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             if config.own_output_embedding
             else None
         )
+
+
+def walk_heads(
+    layers: Sequence[nn.Module],
+    token_heads: Sequence[TokenHead],
+    source_is_last: bool,
+    hidden_states: Tensor,
+    run: Callable[[nn.Module, Tensor, bool], Tensor],
+    select: Callable[[Tensor], Tensor] = lambda states: states,
+    to_heads: Callable[[Tensor], Tensor] = lambda states: states,
+) -> list[Tensor]:
+    """Through the stem, the base's last layer and every extra head: each head's output before its norm.
+
+    hidden_states: embedded tokens; run(layer, states, all_positions): one layer, whose output is needed at
+    all positions or only where `select` takes it (decoding needs few); to_heads: what the stem's output goes
+    through on its way to the extra heads (training scales its gradient).
+    """
+    for layer in layers[:-1]:
+        hidden_states = run(layer, hidden_states, True)
+    lap("stem")
+    # Heads that read the last layer's output need it at every position.
+    everywhere = source_is_last and len(token_heads) > 0
+    last = run(layers[-1], hidden_states, everywhere)
+    outputs = [select(last) if everywhere else last]
+    source = to_heads(last if source_is_last else hidden_states) if token_heads else None
+    for head in token_heads:
+        states = source
+        for layer in head.layers[:-1]:
+            states = run(layer, states, True)
+        outputs.append(run(head.layers[-1], states, False) if len(head.layers) else select(source))
+    return outputs
 
 
 def extra_parameter_share(config: DynamoConfig) -> float:

@@ -87,14 +87,14 @@ def test_an_engine_lets_go_of_its_memory_and_runs_again(at, error):
     model = tiny_dynamo()
     engine = Engine(model)
     expected = tokens(engine)
-    assert engine._states.idle == 1
+    assert engine._pool.idle == 1
     Full(model, at, error)
     seen = []
     with pytest.raises(ValueError, match=SENTENCE):
         for step in engine.stream(IDS, OPTIONS, max_new_tokens=24, seed=1):
             seen.append(step.tokens)
     assert seen == expected[: at - 1]
-    assert engine._states.idle == 0
+    assert engine._pool.idle == 0
     assert tokens(engine) == expected
 
 
@@ -104,7 +104,7 @@ def test_engines_that_share_a_machine_let_go_together():
     Full(model, 2)
     with pytest.raises(ValueError, match="memory: "):
         tokens(Engine(model))
-    assert other._states.idle == 0
+    assert other._pool.idle == 0
 
 
 def test_replies_decoded_together_stop_in_the_same_sentence():

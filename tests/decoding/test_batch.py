@@ -11,9 +11,9 @@ from conftest import tiny_base, tiny_dynamo
 from engines import PROMPT, tokens_of
 from tables import random_table
 
+from dynamo.decoding.cache import CachePool
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine
-from dynamo.decoding.pool import CachePool
 from dynamo.sampling.options import SamplingOptions
 
 PROMPTS = [[*PROMPT, 7 * row] * (1 + row % 3) for row in range(6)]
@@ -64,7 +64,7 @@ def test_a_batched_pass_gives_each_lane_the_logits_of_its_own_pass(shape, packed
     decoder = Decoder(model, packed=packed)
     texts = [rng.integers(0, 300, length).tolist() for length in (9, 3, 14, 6)]
     state = decoder.new_batch(len(texts), 120)
-    for lane, text in zip(state.lanes, texts, strict=True):
+    for lane, text in zip(state.rows, texts, strict=True):
         decoder.forward(lane, text)
     for step in range(24):
         if step in (8, 16):
@@ -77,14 +77,14 @@ def test_a_batched_pass_gives_each_lane_the_logits_of_its_own_pass(shape, packed
             chunks = [rng.integers(0, 300, 2).tolist() for _ in texts]
         queries = [int(rng.integers(1, len(chunk) + 1)) for chunk in chunks]
         logits = decoder.forward_batch(state, chunks, queries=queries).split(queries, dim=1)
-        for lane, text, chunk, asked, own in zip(state.lanes, texts, chunks, queries, logits, strict=True):
+        for lane, text, chunk, asked, own in zip(state.rows, texts, chunks, queries, logits, strict=True):
             text += chunk
             if step % 4 == 0:
                 with torch.no_grad():
                     whole = model(torch.tensor([text])).head_logits[:, 0, -asked:]
                 torch.testing.assert_close(own, whole, atol=1e-4, rtol=1e-4)
             rejected = int(rng.integers(0, len(chunk)))
-            lane.rewind(rejected)
+            lane.crop(rejected)
             del text[len(text) - rejected :]
             assert lane.length == len(text)
 
@@ -125,9 +125,9 @@ def test_a_batch_is_refused_before_anything_is_yielded(table):
 def test_streams_one_after_the_other_use_the_same_state(monkeypatch):
     engine = Engine(tiny_dynamo())
     made = []
-    new_state = Decoder.new_state
+    new_cache = Decoder.new_cache
     monkeypatch.setattr(
-        Decoder, "new_state", lambda self, capacity: made.append(capacity) or new_state(self, capacity)
+        Decoder, "new_cache", lambda self, capacity: made.append(capacity) or new_cache(self, capacity)
     )
     texts = [tokens_of(engine.stream(PROMPT, max_new_tokens=20, seed=1)) for _ in range(3)]
     assert texts[0] == texts[1] == texts[2] and len(made) == 1
@@ -136,23 +136,23 @@ def test_streams_one_after_the_other_use_the_same_state(monkeypatch):
     closed.close()
     tokens_of(engine.stream(PROMPT, max_new_tokens=20))
     assert len(made) == 2  # 5 + 128 positions do not fit into 128, 5 + 20 do
-    assert engine._states.idle == 2
+    assert engine._pool.idle == 2
 
 
 def test_a_stream_that_fails_gives_its_state_back(monkeypatch):
     engine = Engine(tiny_dynamo())
     stream = engine.stream(PROMPT)
     next(stream)
-    assert engine._states.idle == 0
+    assert engine._pool.idle == 0
     monkeypatch.setattr(Decoder, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(stream)
-    assert engine._states.idle == 1
+    assert engine._pool.idle == 1
 
 
 def test_nobody_waits_for_a_state_and_few_are_kept():
     decoder = Decoder(tiny_dynamo())
-    pool = CachePool(decoder.new_state, decoder.max_length, largest=2)
+    pool = CachePool(decoder.new_cache, decoder.max_length, largest=2)
     leases = [pool.lease(100 * (1 + i)) for i in range(5)]
     states = [lease.__enter__() for lease in leases]
     assert [state.capacity for state in states] == [128, 256, 384, 512, 512]
@@ -164,13 +164,13 @@ def test_nobody_waits_for_a_state_and_few_are_kept():
         assert longer is not other and pool.idle == 0
     with pool.lease(1) as state:
         assert state.capacity == 512 and state.length == 0, "the largest ones are kept"
-    assert CachePool(decoder.new_state, 130).lease(129).__enter__().capacity == 130
+    assert CachePool(decoder.new_cache, 130).lease(129).__enter__().capacity == 130
 
 
 def test_a_state_that_is_large_enough_is_lent_whatever_else_lies_in_the_pool():
     """States were once compared by their tensors, which differ in size."""
     decoder = Decoder(tiny_dynamo())
-    pool = CachePool(decoder.new_state, decoder.max_length)
+    pool = CachePool(decoder.new_cache, decoder.max_length)
     with pool.lease(100) as small, pool.lease(300) as large:
         pass
     with pool.lease(200) as again:
@@ -195,7 +195,7 @@ def test_streams_in_threads_do_not_touch_each_other(table):
     for thread in threads:
         thread.join()
     assert all(found[row] == [expected[row]] * 4 for row in found)
-    assert engine._states.idle <= 4
+    assert engine._pool.idle <= 4
 
 
 def test_a_long_stream_finds_its_memory_behind_a_shorter_one():

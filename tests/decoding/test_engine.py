@@ -37,7 +37,7 @@ def test_cached_decode_equals_uncached_over_200_steps_of_1_2_and_3_tokens(shape,
     assert decoder.packed == (packed and regular)
     chunks, rng = itertools.cycle([1, 3, 2, 2, 1, 3]), np.random.default_rng(0)
     ids = list(PROMPT)
-    state = decoder.new_state(capacity=500)
+    state = decoder.new_cache(capacity=500)
     logits = decoder.forward(state, ids)
     worst = 0.0
     for step in range(200):
@@ -58,16 +58,16 @@ def test_every_row_of_a_mask_begins_where_cudas_attention_can_read_it(dtype):
     decoder = Decoder(tiny_dynamo().to(dtype))
     for new in (2, 3, 5, 8, 9, 30):
         for stop in range(new, decoder.max_length + 1):
-            mask = decoder._causal(new, stop)
+            mask = decoder._masks(new, stop)
             expected = torch.full((new, stop), float("-inf")).triu(stop - new + 1).to(dtype)
             assert torch.equal(mask, expected), (new, stop)
             assert mask.stride(0) % 8 == 0 and mask.storage_offset() % 8 == 0, (new, stop)
-    assert len(decoder._causal_ends) <= 4 * 8, "masks of usual chunks are made once, for each remainder"
+    assert len(decoder._masks._ends) <= 4 * 8, "masks of usual chunks are made once, for each remainder"
 
 
 def test_stock_model_decodes_as_transformers_does(base):
     decoder = Decoder(base)
-    state = decoder.new_state(64)
+    state = decoder.new_cache(64)
     decoder.forward(state, PROMPT)
     logits = decoder.forward(state, [9, 8, 7])
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_sequential_residual_and_missing_attention_bias_are_the_models_own():
         base = tiny_base(**changes)
         decoder = Decoder(base)
         assert decoder.packed == ("use_parallel_residual" not in changes)
-        state = decoder.new_state(16)
+        state = decoder.new_cache(16)
         decoder.forward(state, PROMPT)
         with torch.no_grad():
             expected = base(torch.tensor([[*PROMPT, 1, 2]])).logits[0, -1:]
@@ -91,7 +91,7 @@ def test_fewer_heads_give_the_same_logits_for_those_that_run():
     model = tiny_dynamo(heads=4)
     for packed in (True, False):
         whole, part = (Decoder(model, packed=packed) for _ in range(2))
-        states = whole.new_state(16), part.new_state(16)
+        states = whole.new_cache(16), part.new_cache(16)
         for tokens in (PROMPT, [3], [4, 5]):
             expected = whole.forward(states[0], tokens)[:2]
             torch.testing.assert_close(

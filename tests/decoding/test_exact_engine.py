@@ -54,7 +54,7 @@ def test_rolled_back_cache_equals_a_cacheless_pass(shape, packed):
     rng = np.random.default_rng(1)
     model = tiny_dynamo(**shape)
     decoder = Decoder(model, packed=packed)
-    state = decoder.new_state(400)
+    state = decoder.new_cache(400)
     ids = list(PROMPT)
     decoder.forward(state, ids)
     for step in range(60):
@@ -65,7 +65,7 @@ def test_rolled_back_cache_equals_a_cacheless_pass(shape, packed):
                 whole = model(torch.tensor([ids + chunk])).head_logits[:, 0, -len(chunk) :]
             torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
         rejected = int(rng.integers(0, len(chunk)))
-        state.rewind(rejected)
+        state.crop(rejected)
         ids += chunk[: len(chunk) - rejected]
     assert state.length == len(ids)
 

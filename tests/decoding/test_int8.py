@@ -43,7 +43,7 @@ def test_logits_and_loss_of_the_embedded_pair_stay_near_its_own(pair):
         text = prompt + [t for step in engine.stream(prompt, None, 48, seed) for t in step.tokens]
         both = []
         for decoder in (own, eight):
-            state = decoder.new_state(len(text))
+            state = decoder.new_cache(len(text))
             chunks = [prompt, *(text[i : i + 3] for i in range(len(prompt), len(text) - 1, 3))]
             logits = [decoder.forward(state, chunk, queries=len(chunk)) for chunk in chunks]
             both.append(torch.cat(logits, dim=1)[:, : len(text) - 1].log_softmax(dim=-1))

@@ -44,7 +44,7 @@ def test_packed_layers_of_a_half_precision_checkpoint_give_the_modules_logits(bu
     model = saved_in_half(build())
     packed_decoder, plain = Decoder(model), Decoder(model, packed=False)
     assert packed_decoder.packed and not plain.packed
-    states = packed_decoder.new_state(64), plain.new_state(64)
+    states = packed_decoder.new_cache(64), plain.new_cache(64)
     rng = np.random.default_rng(0)
     for tokens in (PROMPT, [3], [4, 5], [6, 7, 8], [9] * 12):
         tokens = rng.permutation(tokens).tolist()
@@ -58,6 +58,6 @@ def test_packing_leaves_the_models_own_weights_alone():
     model = saved_in_half(tiny_dynamo())
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     decoder = Decoder(model)
-    decoder.forward(decoder.new_state(32), PROMPT)
+    decoder.forward(decoder.new_cache(32), PROMPT)
     for name, weight in model.named_parameters():
         assert torch.equal(weight, before[name]) and weight.dtype == torch.float32

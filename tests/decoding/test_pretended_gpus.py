@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from dynamo import SamplingOptions, kernels
 from dynamo.decoding.decoder import Decoder
-from dynamo.decoding.offloaded import DispatchedDecoder, decoder_for
+from dynamo.decoding.offloaded import decoder_for
 from dynamo.sampling import candidates
 
 
@@ -76,7 +76,7 @@ def test_on_a_gpu_every_sum_is_of_tensors_there_in_the_models_numbers(make, dtyp
         pretend(model, "cuda:0")
         decoder = decoder_for(model)
         assert isinstance(decoder, Decoder) and not decoder.packed
-        state = decoder.new_state(128)
+        state = decoder.new_cache(128)
         for chunk, queries in ((IDS, None), ([8], None), ([8, 9, 10], 2), ([1, 2], None)):
             logits = decoder.forward(state, chunk, None, queries)
             assert (str(logits.device), logits.dtype) == ("cuda:0", dtype)
@@ -90,17 +90,18 @@ def test_over_two_gpus_every_sum_is_of_tensors_on_one_of_them():
     with FakeTensorMode(allow_non_fake_inputs=True), WithoutCuda(), torch.no_grad():
         for name, place in places.items():
             pretend(model.get_submodule(name), place)
-        unhooked = DispatchedDecoder(model)
+        unhooked = Decoder(model)
         with pytest.raises(RuntimeError, match="two devices, cuda:0 and cuda:1"):
-            unhooked.forward(unhooked.new_state(64), IDS)
+            unhooked.forward(unhooked.new_cache(64), IDS)
         dispatch_model(model, places, main_device="cuda:0")
         decoder = decoder_for(model)
-        state = decoder.new_state(64)
+        state = decoder.new_cache(64)
         for chunk, queries in ((IDS, None), ([8, 9, 10], 2)):
             logits = decoder.forward(state, chunk, None, queries)
             assert str(logits.device) == "cuda:0"
-        kept = {slot: str(cache.device) for slot, cache in state.state.slots.items()}
-        assert kept == {0: "cuda:0", 1: "cuda:1", 2: "cuda:1", 3: "cuda:1", 4: "cuda:0"}
+        assert [str(device) for device, _ in decoder._places] == [f"cuda:{i}" for i in (0, 1, 1, 1, 0)]
+        kept = {str(part.cache.device): part.cache.shape[1] for part in state.parts}
+        assert kept == {"cuda:0": 2, "cuda:1": 3}
 
 
 @pytest.mark.parametrize(("scale", "whole"), [(2.5, False), (0.0, True)])

@@ -6,8 +6,7 @@ import torch
 from conftest import tiny_base, tiny_dynamo
 
 from dynamo import Engine, SamplingOptions
-from dynamo.decoding.generate import GenerateEngine
-from dynamo.decoding.processors import ChooseOne, Weigh
+from dynamo.decoding.generate import ChooseOne, GenerateEngine, Weigh
 from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.sampler import Context, choose_one
 

@@ -39,7 +39,7 @@ class TableState:
     def length(self, length: int) -> None:
         del self.tokens[length:]
 
-    def rewind(self, positions: int) -> None:
+    def crop(self, positions: int) -> None:
         del self.tokens[len(self.tokens) - positions :]
 
 
@@ -51,7 +51,7 @@ class TableDecoder:
     def __init__(self):
         self.fed: list[int] = []
 
-    def new_state(self, capacity: int) -> TableState:
+    def new_cache(self, capacity: int) -> TableState:
         return TableState()
 
     def forward(self, state, tokens, heads, queries) -> torch.Tensor:

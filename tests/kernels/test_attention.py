@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo import kernels
-from dynamo.decoding import cache
-from dynamo.decoding.cache import KVCache, OneLane
+from dynamo.decoding import attention
+from dynamo.decoding.attention import AttentionStep
+from dynamo.decoding.cache import KVCache
 from dynamo.decoding.decoder import Decoder
 
 pytestmark = pytest.mark.skipif(kernels.loops() is None, reason="numba is missing or was not asked for")
 
 
-def lane_of(heads, width, rotary, start, new, queries, seed, scale=1.0):
+def step_of(heads, width, rotary, start, new, queries, seed, scale=1.0):
     """A half-filled cache of two slots, a step of `new` positions, and a packed projection's rows for it."""
     rng = torch.Generator().manual_seed(seed)
     memory = torch.randn(2, 2, heads, start + new + 3, width, generator=rng) * scale
@@ -26,20 +27,20 @@ def lane_of(heads, width, rotary, start, new, queries, seed, scale=1.0):
         return torch.full((new, stop), float("-inf")).triu(stop - new + 1)
 
     state = KVCache(memory, start)
-    return OneLane(state, new, queries, turns, causal), rows, state
+    return AttentionStep(state, [new], [queries], turns, causal), rows, state
 
 
-def by_operators(lane, rows, heads, scaling, whole):
+def by_operators(step, rows, scaling, all_positions):
     """The same by torch, in float64: output, and what the cache then holds."""
-    memory, turns = lane._cache.double(), [each.double() for each in (lane.cos, lane.sin)]
-    q, kv = cache._unpacked([rows.double()], heads, *turns)
-    start, stop = lane.start, lane._stop
+    memory = step._cache.double()
+    q, kv = step._unpacked([rows.double()])
+    start, stop = step.start, step._filled
     memory[:, 1, :, start:stop] = kv[0].permute(1, 2, 0, 3)
     keys, values = memory[:, 1, :, :stop]
     unseen = torch.full((stop - start, stop), float("-inf")).triu(start + 1).double()
     weights = (q[0].transpose(0, 1) @ keys.transpose(1, 2) * scaling + unseen).softmax(-1)
     out = (weights @ values).transpose(0, 1).flatten(1)
-    return out if whole else out[-lane.queries :], memory
+    return out if all_positions else out[-step.queries :], memory
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,12 +56,12 @@ def by_operators(lane, rows, heads, scaling, whole):
     seed=st.integers(0, 999),
 )
 def test_the_loop_agrees_with_torchs_operators(heads, width, turned, start, new, queries, whole, scale, seed):
-    lane, rows, state = lane_of(
+    step, rows, state = step_of(
         heads, width, max(2, int(turned * width) // 2 * 2), start, new, min(queries, new), seed, scale
     )
-    expected, memory = by_operators(lane, rows, heads, width**-0.5, whole)
-    assert lane.loop is kernels.loops().attend
-    (found,) = lane.attend_packed([rows], heads, 1, width**-0.5, whole)
+    expected, memory = by_operators(step, rows, width**-0.5, whole)
+    assert step.loop is kernels.loops().attend
+    (found,) = step.attend_packed([rows], 1, width**-0.5, whole)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5 * scale)
     torch.testing.assert_close(state.cache.double(), memory, rtol=1e-5, atol=1e-5 * scale**2)
 
@@ -68,28 +69,28 @@ def test_the_loop_agrees_with_torchs_operators(heads, width, turned, start, new,
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 def test_what_is_not_finite_stays_so(wrong, part):
-    lane, rows, _ = lane_of(2, 8, 4, 5, 3, 3, seed=0)
+    step, rows, _ = step_of(2, 8, 4, 5, 3, 3, seed=0)
     rows[0, {"query": 5, "key": 16 + 5, "value": 32 + 5}[part]] = wrong
-    (found,) = lane.attend_packed([rows], 2, 0, 0.3, whole=True)
+    (found,) = step.attend_packed([rows], 0, 0.3, all_positions=True)
     assert not found[0, :8].isfinite().all()
     assert found[0, 8:].isfinite().all()  # the other head's
 
 
 def test_one_far_larger_score_takes_all():
-    lane, rows, state = lane_of(1, 8, 2, 5, 1, 1, seed=0)
+    step, rows, state = step_of(1, 8, 2, 5, 1, 1, seed=0)
     state.cache[0, 0, 0, :5] = 0
     state.cache[0, 0, 0, 3] = 1000.0
     rows[0, :8] = 1.0
-    (found,) = lane.attend_packed([rows], 1, 0, 1.0, whole=True)
+    (found,) = step.attend_packed([rows], 0, 1.0, all_positions=True)
     torch.testing.assert_close(found[0], state.cache[1, 0, 0, 3])
 
 
 def test_passes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
     decoder = Decoder(tiny_dynamo(), packed=True)
     logits = []
-    for limit in (cache.LOOP_NUMBERS, 0):
-        monkeypatch.setattr("dynamo.decoding.cache.LOOP_NUMBERS", limit)
-        state = decoder.new_state(64)
+    for limit in (attention.LOOP_NUMBERS, 0):
+        monkeypatch.setattr("dynamo.decoding.attention.LOOP_NUMBERS", limit)
+        state = decoder.new_cache(64)
         chunks = [list(range(20)), [7], [1, 2, 3], [9, 8], [4, 5, 6, 7]]
         logits.append([decoder.forward(state, chunk, queries=len(chunk)) for chunk in chunks])
     for with_loop, without in zip(*logits, strict=True):
@@ -100,10 +101,10 @@ def test_passes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
 def test_passes_of_several_lanes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
     decoder = Decoder(tiny_dynamo(), packed=True)
     logits = []
-    for limit in (cache.LOOP_NUMBERS, 0):
-        monkeypatch.setattr("dynamo.decoding.cache.LOOP_NUMBERS", limit)
+    for limit in (attention.LOOP_NUMBERS, 0):
+        monkeypatch.setattr("dynamo.decoding.attention.LOOP_NUMBERS", limit)
         state = decoder.new_batch(3, 64)
-        for lane, length in zip(state.lanes, (20, 1, 9), strict=True):
+        for lane, length in zip(state.rows, (20, 1, 9), strict=True):
             decoder.forward(lane, list(range(length)))
         logits.append(
             [
@@ -117,18 +118,18 @@ def test_passes_of_several_lanes_with_and_without_the_loop_have_the_same_logits(
 
 
 def test_longer_memories_and_prompts_are_left_to_torch(monkeypatch):
-    lane, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
-    assert lane.loop is not None
-    prompt, *_ = lane_of(2, 8, 4, 0, cache.FEW_QUERIES + 1, 1, seed=0)
+    step, *_ = step_of(2, 8, 4, 5, 3, 1, seed=0)
+    assert step.loop is not None
+    prompt, *_ = step_of(2, 8, 4, 0, attention.FEW_QUERIES + 1, 1, seed=0)
     assert prompt.loop is None
-    monkeypatch.setattr("dynamo.decoding.cache.LOOP_NUMBERS", 2 * 8 * 8 - 1)
-    long, *_ = lane_of(2, 8, 4, 5, 3, 1, seed=0)
+    monkeypatch.setattr("dynamo.decoding.attention.LOOP_NUMBERS", 2 * 8 * 8 - 1)
+    long, *_ = step_of(2, 8, 4, 5, 3, 1, seed=0)
     assert long.loop is None
 
 
 def test_without_numba_torch_attends(monkeypatch):
     monkeypatch.setattr(kernels, "loops", lambda: None)
-    lane, rows, _ = lane_of(2, 8, 4, 5, 3, 2, seed=0)
-    expected, _ = by_operators(lane, rows.clone(), 2, 0.3, whole=False)
-    (found,) = lane.attend_packed([rows], 2, 1, 0.3, whole=False)
+    step, rows, _ = step_of(2, 8, 4, 5, 3, 2, seed=0)
+    expected, _ = by_operators(step, rows.clone(), 0.3, False)
+    (found,) = step.attend_packed([rows], 1, 0.3, False)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -43,7 +43,7 @@ def test_passes_in_the_loop_have_the_logits_of_torchs_operators(build, changes, 
     model = saved_in_half(build(**changes)) if half else build(**changes)
     in_loop, by_torch = Decoder(model), without(model)
     assert in_loop._finals.looped is not None and by_torch._finals.looped is None
-    states = in_loop.new_state(64), by_torch.new_state(64)
+    states = in_loop.new_cache(64), by_torch.new_cache(64)
     rng, other = np.random.default_rng(0), False
     for new in (20, 1, 2, 3, 4, 5, 6, 7, 8, 1):
         tokens = rng.integers(0, 40, new).tolist()
@@ -54,7 +54,7 @@ def test_passes_in_the_loop_have_the_logits_of_torchs_operators(build, changes, 
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
                 other = other or not torch.equal(ours, theirs)
                 for state in states:
-                    state.rewind(new)
+                    state.crop(new)
         # What a later pass attends to is the same too.
         for decoder, state in zip((in_loop, by_torch), states, strict=True):
             decoder.forward(state, tokens[:2])
@@ -98,7 +98,7 @@ def test_what_is_not_finite_is_seen_in_the_logits(wrong):
     decoder = Decoder(model)
     with torch.no_grad():
         model.backbone.gpt_neox.embed_in.weight[7] = wrong
-    assert not decoder.forward(decoder.new_state(8), [7]).isfinite().any()
+    assert not decoder.forward(decoder.new_cache(8), [7]).isfinite().any()
 
 
 def test_layers_of_another_activation_or_too_large_or_in_8_bits_are_left_to_torch(monkeypatch):
@@ -122,14 +122,14 @@ def test_a_processor_that_does_not_widen_halves_is_spared_the_loop(monkeypatch):
     monkeypatch.setattr(kernels, "loops", lambda: old)
     decoder = Decoder(saved_in_half(tiny_dynamo()))
     assert decoder._finals.looped is None
-    assert decoder.forward(decoder.new_state(8), [1, 2]).isfinite().all()
+    assert decoder.forward(decoder.new_cache(8), [1, 2]).isfinite().all()
 
 
 def test_several_lanes_are_left_to_torch_and_agree():
     decoder = Decoder(saved_in_half(tiny_dynamo()))
-    alone, batch = decoder.new_state(16), decoder.new_batch(2, 16)
+    alone, batch = decoder.new_cache(16), decoder.new_batch(2, 16)
     expected = [decoder.forward(alone, each) for each in ([1, 2], [3])]
-    for lane in batch.lanes:
+    for lane in batch.rows:
         decoder.forward(lane, [1, 2])
     found = decoder.forward_batch(batch, [[3], [3]])
     torch.testing.assert_close(found[:, 0], expected[1], rtol=1e-4, atol=1e-5)

@@ -79,11 +79,11 @@ def test_heads_of_every_kind_follow_their_devices(heads):
     model = tiny_dynamo(**heads)
     whole, expected = Decoder(model, packed=False), []
     chunks = [(IDS, None), ([7], None), ([8, 9, 10], 2), ([11, 12], 1)]
-    state = whole.new_state(128)
+    state = whole.new_cache(128)
     for chunk, queries in chunks:
         expected.append(whole.forward(state, chunk, None, queries))
     offloaded = decoder_for(cpu_offload(model, execution_device="cpu"))
-    state = offloaded.new_state(128)
+    state = offloaded.new_cache(128)
     for (chunk, queries), logits in zip(chunks, expected, strict=True):
         torch.testing.assert_close(offloaded.forward(state, chunk, None, queries), logits, **CLOSE)
     assert state.length == len(IDS) + 6
@@ -96,9 +96,9 @@ def test_hooks_without_anything_to_move_change_nothing(dynamo_model):
     assert not is_dispatched(model) and hasattr(model.token_heads[0].layers[0], "_hf_hook")
     assert not decoder_for(model).packed
     whole = Decoder(dynamo_model)
-    expected = whole.forward(whole.new_state(64), IDS)
+    expected = whole.forward(whole.new_cache(64), IDS)
     for decoder in (decoder_for(model), DispatchedDecoder(model)):
-        torch.testing.assert_close(decoder.forward(decoder.new_state(64), IDS), expected, **CLOSE)
+        torch.testing.assert_close(decoder.forward(decoder.new_cache(64), IDS), expected, **CLOSE)
 
 
 def test_both_decoders_have_all_that_an_engine_may_ask_of_one(folder):

@@ -34,7 +34,7 @@ def wide_dynamo(**heads):
 
 def logits(model):
     decoder = Decoder(model, packed=False)
-    return decoder.forward(decoder.new_state(len(IDS)), IDS).float()
+    return decoder.forward(decoder.new_cache(len(IDS)), IDS).float()
 
 
 @pytest.mark.parametrize("quantize", loading.QUANTISATIONS)

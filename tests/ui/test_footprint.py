@@ -31,7 +31,7 @@ def folder(tmp_path_factory, tokenizer):
 
 def test_caches_are_those_of_both_lanes_at_full_length(folder):
     pair = load(str(folder), device="cpu")
-    states = [Decoder(model).new_state(pair.base.config.max_position_embeddings) for model in
+    states = [Decoder(model).new_cache(pair.base.config.max_position_embeddings) for model in
               (pair.base, pair.dynamo)]  # fmt: skip
     assert Footprint.of(pair).caches == sum(state.cache.nbytes for state in states)
 

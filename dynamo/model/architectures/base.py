@@ -40,12 +40,17 @@ class Architecture(ABC):
     """One family. Holds nothing: its functions are of the modules that they are given."""
 
     name: str  # for people
+    model_type: str  # as config.json says it
     config_class: type[PreTrainedConfig]
     model_class: type[PreTrainedModel]
     layer_class: type[nn.Module]  # built as layer_class(config, layer_idx)
 
     @abstractmethod
     def layer_shape(self, config: PreTrainedConfig) -> LayerShape: ...
+
+    @abstractmethod
+    def embed_dropout(self, base: PreTrainedModel, embedded: Tensor) -> Tensor:
+        """What the base's decoder does in training between embedding and first layer."""
 
     @abstractmethod
     def final_norm(self, base: PreTrainedModel) -> nn.Module: ...

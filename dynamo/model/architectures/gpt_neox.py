@@ -14,7 +14,8 @@ from dynamo.model.shape import LayerShape
 
 
 class GPTNeoX(Architecture):
-    name = "GPT-NeoX (Pythia)"
+    name = "GPT-NeoX"
+    model_type = "gpt_neox"
     config_class = GPTNeoXConfig
     model_class = GPTNeoXForCausalLM
     layer_class = GPTNeoXLayer
@@ -33,6 +34,9 @@ class GPTNeoX(Architecture):
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
         )
+
+    def embed_dropout(self, base: GPTNeoXForCausalLM, embedded: Tensor) -> Tensor:
+        return base.base_model.emb_dropout(embedded)
 
     def final_norm(self, base: GPTNeoXForCausalLM) -> nn.LayerNorm:
         return base.base_model.final_layer_norm
