@@ -8,7 +8,7 @@ from dynamo.loading.devices import (
     memory_by_device,
     memory_of,
 )
-from dynamo.loading.footprint import Footprint, parameters_of
+from dynamo.loading.footprint import Footprint
 from dynamo.loading.names import EMBEDDED, EMBEDDED_FOLDER, HUB_FILES, model_folders, resolve
 from dynamo.loading.pairs import (
     EMBEDDED_DESCRIPTION,
@@ -49,6 +49,5 @@ __all__ = [
     "model_folders",
     "model_sizes",
     "model_type",
-    "parameters_of",
     "resolve",
 ]

@@ -55,11 +55,6 @@ class Footprint:
         return self.weights + self.copies + self.caches + self.table
 
 
-def parameters_of(model: Any) -> int:
-    """How many numbers its weights stand for, quantised or not."""
-    return model_shape(model).parameters
-
-
 def _arrays(holder: Any) -> dict[int, np.ndarray]:
     """What an object holds of numpy's, by identity: what shares its memory counts once."""
     if isinstance(holder, np.ndarray):
