@@ -48,7 +48,8 @@ def test_commands_of_the_readme_exist():
         assert (ROOT / link).exists(), link
 
 
-def test_a_model_that_cannot_be_had_is_named_on_the_page_and_the_embedded_pair_stands_in(monkeypatch):
+def test_the_embedded_pair_replaces_a_model_that_does_not_load(monkeypatch):
+    """A model that cannot be had is named on the page and the embedded pair stands in."""
     served = []
     monkeypatch.setattr(gr.Blocks, "launch", lambda demo, **options: served.append((demo, options)))
     monkeypatch.setenv("DYNAMO_MODEL", "/nowhere")

@@ -134,7 +134,8 @@ def test_a_token_tells_its_probability_on_hover_and_on_focus(audited):
     assert audited.inner_text(".dm-audit .dm-tip").startswith("“.”\n")
 
 
-def test_while_the_next_answer_runs_the_audit_says_that_it_is_of_the_one_before(audited):
+def test_an_audit_says_that_it_is_of_the_answer_before(audited):
+    """While the next answer runs the audit says that it is of the one before."""
     dispatch(audited, "lane", lane(RUN, []))
     assert audited.is_hidden(".dm-audit-stale")
     dispatch(audited, "lane", lane("2" * 32, [], "running"))

@@ -64,7 +64,8 @@ def loads(page, name):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_models_that_do_not_fit_are_greyed_with_the_reason_and_axe_finds_nothing(open_page, url, theme):
+def test_models_that_do_not_fit_are_greyed_with_the_reason(open_page, url, theme):
+    """Models that do not fit are greyed with the reason and axe finds nothing."""
     page = at_models(open_page, f"{url}?__theme={theme}")
     large = page.locator(".dm-picker-row", has_text="pythia-12b")
     assert large.locator("input").is_disabled() and "8.0 GB are free" in large.inner_text()
@@ -82,7 +83,8 @@ def test_on_a_phone_all_tabs_show_and_nothing_scrolls_sideways(open_page, url):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_model_without_heads_completes_and_offers_training_and_a_failure_is_told(open_page, url, folder):
+def test_a_model_without_heads_completes_and_offers_training(open_page, url, folder):
+    """A model without heads completes and offers training and a failure is told."""
     page = at_models(open_page, url)
     loads(page, "/nowhere/<img src=x onerror=alert(1)>")
     page.get_by_role("alert").filter(has_text="expected 'embedded', a model folder").wait_for()
@@ -112,9 +114,8 @@ def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(open_pa
     late.get_by_text("DynaMo checkpoint").wait_for()
 
 
-def test_after_a_swap_the_examples_are_what_the_new_pair_can_do_and_its_memory_and_speed_are_told(
-    open_page, url, folder
-):
+def test_after_a_swap_examples_memory_and_speed_are_the_new_pairs(open_page, url, folder):
+    """After a swap the examples are what the new pair can do and its memory and speed are told."""
     page = at_models(open_page, url)
     page.get_by_role("radio", name="8bit").check()
     loads(page, str(folder / "untuned"))
@@ -152,9 +153,7 @@ def reload_held(page):
 
 
 @pytest.mark.parametrize("written_name", ["someone/else", "the name that the page was built for"])
-def test_a_model_name_that_is_written_while_the_page_learns_of_another_pair_stays(
-    open_page, url, folder, written_name
-):
+def test_a_name_that_is_being_written_stays(open_page, url, folder, written_name):
     """On a busy machine the name of the pair before was what Load then loaded."""
     written_name = written_name if "/" in written_name else str(folder / "first")
     first = at_models(open_page, url)

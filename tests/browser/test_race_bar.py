@@ -131,7 +131,8 @@ def test_modes_are_a_radio_group_that_arrows_move_in(race):
     assert page.get_by_role("radiogroup", name="Pace").get_by_role("radio").count() == 4
 
 
-def test_a_recording_is_labelled_and_plays_by_itself_unless_motion_is_unwelcome(race):
+def test_a_recording_is_labelled_and_plays_by_itself(race):
+    """A recording is labelled and plays by itself unless motion is unwelcome."""
     said = "Recording: a laptop, spring. Press Generate to run it live here."
     moving = race(*long_race(recorded="a laptop, spring"), **MOVING)
     assert moving.get_attribute(".dm-race", "data-phase") == "playing"
@@ -142,7 +143,8 @@ def test_a_recording_is_labelled_and_plays_by_itself_unless_motion_is_unwelcome(
     assert heard(still, "playhead") == []
 
 
-def test_a_lane_decoded_again_is_compared_and_noted_and_does_not_hide_the_base_lane(race):
+def test_a_lane_decoded_again_is_compared_and_noted(race):
+    """A lane decoded again is compared and noted and does not hide the base lane."""
     base, dynamo = short_race()
     page = race(base, dynamo, **MOVING)
     page.wait_for_selector(".dm-race[data-phase=settled]")

@@ -132,7 +132,8 @@ def test_every_pass_has_its_column_with_its_back_offs(timeline):
     assert given_up == [0, 1, 2, 0]
 
 
-def test_a_mark_is_above_its_bar_where_the_chunk_came_and_below_where_it_did_not(timeline):
+def test_a_mark_is_above_its_bar_where_the_chunk_came(timeline):
+    """A mark is above its bar where the chunk came and below where it did not."""
     page = timeline(answered())
     above = page.eval_on_selector_all(
         ".dm-column",

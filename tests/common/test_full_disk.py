@@ -33,9 +33,8 @@ def full_disk(room: int):
 
 
 @pytest.mark.parametrize("room", [0, 50_000, 300_000])
-def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_the_run_goes_on_from_it(
-    documents, tmp_path, room
-):
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(documents, tmp_path, room):
+    """A checkpoint that does not fit leaves the one before and the run goes on from it."""
     run = trainer(documents, tmp_path / "filled")
     run.run(stop=lambda: run.step == 4)
     before = {path: path.read_bytes() for path in (tmp_path / "filled/checkpoint").rglob("*.*")}

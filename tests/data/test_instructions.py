@@ -120,7 +120,8 @@ def test_loss_on_replies_equals_the_log_probabilities_of_their_tokens(tokenizer)
     np.testing.assert_allclose(output.head_losses, expected / counts, rtol=1e-5)
 
 
-def test_every_example_comes_once_an_epoch_and_batches_depend_on_their_number_alone():
+def test_every_example_comes_once_an_epoch():
+    """Every example comes once an epoch and batches depend on their number alone."""
     rows = [(np.full(n, n, np.int32), np.full(n, n, np.int32)) for n in range(2, 12)]
     one, other = (instructions.InstructionRows(rows, seed=4) for _ in range(2))
     far = one.batch(25, 4)

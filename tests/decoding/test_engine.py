@@ -151,7 +151,8 @@ def test_threshold_0_always_emits_all_heads_without_a_mask():
     assert [len(step.tokens) for step in steps[:-1]] == [3] * (len(steps) - 1)
 
 
-def test_one_record_per_pass_each_with_a_token_and_the_first_marked_as_prefill(table):
+def test_one_record_per_pass_and_the_first_is_the_prefill(table):
+    """One record per pass each with a token and the first marked as prefill."""
     steps = list(Engine(tiny_dynamo(), table).stream(PROMPT, SamplingOptions(threshold=0.2, top_k=8), 50))
     assert len(steps) > 5
     assert [step.prefill for step in steps] == [True] + [False] * (len(steps) - 1)

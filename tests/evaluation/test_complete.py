@@ -138,7 +138,7 @@ def _process(number, count=1):
     return SimpleNamespace(number=number, count=count, first_alone=nullcontext, wait=lambda: None)
 
 
-def test_what_killed_processes_wrote_is_gathered_by_the_next_run_however_many_it_has(tmp_path):
+def test_what_killed_processes_wrote_is_gathered_by_the_next_run(tmp_path):
     """The first of them was killed while it gathered: what it had taken in is there once, not twice."""
     output, settings = tmp_path / "texts.jsonl", {"top_k": 50}
     for name, ids in (("texts.jsonl", "a"), ("texts.jsonl.share-0", "ab"), ("texts.jsonl.share-5", "c")):

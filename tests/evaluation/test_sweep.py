@@ -119,7 +119,8 @@ def test_progress_is_told_of_every_reply_and_can_cancel(pair):
     assert len(calls) == 20
 
 
-def test_replies_decoded_together_are_the_same_and_only_the_first_of_each_prompt_is_timed(pair, monkeypatch):
+def test_replies_decoded_together_are_the_same(pair, monkeypatch):
+    """Replies decoded together are the same and only the first of each prompt is timed."""
     alone = list(sweep(pair, [0.2, 1.0], PROMPTS, seeds=3, max_new_tokens=12))
     streamed = []
 

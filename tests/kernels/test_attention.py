@@ -98,7 +98,8 @@ def test_passes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
     assert not all(torch.equal(*pair) for pair in zip(*logits, strict=True))  # it was another way
 
 
-def test_passes_of_several_lanes_with_and_without_the_loop_have_the_same_logits(monkeypatch):
+def test_the_loop_gives_several_lanes_the_same_logits(monkeypatch):
+    """Passes of several lanes with and without the loop have the same logits."""
     decoder = Decoder(tiny_dynamo(), packed=True)
     logits = []
     for limit in (attention.LOOP_NUMBERS, 0):

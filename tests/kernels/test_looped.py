@@ -101,7 +101,8 @@ def test_what_is_not_finite_is_seen_in_the_logits(wrong):
     assert not decoder.forward(decoder.new_cache(8), [7]).isfinite().any()
 
 
-def test_layers_of_another_activation_or_too_large_or_in_8_bits_are_left_to_torch(monkeypatch):
+def test_layers_that_the_loop_cannot_do_are_left_to_torch(monkeypatch):
+    """Layers of another activation or too large or in 8 bits are left to torch."""
     relu = tiny_dynamo(hidden_act="relu")
     assert Decoder(relu)._finals.looped is None
     model = saved_in_half(tiny_dynamo())

@@ -173,7 +173,8 @@ def spoils(draw, files):
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.data())
-def test_whatever_a_hub_answers_is_a_model_or_one_sentence_and_the_next_try_has_it(hubs, files, data):
+def test_whatever_a_hub_answers_is_a_model_or_one_sentence(hubs, files, data):
+    """Whatever a hub answers is a model or one sentence and the next try has it."""
     ending, answer = data.draw(spoils(files))
     fetch_badly_and_then_well(hubs, {ending: answer})
 

@@ -124,7 +124,8 @@ def test_the_embedded_pair_takes_the_place_of_what_cannot_be_had_and_says_why(no
     assert (pair.name, notice) == ("embedded", "")
 
 
-def test_what_was_asked_beside_the_name_does_not_hide_a_fault_of_the_embedded_pair(monkeypatch, tmp_path):
+def test_a_fault_of_the_embedded_pair_is_not_hidden(monkeypatch, tmp_path):
+    """What was asked beside the name does not hide a fault of the embedded pair."""
     monkeypatch.setattr(names, "EMBEDDED_FOLDER", tmp_path)
     with pytest.raises(ValueError, match="it holds no config"):
         loading.load_or_embedded("embedded")

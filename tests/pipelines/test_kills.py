@@ -136,9 +136,8 @@ def _count(files, output: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_count_killed_at_any_moment_leaves_a_whole_table_or_none_and_nobody_behind(
-    corpus, tokenizer, workers
-):
+def test_a_count_killed_at_any_moment_leaves_a_whole_table_or_none(corpus, tokenizer, workers):
+    """A count killed at any moment leaves a whole table or none and nobody behind."""
     files = tokenise(data_files([str(corpus)]), tokenizer, corpus / "tokens")
 
     slices: set[str] = set()
@@ -189,7 +188,8 @@ def _judge(command: list[str]) -> int | None:
     return main(command)
 
 
-def test_judging_killed_at_any_moment_keeps_every_verdict_and_asks_only_for_the_rest(tmp_path):
+def test_judging_killed_at_any_moment_keeps_every_verdict(tmp_path):
+    """Judging killed at any moment keeps every verdict and asks only for the rest."""
     rows = [
         {"prompt_id": f"p{number}", "seed": 0, "threshold": threshold, "chat": False, "prompt": "Say",
          "text": f"text {number} {threshold}", "decode_tokens": 10, "decode_seconds": 1.0,

@@ -187,7 +187,8 @@ def test_perplexities_of_documents_equal_those_of_the_whole(workspace):
     assert same == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
-def test_the_first_stage_of_figure_11_is_the_product_and_the_mask_keeps_seen_pairs(workspace):
+def test_the_first_stage_of_figure_11_is_the_product(workspace):
+    """The first stage of figure 11 is the product and the mask keeps seen pairs."""
     model, table = workspace.pair.dynamo, workspace.pair.table
     prompt = workspace.prompts[0]
     candidates = joints._candidates(model, prompt)

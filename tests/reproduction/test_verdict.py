@@ -87,7 +87,8 @@ def test_same_quality_is_where_the_line_falls_through_one():
     assert same.measured.value == same.theoretical.value and same.undefined == 0.0
 
 
-def test_a_line_still_above_one_is_extrapolated_but_not_measured_and_capped_at_the_heads():
+def test_a_line_still_above_one_is_extrapolated_and_capped():
+    """A line still above one is extrapolated but not measured and capped at the heads."""
     outcomes = {1.0: (4, 2, 0, 0), 0.0: (3, 2, 0, 0)}
     _, same = verdict.compare(*rows_of(outcomes, {1.0: 1.0, 0.0: 1.5}), heads=3)
     assert same.theoretical.value == pytest.approx(2.0)  # 2 - (x - 1): through 1 at 2

@@ -151,9 +151,7 @@ def test_drafts_are_drawn_from_the_q_they_carry(table):
 
 
 @pytest.mark.parametrize("mask_strength", [0.0, 0.7, 1.0])
-def test_without_a_threshold_the_cells_that_begin_with_the_chunk_stand_for_the_whole_joint(
-    mask_strength, table
-):
+def test_without_a_threshold_the_chunks_cells_are_the_whole_joint(mask_strength, table):
     """A threshold too small to remove a cell goes the long way, over the whole grid, to the same drafts."""
     free = SamplingOptions(exact=True, mask_strength=mask_strength, temperature=1.0)
     grid = replace(free, exact_threshold=1e-9)

@@ -109,7 +109,8 @@ def test_adaptive_first_can_remove_the_only_cell_above_the_static_threshold():
     assert decision.backoffs == ()
 
 
-def test_a_joint_without_a_cell_above_the_threshold_backs_off_to_the_first_head():
+def test_no_cell_above_the_threshold_backs_off_to_the_first_head():
+    """A joint without a cell above the threshold backs off to the first head."""
     # Largest cell .42 <= .5. At m = 1: .6, .4, and .7 of the way lies in the second.
     decision = choose(TWO_HEADS, [], None, replace(PLAIN, threshold=0.5), uniform=0.7)
     assert decision.tokens == (1,)
@@ -168,7 +169,8 @@ def test_the_repetition_penalty_can_turn_a_chunk_into_a_back_off():
     assert decision.cells == pytest.approx({(0,): 0.6, (1,): 0.4})
 
 
-def test_a_cell_that_the_penalty_pushes_below_the_threshold_still_takes_part_in_the_draw():
+def test_a_cell_penalised_below_the_threshold_is_still_drawn():
+    """A cell that the penalty pushes below the threshold still takes part in the draw."""
     # Above .25 stand .42 and .28; token 1 is in the context: .28 / 2 = .14 < .25 keeps its weight, 42 : 14.
     options = replace(PLAIN, threshold=0.25, repetition_penalty=2.0)
     decision = choose(TWO_HEADS, [1], None, options, uniform=0.8)

@@ -17,7 +17,8 @@ ALMOST_ONE = float(np.nextafter(1.0, 0.0))
 # --- greedy ---
 
 
-def test_temperature_zero_takes_the_largest_cell_of_the_joint_at_temperature_one():
+def test_temperature_zero_takes_the_largest_cell():
+    """Temperature zero takes the largest cell of the joint at temperature one."""
     options = replace(PLAIN, temperature=0.0)
     decision = choose(TWO_HEADS, [], ratio_of(RATIO), options, uniform=0.0)
     assert decision.tokens == (1, 2)  # a draw at uniform 0 would give (0, 2)
@@ -27,7 +28,8 @@ def test_temperature_zero_takes_the_largest_cell_of_the_joint_at_temperature_one
     assert decision.backoffs[0][2] == pytest.approx(0.42)
 
 
-def test_greedy_choice_comes_after_the_penalty_and_takes_the_lowest_rank_on_ties():
+def test_greedy_choice_comes_after_the_penalty():
+    """Greedy choice comes after the penalty and takes the lowest rank on ties."""
     # All cells .25. (0, 0) and (1, 1) repeat themselves; (0, 1) and (1, 0) tie.
     options = replace(PLAIN, temperature=0.0, repetition_penalty=1.1)
     assert choose(flat_heads(2, 2), [], None, options, uniform=0.9).tokens == (0, 1)
@@ -66,7 +68,8 @@ def test_threshold_zero_emits_every_head_and_threshold_one_emits_one_token(heads
         assert (decision.tokens, decision.cells) == (alone.tokens, alone.cells)
 
 
-def test_threshold_one_builds_no_joint_so_even_an_empty_mask_leaves_no_back_off():
+def test_threshold_one_builds_no_joint():
+    """Threshold one builds no joint so even an empty mask leaves no back off."""
     decision = choose(TWO_HEADS, [], ratio_of({}), replace(PLAIN, threshold=1.0), uniform=0.0)
     assert decision.backoffs == ()
     assert decision.kept_mass is None

@@ -55,7 +55,8 @@ def test_the_profiles_are_those_that_the_readme_of_a_space_may_meet():
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_the_card_is_front_matter_that_the_hubs_library_reads_and_then_our_readme(profile, tmp_path):
+def test_the_card_is_front_matter_and_then_the_readme(profile, tmp_path):
+    """The card is front matter that the hubs library reads and then our readme."""
     card = render_card(SpaceProject.read(ROOT, profile))
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     fields = metadata_load(tmp_path / "README.md")

@@ -13,7 +13,8 @@ def written(tmp_path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_file_loads_the_embedded_pair_and_keeps_votes_beside_the_app():
+def test_the_shipped_file_loads_the_embedded_pair():
+    """The shipped file loads the embedded pair and keeps votes beside the app."""
     config = read_config(SHIPPED, {})
     assert config.model == "embedded"
     assert config.votes == SHIPPED.parent / "votes"
@@ -48,7 +49,8 @@ def test_a_mistake_is_named_with_its_key(tmp_path, text, sentence):
         read_config(written(tmp_path, text), {})
 
 
-def test_models_are_chosen_on_ones_own_machine_and_on_a_space_only_where_the_file_says_so(tmp_path):
+def test_models_are_chosen_on_a_space_only_where_the_file_says_so(tmp_path):
+    """Models are chosen on ones own machine and on a space only where the file says so."""
     assert read_config(SHIPPED, {}).model_choice and not read_config(SHIPPED, {}).on_space
     on_space = read_config(SHIPPED, {"SPACE_ID": "someone/dynamo"})
     assert on_space.on_space and not on_space.model_choice

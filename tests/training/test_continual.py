@@ -39,7 +39,8 @@ def test_elastic_penalty_by_hand():
     assert penalty(model).item() == pytest.approx((2 * 9 + 5 * 1) / 2, rel=1e-5)
 
 
-def test_fisher_information_of_one_row_is_its_squared_gradient_times_its_tokens():
+def test_fisher_information_of_one_row_is_its_squared_gradient():
+    """Fisher information of one row is its squared gradient times its tokens."""
     model = tiny_dynamo(heads=2)
     rows = TokenBlocks([np.arange(4, 200)], 0, 16)
     fisher = continual.token_fisher(model, rows, 1)
@@ -53,7 +54,8 @@ def test_fisher_information_of_one_row_is_its_squared_gradient_times_its_tokens(
     assert torch.count_nonzero(unread) == 0 and fisher[name].sum() > 0
 
 
-def test_a_penalty_holds_the_weights_and_counts_once_however_the_batch_is_divided(workspace, tmp_path):
+def test_a_penalty_counts_once_however_the_batch_is_divided(workspace, tmp_path):
+    """A penalty holds the weights and counts once however the batch is divided."""
     start = two_heads(workspace)
     anchor = {name: weight.detach().clone() for name, weight in start.named_parameters()}
 

@@ -15,7 +15,8 @@ ABOUT = (ASSETS / "about" / "about.html").read_text(encoding="utf-8")
 EXAMPLE = html.unescape(re.search(r"<pre[^>]*><code>(.*?)</code></pre>", ABOUT, re.DOTALL).group(1))
 
 
-def test_the_example_calls_functions_that_exist_with_parameters_that_they_take():
+def test_the_example_calls_functions_that_exist():
+    """The example calls functions that exist with parameters that they take."""
     offered = {function.__name__: function for function in Programs(PageService(scripted_pair())).functions()}
     calls = [node for node in ast.walk(ast.parse(EXAMPLE)) if isinstance(node, ast.Call)]
     called = set()

@@ -32,7 +32,8 @@ def test_no_command_is_left_and_nothing_else_is_lost(text):
 
 @BRIEF
 @given(texts)
-def test_what_runs_from_the_right_stands_by_itself_and_the_rest_stays_as_it_is(text):
+def test_only_what_runs_from_the_right_is_isolated(text):
+    """What runs from the right stands by itself and the rest stays as it is."""
     turned = any(each in "\u05d0\u0627\u0661\u200f" for each in text)
     assert bidi_isolate(text) == (
         f"\u2068{spell_bidi_controls(text)}\u2069" if turned else spell_bidi_controls(text)

@@ -251,7 +251,8 @@ def test_a_failing_run_is_one_sentence():
     assert error.value.message == "prompts: expected &lt;one&gt; or more"
 
 
-def test_a_measured_sweep_updates_all_that_shows_one_and_keeps_the_calibration_of_the_shipped():
+def test_a_measured_sweep_updates_all_that_shows_one():
+    """A measured sweep updates all that shows one and keeps the calibration of the shipped."""
     with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Explore", id="explore"):
         parts = tab.ExploreTab(report(), None, gr.Slider(0, 1, 0.5), tabs)
     updates = parts._measured(report([0.1, 0.4], calibrated=False), "repetition", 0.38)

@@ -172,9 +172,10 @@ def at_hub(hub, monkeypatch):
     return hub
 
 
-def test_a_hub_that_goes_down_in_a_download_is_told_and_the_next_try_has_it_whole(
+def test_a_hub_that_goes_down_in_a_download_is_reported(
     at_hub, hub, tmp_path, tokenizer, dynamo_model, monkeypatch
 ):
+    """A hub that goes down in a download is told and the next try has it whole."""
     save_model(dynamo_model, tokenizer, tmp_path / "model")
     files = {str(path.name): path.read_bytes() for path in (tmp_path / "model").iterdir()}
     hub.repos[("model", "someone/tiny")] = Repo(files)

@@ -71,7 +71,8 @@ def in_halves(model, names):
 
 @pytest.mark.parametrize("names", ["", "nothing", "mlp.dense_4h_to_h.weight", "dense_h_to_4h.weight"])
 @pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
-def test_copies_counted_are_those_that_a_decoder_holds_whichever_weights_fit_16_bits(build, names):
+def test_copies_counted_are_those_that_a_decoder_holds(build, names):
+    """Copies counted are those that a decoder holds whichever weights fit 16 bits."""
     model = in_halves(build(seed=3), names)
     assert bytes_of_copies(model) == held_beside(model) > 0
 
@@ -81,7 +82,8 @@ def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
     assert not Decoder(model).packed and bytes_of_copies(model) == 0
 
 
-def test_copies_of_weights_saved_in_16_bits_are_others_than_of_float32_and_none_in_bfloat16(folder, tmp_path):
+def test_copies_of_weights_depend_on_their_dtype(folder, tmp_path):
+    """Copies of weights saved in 16 bits are others than of float32 and none in bfloat16."""
     halves = Footprint.of(load(str(folder), device="cpu"))
     assert halves.copies > 0
     for name, model in (("base", tiny_base(seed=1)), ("dynamo", tiny_dynamo(seed=2))):
@@ -128,7 +130,8 @@ def cells(service):
     return {name: re.findall(r"<td>([^<]*)</td>", row) for name, row in rows}
 
 
-def test_speeds_are_told_after_an_answer_and_beside_those_of_the_whole_pair_if_it_answered_here(folder):
+def test_speeds_are_shown_after_an_answer(folder):
+    """Speeds are told after an answer and beside those of the whole pair if it answered here."""
     service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")))
     assert cells(service)["DynaMo, tokens/s"] == ["after an answer"]
     stopped = service.answer(Chat(), "hello", SETTINGS)

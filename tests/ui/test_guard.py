@@ -159,7 +159,9 @@ def receiving(*parts: bytes):
     return receive
 
 
-def test_large_bodies_together_have_a_bound_and_small_ones_are_let_in_beside_them():
+def test_large_bodies_together_have_a_bound():
+    """Large bodies together have a bound and small ones are let in beside them."""
+
     async def crowd():
         bodies, large = RequestBodies(), MOST_HELD // 2 - 1
         hold = [bodies.whole(receiving(b"x" * large), MOST_HELD, 9) for _ in range(2)]

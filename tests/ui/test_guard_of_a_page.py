@@ -70,7 +70,8 @@ def test_no_address_is_fetched_and_no_folder_told(page):
         assert answer.status_code == 422 and os.getcwd() not in answer.text
 
 
-def test_a_page_that_another_name_points_to_or_another_site_asks_answers_nothing(page):
+def test_a_page_answers_no_other_name_and_no_other_site(page):
+    """A page that another name points to or another site asks answers nothing."""
     _, client = page
     assert client.get("config", headers={"Host": "evil.example"}).status_code == 403
     for path in ("gradio_api/upload", "gradio_api/component_server", "gradio_api/queue/join"):

@@ -72,7 +72,8 @@ def test_a_recording_is_on_the_page_before_anything_was_asked(tmp_path):
     assert run not in tab.dynamo.value
 
 
-def test_the_first_example_is_what_the_recording_answers_so_that_generate_runs_it_live():
+def test_the_first_example_is_what_the_recording_answers():
+    """The first example is what the recording answers so that generate runs it live."""
     with (ASSETS / "recording.ndjson").open(encoding="utf-8", newline="\n") as file:
         asked = {trace.header.prompt for trace in read_runs(file)}
     assert asked == {examples_for("dialogues").first}

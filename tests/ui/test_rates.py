@@ -137,7 +137,8 @@ def test_behind_a_proxy_a_forged_hop_makes_nobody_another_visitor(page):
 # ---- how many wait
 
 
-def test_whoever_is_refused_is_told_how_long_the_queue_takes_at_the_pace_of_the_last_runs():
+def test_a_refusal_says_how_long_the_queue_takes():
+    """Whoever is refused is told how long the queue takes at the pace of the last runs."""
     now = [0.0]
     pace = Pace(clock=lambda: now[0])
 
@@ -207,7 +208,8 @@ def everything(line: socket.socket) -> str:
         return head + answer.read(length).decode()
 
 
-def test_requests_that_never_end_take_nobodys_place_in_the_queue_and_are_ended(narrow, monkeypatch):
+def test_requests_that_never_end_take_nobodys_place(narrow, monkeypatch):
+    """Requests that never end take nobodys place in the queue and are ended."""
     until(narrow.nobody_waits, PATIENCE)
     with ExitStack() as lines:
         for number in range(4):  # twice what may wait

@@ -258,7 +258,8 @@ def test_a_duel_knows_its_speed_up():
 # ---- another pair while others generate
 
 
-def test_runs_are_one_pairs_from_first_to_last_however_often_pairs_are_swapped():
+def test_a_run_keeps_its_pair_however_often_pairs_are_swapped():
+    """Runs are one pairs from first to last however often pairs are swapped."""
     pairs = {name: scripted_pair(f"{name} " * 30) for name in ("first", "second")}
     pairs = {name: replace(pair, name=name) for name, pair in pairs.items()}
     service = PageService(pairs["first"])

@@ -56,9 +56,8 @@ def test_a_plain_text_becomes_documents_and_loses_no_line(tmp_path):
     assert all(len(row) >= DOCUMENT for row in rows[:-1]) and len(rows) > 3
 
 
-def test_conversations_stay_as_they_are_for_a_model_with_the_template_and_are_text_for_others(
-    tmp_path, dialogues
-):
+def test_conversations_are_text_for_a_model_without_the_template(tmp_path, dialogues):
+    """Conversations stay as they are for a model with the template and are text for others."""
     assert prepare(dialogues, tmp_path / "run", chat=True) == dialogues
     rows = list(read_rows(prepare(dialogues, tmp_path / "run", chat=False)))
     assert rows[0] == "\n".join(turn["content"] for turn in DIALOGUES[0])

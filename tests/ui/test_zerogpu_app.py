@@ -67,9 +67,8 @@ def served(spaces, tmp_path, tokenizer):
     demo.close()
 
 
-def test_loops_are_compiled_before_there_are_workers_that_would_do_it_on_a_visitors_quota(
-    spaces, monkeypatch
-):
+def test_loops_are_compiled_before_there_are_workers(spaces, monkeypatch):
+    """Loops are compiled before there are workers that would do it on a visitors quota."""
     compiled = []
     monkeypatch.setattr(
         "dynamo.ui.compare.pair.warm_up", lambda *asked: compiled.append((*asked, len(spaces.asked)))
