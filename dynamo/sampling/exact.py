@@ -80,7 +80,8 @@ def verify(
 
     heads = top_candidates(logits, options)  # a row per position: (drafts + 1, k)
     for accepted in range(len(logits)):
-        head = Candidates(heads.ids[accepted : accepted + 1], heads.f[accepted : accepted + 1])
+        # Penalised one by one: the tokens accepted before are part of the context.
+        head = Candidates(heads.ids[accepted : accepted + 1], heads.f[accepted : accepted + 1])  # (1, k)
         p = _first_head(head, context, options)
         if accepted < len(drafts):
             draft = drafts[accepted]
@@ -90,19 +91,22 @@ def verify(
                 if draft.token in ends:
                     return Verdict(accepted + 1, tuple(tokens), tuple(probabilities), None)
                 continue
-            p = _residual(p, head.ids[0], draft)
+            p = _residual(p, head.ids[0], draft)  # weights: `sample_index` needs no sum of 1
         settle(int(head.ids[0][sample_index(p, options, uniform())]), head)
         return Verdict(accepted, tuple(tokens), tuple(probabilities), head)
     raise AssertionError(f"{len(logits)} rows of logits for {len(drafts)} drafts")
 
 
 def _first_head(head: Candidates, context: Context, options: SamplingOptions) -> NDArray[np.float64]:
-    """The distribution that order 1 draws from: (k,); a point mass on the largest at temperature 0."""
+    """The distribution that order 1 draws from: (k,)."""
     _, weights = choose_one(head, context, options)
-    return _point(weights) if options.temperature == 0 else weights / weights.sum()
+    return _normalised(weights, options)
 
 
-def _point(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _normalised(weights: NDArray[np.float64], options: SamplingOptions) -> NDArray[np.float64]:
+    """Weights (k,) that sum to 1; at temperature 0 all of it on the largest."""
+    if options.temperature > 0:
+        return weights / weights.sum()
     point = np.zeros(len(weights))
     point[np.argmax(weights)] = 1.0
     return point
@@ -116,6 +120,7 @@ def _at(token: int, ids: NDArray[np.int64], p: NDArray[np.float64]) -> float:
 def _residual(p: NDArray[np.float64], ids: NDArray[np.int64], draft: Draft) -> NDArray[np.float64]:
     """(p - q)+ on the first head's candidates, (k,); p itself where rounding leaves nothing of it."""
     q = dict(zip(draft.ids.tolist(), draft.q.tolist(), strict=True))
+    # Drafts come from other candidates than the first head's: a token that cannot be drafted has q = 0.
     rest = np.maximum(p - [q.get(token, 0.0) for token in ids.tolist()], 0.0)
     return rest if rest.any() else p
 
@@ -143,7 +148,7 @@ def propose(
         ids, weights = _next_tokens(chunk, candidates, order, table, context, options)
         if not len(weights):
             break
-        q = _point(weights) if options.temperature == 0 else weights / weights.sum()
+        q = _normalised(weights, options)
         chunk.append(int(ids[sample_index(q, options, uniform())]))
         drafts.append(Draft(chunk[-1], ids, q))
     return tuple(drafts)
@@ -175,7 +180,7 @@ def _next_tokens(
         ranks, ratios = table.candidates([*np.array(chunk)[:, None], ids])
         ids, f = ids[ranks[:, -1]], f[ranks[:, -1]]
         f = joint.masked(f, ratios, options.mask_strength)[0]
-    possible = f > 0
+    possible = f > 0  # a large mask strength may underflow to 0
     ids, f = ids[possible], f[possible]
     return ids, penalised_next(f, ids, chunk, context, options)
 
