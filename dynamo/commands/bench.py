@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="a compiled lane is left out if it takes longer; 0 for none "
                         f"(default: {COMPILE_LIMIT:.0f})")  # fmt: skip
     parser.add_argument("--rows", type=int, nargs="+", default=[], metavar="ROWS",
-                        help="also the throughput of so many replies decoded together")  # fmt: skip
+                        help="also the throughput of this many replies decoded together")  # fmt: skip
     parser.add_argument("--context", type=int, nargs="+", default=[], metavar="TOKENS",
                         help="also the cost of a pass at these lengths of context")  # fmt: skip
     parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K",

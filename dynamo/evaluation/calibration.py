@@ -167,7 +167,7 @@ def _top_cells(
     options: SamplingOptions,
     orders: Sequence[int],
 ) -> list[tuple[int, int, Cell | None]]:
-    """(place, order, the joint's largest cell); the cell is None where the mask left none."""
+    """(place, order, the joint's largest cell); the cell is None if the mask left none."""
     states = model.head_states(torch.from_numpy(document)[None].to(execution_device(model)))
     logits = torch.stack([model.head_logits(n, state[0, places]) for n, state in enumerate(states)], dim=1)
     logits = logits.float().cpu().numpy()  # (places, heads, vocab)

@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-# Without a key of its own the client would send the hub's token to whatever endpoint was named.
+# Without a key the client would send the hub's token to the endpoint.
 NO_KEY = "none"
 LONGEST_WAIT = 60.0
 
@@ -63,7 +63,7 @@ class Endpoint:
         self._attempts, self._wait, self._sleep = attempts, wait, sleep
 
     def ask(self, question: str, max_tokens: int, temperature: float, seed: int) -> Answer:
-        """The answer to one question. Raises NoAnswer after the last attempt, OSError where the endpoint
+        """The answer to one question. Raises NoAnswer after the last attempt, OSError if the endpoint
         refuses."""
         for attempt in range(1, self._attempts + 1):
             try:
@@ -114,7 +114,7 @@ class _Malformed(Exception):
 
 
 def _seconds(header: str | None) -> float | None:
-    """A Retry-After header's seconds; None without one, or where it gives a date."""
+    """A Retry-After header's seconds; None without one, or if it gives a date."""
     try:
         return max(0.0, float(header))
     except (TypeError, ValueError):

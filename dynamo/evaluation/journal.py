@@ -149,8 +149,8 @@ class SharedJournal:
         self._own.write(row)
 
     def _gather(self) -> None:
-        beside = self._path.parent.glob("*.share-*")
-        shares = sorted(each for each in beside if each.stem == self._path.name)
+        found = self._path.parent.glob("*.share-*")
+        shares = sorted(each for each in found if each.stem == self._path.name)
         if self._processes.number == 0 and shares:
             with self._whole:
                 for share in shares:

@@ -125,7 +125,7 @@ def single_tasks(completions: Iterable[dict[str, Any]]) -> list[Task]:
 
 
 def example_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Instruction examples as texts to be rated: the last reply of each, beside all that came before it."""
+    """Instruction examples as texts to be rated: the last reply of each, with all that came before it."""
     rows = []
     for number, example in enumerate(examples):
         last = max(i for i, turn in enumerate(example.turns) if turn["role"] == "assistant")
@@ -147,7 +147,7 @@ def ratings_in_order(rows: Iterable[dict[str, Any]], count: int) -> list[float]:
 def pairwise_tasks(
     completions: Sequence[dict[str, Any]], order: Literal["random", "both"] = "random", seed: int = 0
 ) -> list[Task]:
-    """Every DynaMo text beside the base's of the same prompt and seed, in an order drawn from `seed` or both.
+    """Every DynaMo text with the base's of the same prompt and seed, in an order drawn from `seed` or both.
 
     Raises ValueError for a text that has no base text.
     """

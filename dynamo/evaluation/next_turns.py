@@ -67,7 +67,7 @@ class Answers:
 def places(conversations: Sequence[Turns], count: int, seed: int = 0) -> list[Place]:
     """A random assistant turn, not the first turn, of each of `count` random dialogues (all that have one).
 
-    Raises ValueError where none has one.
+    Raises ValueError if none has one.
     """
     random = np.random.default_rng(seed)
     found = []

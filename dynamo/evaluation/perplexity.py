@@ -139,7 +139,7 @@ def measure_dynamic_perplexity(
 ) -> list[DynamicPerplexity]:
     """PPL_d at each threshold, at the same `per_document` random places of randomly chosen documents.
 
-    documents: ids, read up to `cut` tokens; positions: places in all, fewer where the documents are used up;
+    documents: ids, read up to `cut` tokens; positions: places in all, fewer if the documents are used up;
     special_ids: never penalised. Raises ValueError in exact mode, for a threshold out of range and if no
     document is long enough.
     """

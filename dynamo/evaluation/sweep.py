@@ -104,9 +104,9 @@ def sweep(
 ) -> Iterator[Point]:
     """The base loop's point first, then one per threshold; `seeds` replies to every prompt (ids) each.
 
-    batch: above 1, only the first reply to each prompt is timed, alone, and the others are decoded so many at
-    once; progress: called after every reply of any lane, `sweep_replies` times in all. Close the iterator to
-    cancel, or raise from `progress`. Raises ValueError, before anything runs, for thresholds out of range,
+    batch: above 1, only the first reply to each prompt is timed, alone, and the others are decoded `batch` at
+    a time; progress: called after every reply of any lane, `sweep_replies` times in all. Close the iterator
+    to cancel, or raise from `progress`. Raises ValueError, before anything runs, for thresholds out of range,
     without prompts, and in exact mode.
     """
     options = options or SamplingOptions()

@@ -19,7 +19,7 @@ FORMAT, VERSION = "dynamo-sweep", 1
 class SweepReport:
     """model: its name; options: sampling options but the threshold; prompts: how many; seeds: replies to
     each; machine: what it ran on (`dynamo.evaluation.machine`); base: the base loop's own figures; points:
-    by threshold; calibration: curves on held-out text, empty where there was none.
+    by threshold; calibration: curves on held-out text, empty without any.
     """
 
     model: str

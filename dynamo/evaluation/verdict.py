@@ -23,7 +23,7 @@ CLOCKS = ("tokens", "seconds", "base_tokens", "base_seconds")
 @dataclass(frozen=True)
 class Comparison:
     """One threshold. win_rate: None without a loss; speed_up: decode tokens per second over the base's, None
-    where no text was longer than its first pass."""
+    if no text was longer than its first pass."""
 
     threshold: float
     wins: int
@@ -76,7 +76,7 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[list[Comparison], SameQuality | None]:
-    """Win rates and speed-ups by threshold, and the same-quality speed-up; None where there is no line.
+    """Win rates and speed-ups by threshold, and the same-quality speed-up; None if there is no line.
 
     judgements: pairwise rows (`dynamo.evaluation.judge`), in `orders` orders for each pair; completions: the
     texts' rows with their clocks. Raises ValueError without a pair.
@@ -124,7 +124,7 @@ def win_rate(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def speed_up(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Decode tokens per second over the base's, of sums (.., columns); nan where nothing was timed."""
+    """Decode tokens per second over the base's, of sums (.., columns); nan if nothing was timed."""
     tokens, seconds, base_tokens, base_seconds = np.moveaxis(sums[..., len(WINNERS) :], -1, 0)
     return _divided(tokens * base_seconds, seconds * base_tokens)
 

@@ -1,7 +1,7 @@
 """The one fold over a run's records: its counts and clocks, its text, and the lines of its trace.
 
-Commands, benchmarks, panes and recordings all take their figures from here. Who prints, sends or stores them
-is not known here.
+Commands, benchmarks, panes and recordings all take their figures from here, and print, send or store them
+themselves.
 """
 
 from __future__ import annotations
