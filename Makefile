@@ -46,7 +46,7 @@ test-newest:  ## all tests but the browser's, on the newest versions of everythi
 	sed -E '/^torch==/!s/==[^ ]+//' requirements.txt tests/requirements.txt > .venv-newest/newest.txt
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-newest/newest.txt
 	.venv-newest/bin/python -m pip list --format=freeze
-	.venv-newest/bin/python -m pytest --ignore tests/browser \
+	.venv-newest/bin/python -m pytest $(WORKERS) --ignore tests/browser \
 		--deselect tests/trust/test_security.py::test_the_licence_page_is_what_its_command_writes
 
 test-space: $(VENV)/ready-for-tests  ## installs what a Space would install, in a place of its own, and asks the app there; not in CI
