@@ -28,10 +28,10 @@ def stock(tmp_path, tokenizer):
 
 
 @pytest.fixture
-def told(tmp_path, stock, monkeypatch):
+def built(tmp_path, stock, monkeypatch):
     """Builds the section for the stock model on a machine of so many free bytes; its functions by name."""
 
-    def told(free, dialogues=None):
+    def built(free, dialogues=None):
         monkeypatch.setattr(training, "available_memory", lambda device: free)
         manager = ModelManager(
             PageService(stage(load(device="cpu"))),
@@ -46,12 +46,12 @@ def told(tmp_path, stock, monkeypatch):
             section = training.TrainingSection(manager, demo)
         return section, {each.fn.__name__: each.fn for each in demo.fns.values() if each.fn}, demo
 
-    return told
+    return built
 
 
-def test_time_grows_with_the_steps_and_memory_does_not(told, monkeypatch):
+def test_time_grows_with_the_steps_and_memory_does_not(built, monkeypatch):
     monkeypatch.setattr(estimates, "machine_speed", lambda: 3e7)
-    section, _, _ = told(GIGABYTE)
+    section, _, _ = built(GIGABYTE)
     few, many = section.estimate_in_words(10), section.estimate_in_words(2000)
     assert "a few minutes of training" in few and "several hours of training" in many
     assert few.partition("and ")[2] == many.partition("and ")[2] and "(1.0 GB are free)" in few
@@ -67,7 +67,7 @@ def test_the_machine_is_measured_once():
     assert estimates.machine_speed() == estimates.machine_speed() > 0
 
 
-def test_a_click_reads_a_long_text_once_to_know_its_training(told, tmp_path, monkeypatch):
+def test_a_click_reads_a_long_text_once_to_know_its_training(built, tmp_path, monkeypatch):
     text, read = tmp_path / "story.txt", []
     text.write_text("Once upon a time. " * 500, encoding="utf-8")
     named = training_job._folder_name
@@ -78,15 +78,15 @@ def test_a_click_reads_a_long_text_once_to_know_its_training(told, tmp_path, mon
 
     monkeypatch.setattr(training_job, "_folder_name", counted)
     monkeypatch.setattr(training_job.TrainingJob, "_work", lambda self, run: "")
-    _, functions, _ = told(free=1000 * GIGABYTE)
+    _, functions, _ = built(free=1000 * GIGABYTE)
     functions["start"](str(text), 50)
     assert len(read) == 1 and len(list((tmp_path / "trained").iterdir())) == 1
 
 
-def test_what_does_not_fit_is_refused_in_one_sentence_before_anything_is_read(told, tmp_path):
+def test_what_does_not_fit_is_refused_in_one_sentence_before_anything_is_read(built, tmp_path):
     text = tmp_path / "story.txt"
     text.write_text("Once upon a time. " * 500, encoding="utf-8")
-    section, functions, _ = told(free=GIGABYTE // 10)
+    section, functions, _ = built(free=GIGABYTE // 10)
     status, *_ = functions["start"](str(text), 50)
     assert re.search(
         r"heads for \S+stock need about [\d.]+ GB of memory, and 0.1 GB are free; load a smaller", status
@@ -96,13 +96,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence_before_anything_is_read(to
     assert "An estimate" in words and "(0.1 GB are free)" in words
 
 
-def test_the_dialogues_are_offered_where_they_are_and_nowhere_else(told, tmp_path):
+def test_the_dialogues_are_offered_where_they_are_and_nowhere_else(built, tmp_path):
     assert dialogues_in(None) is None and dialogues_in(tmp_path) is None
     file = tmp_path / "dialogues_train.jsonl.gz"
     file.touch()
     assert dialogues_in(tmp_path) == file
     for offered in (None, file):
-        _, _, demo = told(GIGABYTE, offered)
+        _, _, demo = built(GIGABYTE, offered)
         button = next(each for each in demo.blocks.values() if each.elem_id == "training-dialogues")
         assert button.visible == (offered is not None)
         assert (str(file) in str(demo.get_config_file())) == (offered is not None)
