@@ -1,9 +1,9 @@
 """The page: `python app.py`, then open the address that it prints.
 
-DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project, which also
-stands in, and the page says so, where the named one cannot be had); DYNAMO_QUANTIZE may be 8bit or 4bit;
+DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project; it is the
+fallback too, and the page says so, if the named model is not available); DYNAMO_QUANTIZE may be 8bit or 4bit;
 DYNAMO_VOTES names the folder of the blind votes ("" for none), DYNAMO_DATA that of the dialogues that heads
-may be trained on, if it is there. All may be set in spaces_config.yaml.
+may be trained on, if it exists. All may be set in spaces_config.yaml.
 """
 
 import os

@@ -58,8 +58,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     pair = loading.load("embedded", device="cpu")
-    host = PageService(ModelPair.from_pair(pair))
-    expected = cache(lambda question: reference(host, question))
+    service = PageService(ModelPair.from_pair(pair))
+    expected = cache(lambda question: reference(service, question))
     environment = {"DYNAMO_QUEUE": str(arguments.queue)} if arguments.queue else {}
     with tempfile.TemporaryDirectory() as folder, app(Path(folder) / "log", **environment) as server:
         visits_at_once(server.url, [Question.number(0)], 1)

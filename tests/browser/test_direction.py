@@ -123,7 +123,7 @@ def test_a_number_after_a_word_stays_after_it(arithmetic, word):
             return range.getBoundingClientRect().left;
           };
           return [0, "pair ".length + 1, ...["1", "%", "k"].map((each) => text.indexOf(each))].map(at);
-        })(`pair ${bidi_isolate(args[0])} 12 % is kept`.replace("is k", "k"))""",
+        })(`pair ${bidiIsolate(args[0])} 12 % is kept`.replace("is k", "k"))""",
         word,
     )
     assert left == sorted(left), json.dumps(left)

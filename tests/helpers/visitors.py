@@ -1,6 +1,6 @@
 """Visitors of the page: real `gradio_client` sessions, each with a question of its own, and what they met.
 
-A question names its seed, so its one right answer is known beforehand from a host without any page
+A question names its seed, so its one right answer is known beforehand from a service without any page
 (`reference`). Who is refused by a full queue does as told: waits, and asks again. Times are a visitor's own,
 with waiting and network in them.
 """
@@ -63,11 +63,11 @@ class Question:
         return cls(PROMPTS[number % len(PROMPTS)], lane, THRESHOLDS[number % len(THRESHOLDS)], number)
 
 
-def reference(host: PageService, question: Question) -> str:
+def reference(service: PageService, question: Question) -> str:
     """The single user's text."""
     options = SamplingOptions(threshold=question.threshold)
     settings = Settings(options, question.max_new_tokens, question.seed)
-    return host.lane_run(Chat(), question.prompt, settings, question.lane).text
+    return service.lane_run(Chat(), question.prompt, settings, question.lane).text
 
 
 @dataclass
