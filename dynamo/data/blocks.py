@@ -2,8 +2,8 @@
 
 The documents of an epoch are laid end to end, each followed by the end-of-text token, in an order that is a
 function of (seed, epoch) alone, and cut into blocks of one length. So a killed run resumes at the very token
-it stopped at without any sampler state, and every process of a run finds its own blocks by itself. Only the
-documents' lengths are held; where documents come from, memory or disk, is not known here.
+where it stopped without any sampler state, and every process of a run finds its own blocks. Only the
+documents' lengths are held in memory; documents may come from memory or disk.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TokenBlocks:
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def fingerprint(self) -> str:
-        """Short name of the sequence: another block size, seed or document gives another."""
+        """A hash of the sequence: of block size, seed, separator and documents."""
         shape = (self.block_size, self._seed, self._separator, self._documents.crc)
         lengths = np.ascontiguousarray(self._documents.lengths, dtype=np.int64)
         return f"{zlib.crc32(lengths.tobytes(), zlib.crc32(repr(shape).encode())):08x}"
@@ -91,13 +91,13 @@ class TokenBlocks:
         while filled < self.block_size:
             ids = self._documents[order[number]][skipped : skipped + self.block_size - filled]
             block[filled : filled + len(ids)] = ids
-            # A document's end leaves one place for the separator, which is there already.
+            # After a document one place is left for the separator, which is there already.
             filled += len(ids) + (skipped + len(ids) == self._documents.lengths[order[number]])
             number, skipped = number + 1, 0
         return block
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's documents in their order, and where each ends, its separator included."""
+        """The epoch's order of documents, and where each ends, separator included: (documents,) each."""
         if self._epoch is None or self._epoch[0] != epoch:
             lengths = self._documents.lengths
             order = np.random.default_rng((self._seed, epoch)).permutation(len(lengths))

@@ -1,10 +1,8 @@
-"""Corpora larger than memory: token files on disk, made once from data files and read where a block needs
-them.
+"""Corpora larger than memory: data files are tokenised once, and read from disk block by block.
 
-Each data file becomes a flat file of ids and an array of document lengths in a folder; several files are
-tokenised at once by several processes. What is done is kept, so a killed run goes on with the next file, and
-training and counting share one folder. A hub data set is fetched to the hub's own cache first. No order, no
-blocks and no counts are known here.
+Each data file becomes a flat file of ids and an array of document lengths in a folder; several processes
+tokenise several files at once. Finished files are kept, so a killed run continues with the next one, and
+training and counting share one folder. A hub data set is fetched into the hub's own cache first.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from dynamo.data.documents import encode_rows
 from dynamo.data.readers import read_rows
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_OF_THE_HUB = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?(?:/(.+))?")  # data set, revision, part
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?(?:/(.+))?")  # data set, revision, part
 ROWS_AT_A_TIME = 512
 
 
@@ -48,7 +46,7 @@ class TokenFile:
     crc: int
 
     def read_ids(self) -> np.ndarray:
-        """(tokens,), mapped and not read."""
+        """(tokens,), memory-mapped."""
         if self.tokens == 0:
             return np.zeros(0, self.dtype)
         return np.memmap(self.ids, dtype=self.dtype, mode="r", shape=(self.tokens,))
@@ -107,14 +105,14 @@ def data_files(names: Iterable[str]) -> list[Path]:
 
 
 def _fetched(name: str) -> list[Path]:
-    """The files of a hub data set, or of a part of it: those that a kill left out are fetched now."""
+    """The files of a hub data set, or of a part of it; those that are in the cache are not fetched again."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import filter_repo_objects
 
-    asked = _OF_THE_HUB.fullmatch(name)
-    if not asked:
+    match = _HUB_NAME.fullmatch(name)
+    if not match:
         raise ValueError(f"data: No such file, folder or hub data set: {name!r}")
-    data_set, revision, part = asked.groups()
+    data_set, revision, part = match.groups()
     patterns = [f"*{suffix}" for suffix in SUFFIXES] if part is None else [part, f"{part.rstrip('/')}/*"]
     try:
         folder = Path(
@@ -132,7 +130,7 @@ def _fetched(name: str) -> list[Path]:
 def tokenise(
     files: Sequence[Path], tokenizer: Any, folder: Path, workers: int = 1, progress: bool = False
 ) -> list[TokenFile]:
-    """Every file as token documents in `folder`; those that are there already are not made again.
+    """Every file as token documents in `folder`; those that exist already are reused.
 
     Raises ValueError for a corrupt row, naming file and line, and if there is no document at all.
     """
@@ -156,13 +154,13 @@ def _token_file(source: Path, tokenizer: Any, folder: Path) -> TokenFile:
     state = source.stat()
     identity = (source.name, state.st_size, state.st_mtime_ns, text.fingerprint(tokenizer))
     name = f"{source.name.split('.')[0]}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
-    described = folder / f"{name}.json"
-    if described.is_file():
-        fields = json.loads(described.read_text(encoding="utf-8"))
+    metadata = folder / f"{name}.json"
+    if metadata.is_file():
+        fields = json.loads(metadata.read_text(encoding="utf-8"))
         return TokenFile(**fields | _places(folder, name))
     file = _write_ids(source, tokenizer, folder, name)
-    # Its presence says that the two others are whole.
-    replace_text(described, json.dumps(asdict(file)))
+    # Written last: if it exists, the two others are complete.
+    replace_text(metadata, json.dumps(asdict(file)))
     return file
 
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Every row of a file as its token ids (int32): conversations with their markers and end-of-turn
-    tokens, plain documents as they are. All of it is held in memory; `dynamo.data.corpus` is for what does
-    not fit."""
+    """Every row of a file as token ids (int32), in memory; `dynamo.data.corpus` is for larger files.
+
+    Conversations have their markers and end-of-turn tokens. Raises ValueError as `readers.read_rows`
+    does, and if the file has no row.
+    """
     rows = list(read_rows(path))
     if not rows:
         raise ValueError(f"{path}: holds no conversation and no text")
@@ -39,9 +41,9 @@ def encode_rows(rows: Sequence[Turns | str], tokenizer: PreTrainedTokenizerBase)
 
 
 def padded(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and labels of different lengths as two arrays (rows, longest), int64; padding is no target.
+    """Ids and labels of different lengths as two arrays (rows, longest), int64; padding has no label.
 
-    Padding stands after a row, where no token of a causal model sees it, so no mask is needed.
+    Rows are padded on the right, where no token of a causal model attends to it, so no mask is needed.
     """
     longest = max(len(ids) for ids, _ in rows)
     ids = np.zeros((len(rows), longest), np.int64)

@@ -1,8 +1,8 @@
 """Instructions with their replies as training rows: the loss is on the replies' tokens only.
 
 Rows are Alpaca's (`instruction`, `input`, `output`) or conversations, from JSON lines or one JSON list.
-Both become turns of the template that the chat page uses (`dynamo.data.text`), and what is scored is read
-off the spans made while the ids are built. A batch is a function of its number, as in `dynamo.data.blocks`.
+Both become turns of the template that the chat page uses (`dynamo.data.text`), and the labels are read off
+the spans recorded while the ids are built. A batch is a function of its number, as in `dynamo.data.blocks`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from dynamo.common.validation import parse_json, short_repr
 from dynamo.data import text
 from dynamo.data.documents import padded
-from dynamo.data.readers import Turns, as_turns, parse_line, read_lines
+from dynamo.data.readers import Turns, conversation, parse_line, read_lines
 from dynamo.model.loss import IGNORED_LABEL
 
 RATINGS = ("rating", "score")
@@ -28,7 +28,7 @@ RATINGS = ("rating", "score")
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation that holds a reply; rating: what its row says of it, None where it says nothing."""
+    """A conversation with at least one reply; rating: its row's, None if it has none."""
 
     turns: Turns
     rating: float | None = None
@@ -70,12 +70,9 @@ def _rows(path: str | Path) -> Iterator[tuple[Any, str]]:
 def _example(row: Any, where: str) -> Example:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object, got {short_repr(row)}")
-    turns = row.get("turns", row.get("messages"))
+    turns = conversation(row, where)
     if turns is None:
-        return Example(_alpaca(row, where), _rating(row, where))
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{where}: expected a list 'turns' or 'messages' that is not empty")
-    turns = as_turns(turns, where)
+        turns = _alpaca(row, where)
     if all(turn["role"] != "assistant" for turn in turns):
         raise ValueError(f"{where}: no turn of the assistant, so there is no reply to learn")
     return Example(turns, _rating(row, where))
@@ -121,7 +118,7 @@ def read_ratings(path: str | Path) -> list[float]:
 def rated(
     examples: Sequence[Example], min_rating: float, ratings: Sequence[float] | None = None
 ) -> list[Example]:
-    """Examples rated `min_rating` or better, by `ratings` in the same order or else by their own rows.
+    """Examples rated `min_rating` or better, by `ratings` in the same order, or by their own rows.
 
     Raises ValueError if ratings are missing or too many, or if none is good enough.
     """
@@ -142,9 +139,9 @@ def rated(
 def encode(
     examples: Sequence[Example], tokenizer: Any, max_length: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids and labels (int32) of each example, cut at `max_length`; all but replies and their ends is -100.
+    """Ids and labels (int32) of each example, cut at `max_length`; labels outside replies are -100.
 
-    Examples of whose replies nothing is left after the cut are left out.
+    An example whose replies are cut away is left out.
     """
     rows = []
     for chat in text.encode_many(tokenizer, [example.turns for example in examples]):
@@ -169,7 +166,7 @@ class InstructionRows:
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def fingerprint(self) -> str:
-        """Short name of the sequence: another seed, example or label gives another."""
+        """A hash of the sequence: of seed, examples and labels."""
         crc = zlib.crc32(repr(self._seed).encode())
         for ids, labels in self._rows:
             crc = zlib.crc32(labels.tobytes(), zlib.crc32(ids.tobytes(), crc))

@@ -15,9 +15,9 @@ PROMPTS_FILE = Path(__file__).resolve().parents[2] / "assets" / "prompts.json"
 
 
 def read_prompts(path: Path | None, tokenizer: Any, limit: int = 0) -> list[list[int]]:
-    """Ids of each prompt, the first `limit` of them (0: all); None: the fixed prompts that come along.
+    """Ids of the first `limit` prompts of a file (0: all); None: of the prompts that come with the project.
 
-    Raises ValueError for a file that is no such list, and for a limit below 0.
+    Raises ValueError for a file that is not such a list, and for a limit below 0.
     """
     if limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more prompts, got {limit}")

@@ -1,7 +1,7 @@
-"""Files of dialogues and texts that somebody else wrote, row by row.
+"""Reading other people's files of dialogues and texts, row by row.
 
-Whatever is wrong with a row is reported with its file and line. `dynamo.data.documents` makes token
-documents of rows.
+Errors name the file and the line. `dynamo.data.documents` turns rows into token documents,
+`dynamo.data.instructions` into examples for finetuning.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dynamo.common.validation import parse_json, short_repr
 from dynamo.data import text
 
 Turns = list[dict[str, str]]
-LONGEST_LINE = 2**27  # characters; a packed file could hold a line that no memory does
+LONGEST_LINE = 2**27  # characters; a compressed file may hold a line larger than memory
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
-    """Lines of a text file (also .gz, and .zst where the program zstd is) that are not blank, each with its
-    place: "FILE, line N".
+    """The lines of a text file that are not blank, each with its place: "FILE, line N".
 
-    Raises ValueError naming the place where the file is damaged, OSError if it is not there.
+    Also reads .gz, and .zst if the program zstd is installed. Raises ValueError naming the place where the
+    file is damaged, OSError if there is no such file.
     """
     path = Path(path)
     opener = {".gz": gzip.open, ".zst": _zstd_open}.get(path.suffix, open)
@@ -39,7 +39,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters")
                 if not line.endswith("\n"):
-                    last = line  # whole only if the file is
+                    last = line  # the file may be cut off here: see what the end says
                 elif line.strip():
                     yield line, f"{path}, line {number}"
         if last.strip():
@@ -50,7 +50,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _zstd_open(path: Path, mode: str, encoding: str) -> Iterator[IO[str]]:
-    """The text of a .zst file, which Python reads from 3.14 on. EOFError at its end if it is no whole one."""
+    """The text of a .zst file, which Python itself reads from 3.14 on. Raises EOFError if it is cut off."""
     program = which("zstd")
     if program is None:
         raise ValueError(f"{path}: .zst files are read by the program zstd; install it, or unpack the file")
@@ -60,15 +60,16 @@ def _zstd_open(path: Path, mode: str, encoding: str) -> Iterator[IO[str]]:
         with TextIOWrapper(process.stdout, encoding=encoding) as lines:
             yield lines
         if process.wait():
-            raise EOFError("zstd cannot unpack it to its end")
+            raise EOFError("zstd cannot unpack it to the end")
     finally:
         process.kill()
         process.wait()
 
 
 def parse_line(line: str, where: str) -> Any:
+    """A line's JSON value. Raises ValueError naming the place."""
     try:
-        # NaN in a column that nobody reads is no fault of the row.
+        # NaN in a column that is not read does no harm.
         return parse_json(line, finite=False)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
@@ -77,10 +78,9 @@ def parse_line(line: str, where: str) -> Any:
 
 
 def read_rows(path: str | Path) -> Iterator[Turns | str]:
-    """Rows of a JSONL file (also .gz, .zst): conversations (`turns` or `messages`, turns of `role` and `text`
-    or `content`) and plain documents (`text`).
+    """Rows of a JSONL file (also .gz, .zst): conversations (see `conversation`) and plain documents (`text`).
 
-    Raises ValueError naming file and line of a row that is neither, OSError if the file is not there.
+    Raises ValueError naming file and line of a row that is neither, OSError if there is no such file.
     """
     for line, where in read_lines(path):
         yield _row(parse_line(line, where), where)
@@ -97,23 +97,32 @@ def read_conversations(path: str | Path) -> Iterator[Turns]:
 
 
 def _row(row: Any, where: str) -> Turns | str:
-    if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"]:
-        return row["text"]
-    turns = row.get("turns", row.get("messages")) if isinstance(row, dict) else None
-    if not isinstance(turns, list) or not turns:
+    document = row.get("text") if isinstance(row, dict) else None
+    if isinstance(document, str) and document:
+        return document
+    turns = conversation(row, where) if isinstance(row, dict) else None
+    if turns is None:
         raise ValueError(f"{where}: expected an object with a list 'turns' or 'messages', or a string 'text'")
-    return as_turns(turns, where)
+    return turns
 
 
-def as_turns(turns: list[Any], where: str) -> Turns:
-    """Turns of `role` and `text` or `content`, checked, as the template wants them."""
-    conversation = []
-    for turn in turns:
+def conversation(row: dict[str, Any], where: str) -> Turns | None:
+    """A row's `turns` or `messages` as the template takes them (`role`, `content`); None if it has neither.
+
+    A turn has a `role` and `text` or `content`. Raises ValueError naming the place for anything else.
+    """
+    given = row.get("turns", row.get("messages"))
+    if given is None:
+        return None
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{where}: expected a list 'turns' or 'messages' that is not empty")
+    turns = []
+    for turn in given:
         content = turn.get("text", turn.get("content")) if isinstance(turn, dict) else None
-        # One by one: what is no string may not be hashable either.
+        # Compared one by one, as a role that is not a string may not be hashable.
         if not isinstance(content, str) or not any(turn.get("role") == role for role in text.ROLES):
             raise ValueError(
                 f"{where}: a turn needs 'role' ({' or '.join(text.ROLES)}) and 'text', got {short_repr(turn)}"
             )
-        conversation.append({"role": turn["role"], "content": content})
-    return conversation
+        turns.append({"role": turn["role"], "content": content})
+    return turns

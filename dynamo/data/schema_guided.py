@@ -1,5 +1,4 @@
-"""The embedded pair's data: the public Schema-Guided Dialogue files as conversations, and a tokenizer of
-them.
+"""The embedded pair's data: the public Schema-Guided Dialogue data set as conversations, and its tokenizer.
 
 `python -m dynamo.data.schema_guided` prepares the files and trains the tokenizer.
 """

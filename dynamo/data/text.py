@@ -1,10 +1,10 @@
-"""Text in, text out: the chat template, incremental decoding, stop strings.
+"""Text in, text out: the chat template, streaming decode, stop strings.
 
 One template serves training and chat. A turn is its role's marker, the text, and the end-of-turn token;
 nothing else is added, so every token of a conversation belongs to a known turn and the loss mask of
-finetuning is read off spans made while the ids are built, never searched for in strings afterwards. Text is
-encoded apart from the markers: a message that spells "<|end|>" is seven characters of text, not the end of a
-turn.
+finetuning is read off spans recorded while the ids are built, not searched for in strings afterwards. Text
+is encoded apart from the markers: a message that spells "<|end|>" is seven characters of text, not the end
+of a turn.
 
 This module knows tokenizers. It does not know models.
 """
@@ -27,8 +27,8 @@ END_OF_TEXT = "<|endoftext|>"
 MARKERS = {role: f"<|{role}|>" for role in ROLES}
 SPECIAL_TOKENS = (END_OF_TEXT, *MARKERS.values(), END_OF_TURN)
 
-# The same template for `apply_chat_template`, which other tools call. Its one weakness is theirs: it encodes
-# markers that a message spells as markers, which `encode_chat` does not.
+# The same template for `apply_chat_template`, which other tools call. Unlike `encode_chat` it lets a message
+# spell markers.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 
 
 class Span(NamedTuple):
-    """Where one turn's text and end-of-turn token lie in the ids: [start, stop), its marker left out."""
+    """The ids of one turn's text and end-of-turn token: [start, stop), without its marker."""
 
     role: str
     start: int
@@ -60,7 +60,7 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, s
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A chat message to be answered where the tokenizer has the template, else plain text to be completed.
+    """Ids of a chat message if the tokenizer has the template, else of plain text to be completed.
 
     Raises ValueError for an empty prompt.
     """
@@ -72,7 +72,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short name of a tokenizer's vocabulary: tables and models that share it belong together."""
+    """A hash of a tokenizer's vocabulary: tables and models of one fingerprint belong together."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
@@ -80,7 +80,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def encode_many(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]]
 ) -> list[EncodedChat]:
-    """`encode_turns` for many conversations in one call of the tokenizer, which is far faster."""
+    """`encode_turns` for many conversations in one call of the tokenizer, which is much faster."""
     marker_ids, end_id = template_ids(tokenizer)
     texts = [turn["content"] for turns in conversations for turn in turns]
     encoded = iter(encode_plain(tokenizer, texts))
@@ -100,7 +100,7 @@ def encode_many(
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Ids of a conversation that is to be answered: its turns, then the assistant's marker."""
+    """Ids of a conversation to be answered: its turns, then the assistant's marker."""
     return [*encode_turns(tokenizer, messages).ids, template_ids(tokenizer)[0]["assistant"]]
 
 
@@ -117,7 +117,7 @@ def template_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], in
 
 
 def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give a raw tokenizer (Pythia's, say) markers and template; returns how many tokens were added."""
+    """Give a raw tokenizer (such as Pythia's) markers and template; returns the number of added tokens."""
     added = tokenizer.add_special_tokens({"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]})
     tokenizer.chat_template = CHAT_TEMPLATE
     return added
@@ -128,7 +128,7 @@ def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Ids of texts in which nothing is a marker, whatever it spells."""
+    """Ids of texts in which nothing counts as a marker, whatever it spells."""
     if not texts:
         return []
     return tokenizer([_valid(each) for each in texts], add_special_tokens=False, split_special_tokens=True)[
@@ -142,11 +142,11 @@ def _valid(content: str) -> str:
 
 
 class IncrementalDecoder:
-    """Token ids to text pieces, one piece per id, for byte-level tokenizers.
+    """Token ids to pieces of text, one per id, for byte-level tokenizers.
 
-    A token may hold half a character: its piece is then what was finished before it, and the character comes
-    with the token that completes it. Special tokens have the piece "". Broken bytes become replacement
-    characters.
+    A character that spans several tokens belongs to the piece of its last token. Special tokens have the
+    piece "". Broken bytes become replacement characters. (`tokenizers.decoders.DecodeStream` shows nothing
+    while tokens begin and end within characters, and cannot flush an unfinished one.)
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -158,7 +158,7 @@ class IncrementalDecoder:
         return [self._piece(int(token)) for token in ids]
 
     def flush(self) -> str:
-        """What is left of an unfinished character, as a replacement character."""
+        """An unfinished character, as a replacement character; "" if there is none."""
         text = self._bytes.decode(b"", final=True)
         self._bytes.reset()
         return text
@@ -170,19 +170,19 @@ class IncrementalDecoder:
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """The bytes that one id of a byte-level tokenizer stands for; an added token is its own text."""
+    """The bytes of one id of a byte-level tokenizer; those of an added token are its text."""
     symbols = tokenizer.convert_ids_to_tokens(token)
     if symbols is None:
-        return b""  # a padded row of the model's vocabulary: no text
+        return b""  # padding of the model's vocabulary
     if all(symbol in _BYTE_OF for symbol in symbols):
         return bytes(_BYTE_OF[symbol] for symbol in symbols)
     return symbols.encode()
 
 
 class TokenLabels:
-    """Token ids to labels that stand alone: a token that is only a part of a character shows its bytes.
+    """Token ids to labels that can be read alone: a part of a character is shown as its bytes.
 
-    Labels are kept, because a heatmap asks for the same few candidates again and again.
+    Labels are cached, because a heatmap needs the same few candidates again and again.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -203,7 +203,7 @@ class TokenLabels:
 
 
 def _byte_symbols() -> list[str]:
-    """The printable character by which byte-level BPE writes each of the 256 bytes (GPT-2's table)."""
+    """The printable character that byte-level BPE writes for each of the 256 bytes (GPT-2's table)."""
     printable = {
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -217,7 +217,7 @@ _BYTE_OF = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
 
 
 class StopStrings:
-    """Finds the first of several strings in a growing text, also across chunk borders."""
+    """Finds the first of several strings in a growing text, also across chunks."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]):
         if isinstance(stop, str) or any(not text for text in stop):
@@ -228,7 +228,7 @@ class StopStrings:
         self._keep = max((len(text) for text in stop), default=1) - 1
 
     def cut(self, tokens: Sequence[int]) -> int | None:
-        """How many of these tokens to keep: up to the one that completes a stop string; None: go on."""
+        """How many of these tokens to keep, up to the one that completes a stop string; None if none does."""
         for count, piece in enumerate(self._decoder.push(tokens), start=1):
             text = self._tail + piece
             if any(stop in text for stop in self._stop):

