@@ -1,8 +1,8 @@
 """Upload a checkpoint or a pair to the Hugging Face Hub with a model card; its table goes with it.
 
-Only what `load` reads is uploaded, in one commit. A README.md that the folder holds is kept, otherwise the
-card is written from the configuration, the table and report.json. The token is the one of `hf auth login` or
-of HF_TOKEN.
+Only what `load` reads is uploaded, in one commit. A README.md in the folder is used as the card, otherwise
+one is written from the configuration, the table and report.json. The token is that of `hf auth login` or
+HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="DynaMo checkpoint, or pair with base/ and dynamo/")
-    parser.add_argument("repo", help="hub id, OWNER/NAME; made if it is not there")
+    parser.add_argument("repo", help="hub id, OWNER/NAME; created if it does not exist")
     parser.add_argument(
         "--licence", help="of the weights, as the hub abbreviates it: apache-2.0, cc-by-sa-4.0"
     )

@@ -1,7 +1,7 @@
-"""Rerun the paper's tables and figures that need no outside judge, and write the report of what came out.
+"""Rerun the paper's tables and figures that need no outside judge, and write a report of the results.
 
-An experiment that has a result of the same settings is not run again, and a killed run goes on. The report is
-written from the results alone, whatever they were measured with; each says so.
+An experiment that has a result of the same settings is not run again, and a killed run resumes. The report is
+written from the stored results alone; each states the settings that it was measured with.
 """
 
 from __future__ import annotations
@@ -59,16 +59,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"experiments": [each.name for each in EXPERIMENTS]}
     ran = [] if arguments.report_only else run_missing(chosen, _workspace(arguments, sizes), arguments.output)
     found = {each.name: read_result(arguments.output, each.name) for each in EXPERIMENTS}
-    versions = {each.name: each.version for each in EXPERIMENTS}
-    results = {
-        name: stored
-        for name, stored in found.items()
-        if stored is not None and stored["settings"]["version"] == versions[name]
-    }
-    verdicts = write_report(arguments.report, EXPERIMENTS, results, UNTESTED)
+    verdicts = write_report(arguments.report, EXPERIMENTS, found, UNTESTED)
     for name, verdict in verdicts.items():
         print(f"{name:20} {verdict}", file=sys.stderr)
-    missing = [name for name in found if name not in results]
+    missing = [name for name in found if name not in verdicts]
     return {"report": str(arguments.report), "ran": ran, "verdicts": verdicts, "without_result": missing}
 
 

@@ -1,8 +1,8 @@
 """The Hugging Face Space of spaces_config.yaml: show its card, check everything, deploy it.
 
-`render` prints the Space's README, or writes the whole Space as a folder; `check` names every mistake;
-`deploy` makes the Space what the file says, and with --dry-run tells what it would do, without any network.
-Secrets are taken from the environment by their names.
+`render` prints the Space's README, or writes the whole Space to a folder; `check` names every mistake;
+`deploy` makes the Space match the file; with --dry-run it prints the plan, without any network. Secrets are
+taken from the environment by name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder (default: this one)")
     parser.add_argument("--output", type=Path, help="render: write the whole Space here, a new folder")
     parser.add_argument("--repo", help="deploy: the Space, OWNER/NAME (default: `repo` of the file)")
-    parser.add_argument("--model", help="deploy: what the Space loads, instead of the file's models")
+    parser.add_argument("--model", help="deploy: the model that the Space loads, instead of the file's")
     parser.add_argument("--private", action="store_true", help="deploy: make a new Space private")
-    parser.add_argument("--dry-run", action="store_true", help="deploy: only tell what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="deploy: only print what would be done")
     parser.add_argument(
         "--timeout", type=float, default=1800.0, help="deploy: seconds to wait (default: 1800)"
     )
@@ -59,7 +59,7 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.spaces.files import space_files
     from dynamo.spaces.project import CONFIG_FILE
 
-    SpaceProject.read(arguments.root, "")  # a file that is not there is said as such
+    SpaceProject.read(arguments.root, "")  # raises if there is no file
     profiles = read_yaml(arguments.root / CONFIG_FILE).get("profiles")
     names = [arguments.profile] if arguments.profile else list(profiles or {})
     if not names:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dynamo.charts.lines import lines
 from dynamo.reproduction import sweeps
+from dynamo.reproduction.estimates import curve, with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
 
@@ -40,11 +41,8 @@ DRIFT = "share_below_1_percent"
 
 
 def measure_table(workspace: Workspace) -> dict[str, Any]:
-    rows, base = {}, None
-    for name, changes in OPTIONS.items():
-        workspace.progress(f"table-9: {name}")
-        base, (rows[name],) = sweeps.swept(workspace, (THRESHOLD,), **changes)
-    return {"base": base, "rows": rows}
+    base, curves = sweeps.swept_variants(workspace, OPTIONS, (THRESHOLD,))
+    return {"base": base, "rows": {name: row for name, (row,) in curves.items()}}
 
 
 def show_table(result: dict[str, Any]) -> Shown:
@@ -83,20 +81,12 @@ def _row(name: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def with_interval(estimate: Mapping[str, float], times: float = 1) -> str:
-    value, low, high = (times * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
-
-
 def _percent(estimate: Mapping[str, float]) -> str:
     return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
 
 def measure_otsu(workspace: Workspace) -> dict[str, Any]:
-    curves = {}
-    for name in STAGES:
-        workspace.progress(f"table-9-otsu: {name}")
-        _, curves[name] = sweeps.swept(workspace, THRESHOLDS, **OPTIONS[name])
+    _, curves = sweeps.swept_variants(workspace, {name: OPTIONS[name] for name in STAGES}, THRESHOLDS)
     return {"curves": curves}
 
 
@@ -133,10 +123,7 @@ def _listed(thresholds: Sequence[float]) -> str:
 
 
 def measure_figure(workspace: Workspace) -> dict[str, Any]:
-    curves = {}
-    for name in PAPER:
-        workspace.progress(f"figure-12: {name}")
-        base, curves[name] = sweeps.swept(workspace, THRESHOLDS, **OPTIONS[name])
+    base, curves = sweeps.swept_variants(workspace, {name: OPTIONS[name] for name in PAPER}, THRESHOLDS)
     return {"base": base, "curves": curves}
 
 
@@ -168,27 +155,13 @@ def show_figure(result: dict[str, Any]) -> Shown:
             for name in curves
         ),
     )
-    figures = {
-        f"Drift against {title}": _curves(drift, x, title)
-        for title, x in (("tokens a pass", tokens), ("wall-clock speed-up over the base", speeds))
-    }
+    figures = {}
+    for title, x in (("tokens a pass", tokens), ("wall-clock speed-up over the base", speeds)):
+        figure = lines(
+            [curve(name, x[name], drift[name]) for name in curves], title, "tokens below 1 % under the base"
+        )
+        figures[f"Drift against {title}"] = figure.update_yaxes(tickformat=".1%")
     return Shown((table,), finding, figures)
-
-
-def _curves(
-    drift: Mapping[str, Sequence[Mapping[str, float]]], x: Mapping[str, Sequence[float]], title: str
-) -> Any:
-    series = [
-        {
-            "name": name,
-            "x": x[name],
-            "y": [each["value"] for each in of],
-            **{end: [each[end] for each in of] for end in ("low", "high")},
-        }
-        for name, of in drift.items()
-    ]
-    figure = lines(series, title, "tokens below 1 % under the base")
-    return figure.update_yaxes(tickformat=".1%")
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
-"""Verdicts on measured differences: an interval decides, and says so where it cannot.
+"""Verdicts on measured differences: a 95 % interval decides, or leaves the question open.
 
-"cannot be tested here" is the report's word for both: what is missing, and what runs of this size leave open.
+"cannot be tested here" stands both for what is missing and for what runs of this size leave open.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynamo.common.statistics import Estimate
+from dynamo.reproduction.estimates import signed
 from dynamo.reproduction.experiment import Finding, Table, Verdict
 
 
 @dataclass(frozen=True)
 class Claim:
-    """words: what would be so; paper: what it found; difference: the number that decides."""
+    """words: what is claimed; paper: what it found; difference: the number that decides."""
 
     words: str
     paper: str
@@ -45,11 +46,8 @@ def together(claims: Iterable[Claim]) -> Finding:
     """Differs if one claim does, holds if all do; the sentence counts them and names those that do not."""
     claims = list(claims)
     verdicts = [claim.verdict for claim in claims]
-    whole: Verdict = "holds"
-    if "differs" in verdicts:
-        whole = "differs"
-    elif "cannot be tested here" in verdicts:
-        whole = "cannot be tested here"
+    strictest: tuple[Verdict, ...] = ("differs", "cannot be tested here", "holds")
+    whole = next((verdict for verdict in strictest if verdict in verdicts), "holds")
     sentence = f"{verdicts.count('holds')} of {len(claims)} claims hold."
     against = [claim.words for claim in claims if claim.verdict == "differs"]
     unsure = [claim.words for claim in claims if claim.verdict == "cannot be tested here"]
@@ -62,18 +60,9 @@ def together(claims: Iterable[Claim]) -> Finding:
 
 def table(caption: str, claims: Iterable[Claim]) -> Table:
     rows = tuple(
-        (claim.words, claim.paper, *written(claim.difference), _in_table(claim.verdict)) for claim in claims
+        (claim.words, claim.paper, *signed(claim.difference), _in_table(claim.verdict)) for claim in claims
     )
     return Table(caption, ("claim", "paper", "difference", "95 %", "verdict"), rows)
-
-
-def written(estimate: Estimate, digits: int = 4) -> tuple[str, str]:
-    """A signed difference and its interval."""
-    return f"{estimate.value:+.{digits}f}", interval(estimate, f"+.{digits}f")
-
-
-def interval(estimate: Estimate, form: str = ".4g") -> str:
-    return f"{estimate.low:{form}} to {estimate.high:{form}}"
 
 
 def _in_table(verdict: Verdict) -> str:

@@ -24,6 +24,7 @@ from dynamo.data.blocks import TokenBlocks
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
+from dynamo.reproduction.estimates import signed
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.perplexities import read_other
 from dynamo.reproduction.variants import SAME
@@ -119,7 +120,7 @@ def measure(workspace: Workspace) -> dict[str, Any]:
     for way, model in models.items():
         name = f"continual-{way}-{workspace.settings(('other',))['other'][-8:]}"
         losses[way] = (
-            measures.losses(workspace, name, model, workspace.documents),
+            measures.losses(workspace, name, model),
             measures.losses(workspace, f"{name}-second", model, held_out),
         )
     return {
@@ -130,7 +131,10 @@ def measure(workspace: Workspace) -> dict[str, Any]:
         "fisher_rows": FISHER_ROWS,
         "ppl": {
             way: [
-                {"first_head": each.ppl(1).to_json(), "joint": each.joint_ppl(each.heads).to_json()}
+                {
+                    "first_head": each.ppl["PPL_1"].to_json(),
+                    "joint": each.ppl[f"PPL_1:{each.heads}"].to_json(),
+                }
                 for each in both
             ]
             for way, both in losses.items()
@@ -167,7 +171,7 @@ def show(result: dict[str, Any]) -> Shown:
         changes: tuple[Any, ...] = (None, None)
         if way != "before":
             each = [Estimate.from_json(fields) for fields in result["excess_nats"][f"{way} - before"]]
-            changes = tuple(f"{change.value:+.3f} ({claims.interval(change, '+.3f')})" for change in each)
+            changes = tuple("{} ({})".format(*signed(change, 3)) for change in each)
         rows.append((WAYS.get(way, way), cells[0], changes[0], cells[1], changes[1]))
     found = []
     for way in ("replay", "elastic"):

@@ -17,6 +17,7 @@ from dynamo.data.corpus import DiskCorpus
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures, variants
 from dynamo.reproduction.claims import Claim
+from dynamo.reproduction.estimates import interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 
 if TYPE_CHECKING:
@@ -52,10 +53,7 @@ def _rows(workspace: Workspace, name: str) -> TokenBlocks:
 def measure(workspace: Workspace) -> dict[str, Any]:
     training = further.describe(workspace, **variants.VARIANTS[WHOLE].training)
     seen = training["steps"] * training["tokens_per_step"]
-    losses = {
-        name: measures.losses(workspace, name, partial(model_of, workspace, name), workspace.documents)
-        for name in PARTS
-    }
+    losses = {name: measures.losses(workspace, name, partial(model_of, workspace, name)) for name in PARTS}
     return {
         "training": training,
         "documents": len(workspace.documents),
@@ -77,14 +75,8 @@ def show(result: dict[str, Any]) -> Shown:
     rows = []
     for measured in result["parts"].values():
         ppl = Estimate.from_json(measured["ppl"][1])
-        rows.append(
-            (
-                f"{100 * measured['share']:g} %",
-                f"{measured['times_read']:.2f}",
-                f"{ppl.value:.2f}",
-                claims.interval(ppl),
-            )
-        )
+        share, times = f"{100 * measured['share']:g} %", f"{measured['times_read']:.2f}"
+        rows.append((share, times, f"{ppl.value:.2f}", interval(ppl)))
     found = {name: _claim(result["parts"][name], each) for name, each in result["excess_nats"].items()}
     limited = [claim for name, claim in found.items() if _is_limit(result["parts"][name])]
     apart = [abs(claim.difference.value) for claim in found.values() if claim not in limited]
@@ -106,7 +98,7 @@ def show(result: dict[str, Any]) -> Shown:
 
 
 def _is_limit(measured: dict[str, Any]) -> bool:
-    """A part that is not read repeatedly was none: it shows only how far two runs are apart."""
+    """Whether the part was read repeatedly; otherwise it shows only how far two runs are apart."""
     return measured["times_read"] >= REPEATED
 
 

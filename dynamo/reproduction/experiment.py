@@ -58,7 +58,7 @@ class Experiment:
     shape; rule: how the verdict follows from the numbers; run: Workspace -> what `json.dumps` takes,
     resumable if it is long; show: the result, read back from JSON -> Shown; depends: names of the workspace's
     settings (`workspace.SETTINGS`) that the result depends on besides the pair; version: raised when `run`
-    measures something else than before, so that older results no longer count.
+    measures something else, so that older results no longer count.
     """
 
     name: str

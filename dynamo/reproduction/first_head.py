@@ -3,7 +3,7 @@
 The paper's first head predicts better than its Pythia base, and better than that base after the same further
 training without heads (its Pythia-70M+). Here the same twice: the first head of the three-token variant
 against the base trained on by the plain objective, for the same steps, on the same rows, at the same rate;
-and the embedded pair itself, whose two models went on like that from one unfinished base.
+and the embedded pair itself, whose two models continued like that from one unfinished base.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from dynamo.common.statistics import Estimate
 from dynamo.loading import EMBEDDED
 from dynamo.reproduction import further, measures, variants
-from dynamo.reproduction.claims import Claim, below, written
+from dynamo.reproduction.claims import Claim, below
+from dynamo.reproduction.estimates import interval, read, signed
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 
 if TYPE_CHECKING:
@@ -41,14 +42,11 @@ def measure(workspace: Workspace) -> dict[str, Any]:
     if workspace.pair.name == EMBEDDED:  # docs/embedded.md; of others it is not known how they were trained
         models["pair"] = lambda: copy.deepcopy(workspace.pair.dynamo).float()
         compared.append(("pair", "base"))
-    found = {
-        key: measures.losses(workspace, names[key], model, workspace.documents)
-        for key, model in models.items()
-    }
+    found = {key: measures.losses(workspace, names[key], model) for key, model in models.items()}
     return {
         "training": further.describe(workspace),
         "documents": len(workspace.documents),
-        "ppl_1": {key: losses.ppl(1).to_json() for key, losses in found.items()},
+        "ppl_1": {key: losses.ppl["PPL_1"].to_json() for key, losses in found.items()},
         "excess_nats": {
             f"{one}-{other}": found[one].excess(found[other], 1).to_json() for one, other in compared
         },
@@ -56,14 +54,10 @@ def measure(workspace: Workspace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> Shown:
-    ppl = {key: Estimate.from_json(fields) for key, fields in result["ppl_1"].items()}
-    excess = {key: Estimate.from_json(fields) for key, fields in result["excess_nats"].items()}
-    rows = tuple(
-        (TITLES[key], PAPER.get(key), ppl[key].value, f"{ppl[key].low:.3f} to {ppl[key].high:.3f}")
-        for key in ppl
-    )
+    ppl, excess = read(result["ppl_1"]), read(result["excess_nats"])
+    rows = tuple((TITLES[key], PAPER.get(key), ppl[key].value, interval(ppl[key], ".3f")) for key in ppl)
     compared = tuple(
-        (f"{TITLES[one]} minus {TITLES[other]}", *written(excess[f"{one}-{other}"]))
+        (f"{TITLES[one]} minus {TITLES[other]}", *signed(excess[f"{one}-{other}"]))
         for one, other in (key.split("-") for key in excess)
     )
     steps = result["training"]["steps"]
@@ -82,7 +76,7 @@ def show(result: dict[str, Any]) -> Shown:
         Finding(
             next((verdict for verdict in ("differs", "holds") if verdict in verdicts), verdicts[0]),
             "The first head minus the base trained on, nats a token (below 0 is better): "
-            + "; ".join(f"{claim.words} {' ('.join(written(claim.difference))})" for claim in found)
+            + "; ".join(f"{claim.words} {' ('.join(signed(claim.difference))})" for claim in found)
             + ".",
         ),
     )

@@ -1,8 +1,8 @@
-"""What the experiments that train have in common: runs of the project's own trainer, each once.
+"""Training runs that experiments share, by the project's own trainer; each is trained once.
 
-Every run goes on from a finished model. Heads learn at the rate that the embedded pair was trained with, the
+Every run starts from a finished model. Heads learn at the rate that the embedded pair was trained with, the
 base at a hundredth of it and the heads' gradient into the base at a thousandth, which are the ratios of the
-paper's LR_M, LR_B and LR_MB. A run that is finished is loaded, a killed one goes on from its checkpoint.
+paper's LR_M, LR_B and LR_MB. A finished run is loaded, a killed one resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -61,23 +61,23 @@ def trained(
     penalty: Callable[[DynamoForCausalLM], torch.Tensor | float] = lambda model: 0.0,
     **changes: Any,
 ) -> DynamoForCausalLM:
-    """The model of `make` after the workspace's steps on rows, from the run's folder if it is finished there.
+    """The model of `make` after the workspace's steps on `rows`; loaded if the run was finished before.
 
-    name: of the run's folder, which another set of the settings in `depends` does not share; changes: of the
-    `training_options`. Raises ValueError if the finished run was another one.
+    name: of the run's folder, one for each set of the settings in `depends`; changes: of `training_options`.
+    Raises ValueError if the finished run had other options or data.
     """
     options = training_options(workspace, **changes)
     folder = workspace.folder_of("training", depends) / name
     run = {"options": asdict(options), "rows": rows.fingerprint()}
     if (folder / "model").exists():
         done = json.loads((folder / "model" / "run.json").read_text(encoding="utf-8"))
-        # Options that training has got since then do not make it another run.
+        # Options that were added to training since then do not make it another run.
         known = done["options"].keys() - set(FREE_OPTIONS)
         changed = any(done["options"][name] != run["options"].get(name) for name in known)
         if changed or done["rows"] != run["rows"]:
             raise ValueError(f"output: {folder} holds a run of other options or data; delete it")
         return load_dynamo(str(folder / "model")).eval()
-    torch.manual_seed(workspace.seed)  # new layers are drawn from it
+    torch.manual_seed(workspace.seed)  # for the weights of new layers
     trainer = Trainer(make(), rows, options, folder, penalty=penalty)
     workspace.progress(f"{name}: training from step {trainer.step} to {options.steps}")
     model = trainer.run()
@@ -87,7 +87,7 @@ def trained(
 
 
 def describe(workspace: Workspace, **changes: Any) -> dict[str, Any]:
-    """What a reader must know of the runs: steps, tokens a step, rates."""
+    """Steps, tokens a step and rates of the runs, for the report."""
     options = training_options(workspace, **changes)
     return {
         "steps": options.steps,
@@ -120,7 +120,7 @@ def base_trained_on(workspace: Workspace) -> DynamoForCausalLM:
 
 
 def token_files(workspace: Workspace) -> list[TokenFile]:
-    """The training data as token files, made once."""
+    """The training data as token files, tokenised once."""
     folder = workspace.folder_of("tokens", ("train",))
     return tokenise([workspace.train_data], workspace.pair.tokenizer, folder)
 
@@ -137,8 +137,8 @@ def separator(tokenizer: Any) -> int:
 
 
 def long_table(workspace: Workspace) -> CooccurrenceTable:
-    """The training data's table of the longest tuples that any variant emits, as far as they can be packed
-    (`counting.largest_vocab`), minimum count 1; made once."""
+    """The training data's table of tuples as long as any variant emits, or as can be packed
+    (`counting.largest_vocab`), minimum count 1; counted once."""
     tokenizer = workspace.pair.tokenizer
     order = max(order for order in range(2, MAX_ORDER + 1) if largest_vocab(order) >= len(tokenizer))
     path = workspace.folder_of("table", ("train",), order=order) / loading.TABLE_FILE

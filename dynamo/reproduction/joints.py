@@ -1,7 +1,7 @@
 """Figure 11: what the mask and the adaptive threshold leave of a joint, for one prompt and on average.
 
 The joint is that of the first two heads after each prompt, without a static threshold, so that what is seen
-is each stage's own doing.
+is the effect of each stage alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def measure(workspace: Workspace) -> dict[str, Any]:
         candidates = _candidates(pair.dynamo, prompt)
         grids = {name: stage_grid(candidates, pair.table, options) for name, options in STAGES.items()}
         for name, grid in grids.items():
-            found[name].append(_told(grid))
+            found[name].append(_measures(grid))
         if number == 0:
             texts = [[label(token) for token in head[:SIZE]] for head in candidates.ids.tolist()]
             shown = {
@@ -79,7 +79,7 @@ def stage_grid(candidates: Candidates, table: Any, options: SamplingOptions) -> 
     return grid
 
 
-def _told(grid: np.ndarray) -> dict[str, float]:
+def _measures(grid: np.ndarray) -> dict[str, float]:
     total = grid.sum()
     p = grid[grid > 0] / total if total else np.zeros(0)
     return {

@@ -1,4 +1,4 @@
-"""What the trained models of an experiment are compared by: losses on held-out documents, replies to prompts.
+"""How the trained models of an experiment are compared: by held-out losses and by replies to prompts.
 
 Everything is kept per document and per prompt, so that two models are compared on the same ones: an interval
 is that of a paired difference. Models are measured in the precision they were trained in (bfloat16 products).
@@ -7,8 +7,9 @@ is that of a paired difference. Models are measured in the precision they were t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from dynamo.common.files import write_json
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.decoding.engine import Engine
+from dynamo.evaluation.perplexity import head_estimates
 from dynamo.evaluation.replies import audited_replies
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
@@ -41,17 +43,11 @@ class Losses:
     def heads(self) -> int:
         return self.nats.shape[1]
 
-    def ppl(self, head: int) -> Estimate:
-        """PPL of a head (1 is the first), with its interval over documents."""
-        sums = np.stack([self.nats[:, head - 1], self.targets[:, head - 1]], axis=1)
-        return bootstrap(sums, lambda pooled: np.exp(ratio(pooled[:, 0], pooled[:, 1])))
-
-    def joint_ppl(self, heads: int) -> Estimate:
-        """PPL_1:heads, the geometric mean of the heads' perplexities."""
-        sums = np.concatenate([self.nats[:, :heads], self.targets[:, :heads]], axis=1)
-        return bootstrap(
-            sums, lambda pooled: np.exp(ratio(pooled[:, :heads], pooled[:, heads:]).mean(axis=1))
-        )
+    @cached_property
+    def ppl(self) -> dict[str, Estimate]:
+        """PPL_1 .. PPL_n, PPL_1:2 .. PPL_1:n and PPL_1:1, which is PPL_1."""
+        ppl = head_estimates(np.stack([self.nats, self.targets], axis=1))
+        return {**ppl, "PPL_1:1": ppl["PPL_1"]}
 
     def excess(self, other: Losses, head: int) -> Estimate:
         """Nats a target by which this model's head is worse than the other's on the same documents."""
@@ -63,8 +59,8 @@ class Losses:
     def to_json(self) -> dict[str, Any]:
         heads = range(1, self.heads + 1)
         return {
-            "ppl": [self.ppl(n).to_json() for n in heads],
-            "joint_ppl": [self.joint_ppl(n).to_json() for n in heads],
+            "ppl": [self.ppl[f"PPL_{n}"].to_json() for n in heads],
+            "joint_ppl": [self.ppl[f"PPL_1:{n}"].to_json() for n in heads],
         }
 
 
@@ -112,10 +108,24 @@ def _difference(*columns: np.ndarray) -> Estimate:
     )
 
 
+def excess_nats(
+    found: Mapping[str, Losses], pairs: Iterable[tuple[str, str]], heads: Sequence[int]
+) -> dict[str, list[dict[str, float]]]:
+    """ "one - other" -> `Losses.excess` of each of the heads."""
+    return {
+        f"{one} - {other}": [found[one].excess(found[other], head).to_json() for head in heads]
+        for one, other in pairs
+    }
+
+
 def losses(
-    workspace: Workspace, name: str, model: Callable[[], DynamoForCausalLM], documents: Sequence[Any]
+    workspace: Workspace,
+    name: str,
+    model: Callable[[], DynamoForCausalLM],
+    documents: Sequence[Any] | None = None,
 ) -> Losses:
-    """`document_losses`, remembered by the name under the workspace's settings."""
+    """`document_losses` (by default of the workspace's documents), kept by name under its settings."""
+    documents = workspace.documents if documents is None else documents
 
     def measure() -> dict[str, Any]:
         workspace.progress(f"{name}: losses of {len(documents)} documents")

@@ -10,9 +10,9 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dynamo.common.statistics import Estimate
 from dynamo.reproduction import claims, further, measures, variants
 from dynamo.reproduction.claims import Claim
+from dynamo.reproduction.estimates import read, with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 
 if TYPE_CHECKING:
@@ -31,13 +31,12 @@ def measure(workspace: Workspace) -> dict[str, Any]:
         "table_order": further.long_table(workspace).order,
         "replies": {name: each.to_json() for name, each in answers.items()},
         "base_replies": measures.answers(workspace, "base", base).to_json(),
-        "faster": {
-            f"{more} - {fewer}": answers[more].faster(answers[fewer]).to_json()
-            for fewer, more in pairwise(NAMES)
-        },
-        "drift": {
-            f"{more} - {fewer}": answers[more].drift(answers[fewer]).to_json()
-            for fewer, more in pairwise(NAMES)
+        **{
+            measure: {
+                f"{more} - {fewer}": getattr(answers[more], measure)(answers[fewer]).to_json()
+                for fewer, more in pairwise(NAMES)
+            }
+            for measure in ("faster", "drift")
         },
     }
 
@@ -48,15 +47,14 @@ def show(result: dict[str, Any]) -> Shown:
         rows.append(_row(variants.VARIANTS[name].title, measured, result["replies"][name]))
     columns = ("model", "extra parameters", "PPL_1 .. PPL_n", "PPL_1:n", "tokens a pass", "nats a token",
                "below 1 %")  # fmt: skip
+    faster, drift = read(result["faster"]), read(result["drift"])
     found, quality = [], []
     for fewer, more in pairwise(NAMES):
-        gain = Estimate.from_json(result["faster"][f"{more} - {fewer}"])
-        paper = "3.89 / 3.00" if more == "t4" else "-"
+        key, paper = f"{more} - {fewer}", "3.89 / 3.00" if more == "t4" else "-"
         words = f"{more.upper()} emits more tokens a pass than {fewer.upper()}"
-        found.append(Claim(words, paper, gain, claims.above(gain)))
-        drift = Estimate.from_json(result["drift"][f"{more} - {fewer}"])
+        found.append(Claim(words, paper, faster[key], claims.above(faster[key])))
         words = f"{more.upper()} drifts no further from the base than {fewer.upper()}"
-        quality.append(Claim(words, "-", drift, claims.below(drift)))
+        quality.append(Claim(words, "-", drift[key], claims.below(drift[key])))
     caption = (
         f"Two to five tokens after {further.sentence(result['training'])}; replies at the default threshold, "
         f"under the base; table of tuples of up to {result['table_order']}"
@@ -80,9 +78,8 @@ def show(result: dict[str, Any]) -> Shown:
 
 
 def _row(title: str, measured: dict[str, Any] | None, replies: dict[str, Any]) -> tuple[Any, ...]:
-    told = [Estimate.from_json(replies[name]) for name in ("tokens_per_forward", "nats_per_token")]
     unlikely = replies["share_below_1_percent"]["value"]
-    cells = [f"{each.value:.2f} ({claims.interval(each, '.2f')})" for each in told]
+    cells = [with_interval(replies[name]) for name in ("tokens_per_forward", "nats_per_token")]
     heads = (None, None, None)
     if measured is not None:
         heads = (

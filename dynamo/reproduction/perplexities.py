@@ -19,7 +19,7 @@ from dynamo.data.instructions import read_examples
 from dynamo.data.readers import read_rows
 from dynamo.evaluation import perplexity
 from dynamo.model import DynamoForCausalLM
-from dynamo.reproduction.ablations import with_interval
+from dynamo.reproduction.estimates import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.sweeps import THRESHOLDS
 from dynamo.reproduction.thresholds import PLACES_PER_DOCUMENT, falls_beyond_doubt

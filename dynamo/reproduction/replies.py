@@ -11,7 +11,7 @@ from dynamo.data.readers import read_rows
 from dynamo.data.text import has_chat_template
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation import calibration, next_turns
-from dynamo.reproduction.ablations import with_interval
+from dynamo.reproduction.estimates import curve, with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
 from dynamo.sampling.options import SamplingOptions
@@ -104,11 +104,13 @@ def show_next_turns(result: dict[str, Any]) -> Shown:
     true, *rows = result["rows"]
     judged = next(row for row in rows if row["threshold"] == JUDGED)
     worse = [NAMES[name] for name, each in judged["against_one"].items() if each["high"] < 0]
-    told = ", ".join(f"{NAMES[name]} {_scaled(name, each)}" for name, each in judged["against_one"].items())
+    differences = ", ".join(
+        f"{NAMES[name]} {_scaled(name, each)}" for name, each in judged["against_one"].items()
+    )
     finding = Finding(
         "differs" if worse else "holds",
-        f"At threshold {JUDGED:g} less those of threshold 1 on the same {result['places']} places: {told}. "
-        f"Worse beyond doubt: {', '.join(worse) or 'none'}.",
+        f"At threshold {JUDGED:g} less those of threshold 1 on the same {result['places']} places: "
+        f"{differences}. Worse beyond doubt: {', '.join(worse) or 'none'}.",
     )
     columns = ("replies", "tokens a pass", *NAMES.values())
     table = Table(
@@ -126,19 +128,7 @@ def show_next_turns(result: dict[str, Any]) -> Shown:
     x = [row["threshold"] for row in rows]
     figures = {
         f"{title} against the threshold": lines(
-            [
-                {
-                    "name": title,
-                    "x": x,
-                    "y": [_times(name) * row["measures"][name]["value"] for row in rows],
-                    **{
-                        end: [_times(name) * row["measures"][name][end] for row in rows]
-                        for end in ("low", "high")
-                    },
-                }
-            ],
-            "threshold",
-            title,
+            [curve(title, x, [row["measures"][name] for row in rows], _times(name))], "threshold", title
         )
         for name, title in NAMES.items()
     }

@@ -1,8 +1,7 @@
 """The report: what the results say, as Markdown with figures beside it.
 
-It is a function of the result files, the catalogue and the clock. A number in it comes from a result, the
-paper's words and rules from the catalogue, and an experiment without a result is named as one that was not
-run.
+It is a function of the result files, the catalogue and the date. Numbers come from results, the paper's words
+and the rules from the catalogue; an experiment without a result is listed as not run.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ Write = Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
 def write_report(
     path: Path,
     experiments: Sequence[Experiment],
-    results: Mapping[str, dict[str, Any]],
+    results: Mapping[str, dict[str, Any] | None],
     untested: Sequence[tuple[str, str]] = (),
     write_figures: Write | None = None,
 ) -> dict[str, str]:
     """Write the report to `path` and figures to `figures/` beside it; name -> verdict.
 
-    results: stored results by name, as `runner.read_result` gives them; one of an experiment that has changed
-    since, another version of it, is as good as none; untested: (what, why) of what the
-    paper has and this cannot test; write_figures: by default `dynamo.charts.files.write_figures`.
+    results: stored results by name, as `runner.read_result` returns them; one of another version of its
+    experiment does not count; untested: (what, why) of what the paper has and this cannot test;
+    write_figures: by default `dynamo.charts.files.write_figures`.
     """
     with_result = [each for each in experiments if _is_of(each, results.get(each.name))]
     results = {each.name: results[each.name] for each in with_result}
@@ -109,7 +108,7 @@ def _summary(experiments: Sequence[Experiment], shown: Mapping[str, Shown]) -> s
 
 
 def _anchor(title: str) -> str:
-    """As GitHub names a heading."""
+    """The anchor that GitHub gives a heading."""
     kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
     return kept.replace(" ", "-")
 
@@ -130,10 +129,10 @@ def _section(
 
 
 def _made_with(experiment: Experiment, stored: Mapping[str, Any]) -> str:
-    """The command that measures it again, with what it depends on, and how long it took."""
+    """The command that repeats the measurement, the data, and how long it took."""
     settings = stored["settings"]
     words = ["python -m dynamo reproduce --data DATA", "--only", settings["experiment"]]
-    told = [f"{name} {settings[name]}" for name in ("train", "validation", "other") if settings.get(name)]
+    files = [f"{name} {settings[name]}" for name in ("train", "validation", "other") if settings.get(name)]
     if settings.get("other"):
         words.append("--other OTHER")
     if settings["model"]["name"] != EMBEDDED:
@@ -141,7 +140,7 @@ def _made_with(experiment: Experiment, stored: Mapping[str, Any]) -> str:
     if "prompts" in settings:
         words.append(f"--limit {settings['prompts']['count']}")
     which = settings.get("documents")
-    told += _documents(experiment, which)
+    files += _documents(experiment, which)
     settings = {**settings, "documents": settings.get("dialogues", which)}
     if isinstance(which, Mapping):
         settings |= {"documents": which["drawn"], "seed": which["seed"]}
@@ -152,7 +151,7 @@ def _made_with(experiment: Experiment, stored: Mapping[str, Any]) -> str:
     ]
     if _are_first(experiment, which):
         words.append("--no-drawn")
-    data = f" Data: {', '.join(told)}." if told else ""
+    data = f" Data: {', '.join(files)}." if files else ""
     load = stored.get("load")
     busy = f" Load of the machine: {load['average']:g} on {load['cores']} cores." if load else ""
     return f"`{' '.join(words)}`: {_duration(stored['seconds'])}.{data}{busy}"
@@ -163,7 +162,7 @@ def _are_first(experiment: Experiment, which: Any) -> bool:
 
 
 def _documents(experiment: Experiment, which: Any) -> list[str]:
-    """Which held-out documents were read; nothing for an experiment that reads all or chooses for itself."""
+    """Which held-out documents were read; nothing for an experiment that reads all or chooses its own."""
     if isinstance(which, Mapping):
         return [f"held-out documents: {which['drawn']} of the file, drawn by the seed"]
     return [f"held-out documents: the first {which} of the file"] if _are_first(experiment, which) else []
@@ -195,7 +194,7 @@ def _escaped(text: str) -> str:
 
 
 def cell_text(cell: Any) -> str:
-    """A cell of a table: numbers with four digits that mean something, None as a dash."""
+    """A cell of a table: numbers with four significant digits, None as a dash."""
     if cell is None:
         return "—"
     if isinstance(cell, bool) or not isinstance(cell, (int, float)):

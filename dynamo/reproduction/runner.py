@@ -1,6 +1,6 @@
 """Running experiments: each result is a file, and a result of the same settings is not measured again.
 
-A result file is there whole or not at all. It says what it was measured with and on.
+A result file is replaced atomically. It states its settings and the machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def result_path(output: Path, name: str) -> Path:
 
 
 def read_result(output: Path, name: str) -> dict[str, Any] | None:
-    """A result file's content: settings, hash, machine, seconds and result; None where there is none.
+    """A result file's content: settings, hash, machine, seconds and result; None if there is no file.
 
-    Raises ValueError naming a file that is no result.
+    Raises ValueError naming a file that is not a result.
     """
     path = result_path(output, name)
     if not path.is_file():
@@ -47,14 +47,14 @@ def read_result(output: Path, name: str) -> dict[str, Any] | None:
 
 
 def _load() -> dict[str, Any] | None:
-    """How busy the machine was in the last minutes, for whoever reads a timing; None where it is not told."""
+    """How busy the machine was in the last minutes, as timings depend on it; None if unknown."""
     if not hasattr(os, "getloadavg"):
         return None
     return {"average": round(os.getloadavg()[1], 1), "cores": os.cpu_count()}
 
 
 def run_missing(experiments: Iterable[Experiment], workspace: Workspace, output: Path) -> list[str]:
-    """Run those that have no result of these settings; the names of those that were run."""
+    """Run the experiments without a result of these settings. Returns the names of those that were run."""
     (output / "results").mkdir(parents=True, exist_ok=True)
     ran = []
     for experiment in experiments:

@@ -1,12 +1,12 @@
-"""Replies over thresholds, for every experiment that looks at them: each point is measured once and kept.
+"""Replies over thresholds, for all experiments that need them: each point is measured once and kept.
 
-A point is a row of a journal in the workspace's folder, so a killed run goes on with the next threshold and
+A point is a row of a journal in the workspace's folder, so a killed run continues with the next threshold and
 two experiments that need the same point share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -42,6 +42,17 @@ def swept(
     return bare[None], [bare[threshold] for threshold in thresholds]
 
 
+def swept_variants(
+    workspace: Workspace, variants: Mapping[str, dict[str, Any]], thresholds: Sequence[float]
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """The base's row, and by name the rows of each variant: changes of the default options."""
+    rows = {}
+    for name, changes in variants.items():
+        workspace.progress(f"sweep: {name}")
+        base, rows[name] = swept(workspace, thresholds, **changes)
+    return base, rows
+
+
 def _sweep(workspace: Workspace, options: SamplingOptions, left: list[float], journal: Journal) -> None:
     from tqdm import tqdm
 
@@ -50,6 +61,6 @@ def _sweep(workspace: Workspace, options: SamplingOptions, left: list[float], jo
         for point in sweep(
             workspace.pair, left, prompts, options, replies, MAX_NEW_TOKENS, progress=bar.update
         ):
-            # A run that goes on answers for the base again; the first time counts.
+            # A resumed run measures the base again; its first row counts.
             if (point.threshold,) not in journal:
                 journal.write(point.to_json())

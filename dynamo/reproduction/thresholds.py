@@ -10,7 +10,7 @@ from dynamo.charts.lines import lines
 from dynamo.charts.sweeps import sweep_shares
 from dynamo.evaluation import perplexity
 from dynamo.reproduction import sweeps
-from dynamo.reproduction.ablations import with_interval
+from dynamo.reproduction.estimates import curve, with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
 
@@ -88,12 +88,12 @@ def show_curves(result: dict[str, Any]) -> Shown:
         + "."
     )
     figures = {
-        "PPL_d against the threshold": lines([_series("PPL_d", thresholds, ppl)], "threshold", "PPL_d"),
+        "PPL_d against the threshold": lines([curve("PPL_d", thresholds, ppl)], "threshold", "PPL_d"),
         "Speed-up against the threshold": lines(
-            [_series("wall-clock speed-up", thresholds, speed)], "threshold", "speed-up"
+            [curve("wall-clock speed-up", thresholds, speed)], "threshold", "speed-up"
         ),
         "PPL_d against speed-up": lines(
-            [_series("PPL_d", [s["value"] for s in speed], ppl)], "wall-clock speed-up", "PPL_d"
+            [curve("PPL_d", [s["value"] for s in speed], ppl)], "wall-clock speed-up", "PPL_d"
         ),
     }
     table = Table("PPL_d on held-out documents, speed-up on replies, 95 % intervals", columns, rows)
@@ -104,11 +104,6 @@ def falls_beyond_doubt(estimates: Sequence[Mapping[str, float]]) -> bool:
     """The last interval lies below the first, and no value is above the interval before it."""
     apart = estimates[-1]["high"] < estimates[0]["low"]
     return apart and all(after["value"] <= before["high"] for before, after in pairwise(estimates))
-
-
-def _series(name: str, x: Sequence[float], estimates: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    ends = {end: [each[end] for each in estimates] for end in ("low", "high")}
-    return {"name": name, "x": list(x), "y": [each["value"] for each in estimates], **ends}
 
 
 FIGURE_5 = Experiment(

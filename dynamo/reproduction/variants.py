@@ -1,7 +1,7 @@
 """Token heads of other numbers, shapes and beginnings: Table 10, and the question of how many tokens.
 
-The paper varies Pythia-70M's two-token model, and so is it here: each variant goes on from the pair's base
-for the same steps on the same rows, and is compared on the same held-out documents. Heads start as copies of
+As in the paper, variants are of a two-token model: each continues from the pair's base for the same steps on
+the same rows, and is compared on the same held-out documents. Heads start as copies of
 the base's last layer, as the runs are short; the paper's random start is a variant.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from dynamo.common.statistics import Estimate
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
+from dynamo.reproduction.estimates import interval
 from dynamo.reproduction.experiment import Experiment, Shown, Table
 
 if TYPE_CHECKING:
@@ -75,22 +77,16 @@ def _extra_parameters(model: DynamoForCausalLM) -> dict[str, float]:
 
 def measure_variants(workspace: Workspace, names: tuple[str, ...]) -> dict[str, Any]:
     """Perplexities and parameters of variants, and by how many nats their heads 1 and 2 are worse."""
-    found = {}
-    variants = {}
+    found, variants = {}, {}
     for name in names:
         model = model_of(workspace, name)
-        found[name] = measures.losses(workspace, name, lambda model=model: model, workspace.documents)
+        found[name] = measures.losses(workspace, name, lambda model=model: model)
         variants[name] = {**_extra_parameters(model), **found[name].to_json()}
     return {
         "training": further.describe(workspace),
         "documents": len(workspace.documents),
         "variants": variants,
-        "excess_nats": {
-            f"{one} - {other}": [found[one].excess(found[other], head).to_json() for head in (1, 2)]
-            for one in names
-            for other in names
-            if one != other
-        },
+        "excess_nats": measures.excess_nats(found, permutations(names, 2), (1, 2)),
     }
 
 
@@ -141,7 +137,7 @@ def show_variants(result: dict[str, Any], comparisons: tuple[Comparison, ...]) -
         ppl = [Estimate.from_json(each) for each in measured["ppl"][:2]]
         joint = Estimate.from_json(measured["joint_ppl"][1])
         paper = None if variant.paper is None else " / ".join(map(str, variant.paper))
-        cells = [f"{each.value:.3f} ({claims.interval(each)})" for each in (*ppl, joint)]
+        cells = [f"{each.value:.3f} ({interval(each)})" for each in (*ppl, joint)]
         rows.append((variant.title, paper, *cells, f"{100 * measured['share']:.1f} %"))
     columns = ("variant", "paper: PPL_1 / PPL_2 / PPL_1:2", "PPL_1", "PPL_2", "PPL_1:2", "extra parameters")
     found = [comparison.claim(result) for comparison in comparisons]

@@ -1,8 +1,8 @@
-"""What an experiment is given: the pair, the data, sizes, a seed, and a folder to work in.
+"""The inputs of an experiment: the pair, the data, sizes, a seed, and a folder to work in.
 
-Settings are what a result depends on, as plain values: files by the hash of their content, weights by that of
-their numbers. Their hash names an experiment's folder, so a killed run of the same settings goes on there and
-one of other settings starts anew.
+Settings are what a result depends on, as plain values: files by a hash of their content, weights by a hash of
+their numbers. Their hash names an experiment's folder, so a killed run of the same settings resumes there and
+a run of other settings starts anew.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SAMPLE = 1024  # numbers of each weight that go into its hash
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. Raises ValueError for a size that leaves nothing to measure."""
+    """How much is measured. Raises ValueError if a size leaves nothing to measure."""
 
     steps: int = option(600, "steps of each training run")
     replies: int = option(1, "replies to each prompt")
     documents: int = option(400, "held-out documents that are read, 0 for all")
     drawn: bool = option(True, "draw them by the seed, as files are often sorted; else the first are read")
-    positions: int = option(4000, "places of held-out text where the sampler is asked")
+    positions: int = option(4000, "places of held-out text where the sampler decides")
     seed: int = option(0, "of everything that is drawn")
 
     def __post_init__(self):
@@ -45,8 +45,8 @@ class Sizes:
 @dataclass(frozen=True)
 class Workspace:
     """pair: base, DynaMo, tokenizer and table; train_data, validation: JSONL files of conversations or texts
-    (also .gz); other: a file of another corpus, None where there is none; prompts: ids of each prompt;
-    folder: where all experiments keep what is half done; progress: told in words what is being done.
+    (also .gz); other: a file of another corpus, or None; prompts: ids of each prompt; folder: unfinished
+    work of all experiments; progress: called with a message when something is started.
     """
 
     pair: Pair
@@ -69,7 +69,7 @@ class Workspace:
 
     @cached_property
     def documents(self) -> list[Any]:
-        """The held-out documents as ids, those that are `chosen`."""
+        """The held-out documents that are `chosen`, as ids."""
         from dynamo.data.documents import read_documents
 
         return self.chosen(read_documents(self.validation, self.pair.tokenizer))
@@ -84,7 +84,7 @@ class Workspace:
         return [documents[index] for index in np.sort(drawn)]
 
     def settings(self, depends: Sequence[str] = ()) -> dict[str, Any]:
-        """The named settings (`SETTINGS`) with the pair's, for hashing and for the reader."""
+        """The named settings (`SETTINGS`) and the pair's, to be hashed and to be read."""
         return {"model": self._pair, **{name: SETTINGS[name](self) for name in depends}}
 
     @cached_property
@@ -98,7 +98,7 @@ class Workspace:
         }
 
     def folder_of(self, name: str, depends: Sequence[str] = (), **more: Any) -> Path:
-        """A folder for what experiments of these settings (and `more`) share or go on from; it is made."""
+        """The folder that experiments of these settings (and `more`) share or resume from; it is created."""
         settings = {**self.settings(depends), **more}
         folder = self.folder / f"{name}-{settings_hash(settings)[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,14 +123,14 @@ SETTINGS: dict[str, Callable[[Workspace], Any]] = {
 
 
 def _which(sizes: Sizes) -> Any:
-    """A number for the first so many documents, and for all of them."""
+    """A number: the first so many documents, or 0 for all; a mapping: drawn ones."""
     return (
         {"drawn": sizes.documents, "seed": sizes.seed} if sizes.drawn and sizes.documents else sizes.documents
     )
 
 
 def settings_hash(settings: Any) -> str:
-    """The same for the same settings, whatever the order of their names."""
+    """A hash of the settings, whatever the order of their names."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -142,7 +142,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Of the first numbers of every weight: training changes them all."""
+    """A hash of the first numbers of every weight, as training changes all weights."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         sample = weight.detach().reshape(-1)[:_SAMPLE].float().cpu().numpy()

@@ -1,7 +1,7 @@
-"""What `spaces_config.yaml` and the environment say about how the page is to run.
+"""How the page is to run, from `spaces_config.yaml` and the environment.
 
-The file is the single source of the Hugging Face Space; on a machine of one's own the same file holds, and
-variables of the environment win over it. A deployed Space knows its profile by the variable DYNAMO_PROFILE.
+The file is the single source of the Hugging Face Space and is also read elsewhere; environment variables take
+precedence. A deployed Space finds its profile in the variable DYNAMO_PROFILE.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from dynamo.spaces.limits import UNLIMITED, Limits
 @dataclass(frozen=True)
 class AppConfig:
     """model: what to load; votes: folder of the blind votes, None for no voting; queue_size: visitors that
-    may wait; zero_gpu: whether the machine is a ZeroGPU Space, where model time is a visitor's quota; models:
-    all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: what a run asks of that quota;
-    limits: what one visitor may ask for; on_space: whether this is a Hugging Face Space, where only `models`
-    can be loaded; model_choice: whether a visitor may load another model; data: folder of the dialogues,
-    never on a Space.
+    may wait; zero_gpu: whether this is a ZeroGPU Space, where model time counts against a visitor's quota;
+    models: all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: of that quota, for one run;
+    limits: of one visitor; on_space: whether this is a Hugging Face Space, where only `models` can be loaded;
+    model_choice: whether a visitor may load another model; data: folder of the dialogues, None on a Space.
     """
 
     model: str
@@ -79,21 +78,21 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
 
 
 def _queue_size(app: dict[str, Any], environment: Mapping[str, str], path: Path) -> int:
-    told = environment.get("DYNAMO_QUEUE")
-    if told and not told.isdecimal():
-        raise ValueError(f"DYNAMO_QUEUE: expected a whole number from 1, got {told!r}")
-    size = int(told) if told else _of(int, app, "queue_size", path)
+    text = environment.get("DYNAMO_QUEUE")
+    if text and not text.isdecimal():
+        raise ValueError(f"DYNAMO_QUEUE: expected a whole number from 1, got {text!r}")
+    size = int(text) if text else _of(int, app, "queue_size", path)
     if size < 1:
         raise ValueError(f"{path.name}: queue_size: expected 1 or more, got {size}")
     return size
 
 
 def _limited(environment: Mapping[str, str], on_space: bool) -> tuple[bool, bool]:
-    """Whether the limits hold, and whether a proxy that can be believed stands before the page."""
-    told = environment.get("DYNAMO_LIMITS", "on" if on_space else "off")
-    if told not in ("on", "proxy", "off"):
-        raise ValueError(f"DYNAMO_LIMITS: expected on, proxy or off, got {told!r}")
-    return told != "off", on_space or told == "proxy"
+    """Whether limits apply, and whether the page is behind a trusted proxy."""
+    limits = environment.get("DYNAMO_LIMITS", "on" if on_space else "off")
+    if limits not in ("on", "proxy", "off"):
+        raise ValueError(f"DYNAMO_LIMITS: expected on, proxy or off, got {limits!r}")
+    return limits != "off", on_space or limits == "proxy"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def profile_of(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """A profile's keys; none for "". Raises ValueError for a name that the file does not have."""
+    """A profile's fields; {} for "". Raises ValueError for a name that the file does not have."""
     if not name:
         return {}
     profiles = _of(dict, config, "profiles", path)

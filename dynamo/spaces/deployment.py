@@ -1,8 +1,8 @@
-"""Making a Space what the configuration says: repository, variables, secrets, files, hardware, running.
+"""Deploying a Space as configured: repository, variables, secrets, files, hardware, until it runs.
 
-Each step compares first and changes only what differs, so that a second deployment does nothing. Creating an
-existing Space changes none of its settings, and the hub does not say so: settings are separate calls here.
-Secrets are written from the environment and never read, printed or deleted.
+Each step changes only what differs, so that a second deployment does nothing. Creating a Space that exists
+silently keeps its settings, so settings are separate calls here. Secrets are written from the environment and
+never read, printed or deleted.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ASLEEP = ("SLEEPING", "STOPPED", "PAUSED")
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is to be: made from a checked project, without any network.
+    """The goal, made from a checked project without any network.
 
-    secrets: names and values that the environment has; absent: secrets that it has not.
+    secrets: those that the environment has, with values; absent: the names of the others.
     """
 
     repo_id: str
@@ -42,7 +42,7 @@ class Deployment:
     def plan(
         cls, repo_id: str, project: SpaceProject, environment: Mapping[str, str], private: bool = False
     ) -> Deployment:
-        """Raises ValueError with every problem of the project, or for a repository name that is none."""
+        """Raises ValueError with every problem of the project, or for an invalid repository name."""
         if repo_id.count("/") != 1:
             raise ValueError(f"repo: expected OWNER/NAME, got {repo_id!r}")
         problems = project.problems()
@@ -81,10 +81,9 @@ def deploy(
     say: Callable[[str], None] = lambda _: None,
     poll: float = 5.0,
 ) -> dict[str, Any]:
-    """Carry the plan out; what was done, and the Space's address.
+    """Carry out the plan. Returns what was done, and the Space's address.
 
-    Raises OSError for what the hub refuses, a Space that does not start, or one that takes longer than
-    `timeout` seconds to.
+    Raises OSError if the hub refuses something, or the Space does not start within `timeout` seconds.
     """
     done: list[str] = []
 
@@ -106,7 +105,7 @@ def deploy(
         did(f"uploaded {len(deployment.files)} files" + (f", deleted {', '.join(gone)}" if gone else ""))
         _reconcile_hardware(deployment, api, did)
         stage = _wait(deployment.repo_id, api, timeout, poll)
-        if stage in ASLEEP:  # as it was before, and nothing has changed that would be built
+        if stage in ASLEEP:  # as before: nothing has changed that would start a build
             api.restart_space(deployment.repo_id)
             did("woke it up")
             stage = _wait(deployment.repo_id, api, timeout, poll)
@@ -120,7 +119,7 @@ def deploy(
 
 
 def _create(deployment: Deployment, api: HfApi) -> None:
-    # A free account may create ZeroGPU Spaces but no CPU ones, so the hardware is part of the question.
+    # A free account may create ZeroGPU Spaces but not CPU ones, so the hardware is part of the request.
     hardware = ZERO_GPU if deployment.project.hardware == ZERO_GPU else None
     api.create_repo(
         deployment.repo_id,
@@ -166,7 +165,7 @@ def _reconcile_hardware(deployment: Deployment, api: HfApi, did: Callable[[str],
 
 
 def _wait(repo_id: str, api: HfApi, timeout: float, poll: float) -> str:
-    """The stage in which the new build ends up."""
+    """The stage that the new build ends in."""
     started = time.monotonic()
     settled = min(SETTLE_SECONDS, timeout / 2)
     while time.monotonic() - started < settled:

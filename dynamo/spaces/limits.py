@@ -1,6 +1,6 @@
-"""How much a visitor of a public Space may ask for, as `spaces_config.yaml` sets it under `app: limits`.
+"""Limits for visitors of a public Space, from `app: limits` in `spaces_config.yaml`.
 
-On a machine of one's own nothing is limited but what the model and the page limit themselves.
+Elsewhere only the model's and the page's own limits apply.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dynamo.common.validation import message, short_repr
 
 @dataclass(frozen=True)
 class Limits:
-    """Each None where there is none.
+    """None means no limit.
 
     prompt_characters, answer_tokens: of one run; requests_per_minute: of one visitor, by address, that
-    many at once and then evenly; upload_mb: of one file; behind_proxy: whether a visitor's address is what
-    the proxy in front of the page says, as on a Space. Without a proxy anyone could say anything.
+    many at once and then evenly; upload_mb: of one file; behind_proxy: whether a proxy in front of the page
+    names a visitor's address, as on a Space. Without a proxy the header could be forged.
     """
 
     prompt_characters: int | None = None
@@ -28,7 +28,7 @@ class Limits:
 
     @classmethod
     def of(cls, given: dict[str, Any], where: str, behind_proxy: bool) -> Limits:
-        """From the file's keys. Raises ValueError naming the key."""
+        """Limits from the file's keys. Raises ValueError naming the key."""
         names = [field.name for field in fields(cls) if field.name != "behind_proxy"]
         for name, value in given.items():
             if name not in names:
@@ -38,7 +38,7 @@ class Limits:
         return cls(**given, behind_proxy=behind_proxy)
 
     def check(self, prompt: str, max_new_tokens: int) -> None:
-        """Raises ValueError naming the limit for a run that asks for more."""
+        """Raises ValueError naming the limit that a run exceeds."""
         prompt = message("prompt", prompt)
         if self.prompt_characters is not None and len(prompt) > self.prompt_characters:
             raise ValueError(
@@ -53,7 +53,7 @@ class Limits:
             )
 
     def upload_bytes(self, most: int) -> int:
-        """Of one file, where a page itself takes at most `most`."""
+        """The largest upload in bytes; `most`: that of the page itself."""
         return most if self.upload_mb is None else min(most, 1_000_000 * self.upload_mb)
 
 

@@ -1,6 +1,6 @@
 """`spaces_config.yaml` as a checked value: the card, one profile, variables, secrets' names, what to upload.
 
-Everything that the hub would refuse, or that would make the Space fail minutes later, is found here, by its
+Finds everything that the hub would refuse, or that would make the Space fail minutes later, and names its
 key. Limits and names are the hub's of autumn 2026.
 """
 
@@ -55,7 +55,7 @@ class SpaceProject:
 
     @classmethod
     def read(cls, root: Path, profile: str) -> SpaceProject:
-        """Raises ValueError for a file that cannot be read so far; `problems` finds the rest."""
+        """Raises ValueError for a file that cannot be read; `problems` finds the rest."""
         path = root / CONFIG_FILE
         if not path.is_file():
             raise ValueError(f"{root} holds no {CONFIG_FILE}; run this in the project's folder")
@@ -66,7 +66,7 @@ class SpaceProject:
         return cls(root, config, profile, fields)
 
     def loading(self, model: str) -> SpaceProject:
-        """The same Space with another model, which its variable DYNAMO_MODEL then names."""
+        """The same Space with another model, named by its variable DYNAMO_MODEL."""
         variables = {**(self.fields.get("variables") or {}), "DYNAMO_MODEL": model}
         return replace(self, fields={**self.fields, "models": [model], "variables": variables})
 
@@ -88,7 +88,7 @@ class SpaceProject:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the Space's variables should be: the file's, the profile's, and the profile's name."""
+        """The Space's variables: the file's, the profile's, and the profile's name."""
         shared, own = self.config.get("variables") or {}, self.fields.get("variables") or {}
         return {**shared, **own, "DYNAMO_PROFILE": self.profile}
 
@@ -112,7 +112,7 @@ class SpaceProject:
         return {match[1]: match[2] for match in found if match}
 
     def problems(self) -> list[str]:
-        """Everything wrong with it, a sentence each."""
+        """Everything that is wrong, one sentence each."""
         return [*self._card_problems(), *self._profile_problems(), *self._environment_problems(),
                 *self._upload_problems()]  # fmt: skip
 
@@ -120,8 +120,8 @@ class SpaceProject:
         card = self.card
         yield from (f"card.{key}: it is missing" for key in NEEDED_KEYS if not card.get(key))
         for key in sorted(card.keys() - CARD_KEYS):
-            told = "; hardware belongs to a profile" if "hardware" in key else ""
-            yield f"card.{key}: the hub knows no such key{told}"
+            remedy = "; hardware belongs to a profile" if "hardware" in key else ""
+            yield f"card.{key}: the hub knows no such key{remedy}"
         described = str(card.get("short_description") or "")
         if len(described) > SHORT_DESCRIPTION:
             yield f"card.short_description: at most {SHORT_DESCRIPTION} characters, it has {len(described)}"
@@ -197,19 +197,19 @@ class SpaceProject:
 
 
 def is_inside(pattern: str) -> bool:
-    """Whether a pattern of files stays in the folder that it starts from."""
+    """Whether a pattern of files stays within its folder."""
     return bool(pattern) and not pattern.startswith(("/", "~")) and ".." not in Path(pattern).parts
 
 
 def _require_shapes(fields: dict[Any, Any], where: str) -> None:
     """Raise ValueError unless names, mappings and lists of names are where the file has them."""
-    for key, (kind, told) in SHAPES.items():
+    for key, (kind, words) in SHAPES.items():
         value = fields.get(key)
         named = kind is list and isinstance(value, list) and key != "secrets"
         if value is not None and not isinstance(value, kind):
-            raise ValueError(f"{where}: {key}: expected {told}, got {short_repr(value)}")
+            raise ValueError(f"{where}: {key}: expected {words}, got {short_repr(value)}")
         if named and not all(isinstance(each, str) for each in value):
-            raise ValueError(f"{where}: {key}: expected {told}, got {short_repr(value)}")
+            raise ValueError(f"{where}: {key}: expected {words}, got {short_repr(value)}")
     for key in ("card", "variables"):
         wrong = next((name for name in fields.get(key) or {} if not isinstance(name, str)), None)
         if wrong is not None:

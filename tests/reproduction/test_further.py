@@ -76,9 +76,11 @@ def test_losses_of_documents_are_the_projects_own(workspace):
 
 def test_perplexities_by_hand():
     losses = measures.Losses(np.log([[4.0, 9.0], [4.0, 9.0]]) * 2, np.array([[2, 2], [2, 2]]))
-    assert losses.ppl(1).value == pytest.approx(4) and losses.ppl(2).value == pytest.approx(9)
-    assert losses.joint_ppl(2).value == pytest.approx(6)  # the geometric mean of 4 and 9
-    assert losses.ppl(1).low == losses.ppl(1).high == pytest.approx(4)  # both documents say the same
+    assert losses.ppl["PPL_1"].value == pytest.approx(4) and losses.ppl["PPL_2"].value == pytest.approx(9)
+    assert losses.ppl["PPL_1:2"].value == pytest.approx(6)  # the geometric mean of 4 and 9
+    assert (
+        losses.ppl["PPL_1"].low == losses.ppl["PPL_1"].high == pytest.approx(4)
+    )  # both documents say the same
 
 
 def test_excess_is_paired_over_documents():
