@@ -73,7 +73,7 @@ function facesOf(clocks, lanes) {
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
     speed: `${clocks.speedUp.toFixed(2)}×`,
     speedName,
-    speedNote: `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tokens/s (model time only)`,
+    speedNote: `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s (model time only)`,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
   };

@@ -49,7 +49,7 @@ def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
     send(page, [dynamo])
     assert [page.inner_text(face) for face in faces] == ["3.00", "2.14×", "19 ms"]
     assert page.inner_text(".dm-passes-note") == "against 1.00"
-    assert page.inner_text(".dm-speed-note") == "429 against 200 tokens/s (model time only)"
+    assert page.inner_text(".dm-speed-note") == "429 against 200 tok/s (model time only)"
     assert page.inner_text(".dm-first-note") == "against 12 ms"
     assert page.inner_text(".dm-tally") == "DynaMo wrote 39 tokens in 13 passes. One at a time needs 39."
     assert page.inner_text(".dm-pace") == "Real time: 0.16 s (base) and 0.10 s (DynaMo)."
