@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from dynamo.common.options import add_arguments, from_arguments
-from dynamo.pipelines.converse import ConverseOptions, converse
+from dynamo.pipelines.conversation_writer import ConverseOptions
+from dynamo.pipelines.converse import converse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,11 @@ def compiled_for_sums(function: Callable) -> Callable:
     return _compiled(function, fastmath={"reassoc", "contract", "arcp", "nsz"})
 
 
+def compiled_on_all_cores(function: Callable) -> Callable:
+    """`compiled_for_sums`, whose `prange` is shared out over numba's threads."""
+    return _compiled(function, fastmath={"reassoc", "contract", "arcp", "nsz"}, parallel=True)
+
+
 def _compiled(function: Callable, **options: Any) -> Callable:
     try:
         return njit(cache=True, error_model="numpy", **options)(function)

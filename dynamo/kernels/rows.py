@@ -7,10 +7,12 @@ a group are read once for all its query heads.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from dynamo.kernels.compiling import compiled_on_all_cores
 
 
-@njit(parallel=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+@compiled_on_all_cores
 def attend_rows(query, keys, values, lengths, scale, out):
     """out (rows, heads, dim) of query (rows, heads, dim), keys and values (rows, kv_heads, capacity, dim);
     row r sees its first lengths[r] positions. All float32."""

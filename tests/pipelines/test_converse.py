@@ -18,18 +18,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dynamo.__main__ import main
 from dynamo.data.readers import read_conversations
-from dynamo.pipelines import converse as module
-from dynamo.pipelines.converse import (
+from dynamo.pipelines import conversation_writer as writer_module
+from dynamo.pipelines.conversation_filter import Filter, is_loop
+from dynamo.pipelines.conversation_writer import (
     Conversation,
     ConversationWriter,
     ConverseOptions,
-    Filter,
     TemplateParts,
-    converse,
-    is_loop,
-    part_file,
-    split_of,
 )
+from dynamo.pipelines.converse import SPLITS, converse, part_file, split_of
 from dynamo.training.trainer import save_model
 
 OPTIONS = ConverseOptions(
@@ -52,7 +49,7 @@ def tiny_llama(**changes):
 def talkative(tokenizer, monkeypatch):
     """A tiny model whose turns are plain letters and end after some seven tokens; without the compiled loop,
     whose threads a busy machine keeps waiting."""
-    monkeypatch.setattr(module, "loops", lambda: None)
+    monkeypatch.setattr(writer_module, "loops", lambda: None)
     model = tiny_base()
     plain = [
         i for i in range(300) if tokenizer.decode([i]).strip().isalpha() and tokenizer.decode([i]).isascii()
@@ -74,7 +71,7 @@ def talkative(tokenizer, monkeypatch):
 
 def written(output):
     """Rows of all three files by their number."""
-    paths = [part_file(output, split) for split in module.SPLITS]
+    paths = [part_file(output, split) for split in SPLITS]
     rows = [json.loads(line) for path in paths if path.exists() for line in path.read_text().splitlines()]
     assert len({row["id"] for row in rows}) == len(rows)
     return {row["id"]: row for row in rows}
@@ -88,7 +85,7 @@ def written(output):
 def test_rows_of_different_lengths_say_what_transformers_says(family, kernels, tokenizer, monkeypatch):
     """Greedily, each answer is the arg max of the whole conversation's logits; later rows begin late."""
     if not kernels:
-        monkeypatch.setattr(module, "loops", lambda: None)
+        monkeypatch.setattr(writer_module, "loops", lambda: None)
     model = family()
     model.generation_config.eos_token_id = None
     whole = copy.deepcopy(model)
@@ -229,7 +226,7 @@ def test_a_text_that_repeats_itself_is_a_loop_and_a_short_one_is_not(pattern, ti
 
 
 def test_a_model_that_never_ends_its_turns_is_refused(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "loops", lambda: None)
+    monkeypatch.setattr(writer_module, "loops", lambda: None)
     model = tiny_llama()
     with pytest.raises(ValueError, match=r"^model\b"):
         converse(model, tokenizer, tmp_path / "talks.jsonl", 10, replace(OPTIONS, rows=2, longest_turn=4))
@@ -281,7 +278,7 @@ def test_what_does_not_fit_together_is_named(talkative, tokenizer, tmp_path):
 
 
 def test_the_command_answers_prompts_and_names_every_option(tokenizer, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "loops", lambda: None)
+    monkeypatch.setattr(writer_module, "loops", lambda: None)
     model = tiny_base()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     save_model(model, tokenizer, tmp_path / "model")
