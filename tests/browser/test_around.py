@@ -13,6 +13,7 @@ from fakes import HOSTILE, ScriptedEngine, Vocabulary, scripted_pair
 from pages import generate, served
 
 from dynamo.ui.layout import TITLE
+from dynamo.ui.server.engines import LocalEngines
 
 WORDS = (
     f"{HOSTILE} <style>body {{ display: none }}</style> </title><script>window.pwned = 1</script>"
@@ -31,7 +32,8 @@ class Refusing(ScriptedEngine):
 @pytest.fixture(scope="module")
 def url():
     pair = scripted_pair("fine .")
-    named = replace(pair, name=WORDS, description=WORDS, dynamo=Refusing(Vocabulary("x"), 3))
+    engines = LocalEngines({**pair.engines.by_name, "dynamo": Refusing(Vocabulary("x"), 3)})
+    named = replace(pair, name=WORDS, description=WORDS, engines=engines)
     with served(named) as url:
         yield url
 
