@@ -14,8 +14,7 @@ FLOORS = [
     {"model", "cooccurrence"},
     {"data", "sampling"},
     {"decoding", "trace", "loading"},
-    {"training"},
-    {"charts", "evaluation", "hub"},
+    {"training", "charts", "evaluation", "hub"},
     {"spaces", "pipelines", "reproduction"},
     {"ui", "commands"},
 ]

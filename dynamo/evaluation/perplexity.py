@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.data.held_out import held_out_nats
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.sampler import Context, choose
-from dynamo.training.heldout import held_out_nats
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import torch
 
 from dynamo.common.files import write_json
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
+from dynamo.data.held_out import held_out_nats
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.perplexity import head_estimates
 from dynamo.evaluation.replies import audited_replies
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
 from dynamo.sampling.options import SamplingOptions
-from dynamo.training.heldout import held_out_nats
 
 if TYPE_CHECKING:
     from dynamo.reproduction.workspace import Workspace

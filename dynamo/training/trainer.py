@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from dynamo.common.files import append_row, being_written, old_folder, replace_folder
 from dynamo.common.memory import peak_memory
+from dynamo.data.held_out import held_out_nats
 from dynamo.model import DynamoForCausalLM, count_targets
-from dynamo.training.heldout import held_out_nats
 from dynamo.training.options import FREE_OPTIONS, TrainingOptions, learning_rate_scale
 
 VALIDATION_BATCH = 16  # documents

@@ -13,10 +13,10 @@ from trainings import ALPACA
 from dynamo import loading
 from dynamo.__main__ import main
 from dynamo.data import instructions, text
+from dynamo.data.held_out import held_out_nats
 from dynamo.data.schema_guided import train_tokenizer
 from dynamo.model.loss import IGNORED_LABEL
 from dynamo.training import trainer
-from dynamo.training.heldout import held_out_nats
 from dynamo.training.trainer import save_model
 
 CHATS = [{"messages": turns} for turns in DIALOGUES]

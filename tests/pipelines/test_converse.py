@@ -152,20 +152,20 @@ def killed_after(count):
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
 def test_a_run_that_ended_early_goes_on_with_the_same_conversations(kill, talkative, tokenizer, tmp_path):
     expected = tmp_path / "whole.jsonl"
-    converse(talkative, tokenizer, expected, 400, OPTIONS)
+    converse(talkative, tokenizer, expected, 200, OPTIONS)
     output = tmp_path / "talks.jsonl"
     if kill:
         with pytest.raises(Killed):
-            converse(talkative, tokenizer, output, 400, OPTIONS, stop=killed_after(6))
+            converse(talkative, tokenizer, output, 200, OPTIONS, stop=killed_after(6))
         with output.open("a") as file:
             file.write('{"id": 99, "mess')  # a line that the kill cut
     else:
-        converse(talkative, tokenizer, output, 400, OPTIONS, stop=lambda: len(written(output)) == 4)
+        converse(talkative, tokenizer, output, 200, OPTIONS, stop=lambda: len(written(output)) == 4)
     begun = written_before_cut(output)
     assert begun and json.loads(output.with_suffix(".json").read_text())["under_way"]
-    result = converse(talkative, tokenizer, output, 400, OPTIONS)
+    result = converse(talkative, tokenizer, output, 200, OPTIONS)
     rows, whole = written(output), written(expected)
-    assert begun <= rows.keys() and result["answer_tokens"] >= 400
+    assert begun <= rows.keys() and result["answer_tokens"] >= 200
     common = rows.keys() & whole.keys()
     assert len(common) > len(begun) and len(common) > 0.7 * len(whole)
     assert all(rows[number] == whole[number] for number in common)

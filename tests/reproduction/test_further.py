@@ -11,9 +11,9 @@ from conftest import tiny_dynamo
 from workspaces import files, shared, short_rows, two_heads, workspace
 
 from dynamo.data.blocks import TokenBlocks
+from dynamo.data.held_out import held_out_nats
 from dynamo.model import load_dynamo
 from dynamo.reproduction import continual, data_scaling, first_head, further, measures, num_heads, variants
-from dynamo.training.heldout import held_out_nats
 from dynamo.training.trainer import Trainer
 
 __all__ = ["files", "shared", "short_rows", "workspace"]  # fixtures

@@ -12,7 +12,7 @@ from trainings import OPTIONS, same_weights, trainer
 
 from dynamo.common.files import replace_folder
 from dynamo.data.blocks import TokenBlocks
-from dynamo.training.heldout import held_out_nats
+from dynamo.data.held_out import held_out_nats
 from dynamo.training.options import TrainingOptions, learning_rate_scale
 from dynamo.training.trainer import Trainer
 
