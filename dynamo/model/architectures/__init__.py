@@ -1,6 +1,7 @@
 """The families of base models that token heads can be put on, one file each.
 
-Nothing outside this folder names a family's classes: what is asked of a base is asked of its `Architecture`.
+What is asked of a base is asked of its `Architecture`. So far GPT-NeoX is the only one, and `model.config`,
+`training.train` (`--new`) and `evaluation.shapes` still name it.
 """
 
 from __future__ import annotations
