@@ -66,6 +66,10 @@ SLOW = (
     "loading/test_hub_downloads.py",
     "commands",
     "evaluation",
+    "cooccurrence/test_external.py",
+    "data/test_corpus.py",
+    "common/test_full_disk.py",
+    "common/test_memory.py",
 )
 
 

@@ -232,6 +232,7 @@ def _finetune_until_killed(arguments):
     main(["finetune", *map(str, arguments), *SHAPE])
 
 
+@pytest.mark.slow
 def test_a_killed_finetuning_resumes_to_the_same_weights(models, write, capsys):
     """kill -9 after step 5; the last checkpoint is of step 4."""
     arguments = ["--model", models / "dynamo", "--data", write([*ALPACA, *CHATS]), "--steps", 7,

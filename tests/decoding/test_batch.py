@@ -38,6 +38,7 @@ def rows_of(pairs, count):
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("model", [tiny_base(), tiny_dynamo(seed=1)], ids=["stock", "dynamo"])
+@pytest.mark.slow
 def test_each_row_of_a_batch_is_the_stream_of_its_prompt_and_seed(changes, model, table):
     """The tiny models' logits differ enough for rounding not to decide anything."""
     engine = Engine(model, table)

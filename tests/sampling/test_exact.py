@@ -68,11 +68,13 @@ def fit_of_texts(engine, options, draws=4000) -> float:
 
 
 @pytest.mark.parametrize("changes", MODES, ids=str)
+@pytest.mark.slow
 def test_whole_texts_have_the_first_heads_distribution(changes, engine):
     options = SamplingOptions(**{"exact": True, "repetition_penalty": 1.0, "temperature": 1.0, **changes})
     assert fit_of_texts(engine, options) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_length_that_depended_on_the_drawn_draft_would_bias_the_text(engine, monkeypatch):
     """The forbidden rule: drafts are drawn first, then only unlikely ones are made. The same test sees it."""
     import dynamo.decoding.sequence
@@ -93,6 +95,7 @@ def propose_with(uniforms, candidates, token, table, options, most=2):
 
 
 @pytest.mark.parametrize("changes", MODES, ids=str)
+@pytest.mark.slow
 def test_whether_there_is_a_draft_does_not_depend_on_the_draft_that_is_drawn(changes, table):
     """Only the joint and the tokens ahead of a place count: all uniforms find a draft there, or none."""
     options = SamplingOptions(exact=True, **changes)

@@ -198,6 +198,7 @@ def test_special_tokens_are_never_penalised():
     assert (both_seen.weights / both_seen.weights.sum()).tolist() == pytest.approx([0.8, 0.2])
 
 
+@pytest.mark.slow
 def test_frequencies_of_20000_draws_fit_the_masked_joint():
     rng = np.random.default_rng(5)
     logits = rng.normal(size=(2, 6)).astype(np.float32)
