@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from dynamo.pipelines.conversation_writer import Conversation, ConverseOptions
+from dynamo.pipelines.conversation_writer import Conversation, ConverseOptions, is_loop
+
+ENDS = {"cut": "not ended", "looped": "repetition loop"}  # what is wrong with a turn that did not end itself
 
 
 class Filter:
@@ -24,7 +25,8 @@ class Filter:
         for question, answer in zip(row.turns[::2], [*row.turns[1::2], ("assistant", [])], strict=False):
             last = answer is row.turns[-1] or question is row.turns[-1]
             texts = [self._tokenizer.decode(ids) for _, ids in (question, answer)]
-            fault = "not ended" if last and ended == "cut" else self._fault(question[1], answer[1], texts)
+            fault = ENDS.get(ended) if last else None
+            fault = fault or self._fault(question[1], answer[1], texts)
             if not kept and fault is None:
                 key = question_key(texts[0])
                 fault = "duplicate" if key in self.seen else None
@@ -41,12 +43,6 @@ class Filter:
         if any(token in self._special for token in (*question, *answer)) or "\ufffd" in "".join(texts):
             return "not text"
         return "repetition loop" if is_loop(answer) or is_loop(question) else None
-
-
-def is_loop(ids: Sequence[int], order: int = 4) -> bool:
-    """Whether fewer than half of a text's runs of `order` tokens are distinct; short texts are none."""
-    runs = [tuple(ids[start : start + order]) for start in range(len(ids) - order + 1)]
-    return len(runs) >= 24 and len(set(runs)) < len(runs) / 2
 
 
 def question_key(question: str) -> str:

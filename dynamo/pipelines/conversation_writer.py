@@ -24,6 +24,7 @@ from dynamo.common.options import check_types, option
 from dynamo.kernels import loops
 
 ROLES = ("user", "assistant", "user")
+LOOP_WINDOW = 128  # tokens of a turn that are looked at for a loop, every half of it
 NUCLEUS = 2048  # tokens that top-p looks at; what lies below never made up 5 % of a chat model's mass
 
 
@@ -37,7 +38,7 @@ class ConverseOptions:
     user_temperature: float = option(1.0, "of the user's turns")
     user_top_p: float = option(0.95, "probability mass a user's turn is sampled from")
     more_turns: float = option(0.33, "share of conversations with a second or third turn")
-    longest_turn: int = option(128, "most tokens of a user's turn")
+    longest_turn: int = option(256, "most tokens of a user's turn")
     longest_answer: int = option(640, "most tokens of an answer")
     longest: int = option(1152, "most tokens of a conversation, template included")
     shortest_answer: int = option(8, "fewest tokens of an answer that is kept")
@@ -180,7 +181,8 @@ class ConversationWriter:
             )
 
     def finished(self, numbers: Iterable[int]) -> Iterator[tuple[Conversation, str]]:
-        """Each conversation of `numbers` as it ends: "ended", or "cut" where a length was reached."""
+        """Each conversation of `numbers` as it ends: "ended", "cut" where a length was reached, or "looped"
+        where a turn came to say the same again and again."""
         numbers = iter(numbers)
         rows = [self._start(number) for number in itertools.islice(numbers, self._options.rows)]
         if not rows:
@@ -306,4 +308,12 @@ class ConversationWriter:
         most = options.longest_turn if speaker == "user" else options.longest_answer
         if len(said) >= most or row.length + 1 >= options.longest:
             return token, "cut"
+        if len(said) % (LOOP_WINDOW // 2) == 0 and is_loop(said[-LOOP_WINDOW:]):
+            return token, "looped"
         return token, None
+
+
+def is_loop(ids: Sequence[int], order: int = 4) -> bool:
+    """Whether fewer than half of a text's runs of `order` tokens are distinct; short texts are none."""
+    runs = [tuple(ids[start : start + order]) for start in range(len(ids) - order + 1)]
+    return len(runs) >= 24 and len(set(runs)) < len(runs) / 2

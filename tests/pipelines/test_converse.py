@@ -19,12 +19,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dynamo.__main__ import main
 from dynamo.data.readers import read_conversations
 from dynamo.pipelines import conversation_writer as writer_module
-from dynamo.pipelines.conversation_filter import Filter, is_loop
+from dynamo.pipelines.conversation_filter import Filter
 from dynamo.pipelines.conversation_writer import (
+    LOOP_WINDOW,
     Conversation,
     ConversationWriter,
     ConverseOptions,
     TemplateParts,
+    is_loop,
 )
 from dynamo.pipelines.converse import SPLITS, converse, part_file, split_of
 from dynamo.training.trainer import save_model
@@ -215,6 +217,24 @@ def test_an_exchange_is_kept_or_its_fault_is_named(tokenizer):
     later = said(ids("Something else"), answer, question, answer[:1])
     messages, tokens, fault = kept.messages(later, "ended")
     assert (len(messages), tokens, fault) == (2, len(answer), "too short"), "what came before is kept"
+
+
+def test_an_answer_that_loops_is_stopped_long_before_it_is_cut(tokenizer, monkeypatch):
+    monkeypatch.setattr(writer_module, "loops", lambda: None)
+    model = tiny_base(max_position_embeddings=512)
+    forward = model.forward
+
+    def again_and_again(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits[..., 40] += 1000
+        return out
+
+    model.forward = again_and_again
+    options = replace(OPTIONS, longest_answer=300, longest=400)
+    writer = ConversationWriter(model, tokenizer, options, QUESTIONS)
+    for row, ended in writer.finished(range(2)):
+        assert ended == "looped" and row.turns[-1][1] == [40] * (LOOP_WINDOW // 2)
+        assert Filter(tokenizer, options).messages(row, ended) == ([], 0, "repetition loop")
 
 
 @given(st.lists(st.integers(0, 299), min_size=1, max_size=8), st.integers(0, 60))
