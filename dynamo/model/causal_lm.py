@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
 
 from dynamo.model.architectures import ARCHITECTURES, architecture_of
 from dynamo.model.checkpoints import load_base, load_filled
 from dynamo.model.config import DynamoConfig
+from dynamo.model.correlator import Correlator
 from dynamo.model.heads import DynamoOutput, TokenHead, walk_heads
 from dynamo.model.loss import IGNORED_LABEL, summed_nats
 from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
@@ -45,6 +47,11 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         self.backbone = architecture_of(config).model_class(config) if backbone is None else backbone
         self.token_heads = nn.ModuleList(TokenHead(config, i) for i in range(1, config.num_token_heads))
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Correlator):
+            init.zeros_(module.to_hidden)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -72,6 +79,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         own_output_embedding: bool = False,
         own_final_norm: bool = False,
         head_gradient_scale: float = 0.1,
+        correlator_rank: int = 0,
         **hub: Any,
     ) -> DynamoForCausalLM:
         """A stock checkpoint with new heads 2 .. `num_token_heads` (path: folder or hub id).
@@ -94,6 +102,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
             own_output_embedding=own_output_embedding,
             own_final_norm=own_final_norm,
             head_gradient_scale=head_gradient_scale,
+            correlator_rank=correlator_rank,
         )
 
     from_pythia = from_base  # its older name
@@ -181,7 +190,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         if return_logits is None:
             return_logits = labels is None or not self.training
         logits = [self.head_logits(n, state) for n, state in enumerate(states)] if return_logits else None
-        losses = None
+        losses = given_losses = None
         if labels is not None:
             nats = torch.stack(
                 [
@@ -190,10 +199,19 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
                 ]
             )
             counts = count_targets(labels, len(states)) if target_counts is None else target_counts
-            losses = nats / counts.clamp(min=1)
+            counts = counts.clamp(min=1)
+            losses = nats / counts
+            loss = losses.sum()
+            if self.config.correlator_rank and self.token_heads:
+                embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+                extra = list(enumerate(states))[1:]
+                given = [self.given_nats(n, state, embedded, labels) for n, state in extra]
+                given_losses = torch.stack(given) / counts[1:]
+                loss = loss + given_losses.sum()
         return DynamoOutput(
-            loss=None if losses is None else losses.sum(),
+            loss=None if losses is None else loss,
             head_losses=None if losses is None else losses.detach(),
+            correlator_losses=None if given_losses is None else given_losses.detach(),
             logits=None if logits is None else logits[0],
             head_logits=None if logits is None else torch.stack(logits),
         )
@@ -278,6 +296,22 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
             return summed_nats(states, self._output_weight(head), targets)
         logits = logits[:, :-distance].reshape(-1, logits.shape[-1]).float()
         return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
+
+    def given_states(self, head: int, hidden_states: Tensor, embedded: Tensor) -> Tensor:
+        """Head `head`'s normed hidden states, each corrected for the tokens of the text between its position
+        and the head's own (`dynamo.model.correlator`).
+
+        hidden_states, embedded (batch, seq, hidden), the latter the input embeddings -> (batch, seq - head,
+        hidden), as later positions have too few tokens after them.
+        """
+        last = hidden_states.shape[1] - head
+        following = [embedded[:, place : last + place] for place in range(1, head + 1)]
+        return self.token_heads[head - 1].correlator(hidden_states[:, :last], following)
+
+    def given_nats(self, head: int, hidden_states: Tensor, embedded: Tensor, labels: Tensor) -> Tensor:
+        """`head_nats` given the tokens between a position and the head's target."""
+        states = self.given_states(head, hidden_states, embedded)[:, :-1].flatten(0, 1)
+        return summed_nats(states, self._output_weight(head), labels[:, head + 1 :].reshape(-1))
 
     # -- training -----------------------------------------------------------------------------------------
 

@@ -20,7 +20,9 @@ class DynamoConfig(GPTNeoXConfig):
     head_layers: decoder layers of each extra head (0: only an output embedding of its own);
     head_source: what extra heads read, the "penultimate" layer's output (the stem) or the "last" layer's;
     own_output_embedding, own_final_norm: whether each extra head has its own instead of the base's;
-    head_gradient_scale: LR_MB / LR_B, the share of the extra heads' gradient that reaches what they share.
+    head_gradient_scale: LR_MB / LR_B, the share of the extra heads' gradient that reaches what they share;
+    correlator_rank: inner width of each extra head's correlator (0: none; `dynamo.model.correlator`, ours);
+    correlator_kind: "mlp", or "markov" for one that sees only the token just before.
     """
 
     model_type = "dynamo"
@@ -31,6 +33,8 @@ class DynamoConfig(GPTNeoXConfig):
     own_output_embedding: bool = False
     own_final_norm: bool = False
     head_gradient_scale: float = 0.1
+    correlator_rank: int = 0
+    correlator_kind: str = "mlp"
 
     def validate_token_heads(self):
         if not 1 <= self.num_token_heads <= MAX_TOKEN_HEADS:
@@ -45,6 +49,10 @@ class DynamoConfig(GPTNeoXConfig):
             raise ValueError(f"head_source: expected 'penultimate' or 'last', got {self.head_source!r}")
         if not 0.0 <= self.head_gradient_scale <= 1.0:
             raise ValueError(f"head_gradient_scale: expected 0 to 1, got {self.head_gradient_scale}")
+        if self.correlator_rank < 0:
+            raise ValueError(f"correlator_rank: expected 0 or more, got {self.correlator_rank}")
+        if self.correlator_kind not in ("mlp", "markov"):
+            raise ValueError(f"correlator_kind: expected 'mlp' or 'markov', got {self.correlator_kind!r}")
 
     @classmethod
     def from_neox(cls, config: GPTNeoXConfig, **heads: Any) -> DynamoConfig:

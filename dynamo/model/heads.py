@@ -12,19 +12,22 @@ from transformers.modeling_outputs import ModelOutput
 from dynamo.common.laps import lap
 from dynamo.model.architectures import architecture_of, model_shape
 from dynamo.model.config import DynamoConfig
+from dynamo.model.correlator import Correlator
 
 
 @dataclass
 class DynamoOutput(ModelOutput):
     """What one forward pass gives; logits are None where they were not asked for.
 
-    loss: sum of `head_losses`; head_losses: (heads,) mean nats per valid target; logits: (batch, seq, vocab)
-    of the first head; head_logits: (heads, batch, seq, vocab).
+    loss: sum of `head_losses` and `correlator_losses`; head_losses: (heads,) mean nats per valid target;
+    correlator_losses: (heads - 1,) the same of heads 2 .. given the tokens before, None without a correlator;
+    logits: (batch, seq, vocab) of the first head; head_logits: (heads, batch, seq, vocab).
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     head_losses: Tensor | None = None
+    correlator_losses: Tensor | None = None
     head_logits: Tensor | None = None
     past_key_values: Any = None
 
@@ -45,6 +48,7 @@ class TokenHead(nn.Module):
             if config.own_output_embedding
             else None
         )
+        self.correlator = Correlator(config, index) if config.correlator_rank else None
 
 
 def walk_heads(

@@ -99,7 +99,8 @@ class ModelShape:
 
     positions: the longest text; tied: whether the output embedding is the input's; own_norm, own_output:
     whether each extra head has its own final norm and output embedding; side_by_side: whether the extra heads
-    can run beside the base's last layer, which they can where each is one layer on the stem's output.
+    can run beside the base's last layer, which they can where each is one layer on the stem's output;
+    correlator_rank, correlator_kind: of each extra head's correlator.
     """
 
     layer: LayerShape
@@ -112,6 +113,8 @@ class ModelShape:
     own_norm: bool = False
     own_output: bool = False
     side_by_side: bool = True
+    correlator_rank: int = 0
+    correlator_kind: str = "mlp"
 
     @property
     def base(self) -> ModelShape:
@@ -137,7 +140,15 @@ class ModelShape:
     def extra_parameters(self) -> int:
         """Of all extra heads together (paper, Table 4)."""
         own = self.layer.norm_parameters * self.own_norm + self.embedding_parameters * self.own_output
-        return self.extra_heads * (self.head_layers * self.layer.parameters + own)
+        heads = self.extra_heads * (self.head_layers * self.layer.parameters + own)
+        return heads + self.correlator_parameters
+
+    @property
+    def correlator_parameters(self) -> int:
+        """Of all extra heads: a matrix for each input, and one back to the hidden size."""
+        mlp = self.correlator_kind == "mlp"
+        matrices = sum((before + 1 if mlp else 1) + 1 for before in range(1, self.extra_heads + 1))
+        return matrices * self.layer.hidden * self.correlator_rank
 
     @property
     def parameters(self) -> int:

@@ -262,7 +262,7 @@ def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
     config = model.config
     base = ("hidden_size", "num_hidden_layers", "vocab_size")
     heads = ("num_token_heads", "head_layers", "head_source", "own_output_embedding", "own_final_norm")
-    names = (*base, *heads, "head_gradient_scale")
+    names = (*base, *heads, "head_gradient_scale", "correlator_rank", "correlator_kind")
     return {name: getattr(config, name) for name in names}
 
 

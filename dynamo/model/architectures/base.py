@@ -104,6 +104,8 @@ class Architecture(ABC):
                 "head_layers": config.head_layers,
                 "own_norm": config.own_final_norm,
                 "own_output": config.own_output_embedding,
+                "correlator_rank": config.correlator_rank,
+                "correlator_kind": config.correlator_kind,
                 "side_by_side": single and config.head_source == "penultimate",
             }
         return ModelShape(
