@@ -54,6 +54,7 @@ class Text:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dynamo.data.text import TokenLabels, decode
     from dynamo.evaluation.audit import audit
 
     sources = (arguments.traces, arguments.prompt is not None, arguments.data)
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.data:
         return _against_true_turns(arguments, options)
     base, tokenizer, pair = _judge(arguments.model, arguments.device)
+    labels = TokenLabels(tokenizer)
     if arguments.traces:
         texts = [text for path in arguments.traces for text in _from_trace(path, tokenizer)]
     else:
@@ -72,8 +74,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     results = []
     for text in texts:
         opinion = audit(base, text.prompt_ids, text.ids, options.top_k)
-        pieces = [tokenizer.decode([token]) for token in text.ids]
-        print(f"{text.lane}: {tokenizer.decode(text.ids, skip_special_tokens=True)}", file=sys.stderr)
+        pieces = list(map(labels, text.ids))
+        print(f"{text.lane}: {decode(tokenizer, text.ids)}", file=sys.stderr)
         _print(pieces, opinion)
         results.append(
             {"lane": text.lane, "prompt": text.prompt, "pieces": pieces, "ids": text.ids, **opinion.to_json()}

@@ -109,8 +109,11 @@ class _Recording(Recorder):
 
         machine = describe(pair.base)
         settings = {**asdict(options), "max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
-        self._label = TokenLabels(pair.tokenizer)
-        super().__init__(IncrementalDecoder(pair.tokenizer), end_of_text_ids(pair.dynamo), self._label)
+        super().__init__(
+            IncrementalDecoder(pair.tokenizer, arguments.stop),
+            end_of_text_ids(pair.dynamo, pair.tokenizer),
+            TokenLabels(pair.tokenizer),
+        )
         self._threshold = options.threshold
         header = Header(
             uuid4().hex,

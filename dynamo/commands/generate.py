@@ -53,7 +53,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=int, default=128, help="most tokens of a reply (default: 128)"
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
-    parser.add_argument("--stop", action="append", default=[], help="end at this string; may be repeated")
+    parser.add_argument(
+        "--stop", action="append", default=[], help="end where this string begins; may be repeated"
+    )
     add_arguments(parser, SamplingOptions)
 
 
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer, table = loading.load_model(arguments.model, **loading_options(arguments))
     engine = Engine(model, table, tokenizer, arguments.weights)
     settle_threads(engine, arguments.threads)
-    reply = Recorder(text.IncrementalDecoder(tokenizer))
+    reply = Recorder(text.IncrementalDecoder(tokenizer, arguments.stop))
     prompt = text.encode_prompt(tokenizer, arguments.prompt)
     if engine.heads > 1 and table is None:
         print("no co-occurrence table: the joint is not masked", file=sys.stderr)

@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo import loading
     from dynamo.data.documents import read_documents, text_bytes_per_token
+    from dynamo.data.text import special_ids
     from dynamo.evaluation import perplexity
     from dynamo.model import DynamoForCausalLM
 
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.thresholds:
         points = perplexity.measure_dynamic_perplexity(
             model, table, documents, arguments.thresholds, options, arguments.positions, cut=arguments.cut,
-            special_ids=tokenizer.all_special_ids,
+            special_ids=special_ids(tokenizer),
         )  # fmt: skip
     for point in points:
         shares = " / ".join(f"{m}: {100 * share:.0f} %" for m, share in point.share_by_order.items())

@@ -152,7 +152,8 @@ def tokenise(
 
 def _token_file(source: Path, tokenizer: Any, folder: Path) -> TokenFile:
     state = source.stat()
-    identity = (source.name, state.st_size, state.st_mtime_ns, text.fingerprint(tokenizer))
+    vocabulary, template = text.fingerprint(tokenizer), tokenizer.chat_template
+    identity = (source.name, state.st_size, state.st_mtime_ns, vocabulary, template)
     name = f"{source.name.split('.')[0]}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
     metadata = folder / f"{name}.json"
     if metadata.is_file():

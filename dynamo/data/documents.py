@@ -55,7 +55,6 @@ def padded(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 
 def text_bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """UTF-8 bytes behind each id of a byte-level tokenizer, (vocab,); special tokens have none."""
-    special = set(tokenizer.all_special_ids)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return np.array([0 if i in special else len(token) for i, token in enumerate(tokens)])
+    """UTF-8 bytes behind each id, (vocab,); special tokens have none."""
+    special, bytes_of = text.special_ids(tokenizer), text.TokenBytes(tokenizer)
+    return np.array([0 if i in special else len(bytes_of(i)) for i in range(len(tokenizer))])

@@ -1,8 +1,8 @@
 """Instructions with their replies as training rows: the loss is on the replies' tokens only.
 
 Rows are Alpaca's (`instruction`, `input`, `output`) or conversations, from JSON lines or one JSON list.
-Both become turns of the template that the chat page uses (`dynamo.data.text`), and the labels are read off
-the spans recorded while the ids are built. A batch is a function of its number, as in `dynamo.data.blocks`.
+Both become turns of the template that the chat page uses (`dynamo.data.text`), and labels are those of the
+answers that it finds. A batch is a function of its number, as in `dynamo.data.blocks`.
 """
 
 from __future__ import annotations
@@ -147,9 +147,8 @@ def encode(
     for chat in text.encode_many(tokenizer, [example.turns for example in examples]):
         ids = np.asarray(chat.ids[:max_length], dtype=np.int32)
         labels = np.full(len(ids), IGNORED_LABEL, np.int32)
-        for span in chat.spans:
-            if span.role == "assistant":
-                labels[span.start : span.stop] = ids[span.start : span.stop]
+        for answer in chat.answers:
+            labels[answer.start : answer.stop] = ids[answer.start : answer.stop]
         if (labels[1:] != IGNORED_LABEL).any():
             rows.append((ids, labels))
     return rows

@@ -1,10 +1,8 @@
-"""Text in, text out: the chat template, streaming decode, stop strings.
+"""Text in, text out: conversations and prompts as ids, streaming decode, stop strings.
 
-One template serves training and chat. A turn is its role's marker, the text, and the end-of-turn token;
-nothing else is added, so every token of a conversation belongs to a known turn and the loss mask of
-finetuning is read off spans recorded while the ids are built, not searched for in strings afterwards. Text
-is encoded apart from the markers: a message that spells "<|end|>" is seven characters of text, not the end
-of a turn.
+Conversations are written with the checkpoint's own chat template (`dynamo.data.chat_template`), the same for
+training and chat. A tokenizer without one, such as Pythia's, can be given the markers below: a turn is then
+its role's marker, the text, and the end-of-turn token.
 
 This module knows tokenizers. It does not know models.
 """
@@ -14,53 +12,65 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dynamo.data.chat_template import ROLES, ChatTemplate, EncodedChat, valid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROLES = ("user", "assistant")
 END_OF_TURN = "<|end|>"
 END_OF_TEXT = "<|endoftext|>"
-MARKERS = {role: f"<|{role}|>" for role in ROLES}
+MARKERS = {role: f"<|{role}|>" for role in ("user", "assistant")}
 SPECIAL_TOKENS = (END_OF_TEXT, *MARKERS.values(), END_OF_TURN)
 
-# The same template for `apply_chat_template`, which other tools call. Unlike `encode_chat` it lets a message
-# spell markers.
+# For tokenizers that have none.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+MARKERS_ADDED = (
+    f"the tokenizer has no chat template; it gets the markers {', '.join(MARKERS.values())} and {END_OF_TURN}"
+)
+
+# What chat models of the supported families end a turn with; not every checkpoint declares its own.
+CHAT_STOPS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "</s>", "<|end|>")
 
 
-class Span(NamedTuple):
-    """The ids of one turn's text and end-of-turn token: [start, stop), without its marker."""
-
-    role: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class EncodedChat:
-    ids: list[int]
-    spans: list[Span]
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+    """Raises ValueError for a tokenizer without one."""
+    # The project's own would write other roles as text.
+    own = tokenizer.chat_template == CHAT_TEMPLATE
+    return ChatTemplate(tokenizer, tuple(MARKERS) if own else ROLES)
 
 
 def encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> EncodedChat:
-    """Ids of whole turns (`role`, `content`) and the span of each.
+    """Ids of whole turns (`role`, `content`) and where the answers are.
 
-    Raises ValueError on an unknown role or a tokenizer without the template's markers.
+    Raises ValueError for a tokenizer without a chat template and for turns that the template does not take.
     """
     return encode_many(tokenizer, [turns])[0]
 
 
+def encode_many(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]]
+) -> list[EncodedChat]:
+    """`encode_turns` for many conversations in one call of the tokenizer, which is much faster."""
+    return chat_template(tokenizer).encode(conversations)
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Ids of a conversation to be answered: its turns, then the assistant's marker."""
+    return chat_template(tokenizer).encode([messages], ask=True)[0].ids
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Ids of a chat message if the tokenizer has the template, else of plain text to be completed.
+    """Ids of a chat message if the tokenizer has a chat template, else of plain text to be completed.
 
     Raises ValueError for an empty prompt.
     """
@@ -71,112 +81,157 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return encode_plain(tokenizer, [prompt])[0]
 
 
+def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(tokenizer.chat_template)
+
+
+def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give a tokenizer without a chat template markers and one; returns the number of added tokens.
+
+    Raises ValueError for a tokenizer that has one.
+    """
+    if has_chat_template(tokenizer):
+        raise ValueError("tokenizer: it has a chat template already, which is kept")
+    added = tokenizer.add_special_tokens({"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return added
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of all special tokens, also of those that no name such as eos stands for."""
+    added = tokenizer.added_tokens_decoder
+    return frozenset(tokenizer.all_special_ids) | {i for i, each in added.items() if each.special}
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The special tokens that end a text: eos, what ends an answer of the chat template, and the stop tokens
+    of chat models."""
+    names = {*CHAT_STOPS, tokenizer.eos_token}
+    if has_chat_template(tokenizer):
+        with suppress(ValueError):  # which is raised where a conversation is encoded
+            names.add(chat_template(tokenizer).end_of_answer())
+    return frozenset(i for i in special_ids(tokenizer) if tokenizer.convert_ids_to_tokens(i) in names)
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of a tokenizer's vocabulary: tables and models of one fingerprint belong together."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
 
 
-def encode_many(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]]
-) -> list[EncodedChat]:
-    """`encode_turns` for many conversations in one call of the tokenizer, which is much faster."""
-    marker_ids, end_id = template_ids(tokenizer)
-    texts = [turn["content"] for turns in conversations for turn in turns]
-    encoded = iter(encode_plain(tokenizer, texts))
-    chats = []
-    for turns in conversations:
-        ids: list[int] = []
-        spans = []
-        for turn in turns:
-            if turn["role"] not in marker_ids:
-                raise ValueError(f"role: expected one of {', '.join(ROLES)}, got {turn['role']!r}")
-            ids.append(marker_ids[turn["role"]])
-            start = len(ids)
-            ids += [*next(encoded), end_id]
-            spans.append(Span(turn["role"], start, len(ids)))
-        chats.append(EncodedChat(ids, spans))
-    return chats
-
-
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Ids of a conversation to be answered: its turns, then the assistant's marker."""
-    return [*encode_turns(tokenizer, messages).ids, template_ids(tokenizer)[0]["assistant"]]
-
-
-def template_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], int]:
-    """Ids of the role markers and of the end-of-turn token."""
-    known = tokenizer.get_added_vocab()
-    missing = [token for token in (*MARKERS.values(), END_OF_TURN) if token not in known]
-    if missing:
-        raise ValueError(
-            f"tokenizer: has no chat markers ({', '.join(missing)}); "
-            "add them with dynamo.data.text.add_chat_template(tokenizer), or use plain completion"
-        )
-    return {role: known[marker] for role, marker in MARKERS.items()}, known[END_OF_TURN]
-
-
-def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give a raw tokenizer (such as Pythia's) markers and template; returns the number of added tokens."""
-    added = tokenizer.add_special_tokens({"additional_special_tokens": [*MARKERS.values(), END_OF_TURN]})
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return added
-
-
-def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return END_OF_TURN in tokenizer.get_added_vocab()
-
-
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Ids of texts in which nothing counts as a marker, whatever it spells."""
     if not texts:
         return []
-    return tokenizer([_valid(each) for each in texts], add_special_tokens=False, split_special_tokens=True)[
+    return tokenizer([valid(each) for each in texts], add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
 
 
-def _valid(content: str) -> str:
-    """The text itself; lone surrogates, which have no UTF-8, become question marks."""
-    return content.encode("utf-8", errors="replace").decode()
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
+    """The text of ids; special tokens and half a character at the end are left out."""
+    decoder = IncrementalDecoder(tokenizer)
+    return "".join(decoder.push(ids)) + decoder.flush()
 
 
-class IncrementalDecoder:
-    """Token ids to pieces of text, one per id, for byte-level tokenizers.
+class TokenBytes:
+    """The bytes of one id after the other, for byte-level and SentencePiece vocabularies.
 
-    A character that spans several tokens belongs to the piece of its last token. Special tokens have the
-    piece "". Broken bytes become replacement characters. (`tokenizers.decoders.DecodeStream` shows nothing
-    while tokens begin and end within characters, and cannot flush an unfinished one.)
+    Those of an added token are its text. (The libraries read the text of added tokens as if its characters
+    stood for bytes, so "naïve" comes out broken.)
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
-        self._special = set(tokenizer.all_special_ids)
-        self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        backend = tokenizer.backend_tokenizer
+        state = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else {}
+        steps = {step["type"]: step for step in state.get("decoders", [state]) if step}
+        self._sentence_piece = not steps.keys().isdisjoint({"Metaspace", "ByteFallback"})
+        # Whether a text begins with a space that nobody wrote.
+        self.spaced = self._sentence_piece and (
+            "Strip" in steps or steps.get("Metaspace", {}).get("prepend_scheme", "never") != "never"
+        )
+        self._added = {}
+        for i, each in tokenizer.added_tokens_decoder.items():
+            content = each.content
+            if self._sentence_piece and each.normalized and backend.normalizer is not None:
+                # It is looked for in normalised text, and takes the space before it along.
+                content = backend.normalizer.normalize_str(content).replace("▁", " ")
+            self._added[i] = content.encode()
+
+    def __call__(self, token: int) -> bytes:
+        if token in self._added:
+            return self._added[token]
+        symbols = self._tokenizer.convert_ids_to_tokens(token)
+        if symbols is None:
+            return b""  # padding of the model's vocabulary
+        if self._sentence_piece:
+            if byte := _BYTE_FALLBACK.fullmatch(symbols):
+                return bytes.fromhex(byte[1])
+            return symbols.replace("▁", " ").encode()
+        if all(symbol in _BYTE_OF for symbol in symbols):
+            return bytes(_BYTE_OF[symbol] for symbol in symbols)
+        return symbols.encode()
+
+
+_BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class IncrementalDecoder:
+    """Token ids to pieces of text, one per id.
+
+    A character that spans several tokens belongs to the piece of its last token; one that is never finished
+    is not shown. Special tokens have the piece "". Broken bytes become replacement characters.
+    (`tokenizers.decoders.DecodeStream` shows nothing while tokens begin and end within characters.)
+
+    stop: strings of which the first ends the text, where it begins; what may be the beginning of one is kept
+    back until it is known. The text of a special token ends it, too. Raises ValueError for a stop string that
+    is empty. stopped: whether one was found.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()):
+        if isinstance(stop, str) or any(not text for text in stop):
+            raise ValueError(f"stop: expected a list of strings of one character or more, got {stop!r}")
+        self.stopped = False
+        self._stop = tuple(stop)
+        self._held = ""  # text that may begin a stop string
+        self._bytes_of = TokenBytes(tokenizer)
+        self._special = special_ids(tokenizer)
+        self._at_start = self._bytes_of.spaced
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Iterable[int]) -> list[str]:
         return [self._piece(int(token)) for token in ids]
 
     def flush(self) -> str:
-        """An unfinished character, as a replacement character; "" if there is none."""
-        text = self._bytes.decode(b"", final=True)
-        self._bytes.reset()
-        return text
+        """What was kept back, at the end of the text."""
+        self._utf8.reset()
+        held, self._held = self._held, ""
+        return held
 
     def _piece(self, token: int) -> str:
+        if self.stopped:
+            return ""
+        data = self._bytes_of(token)
         if token in self._special:
-            return self.flush()
-        return self._bytes.decode(token_bytes(self._tokenizer, token))
+            self._utf8.reset()
+            self.stopped = data.decode(errors="replace") in self._stop
+            return self.flush() if self.stopped else ""
+        if self._at_start:
+            data, self._at_start = data.removeprefix(b" "), False
+        text = self._utf8.decode(data)
+        return self._up_to_stop(text) if self._stop else text
 
-
-def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """The bytes of one id of a byte-level tokenizer; those of an added token are its text."""
-    symbols = tokenizer.convert_ids_to_tokens(token)
-    if symbols is None:
-        return b""  # padding of the model's vocabulary
-    if all(symbol in _BYTE_OF for symbol in symbols):
-        return bytes(_BYTE_OF[symbol] for symbol in symbols)
-    return symbols.encode()
+    def _up_to_stop(self, text: str) -> str:
+        text = self._held + text
+        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        if places:
+            self.stopped, self._held = True, ""
+            return text[: min(places)]
+        starts = range(max(0, len(text) - max(map(len, self._stop)) + 1), len(text))
+        kept = next((i for i in starts if any(each.startswith(text[i:]) for each in self._stop)), len(text))
+        self._held = text[kept:]
+        return text[:kept]
 
 
 class TokenLabels:
@@ -186,20 +241,20 @@ class TokenLabels:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self._tokenizer = tokenizer
+        self._bytes_of = TokenBytes(tokenizer)
         self._labels: dict[int, str] = {}
 
     def __call__(self, token: int) -> str:
         label = self._labels.get(token)
         if label is None:
-            label = self._labels[token] = self._label(token)
+            label = self._labels[token] = self._label(self._bytes_of(token))
         return label
 
-    def _label(self, token: int) -> str:
-        text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if "\ufffd" not in text:
-            return text
-        return token_bytes(self._tokenizer, token).hex(" ").upper() or text
+    def _label(self, data: bytes) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data.hex(" ").upper()
 
 
 def _byte_symbols() -> list[str]:
@@ -220,18 +275,12 @@ class StopStrings:
     """Finds the first of several strings in a growing text, also across chunks."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]):
-        if isinstance(stop, str) or any(not text for text in stop):
-            raise ValueError(f"stop: expected a list of strings of one character or more, got {stop!r}")
-        self._stop = tuple(stop)
-        self._decoder = IncrementalDecoder(tokenizer)
-        self._tail = ""
-        self._keep = max((len(text) for text in stop), default=1) - 1
+        self._decoder = IncrementalDecoder(tokenizer, stop)
 
     def cut(self, tokens: Sequence[int]) -> int | None:
         """How many of these tokens to keep, up to the one that completes a stop string; None if none does."""
-        for count, piece in enumerate(self._decoder.push(tokens), start=1):
-            text = self._tail + piece
-            if any(stop in text for stop in self._stop):
+        for count, token in enumerate(tokens, start=1):
+            self._decoder.push([token])
+            if self._decoder.stopped:
                 return count
-            self._tail = text[-self._keep :] if self._keep else ""
         return None

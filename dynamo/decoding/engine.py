@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from dynamo.common.validation import short_repr
 from dynamo.cooccurrence.table import CooccurrenceTable
-from dynamo.data.text import StopStrings
+from dynamo.data import text
 from dynamo.decoding.cache import CachePool, KVCache, within_memory
 from dynamo.decoding.offloaded import decoder_for
 from dynamo.decoding.sequence import TokenSequence
@@ -36,8 +36,9 @@ class Engine:
     A DynaMo model without a table samples from the unmasked joint; a base emits one token per pass.
     One engine serves any number of streams, at once and from several threads: each has its own cache.
 
-    tokenizer: for stop strings, and for its special tokens, which the repetition penalty never touches;
-    without one these are the tokens that the model's own configuration names (begin, end, padding). weights:
+    tokenizer: for stop strings, for its tokens that end a text, and for its special tokens, which the
+    repetition penalty never touches; without one these are the tokens that the model's own configuration
+    names (begin, end, padding). weights:
     "own", or "int8" for 8-bit copies of a float32 model's on CPU: faster, a little other, and not for exact
     mode. Raises ValueError for what is no such model, a table of another vocabulary, and weights that this
     model cannot have.
@@ -60,7 +61,7 @@ class Engine:
         self._pool = CachePool(lambda capacity: self._decoder.new_cache(capacity), self.max_length)
         self._table = table
         self._tokenizer = tokenizer
-        self.end_ids = end_of_text_ids(model)
+        self.end_ids = end_of_text_ids(model, tokenizer)
         self._special_ids = unpenalised_ids(model, tokenizer)
         if table is not None:
             table.check(vocab_size=self._decoder.vocab_size)
@@ -93,9 +94,11 @@ class Engine:
     ) -> Iterator[StepRecord]:
         """Decode from a prompt, (1, seq) or a list of ids; ends at end-of-text, a stop string or the length.
 
-        `max_new_tokens` is cut to what the model's positions leave. Close the iterator to cancel. Raises
-        ValueError, before anything is yielded, on an empty or too long prompt, unknown ids or a bad option;
-        and in the middle of a run where memory runs out, after which the engine works as before.
+        The last token completes the stop string and may hold more: `IncrementalDecoder(tokenizer, stop)`
+        gives the text up to where it begins. `max_new_tokens` is cut to what the model's positions leave.
+        Close the iterator to cancel. Raises ValueError, before anything is yielded, on an empty or too long
+        prompt, unknown ids or a bad option; and in the middle of a run where memory runs out, after which the
+        engine works as before.
         """
         options = options or SamplingOptions()
         sequence = self._sequence(input_ids, options, max_new_tokens, seed, stop)
@@ -209,14 +212,14 @@ class Engine:
         if self._table is not None and options.mask_strength > 0:
             self._table.check(order=min(options.highest_order, self.heads))
 
-    def _stop_strings(self, stop: Sequence[str]) -> StopStrings | None:
+    def _stop_strings(self, stop: Sequence[str]) -> text.StopStrings | None:
         if not stop:
             return None
         if self._tokenizer is None:
             raise ValueError(
                 "stop: stop strings need a tokenizer; build the engine with Engine(.., tokenizer=..)"
             )
-        return StopStrings(self._tokenizer, stop)
+        return text.StopStrings(self._tokenizer, stop)
 
 
 def checked_prompt(input_ids: torch.Tensor | Sequence[int], vocab_size: int, max_length: int) -> list[int]:
@@ -262,13 +265,14 @@ def unpenalised_ids(model: PreTrainedModel, tokenizer: Any = None) -> frozenset[
     model's configuration names; and whatever ends a text.
     """
     named = model.config.bos_token_id, model.config.pad_token_id
-    special = tokenizer.all_special_ids if tokenizer is not None else (i for i in named if i is not None)
-    return end_of_text_ids(model) | set(special)
+    special = text.special_ids(tokenizer) if tokenizer is not None else {i for i in named if i is not None}
+    return end_of_text_ids(model) | special
 
 
-def end_of_text_ids(model: PreTrainedModel) -> frozenset[int]:
-    """The ids that end a text, one or several, as the model's generation config declares them."""
+def end_of_text_ids(model: PreTrainedModel, tokenizer: Any = None) -> frozenset[int]:
+    """The ids that end a text: those that the model's generation config declares, one or several, and the
+    tokenizer's (`dynamo.data.text.end_ids`)."""
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
-    if declared is None:
-        return frozenset()
-    return frozenset(declared if isinstance(declared, (list, tuple)) else [declared])
+    if not isinstance(declared, (list, tuple)):
+        declared = [] if declared is None else [declared]
+    return frozenset(declared) | (text.end_ids(tokenizer) if tokenizer is not None else frozenset())

@@ -72,7 +72,7 @@ class GenerateEngine:
         self._tokenizer = tokenizer
         self._draft, self._compiled = draft, compiled
         self._settings = {**settings, **({"cache_implementation": "static"} if compiled else {})}
-        self.end_ids = end_of_text_ids(model)
+        self.end_ids = end_of_text_ids(model, tokenizer)
         self.max_length = model.config.max_position_embeddings
         self._special_ids = tuple(unpenalised_ids(model, tokenizer))
 

@@ -168,7 +168,7 @@ def _row(
         "kind": prompt.kind,
         "chat": prompt.chat,
         "prompt": prompt.text,
-        "text": tokenizer.decode(run.tokens, skip_special_tokens=True),
+        "text": text.decode(tokenizer, run.tokens),
         "tokens": len(run.tokens),
         "passes": run.passes,
     }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dynamo.common.statistics import Estimate, bootstrap, ratio
 from dynamo.data.readers import Turns
-from dynamo.data.text import encode_chat
+from dynamo.data.text import decode, encode_chat
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import decode_together
 from dynamo.evaluation.text_measures import CHRF_COLUMNS, chrf_counts, chrf_score, mentions
@@ -108,7 +108,7 @@ def answer_places(
         own = replace(options, threshold=threshold)
         texts, passes, tokens = [], 0, 0
         for run in decode_together(engine, prompts, range(seed, seed + len(prompts)), own, max_new_tokens):
-            texts.append(tokenizer.decode(run.tokens, skip_special_tokens=True))
+            texts.append(decode(tokenizer, run.tokens))
             passes, tokens = passes + run.passes, tokens + len(run.tokens)
             progress()
         found = np.array([_row(text, place) for text, place in zip(texts, places, strict=True)])

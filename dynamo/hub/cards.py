@@ -100,11 +100,11 @@ def _use(repo_id: str) -> str:
     return (
         "```python\n"
         "from dynamo import Engine, load\n"
-        "from dynamo.data.text import encode_prompt\n\n"
+        "from dynamo.data.text import IncrementalDecoder, encode_prompt\n\n"
         f'pair = load("{repo_id}")  # also quantize="8bit" or "4bit"\n'
-        'prompt = encode_prompt(pair.tokenizer, "Hello")\n'
+        'prompt, decoder = encode_prompt(pair.tokenizer, "Hello"), IncrementalDecoder(pair.tokenizer)\n'
         "for step in Engine(pair.dynamo, pair.table, pair.tokenizer).stream(prompt):\n"
-        "    print(pair.tokenizer.decode(step.tokens))\n"
+        "    print(decoder.push(step.tokens))\n"
         "```"
     )
 

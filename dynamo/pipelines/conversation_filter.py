@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamo.data.text import TokenBytes, special_ids
 from dynamo.pipelines.conversation_writer import Conversation, ConverseOptions, is_loop
 
 ENDS = {"cut": "not ended", "looped": "repetition loop"}  # what is wrong with a turn that did not end itself
@@ -13,8 +14,8 @@ class Filter:
     """seen: first questions that are there already, in one form; a second conversation on one is dropped."""
 
     def __init__(self, tokenizer: Any, options: ConverseOptions):
-        self._tokenizer, self._options = tokenizer, options
-        self._special = set(tokenizer.all_special_ids)
+        self._options = options
+        self._bytes_of, self._special = TokenBytes(tokenizer), special_ids(tokenizer)
         self.seen: set[str] = set()
 
     def messages(self, row: Conversation, ended: str) -> tuple[list[dict[str, str]], int, str | None]:
@@ -24,7 +25,7 @@ class Filter:
         tokens = 0
         for question, answer in zip(row.turns[::2], [*row.turns[1::2], ("assistant", [])], strict=False):
             last = answer is row.turns[-1] or question is row.turns[-1]
-            texts = [self._tokenizer.decode(ids) for _, ids in (question, answer)]
+            texts = [self._decode(ids) for _, ids in (question, answer)]
             fault = ENDS.get(ended) if last else None
             fault = fault or self._fault(question[1], answer[1], texts)
             if not kept and fault is None:
@@ -36,6 +37,10 @@ class Filter:
             kept += [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
             tokens += len(answer[1])
         return kept, tokens, None
+
+    def _decode(self, ids: list[int]) -> str:
+        """With broken characters in it, which are a fault."""
+        return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
 
     def _fault(self, question: list[int], answer: list[int], texts: list[str]) -> str | None:
         if len(question) < 2 or len(answer) < self._options.shortest_answer or not all(map(str.strip, texts)):

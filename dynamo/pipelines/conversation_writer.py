@@ -21,9 +21,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache, DynamicCache
 
 from dynamo.common.options import check_types, option
+from dynamo.data.text import chat_template, encode_plain
+from dynamo.decoding.engine import end_of_text_ids
 from dynamo.kernels import loops
 
-ROLES = ("user", "assistant", "user")
+MOST_EXCHANGES = 3
+ROLES = ("user", "assistant") * MOST_EXCHANGES
 LOOP_WINDOW = 128  # tokens of a turn that are looked at for a loop, every half of it
 NUCLEUS = 2048  # tokens that top-p looks at; what lies below never made up 5 % of a chat model's mass
 
@@ -57,35 +60,6 @@ class ConverseOptions:
                 raise ValueError(f"{name}: expected {least} to 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
-
-
-@dataclass(frozen=True)
-class TemplateParts:
-    """A chat template cut at its contents: ids before the first user turn, between a user turn and its
-    answer, and between an answer and the next user turn; `ends` are the ids that end a turn."""
-
-    before: list[int]
-    answer: list[int]
-    user: list[int]
-    ends: frozenset[int]
-
-    @classmethod
-    def of(cls, tokenizer: Any, ends: Iterable[int]) -> TemplateParts:
-        """Raises ValueError for a tokenizer without a template, or one that hides or changes contents."""
-        marks = ("Xq1zX", "Xq2zX", "Xq3zX")
-        turns = [{"role": role, "content": mark} for role, mark in zip(ROLES, marks, strict=True)]
-        if not tokenizer.chat_template:
-            raise ValueError("model: its tokenizer has no chat template; converse needs a chat model")
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        parts: list[str] = []
-        for mark in marks:
-            part, found, rendered = rendered.partition(mark)
-            if not found:
-                raise ValueError("model: its chat template does not keep a conversation's contents in order")
-            parts.append(part)
-        ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (*parts, rendered)]
-        # What follows a user's turn begins with the token that ends it, if there is one.
-        return cls(ids[0], ids[1], ids[2], frozenset(ends) | {ids[1][0], ids[2][0]})
 
 
 @dataclass
@@ -161,18 +135,33 @@ def rows_attention(
 AttentionInterface.register("dynamo_rows", rows_attention)
 
 
+def leads(tokenizer: Any) -> list[list[int]]:
+    """What the chat template writes before the first turn of a conversation, the second, .. as ids.
+
+    Raises ValueError for a tokenizer whose template does not hold such conversations.
+    """
+    try:
+        template = chat_template(tokenizer)
+        return [
+            template.lead(ROLES[:said], ask=True) if role == "assistant" else template.lead(ROLES[: said + 1])
+            for said, role in enumerate(ROLES)
+        ]
+    except ValueError as error:
+        raise ValueError(f"model: converse needs a chat model ({error})") from None
+
+
 class ConversationWriter:
     """Writes conversations side by side; `finished` yields each as it ends, with what ended it."""
 
     def __init__(
         self, model: Any, tokenizer: Any, options: ConverseOptions, questions: Sequence[str] | None = None
     ):
-        ends = model.generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        self._model, self._tokenizer, self._options = model, tokenizer, options
-        self._parts = TemplateParts.of(tokenizer, ends)
-        self._questions = questions
-        least = len(self._parts.before) + options.longest_turn + options.longest_answer
+        self._model, self._options = model, options
+        self._leads = leads(tokenizer)
+        # What follows a turn begins with the token that ends it, if there is one.
+        self._ends = end_of_text_ids(model, tokenizer) | {self._leads[1][0], self._leads[2][0]}
+        self._questions = None if questions is None else encode_plain(tokenizer, list(questions))
+        least = len(self._leads[0]) + options.longest_turn + options.longest_answer
         most = model.config.max_position_embeddings
         if not least < options.longest <= most:
             raise ValueError(
@@ -216,26 +205,24 @@ class ConversationWriter:
         draws = np.random.default_rng([self._options.seed, number])
         exchanges = 1
         if self._questions is None and draws.random() < self._options.more_turns:
-            exchanges = int(draws.integers(2, 4))
-        row = Conversation(number, draws, exchanges, [], length=len(self._parts.before))
+            exchanges = int(draws.integers(2, MOST_EXCHANGES + 1))
+        row = Conversation(number, draws, exchanges, [], length=len(self._leads[0]))
         if self._questions is not None:
-            ids = self._tokenizer(
-                self._questions[number], add_special_tokens=False, split_special_tokens=True
-            )["input_ids"]
+            ids = self._questions[number]
             row.turns = [("user", ids), ("assistant", [])]
-            row.forced = [*ids, *self._parts.answer]
+            row.forced = [*ids, *self._leads[1]]
         return row
 
     def _prepare(self, rows: int) -> tuple[RowsCache, torch.Tensor]:
         """The rows' cache with the template's first part in it, and the logits after that, (vocab,)."""
-        ids = torch.tensor([self._parts.before], device=self._model.device)
+        ids = torch.tensor([self._leads[0]], device=self._model.device)
         prefix = DynamicCache()
         self._model.set_attn_implementation("sdpa")
         with torch.inference_mode():
             first = self._model(input_ids=ids, past_key_values=prefix, use_cache=True).logits[0, -1].float()
         self._model.set_attn_implementation("dynamo_rows")
         cache = RowsCache(prefix, rows, self._options.longest)
-        cache.lengths[:] = len(self._parts.before)
+        cache.lengths[:] = len(self._leads[0])
         return cache, first
 
     def _next(self, row: Conversation, first: torch.Tensor) -> int:
@@ -294,10 +281,10 @@ class ConversationWriter:
         """Take a sampled token in: the token to feed, and what ended the conversation, if something did."""
         options, speaker = self._options, row.speaker
         said = row.turns[-1][1]
-        if token in self._parts.ends:
+        if token in self._ends:
             if speaker == "assistant" and len(row.turns) >= 2 * row.exchanges:
                 return token, "ended"
-            part = self._parts.answer if speaker == "user" else self._parts.user
+            part = self._leads[len(row.turns)]
             row.turns.append(("assistant" if speaker == "user" else "user", []))
             row.forced = list(part)
             if row.length + len(part) + options.longest_turn >= options.longest:

@@ -75,8 +75,7 @@ def converse(
             run.check_yield(4 * options.rows)
             if stop():
                 break
-    run.write_state()
-    return run.state()
+    return run.write_state()
 
 
 class ConverseRun:
@@ -164,5 +163,7 @@ class ConverseRun:
             "seconds": round(seconds, 1), "next": self._next, "under_way": sorted(self._begun),
         }  # fmt: skip
 
-    def write_state(self) -> None:
-        write_json(self._state, self.state())
+    def write_state(self) -> dict[str, Any]:
+        state = self.state()
+        write_json(self._state, state)
+        return state

@@ -126,7 +126,7 @@ def measure_pair(name: str, dev: Path) -> dict[str, Any]:
             report["samples"] = [
                 [
                     json.loads(PROMPTS_FILE.read_text())[i][-1]["content"],
-                    pair.tokenizer.decode(measured.runs[i].tokens, skip_special_tokens=True),
+                    text.decode(pair.tokenizer, measured.runs[i].tokens),
                 ]
                 for i in (0, 6, 11, 13, 30)
             ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -144,6 +145,7 @@ def fetch_base(name: str, target: Path, chat: bool) -> None:
             shutil.copyfile(file, part / file.name)
     tokenizer = loading.load_tokenizer(source)
     if chat and not text.has_chat_template(tokenizer):
+        print(f"base: {text.MARKERS_ADDED}", file=sys.stderr)
         text.add_chat_template(tokenizer)
     vocabulary = json.loads((part / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     if len(tokenizer) > vocabulary:

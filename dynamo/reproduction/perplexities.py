@@ -17,6 +17,7 @@ from dynamo.common.statistics import bootstrap, ratio
 from dynamo.data.documents import encode_rows
 from dynamo.data.instructions import read_examples
 from dynamo.data.readers import read_rows
+from dynamo.data.text import special_ids
 from dynamo.evaluation import perplexity
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.estimates import with_interval
@@ -122,7 +123,7 @@ def measure_other(workspace: Workspace) -> dict[str, Any]:
         workspace.progress(f"other-corpus: {name}")
         ppl = perplexity.measure_dynamic_perplexity(
             pair.dynamo, pair.table, documents, THRESHOLDS[::2], positions=workspace.sizes.positions // 2,
-            per_document=PLACES_PER_DOCUMENT, special_ids=pair.tokenizer.all_special_ids, seed=workspace.seed,
+            per_document=PLACES_PER_DOCUMENT, special_ids=special_ids(pair.tokenizer), seed=workspace.seed,
         )  # fmt: skip
         found[name] = {
             "documents": len(documents),

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynamo.charts.lines import lines
 from dynamo.charts.sweeps import sweep_shares
+from dynamo.data.text import special_ids
 from dynamo.evaluation import perplexity
 from dynamo.reproduction import sweeps
 from dynamo.reproduction.estimates import curve, with_interval
@@ -59,7 +60,7 @@ def measure_curves(workspace: Workspace) -> dict[str, Any]:
         sweeps.THRESHOLDS,
         positions=workspace.sizes.positions,
         per_document=PLACES_PER_DOCUMENT,
-        special_ids=pair.tokenizer.all_special_ids,
+        special_ids=special_ids(pair.tokenizer),
         seed=workspace.seed,
     )
     return {"points": points, "ppl_d": [each.to_json() for each in ppl]}

@@ -15,7 +15,12 @@ from dynamo.trace.ndjson import End, PassLine
 
 
 class Decoder(Protocol):
-    """Token ids to text, one piece per id (`dynamo.data.text.IncrementalDecoder`)."""
+    """Token ids to text, one piece per id (`dynamo.data.text.IncrementalDecoder`).
+
+    stopped: whether a stop string ended the text.
+    """
+
+    stopped: bool
 
     def push(self, ids: Iterable[int]) -> list[str]: ...
 
@@ -106,9 +111,10 @@ class Recorder(RunCounts):
         return line
 
     def end(self, reason: str = "", message: str = "") -> End:
-        """The end line, made once; without a reason, the last token says whether the text had ended."""
+        """The end line, made once; without a reason, the text and its last token say how it ended."""
         if self.end_line is None:
             ended = bool(self.tokens) and self.tokens[-1] in self._end_tokens
-            self.end_line = End(reason or ("eos" if ended else "length"), self._decoder.flush(), message)
+            found = "stop" if self._decoder.stopped else "eos" if ended else "length"
+            self.end_line = End(reason or found, self._decoder.flush(), message)
             self.text += self.end_line.text
         return self.end_line

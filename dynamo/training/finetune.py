@@ -1,7 +1,8 @@
 """Finetune a base model or a DynaMo model on instructions; the loss is on the replies only.
 
-Data is Alpaca's format or conversations, JSON or JSON lines, and is written with the chat page's template. A
-run whose output folder holds a checkpoint continues from it; the result is OUTPUT/model.
+Data is Alpaca's format or conversations, JSON or JSON lines, and is written with the model's own chat
+template; a tokenizer without one gets markers. A run whose output folder holds a checkpoint continues from
+it; the result is OUTPUT/model.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def _starting_model(run: FinetuningRun) -> tuple[DynamoForCausalLM, Any, Cooccur
     if not isinstance(model, DynamoForCausalLM):
         model = DynamoForCausalLM.from_neox(model, num_token_heads=1)
     if not text.has_chat_template(tokenizer):
+        print(f"model: {text.MARKERS_ADDED}", file=sys.stderr)
         text.add_chat_template(tokenizer)
         missing = len(tokenizer) - model.config.vocab_size
         if missing > 0:

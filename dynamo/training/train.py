@@ -168,9 +168,9 @@ def _separator(tokenizer: Any) -> int:
 
 
 def stop_at_end_of_turn(model: DynamoForCausalLM, tokenizer: Any) -> None:
-    """A model that learns the chat template must also stop where a turn ends."""
-    if text.has_chat_template(tokenizer):
-        ends = end_of_text_ids(model) | {tokenizer.convert_tokens_to_ids(text.END_OF_TURN)}
+    """A model that learns a chat template must also stop where a turn ends."""
+    ends = end_of_text_ids(model, tokenizer)
+    if text.has_chat_template(tokenizer) and ends:
         model.generation_config.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
 
 

@@ -86,8 +86,8 @@ def test_only_replies_and_their_ends_are_scored(tokenizer):
 
 def test_what_is_cut_before_its_reply_is_left_out(tokenizer):
     examples = [instructions.Example(turns) for turns in DIALOGUES]
-    first = text.encode_turns(tokenizer, DIALOGUES[0]).spans[1].start
-    second = text.encode_turns(tokenizer, DIALOGUES[1]).spans[1].start
+    first = text.encode_turns(tokenizer, DIALOGUES[0]).answers[0].start
+    second = text.encode_turns(tokenizer, DIALOGUES[1]).answers[0].start
     assert first != second
     rows = instructions.encode(examples, tokenizer, min(first, second) + 1)
     assert len(rows) == 1 and (rows[0][1] != IGNORED_LABEL).sum() == 1

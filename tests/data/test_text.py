@@ -2,10 +2,13 @@ import pytest
 from conftest import DIALOGUES
 from hypothesis import given
 from hypothesis import strategies as st
+from templates import byte_level, sentence_piece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dynamo.data import text
+
+SENTENCE_PIECE = sentence_piece(None)
 
 
 def test_encoding_equals_the_saved_jinja_template(tokenizer):
@@ -17,13 +20,12 @@ def test_encoding_equals_the_saved_jinja_template(tokenizer):
         assert text.encode_chat(tokenizer, turns[:1]) == list(asked["input_ids"])
 
 
-def test_spans_cover_each_turns_text_and_end_token(tokenizer):
+def test_answers_are_each_replys_text_and_end_token(tokenizer):
     chat = text.encode_turns(tokenizer, DIALOGUES[0])
-    assert [span.role for span in chat.spans] == ["user", "assistant", "user", "assistant"]
-    for span, turn in zip(chat.spans, DIALOGUES[0], strict=True):
-        assert tokenizer.decode(chat.ids[span.start : span.stop]) == turn["content"] + text.END_OF_TURN
-        assert tokenizer.decode([chat.ids[span.start - 1]]) == text.MARKERS[turn["role"]]
-    assert sum(span.stop - span.start + 1 for span in chat.spans) == len(chat.ids), "no token outside a turn"
+    replies = [turn["content"] for turn in DIALOGUES[0] if turn["role"] == "assistant"]
+    for answer, reply in zip(chat.answers, replies, strict=True):
+        assert tokenizer.decode(chat.ids[answer.start : answer.stop]) == reply + text.END_OF_TURN
+        assert tokenizer.decode([chat.ids[answer.start - 1]]) == text.MARKERS["assistant"]
 
 
 def test_markers_spelled_in_a_message_stay_text(tokenizer):
@@ -73,9 +75,7 @@ def test_prompt_is_a_chat_message_or_plain_text(tokenizer):
     bpe = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     plain = PreTrainedTokenizerFast(tokenizer_object=bpe)
-    assert (
-        bytes(b for i in text.encode_prompt(plain, "Hé") for b in text.token_bytes(plain, i)) == "Hé".encode()
-    )
+    assert b"".join(map(text.TokenBytes(plain), text.encode_prompt(plain, "Hé"))) == "Hé".encode()
     with pytest.raises(ValueError, match="prompt: "):
         text.encode_prompt(tokenizer, " ")
 
@@ -105,6 +105,67 @@ def test_stop_string_counts_the_tokens_up_to_its_last(tokenizer):
     assert text.StopStrings(tokenizer, ["absent"]).cut(ids) is None
 
 
+@given(st.data())
+def test_text_ends_where_a_stop_string_begins(tokenizer, data):
+    """Also in the middle of a token, whatever the chunks, and nothing is shown that is taken back later."""
+    whole = data.draw(st.text("abé. |🙂", max_size=30))
+    stop = data.draw(st.lists(st.text("abé. |🙂", min_size=1, max_size=4), max_size=3))
+    decoder = text.IncrementalDecoder(tokenizer, stop)
+    ids, shown = text.encode_plain(tokenizer, [whole])[0], ""
+    for token in ids:
+        (piece,) = decoder.push([token])
+        shown += piece
+        assert whole.startswith(shown)
+    shown += decoder.flush()
+    ends = [
+        place + len(each) for each in stop for place in range(len(whole)) if whole.startswith(each, place)
+    ]
+    assert decoder.stopped == bool(ends)
+    if not ends:
+        assert shown == whole
+    else:
+        first = min(ends)  # no token of these ends more than one character
+        begins = [first - len(each) for each in stop if whole[:first].endswith(each)]
+        assert shown == whole[: min(begins)]
+
+
+def test_a_special_token_can_be_a_stop_string(tokenizer):
+    decoder = text.IncrementalDecoder(tokenizer, ["<|user|>", "it was"])
+    ids = tokenizer("it is<|user|>x", add_special_tokens=False)["input_ids"]
+    assert "".join(decoder.push(ids)) == "it is" and decoder.stopped
+
+
+@pytest.mark.parametrize("kind", [byte_level, sentence_piece])
+def test_added_words_come_out_as_themselves(kind):
+    """ï, đ and č are symbols for bytes, too."""
+    tokenizer = kind(None)
+    words = ["naïve", "đem", "č"]
+    tokenizer.add_tokens(words)
+    for word in words:
+        ids = text.encode_plain(tokenizer, [f"a {word} b"])[0]
+        assert tokenizer.convert_tokens_to_ids(word) in ids
+        assert text.decode(tokenizer, ids) == f"a {word} b"
+        assert text.TokenLabels(tokenizer)(tokenizer.convert_tokens_to_ids(word)).strip() == word
+        assert text.StopStrings(tokenizer, [word]).cut(ids) is not None
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=20))
+def test_a_sentence_piece_text_streams_as_it_was(content):
+    """The space before every text is none of it, and a character of several byte tokens comes whole."""
+    ids = text.encode_plain(SENTENCE_PIECE, [content])[0]
+    assert text.decode(SENTENCE_PIECE, ids) == content
+    pieces = text.IncrementalDecoder(SENTENCE_PIECE).push(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == content
+
+
+def test_half_a_character_is_never_shown(tokenizer):
+    half, _ = tokenizer("é", add_special_tokens=False)["input_ids"]
+    assert text.decode(tokenizer, [half]) == ""
+    assert (
+        text.decode(tokenizer, [half, tokenizer.eos_token_id, *text.encode_plain(tokenizer, ["é"])[0]]) == "é"
+    )
+
+
 def test_empty_stop_string_is_refused(tokenizer):
     for stop in ([""], "abc"):
         with pytest.raises(ValueError, match="expected a list of strings of one character or more"):
@@ -124,7 +185,7 @@ def test_raw_tokenizer_gets_the_template_on_request():
     bpe.decoder = decoders.ByteLevel()
     raw = PreTrainedTokenizerFast(tokenizer_object=bpe)
     turns = [{"role": "user", "content": "hi"}]
-    with pytest.raises(ValueError, match="has no chat markers"):
+    with pytest.raises(ValueError, match=r"^tokenizer"):
         text.encode_chat(raw, turns)
     assert text.add_chat_template(raw) == 3
     assert text.has_chat_template(raw)

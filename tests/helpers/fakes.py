@@ -56,6 +56,8 @@ class Vocabulary:
 
 
 class ScriptedDecoder:
+    stopped = False
+
     def __init__(self, texts: Sequence[str]):
         self._texts = texts
 

@@ -23,6 +23,8 @@ END = 9
 class Words:
     """A decoder whose token 1 only opens a character and whose token 2 completes it."""
 
+    stopped = False
+
     def __init__(self):
         self.held = ""
 

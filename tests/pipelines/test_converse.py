@@ -25,8 +25,8 @@ from dynamo.pipelines.conversation_writer import (
     Conversation,
     ConversationWriter,
     ConverseOptions,
-    TemplateParts,
     is_loop,
+    leads,
 )
 from dynamo.pipelines.converse import SPLITS, converse, part_file, split_of
 from dynamo.training.trainer import save_model
@@ -93,13 +93,13 @@ def test_rows_of_different_lengths_say_what_transformers_says(family, kernels, t
     whole = copy.deepcopy(model)
     options = replace(OPTIONS, rows=2, top_k=1)
     writer = ConversationWriter(model, tokenizer, options, QUESTIONS)
-    parts = TemplateParts.of(tokenizer, [])
+    before, answer_marker = leads(tokenizer)[:2]
     rows = [row for row, _ in writer.finished(range(len(QUESTIONS)))]
     assert sorted(row.number for row in rows) == [0, 1, 2, 3, 4]
     for row in rows:
         (_, question), (_, answer) = row.turns
         assert tokenizer.decode(question) == QUESTIONS[row.number] and answer
-        prompt = [*parts.before, *question, *parts.answer]
+        prompt = [*before, *question, *answer_marker]
         with torch.no_grad():
             logits = whole(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         assert logits.argmax(-1).tolist() == answer

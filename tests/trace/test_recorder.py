@@ -10,7 +10,9 @@ RECORDS = [
 
 
 class Letters:
-    """Ids to letters; an end has no text, and half a character is left."""
+    """Ids to letters; an end has no text, and something is kept back."""
+
+    stopped = False
 
     def push(self, ids):
         return ["" if token == 3 else "abcdefghij"[token] for token in ids]

@@ -125,7 +125,7 @@ class ModelPair:
             encode=lambda messages, room: encode_messages(pair.tokenizer, messages, room),
             decoder=lambda: IncrementalDecoder(pair.tokenizer),
             label=TokenLabels(pair.tokenizer),
-            end_tokens=end_of_text_ids(pair.dynamo),
+            end_tokens=end_of_text_ids(pair.dynamo, pair.tokenizer),
             max_length=config.max_position_embeddings,
             heads=config.num_token_heads,
             chat=has_chat_template(pair.tokenizer),
