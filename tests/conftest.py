@@ -129,7 +129,7 @@ def tiny_base(seed: int = 0, **changes) -> GPTNeoXForCausalLM:
 
 def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
     """Weights are large enough for logits to differ clearly; `changes` are heads' options."""
-    return DynamoForCausalLM.from_neox(tiny_base(seed), num_token_heads=heads, **changes).eval()
+    return DynamoForCausalLM.from_base(tiny_base(seed), num_token_heads=heads, **changes).eval()
 
 
 @pytest.fixture(autouse=True)

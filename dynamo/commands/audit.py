@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=100,
                         help="of --data: dialogues, one place each, 0 for all (default: 100)")  # fmt: skip
     parser.add_argument(
-        "--model", default="embedded", help="a pair, or a stock GPT-NeoX to judge by (default: embedded)"
+        "--model", default="embedded", help="a pair, or a base to judge by (default: embedded)"
     )
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     add_generation_arguments(parser)

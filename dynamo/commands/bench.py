@@ -193,7 +193,7 @@ def _draft(arguments: argparse.Namespace, pair: Any) -> Any:
             f"draft-model: {arguments.draft_model} has another vocabulary than {pair.name}; assisted "
             "generation compares tokens by their ids, so choose a smaller model of the same family"
         )
-    return model.to_pythia() if isinstance(model, DynamoForCausalLM) else model
+    return model.to_base() if isinstance(model, DynamoForCausalLM) else model
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from dynamo.common.options import add_arguments, from_arguments
+from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
 
 
@@ -42,8 +43,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     options = from_arguments(SamplingOptions, arguments)
     model, tokenizer, table = loading.load_model(arguments.model)
     if not isinstance(model, DynamoForCausalLM):
-        model = DynamoForCausalLM.from_neox(model, num_token_heads=1)
-    positions = model.config.max_position_embeddings
+        model = DynamoForCausalLM.from_base(model, num_token_heads=1)
+    positions = max_positions(model)
     if not model.config.num_token_heads < arguments.cut <= positions:
         raise ValueError(
             f"cut: expected {model.config.num_token_heads + 1} (a target for every head) to {positions} "

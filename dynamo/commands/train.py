@@ -1,6 +1,6 @@
-"""Train token heads on a GPT-NeoX model, or go on training one, by the modified causal-LM objective.
+"""Train token heads on a base model, or go on training one, by the modified causal-LM objective.
 
-With --heads 1 this is plain causal-LM training and the result is a stock GPT-NeoX checkpoint. A run whose
+With --heads 1 this is plain causal-LM training and the result is a stock checkpoint. A run whose
 output folder holds a checkpoint continues from it, and one that receives SIGTERM writes one first; the result
 is OUTPUT/model. Runs unchanged on many processes under torchrun or accelerate launch.
 """

@@ -22,7 +22,7 @@ from dynamo import kernels
 from dynamo.common.laps import lap
 from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary, warm_up
 from dynamo.decoding.cache import BatchKVCache, KVCache
-from dynamo.decoding.packed import WEIGHTS, PackedLayers, has_int8, matrix_product
+from dynamo.decoding.packed import WEIGHTS, has_int8, matrix_product, pack
 from dynamo.model import architecture_of, model_shape, walk_heads
 from dynamo.model.packing import can_pack, fits_half, split_layers
 from dynamo.model.shape import LARGEST_COPY
@@ -75,9 +75,9 @@ class Decoder:
         stem, finals = (
             [self._architecture.layer_weights(each) for each in part] for part in split_layers(model)
         )
-        self._stem = [PackedLayers([layer], slot, self._weights) for slot, layer in enumerate(stem)]
+        self._stem = [pack([layer], slot, self._weights) for slot, layer in enumerate(stem)]
         looped = self._shape.layer.fits_loop(len(finals))
-        self._finals = PackedLayers(finals, len(stem), self._weights, looped)
+        self._finals = pack(finals, len(stem), self._weights, looped)
         if type(self._unembed) is nn.Linear:
             self._unembed = matrix_product(self._weights, self._unembed.weight, self._unembed.bias)
 

@@ -34,6 +34,7 @@ from dynamo.common.device_map import execution_device
 from dynamo.data.text import StopStrings
 from dynamo.decoding.cache import within_memory
 from dynamo.decoding.engine import checked_count, checked_prompt, end_of_text_ids, unpenalised_ids
+from dynamo.model.architectures import max_positions
 from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.joint import draw
 from dynamo.sampling.options import SamplingOptions
@@ -73,7 +74,7 @@ class GenerateEngine:
         self._draft, self._compiled = draft, compiled
         self._settings = {**settings, **({"cache_implementation": "static"} if compiled else {})}
         self.end_ids = end_of_text_ids(model, tokenizer)
-        self.max_length = model.config.max_position_embeddings
+        self.max_length = max_positions(model)
         self._special_ids = tuple(unpenalised_ids(model, tokenizer))
 
     @property

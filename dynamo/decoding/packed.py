@@ -1,7 +1,7 @@
 """Decoder layers as few operators, for models on CPU that wait for operators and for memory.
 
-Attention output and the MLP's second half are one matrix. Layers that read the same hidden states (a model's
-last layer and its extra heads) run side by side.
+Matrices that read or sum the same numbers are one. Layers that read the same hidden states (a model's last
+layer and its extra heads) run side by side.
 
 Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
 numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
@@ -27,6 +27,7 @@ from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
 from dynamo.decoding.attention import AttentionStep
 from dynamo.model import LayerWeights
+from dynamo.model.architectures import Norm, Part
 from dynamo.model.packing import all_half, fits_half
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
@@ -36,7 +37,7 @@ Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
 
 
 class PackedLayers:
-    """`n` parallel layers over the same hidden states, with caches in neighbouring slots from `slot` on.
+    """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on.
 
     weights: one of `WEIGHTS`; looped: whether one text's few positions go through the compiled loop, which
     has copies of its own.
@@ -45,18 +46,20 @@ class PackedLayers:
     def __init__(self, layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False):
         first = layers[0]
         self.slot = slot
-        self.hidden = len(first.norms[0])
+        self.hidden = len(first.norms[0][0])
         self.eps, self.scaling, self.activation = first.eps, first.scaling, first.activation
+        self.gated, self.looped = first.gate is not None, None
         with torch.inference_mode():
-            # (n, 2, 1, hidden) each: the norm before attention and that before the MLP differ only in these.
-            self.gain = _stacked([layer.norms[0::2] for layer in layers])
-            self.shift = _stacked([layer.norms[1::2] for layer in layers])
-            contract = [_contraction(layer) for layer in layers]
-            self.project = [matrix_product(weights, *layer.project) for layer in layers]
-            self.expand = [matrix_product(weights, *layer.expand) for layer in layers]
-            self.contract = [matrix_product(weights, *part) for part in contract]
-            looped = looped and weights == "own"
-            self.looped = LoopedLayers(layers, contract, slot) if looped else None
+            parts = [layer.packed() for layer in layers]
+            self.products = [
+                {name: matrix_product(weights, *part) for name, part in each.items()} for each in parts
+            ]
+            self._keep_norms(layers)
+            if looped and weights == "own":
+                self.looped = LoopedLayers(layers, parts, slot)
+
+    def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
+        raise NotImplementedError
 
     def forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
         """The first `n` layers' outputs, (n, new, hidden) or, unless `all_positions`, (n, queries, hidden),
@@ -64,39 +67,97 @@ class PackedLayers:
         """
         if self.looped is not None and not all_positions and step.alone and step.loop is not None:
             return self.looped.forward(hidden_states, n, step)
+        return self._forward(hidden_states, n, step, all_positions)
+
+    def _forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
+        raise NotImplementedError
+
+    def _inner(self, layer: int, normed: Tensor) -> Tensor:
+        """The MLP's inner values, (rows, inner)."""
+        wide = self.products[layer]["expand"](normed)
+        if not self.gated:
+            return self.activation(wide)
+        gate, wide = wide.chunk(2, dim=-1)
+        return self.activation(gate).mul_(wide)
+
+
+class ParallelLayers(PackedLayers):
+    """Layers whose attention and MLP both read the layer's input."""
+
+    def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
+        # (n, 2, 1, hidden) each: the norm before attention and that before the MLP differ only in these.
+        self.gain, self.shift = (
+            torch.stack([torch.stack([norm[part] for norm in layer.norms]) for layer in layers]).unsqueeze(2)
+            for part in (0, 1)
+        )
+
+    def _forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
         # One normalisation serves both norms of every layer here.
         normed = F.layer_norm(hidden_states, (self.hidden,), None, None, self.eps)
         normed = torch.addcmul(self.shift[:n], self.gain[:n], normed)  # (n, 2, new, hidden)
-        projected = [self.project[i](normed[i, 0]) for i in range(n)]  # n of (new, projected)
+        projected = [self.products[i]["project"](normed[i, 0]) for i in range(n)]  # n of (new, projected)
         attended = step.attend_packed(projected, self.slot, self.scaling, all_positions)
         inputs = normed[:, 1]
         if not all_positions:
             inputs, hidden_states = step.select_queries(inputs), step.select_queries(hidden_states)
         outputs = []
         for i in range(n):
-            inner = self.activation(self.expand[i](inputs[i]))  # (queries, inner)
-            outputs.append(self.contract[i](torch.cat((attended[i], inner), dim=-1)))
+            joined = torch.cat((attended[i], self._inner(i, inputs[i])), dim=-1)
+            outputs.append(self.products[i]["contract"](joined))
         joined = outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)  # (n, queries, hidden)
         return joined.add_(hidden_states)
+
+
+class SequentialLayers(PackedLayers):
+    """Layers whose MLP reads what attention added to the layer's input."""
+
+    def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
+        self.norms = [layer.norms for layer in layers]
+
+    def _forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
+        projected = [
+            self.products[i]["project"](self._normed(hidden_states, self.norms[i][0])) for i in range(n)
+        ]  # n of (new, projected)
+        attended = step.attend_packed(projected, self.slot, self.scaling, all_positions)
+        if not all_positions:
+            hidden_states = step.select_queries(hidden_states)
+        outputs = []
+        for i in range(n):
+            between = self.products[i]["output"](attended[i]).add_(hidden_states)
+            inner = self._inner(i, self._normed(between, self.norms[i][1]))
+            outputs.append(self.products[i]["contract"](inner).add_(between))
+        return outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)  # (n, queries, hidden)
+
+    def _normed(self, states: Tensor, norm: Norm) -> Tensor:
+        gain, shift = norm
+        if shift is None:
+            return F.rms_norm(states, (self.hidden,), gain, self.eps)
+        return F.layer_norm(states, (self.hidden,), gain, shift, self.eps)
+
+
+def pack(
+    layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False
+) -> PackedLayers:
+    """`PackedLayers` of the kind that these layers are."""
+    kind = ParallelLayers if layers[0].parallel else SequentialLayers
+    return kind(layers, slot, weights, looped)
 
 
 class LoopedLayers:
     """Copies of layers as `kernels.layers.side_by_side` wants them, with caches from `slot` on.
 
-    contract: each layer's, as `PackedLayers` joins it. Weights are kept in 16 bits where these hold all of
+    packed: each layer's matrices (`LayerWeights.packed`). Weights are kept in 16 bits where these hold all of
     them.
     """
 
-    def __init__(self, layers: Sequence[LayerWeights], contract: Sequence[tuple[Tensor, Tensor]], slot: int):
+    def __init__(self, layers: Sequence[LayerWeights], packed: Sequence[dict[str, Part]], slot: int):
         self._slot, self._scaling = slot, float(layers[0].scaling)
-        parts = [
-            (layer.project, layer.expand, joined) for layer, joined in zip(layers, contract, strict=True)
-        ]
+        names = ("project", "expand", "contract")
         half = all_half(layers)
         arrays = [
-            _array([torch.stack(layer.norms) for layer in layers]),
-            *(_matrices([weight for weight, _ in part], half) for part in zip(*parts, strict=True)),
-            _array([torch.cat([_bias(*part) for part in layer]) for layer in parts]),
+            _array([torch.stack([part for norm in layer.norms for part in norm]) for layer in layers]),
+            *(_matrices([parts[name][0] for parts in packed], half) for name in names),
+            _array([torch.cat([_bias(*parts[name]) for name in names]) for parts in packed]),
         ]
         # Read once a pass from end to end, they come faster from few large pages.
         self._weights = (float(layers[0].eps), *side_by_side(arrays))
@@ -108,17 +169,6 @@ class LoopedLayers:
             hidden_states.numpy(), n, *self._weights, *place, self._scaling, step.queries
         )
         return torch.from_numpy(outputs)
-
-
-def _contraction(layer: LayerWeights) -> tuple[Tensor, Tensor]:
-    """Output projection and the MLP's second half as one matrix (hidden, heads * head_dim + inner), as a
-    parallel layer adds up what both give."""
-    (output, output_bias), (contract, bias) = layer.output, layer.contract
-    return torch.cat([output, contract], dim=1), bias if output_bias is None else bias + output_bias
-
-
-def _stacked(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(tuple(row)) for row in rows]).unsqueeze(2)
 
 
 def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from dynamo.common.device_map import execution_device
 from dynamo.common.memory import enough_memory, run_out
 from dynamo.evaluation.text_measures import repeated
+from dynamo.model.architectures import max_positions
 
 UNLIKELY = 0.01
 TOP_K = 50
@@ -109,7 +110,7 @@ def audit(base: torch.nn.Module, prompt: Sequence[int], reply: Sequence[int], to
 
 def _scores(base: Any, ids: torch.Tensor, prompt: int) -> tuple[list[float], list[int]]:
     log_p, ranks = [], []
-    for start, first, stop in _windows(prompt, len(ids), base.config.max_position_embeddings):
+    for start, first, stop in _windows(prompt, len(ids), max_positions(base)):
         scored = ids[first:stop, None]
         window = ids[None, start:stop]
         logits = base(window, use_cache=False, logits_to_keep=len(scored) + 1).logits[0, :-1].float()

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GPTNeoXForCausalLM
+from transformers import PreTrainedModel
 
 from dynamo.common import validation
 from dynamo.common.device_map import execution_device
 from dynamo.common.statistics import wilson
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.model import DynamoForCausalLM
+from dynamo.model.architectures import max_positions
 from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.options import MAX_ORDER, SamplingOptions
 from dynamo.sampling.records import Cell
@@ -108,7 +109,7 @@ def _bin(fields: dict[str, Any]) -> Bin:
 def measure_calibration(
     model: DynamoForCausalLM,
     table: CooccurrenceTable | None,
-    base: GPTNeoXForCausalLM,
+    base: PreTrainedModel,
     documents: Sequence[NDArray[np.integer]],
     options: SamplingOptions | None = None,
     orders: Sequence[int] = (2, 3),
@@ -127,7 +128,7 @@ def measure_calibration(
     heads, longest = model.config.num_token_heads, max(orders)
     if not 2 <= min(orders) <= longest <= heads:
         raise ValueError(f"orders: expected 2 to {heads} (the model's heads), got {tuple(orders)}")
-    cut = min(cut, base.config.max_position_embeddings, model.config.max_position_embeddings)
+    cut = min(cut, max_positions(base), max_positions(model))
     long_enough = [document[:cut] for document in documents if len(document[:cut]) > longest]
     if not long_enough:
         raise ValueError(f"documents: none has more than {longest} tokens")
@@ -193,7 +194,7 @@ def _top_cells(
 
 @torch.inference_mode()
 def base_agrees(
-    base: GPTNeoXForCausalLM,
+    base: PreTrainedModel,
     document: NDArray[np.int64],
     chunks: Sequence[tuple[int, tuple[int, ...]]],
 ) -> list[bool]:

@@ -16,6 +16,7 @@ from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.profile import profile_lanes
 from dynamo.loading import Pair
+from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
@@ -38,7 +39,7 @@ def context_cost(
 
     Raises ValueError for a length that leaves no room for the tokens that are timed.
     """
-    most = pair.base.config.max_position_embeddings - CURVE_TOKENS
+    most = max_positions(pair.base) - CURVE_TOKENS
     wrong = next((length for length in lengths if not 1 <= length <= most), None)
     if wrong is not None:
         raise ValueError(

@@ -24,6 +24,7 @@ from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.held_out import held_out_nats
 from dynamo.model import DynamoForCausalLM
+from dynamo.model.architectures import max_positions
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.sampler import Context, choose
@@ -148,7 +149,7 @@ def measure_dynamic_perplexity(
         raise ValueError("exact: PPL_d moves the back-off threshold, which exact mode does not have")
     each = [replace(options, threshold=threshold) for threshold in thresholds]
     heads = min(options.max_order, model.config.num_token_heads)
-    cut = min(cut, model.config.max_position_embeddings)
+    cut = min(cut, max_positions(model))
     long_enough = [document[:cut] for document in documents if len(document[:cut]) > heads]
     if not long_enough:
         raise ValueError(f"documents: none has more than {heads} tokens")

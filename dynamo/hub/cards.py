@@ -15,7 +15,7 @@ from huggingface_hub import ModelCardData
 
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.loading import TABLE_FILE, model_folders, model_type
-from dynamo.model import DynamoConfig, extra_parameter_share
+from dynamo.model import DynamoConfig, architecture_of, extra_parameter_share
 
 REPORT_FILE = "report.json"
 
@@ -56,7 +56,7 @@ def card(folder: Path, repo_id: str, origin: Origin) -> str:
         _speed(report.get("sweep")),
         _recipe(report.get("commands")),
     ]
-    return f"---\n{_metadata(origin).to_yaml()}\n---\n" + "\n\n".join(filter(None, parts)) + "\n"
+    return f"---\n{_metadata(origin, config).to_yaml()}\n---\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -73,24 +73,25 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _metadata(origin: Origin) -> ModelCardData:
+def _metadata(origin: Origin, config: DynamoConfig) -> ModelCardData:
     return ModelCardData(
         license=origin.licence,
         library_name="transformers",
         language=origin.language or None,
         base_model=origin.base if origin.base.count("/") == 1 else None,
         pipeline_tag="text-generation",
-        tags=["dynamo", "multi-token-prediction", "gpt_neox"],
+        tags=["dynamo", "multi-token-prediction", config.text_config.model_type],
     )
 
 
 def _what(config: DynamoConfig, origin: Origin, pair: bool) -> str:
     made_from = f", made from {origin.base}" if origin.base else ""
     text = (
-        f"A DynaMo model{made_from}: a GPT-NeoX (Pythia's architecture, {config.num_hidden_layers} layers of "
-        f"{config.hidden_size}) with {config.num_token_heads} token heads, so that one forward pass proposes "
-        f"up to {config.num_token_heads} tokens (arXiv 2405.00888). The extra heads have "
-        f"{100 * extra_parameter_share(config):.2f} % more parameters. Sampling several tokens at once is "
+        f"A DynaMo model{made_from}: a {architecture_of(config).name} model "
+        f"({config.num_hidden_layers} layers of {config.hidden_size}) with {config.num_token_heads} token "
+        f"heads, so that one forward pass proposes up to {config.num_token_heads} tokens "
+        f"(arXiv 2405.00888). The extra heads have {100 * extra_parameter_share(config):.2f} % more "
+        "parameters. Sampling several tokens at once is "
         "lossy: the text can differ from the base model's."
     )
     return text + (" `base/` holds the one-token model to compare it with." if pair else "")

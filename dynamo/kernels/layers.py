@@ -162,38 +162,43 @@ def _turned(row, cos, sin, out):
 def attend(projected, cos, sin, keys, values, start, scaling, queries):
     """Attention output of the last `queries` of the new positions, (queries, hidden), all float32.
 
-    projected (new, 3 hidden): queries, keys, values, each by head. cos, sin (new, rotary). keys, values
-    (heads, capacity, width) hold `start` positions and get the new ones.
+    projected (new, hidden + 2 keys): queries, keys, values, each by head. cos, sin (new, rotary). keys,
+    values (kv_heads, capacity, width) hold `start` positions and get the new ones. Each serves a group of
+    query heads side by side, often of one.
     """
     new = len(projected)
-    heads, _, width = keys.shape
-    hidden, end, late = heads * width, start + new, new - queries
+    kv_heads, _, width = keys.shape
+    of_keys, end, late = kv_heads * width, start + new, new - queries
+    hidden = projected.shape[1] - 2 * of_keys
+    group = hidden // of_keys
     scaling = np.float32(scaling)
     out, turned = np.empty((queries, hidden), np.float32), np.empty((queries, width), np.float32)
     scores, powers = np.empty((3, end), np.float32), np.empty(end, np.int32)
     three = np.empty((3, width), np.float32)
-    for head in range(heads):
-        at = head * width
+    for kv_head in range(kv_heads):
+        at = hidden + kv_head * width
         for i in range(new):
             row = projected[i]
-            _turned(row[hidden + at : hidden + at + width], cos[i], sin[i], keys[head, start + i])
-            values[head, start + i] = row[2 * hidden + at : 2 * hidden + at + width]
-            if i >= late:
-                _turned(row[at : at + width], cos[i], sin[i], turned[i - late])
+            _turned(row[at : at + width], cos[i], sin[i], keys[kv_head, start + i])
+            values[kv_head, start + i] = row[at + of_keys : at + of_keys + width]
+    for head in range(kv_heads * group):
+        at, kv_head = head * width, head // group
+        for i in range(late, new):
+            _turned(projected[i, at : at + width], cos[i], sin[i], turned[i - late])
         turned *= scaling
         for i in range(0, queries, 3):
             some = min(3, queries - i)
             seen = start + late + i + some  # by the last of these queries
             if some == 1:
-                _row_product(turned[i], keys[head, :seen], scores[0])
+                _row_product(turned[i], keys[kv_head, :seen], scores[0])
             else:
                 three[0], three[1], three[2] = turned[i], turned[i + 1], turned[i + some - 1]
-                _three_rows_product(three, keys[head, :seen], scores)
+                _three_rows_product(three, keys[kv_head, :seen], scores)
             for j in range(some):
                 own = scores[j, : seen - some + 1 + j]
                 share = _exponentials(own, powers)
                 mixed = out[i + j, at : at + width]
-                _weighted(values[head, : len(own)], own, mixed)
+                _weighted(values[kv_head, : len(own)], own, mixed)
                 mixed *= share
     return out
 

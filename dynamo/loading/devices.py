@@ -59,7 +59,7 @@ def checked_device(device: str | torch.device | None, device_map: DeviceMap | No
 def map_options(device_map: DeviceMap | None, max_memory: MaxMemory | None, stock: bool) -> dict[str, Any]:
     """What `from_pretrained` is told about devices: nothing for None.
 
-    stock: whether the model is a GPT-NeoX, whose modules are those of the map's without "backbone.".
+    stock: whether the model is a base, whose modules are those of the map's without "backbone.".
     """
     if device_map is None:
         if max_memory is not None:

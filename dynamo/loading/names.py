@@ -34,10 +34,11 @@ from dynamo.loading.fetched import (
     missing,
     remove_corrupt,
 )
+from dynamo.model import DynamoConfig
+from dynamo.model.architectures import architecture_of_type
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
-KINDS = ("gpt_neox", "dynamo")  # model types that can be loaded
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 LONGEST_NAME = 4096
 HUB_PROBE_SECONDS = 3.0
@@ -95,10 +96,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"model: {file} is not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"model: {file} must hold names and values, got {short_repr(fields)}")
-    for name, most in LARGEST.items():
-        value = fields.get(name, 1)
-        if isinstance(value, int | float) and not 1 <= value <= most:
-            raise ValueError(f"model: {file}: {name}: expected 1 to {most:,}, got {short_repr(value)}")
+    base = fields.get("text_config")
+    for part in (fields, base if isinstance(base, dict) else {}):
+        for name, most in LARGEST.items():
+            value = part.get(name, 1)
+            if isinstance(value, int | float) and not 1 <= value <= most:
+                raise ValueError(f"model: {file}: {name}: expected 1 to {most:,}, got {short_repr(value)}")
     return fields
 
 
@@ -117,18 +120,15 @@ def check_format(name: str, files: list[str]) -> None:
         raise ValueError(
             f"model: {name} has its weights as {pickled[0]} only; safetensors alone are read here, because "
             "pickled files can run code. If you trust their author, convert them once with transformers: "
-            f"GPTNeoXForCausalLM.from_pretrained({name!r}, use_safetensors=False).save_pretrained(FOLDER), "
+            f"AutoModelForCausalLM.from_pretrained({name!r}, use_safetensors=False).save_pretrained(FOLDER), "
             f"then AutoTokenizer.from_pretrained({name!r}).save_pretrained(FOLDER), and load FOLDER"
         )
 
 
 def check_kind(name: str, kind: Any) -> None:
-    """Refuse a model of another architecture. Raises ValueError."""
-    if kind not in KINDS:
-        raise ValueError(
-            f"model: {name} is no GPT-NeoX (Pythia) and no DynaMo model, but {short_repr(kind)}; only "
-            "those are read here"
-        )
+    """Refuse a model that is neither a DynaMo model nor a base of a supported family. Raises ValueError."""
+    if kind != DynamoConfig.model_type:
+        architecture_of_type(kind, f"model: {name}")
 
 
 def is_cached(name: str) -> bool:

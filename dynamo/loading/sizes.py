@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dynamo.loading.quantised import BITS, KEPT
-from dynamo.model.shape import LayerShape, ModelShape
+from dynamo.model.shape import LayerShape, ModelShape, papers_layer
 
 POSITIONS = 2048
 # Measured: 0.5 GB resident once torch, transformers and the page are imported, 0.1 GB more while lanes run.
@@ -32,6 +32,18 @@ class Shape(NamedTuple):
     attention_heads: int
     vocabulary: int
 
+
+# HuggingFaceTB/SmolLM2-135M (its config.json).
+SMOLLM2 = ModelShape(
+    LayerShape(
+        hidden=576, inner=1536, heads=9, kv_heads=3, head_dim=64, rotary_dim=64, norm="rms",
+        activation="silu", gated=True, parallel=False, qkv_bias=False, output_bias=False, mlp_bias=False,
+    ),
+    layers=30,
+    vocabulary=49152,
+    positions=8192,
+    tied=True,
+)  # fmt: skip
 
 # EleutherAI/pythia-* (Biderman et al., Pythia, 2023, and its model files).
 PYTHIA = {
@@ -85,13 +97,8 @@ def pythia_shape(size: str, heads: int = 1) -> ModelShape:
     if size not in PYTHIA:
         raise ValueError(f"size: expected one of {', '.join(PYTHIA)}, got {size!r}")
     layers, hidden, attention_heads, vocabulary = PYTHIA[size]
-    layer = _layer_shape(hidden, attention_heads)
+    layer = papers_layer(hidden, attention_heads)
     return ModelShape(layer, layers, vocabulary, POSITIONS, extra_heads=heads - 1)
-
-
-def _layer_shape(hidden: int, heads: int) -> LayerShape:
-    head_dim = hidden // heads
-    return LayerShape(hidden, 4 * hidden, heads, heads, head_dim, rotary_dim=head_dim // 4)
 
 
 def pair_bytes(

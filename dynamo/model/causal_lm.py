@@ -44,7 +44,10 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: DynamoConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
-        self.backbone = architecture_of(config).model_class(config) if backbone is None else backbone
+        architecture = architecture_of(config)
+        # The one family's alone: FSDP looks for every name in this list.
+        self._no_split_modules = [architecture.layer_class.__name__]
+        self.backbone = architecture.model_class(config.text_config) if backbone is None else backbone
         self.token_heads = nn.ModuleList(TokenHead(config, i) for i in range(1, config.num_token_heads))
         self.post_init()
 
@@ -70,7 +73,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
     @classmethod
     def from_base(
         cls,
-        path: str,
+        base: str | PreTrainedModel,
         num_token_heads: int = 3,
         dtype: torch.dtype | None = None,
         head_init: Literal["random", "copy"] = "random",
@@ -82,20 +85,25 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         correlator_rank: int = 0,
         **hub: Any,
     ) -> DynamoForCausalLM:
-        """A stock checkpoint with new heads 2 .. `num_token_heads` (path: folder or hub id).
+        """A stock model with new heads 2 .. `num_token_heads`: a folder, a hub id, or a loaded model.
 
-        Stem and first head are the checkpoint's, exactly. New layers are drawn from the global torch
-        generator ("random", the paper's suite) or copied from the base's last layer ("copy", its ablation).
-        `dtype` None is float32: training wants it, and Pythia's files declare fp16, which is slow on CPU.
-        `hub` goes to `from_pretrained` (revision, token, local_files_only ..).
+        Stem and first head are the base's, exactly; a loaded one becomes the backbone itself, not a copy of
+        it. New layers are drawn from the global torch generator ("random", the paper's suite) or copied from
+        the base's last layer ("copy", its ablation). `dtype` None is float32: training wants it, and many
+        files declare 16 bits, which are slow on CPU. `hub` goes to `from_pretrained` (revision, token,
+        local_files_only ..).
 
-        Raises ValueError if the checkpoint is of no supported family or does not fill the model; OSError if
-        it is not found.
+        Raises ValueError if the base is of no supported family or the checkpoint does not fill the model;
+        OSError if it is not found.
         """
-        base = load_base(path, dtype=dtype, **hub)
-        return cls.from_neox(
-            base,
-            head_init=head_init,
+        if head_init not in ("random", "copy"):
+            raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
+        if not isinstance(base, PreTrainedModel):
+            base = load_base(base, dtype=dtype, **hub)
+        elif dtype is not None or hub:
+            raise ValueError(f"dtype, {', '.join(hub)}: they are for a base that is still to be loaded")
+        config = DynamoConfig.from_base(
+            base.config,
             num_token_heads=num_token_heads,
             head_layers=head_layers,
             head_source=head_source,
@@ -104,22 +112,14 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
             head_gradient_scale=head_gradient_scale,
             correlator_rank=correlator_rank,
         )
-
-    from_pythia = from_base  # its older name
-
-    @classmethod
-    def from_neox(
-        cls, base: PreTrainedModel, head_init: Literal["random", "copy"] = "random", **heads: Any
-    ) -> DynamoForCausalLM:
-        """Put new token heads on a loaded base, which becomes the backbone itself, not a copy of it."""
-        if head_init not in ("random", "copy"):
-            raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
-        model = cls(DynamoConfig.from_neox(base.config, **heads), backbone=base)
+        model = cls(config, backbone=base)
         model.token_heads.to(device=base.device, dtype=base.dtype)
         model.generation_config = copy.deepcopy(base.generation_config)
         if head_init == "copy":
             model._copy_heads_from_base()
         return model
+
+    from_pythia = from_base  # its older name
 
     @torch.no_grad()
     def _copy_heads_from_base(self) -> None:
@@ -141,7 +141,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         # Layers that hold weights, not the weights: quantised layers keep more beside them.
         holders = [each for each in self.backbone.modules() if each._parameters] if shared else []
         base = copy.deepcopy(self.backbone, {id(each): each for each in holders})
-        config = self.config.to_neox()
+        config = self.config.to_base()
         for module in base.modules():
             if hasattr(module, "config"):
                 module.config = config
@@ -229,12 +229,18 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         architecture, base, config = architecture_of(self.config), self.backbone, self.config
         embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         hidden_states = architecture.embed_dropout(base, embedded)  # (batch, seq, hidden)
+        window = architecture.window(config.text_config)
+        if window is not None and hidden_states.shape[1] > window:
+            raise ValueError(
+                f"input_ids: expected at most {window} positions, as far as this base sees, got "
+                f"{hidden_states.shape[1]}; cut the texts"
+            )
         if position_ids is None:
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
         context = {
             # None would be causal under sdpa and not causal under eager: the mask is always asked for.
             "attention_mask": create_causal_mask(
-                config=config,
+                config=config.text_config,
                 inputs_embeds=hidden_states,
                 attention_mask=attention_mask,
                 past_key_values=None,

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dynamo.common.validation import short_repr
-from dynamo.model.architectures import ARCHITECTURES
+from dynamo.model.architectures import architecture_of_type
 
 
 def load_base(path: str, dtype: torch.dtype | None = None, **hub: Any) -> PreTrainedModel:
@@ -18,11 +18,8 @@ def load_base(path: str, dtype: torch.dtype | None = None, **hub: Any) -> PreTra
     was filled.
     """
     model_type = PreTrainedConfig.get_config_dict(path, **hub)[0].get("model_type")
-    found = [each for each in ARCHITECTURES if each.model_type == model_type]
-    if not found:
-        supported = " or ".join(each.name for each in ARCHITECTURES)
-        raise ValueError(f"{path}: expected a {supported} checkpoint, got model_type {model_type!r}")
-    return load_filled(found[0].model_class, found[0].name, path, dtype, **hub)
+    architecture = architecture_of_type(model_type, path)
+    return load_filled(architecture.model_class, architecture.name, path, dtype, **hub)
 
 
 def load_filled(cls: type, kind: str, path: str, dtype: torch.dtype | None, **hub: Any) -> Any:

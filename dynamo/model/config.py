@@ -1,21 +1,29 @@
-"""What shape a DynaMo model has: a GPT-NeoX configuration and that of its extra token heads."""
+"""What a DynaMo model is: its base's configuration, whole, and the shape of its extra token heads."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GPTNeoXConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from dynamo.model.architectures import PAPERS, architecture_of
 
 MAX_TOKEN_HEADS = 5
-_KIND_FIELDS = ("model_type", "architectures", "transformers_version")  # what a config is of, not its shape
+# What is about a loaded model as a whole, and not about its base.
+_OF_THE_WHOLE = ("name_or_path", "attn_implementation", "torch_dtype", "output_attentions")
 
 
 @strict
-class DynamoConfig(GPTNeoXConfig):
-    """A GPT-NeoX configuration and the shape of its extra token heads.
+class DynamoConfig(PreTrainedConfig):
+    """The configuration of a base, `text_config`, and the shape of its extra token heads.
 
+    text_config: of any supported family, and the very object that the base inside a model has; its fields
+    can be read and set here too (`config.hidden_size`). Fields of a base that are given without it, as in
+    files of the first edition, are those of the paper's family.
     num_token_heads: n, 1 to 5, the first-token head included (the paper's T1 .. T5);
     head_layers: decoder layers of each extra head (0: only an output embedding of its own);
     head_source: what extra heads read, the "penultimate" layer's output (the stem) or the "last" layer's;
@@ -26,7 +34,11 @@ class DynamoConfig(GPTNeoXConfig):
     """
 
     model_type = "dynamo"
+    sub_configs_defaults: ClassVar = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type=PAPERS.model_type)
+    }
 
+    text_config: dict | PreTrainedConfig | None = None
     num_token_heads: int = 3
     head_layers: int = 1
     head_source: str = "penultimate"
@@ -35,6 +47,33 @@ class DynamoConfig(GPTNeoXConfig):
     head_gradient_scale: float = 0.1
     correlator_rank: int = 0
     correlator_kind: str = "mlp"
+
+    def __post_init__(self, **kwargs: Any):
+        if self.text_config is None:
+            of_base = {name: kwargs.pop(name) for name in sorted(set(kwargs) - set(_OF_THE_WHOLE))}
+            of_base.pop("model_type", None)
+            self.text_config = PAPERS.config_class(**of_base, dtype=self.dtype)
+        super().__post_init__(**kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What this class does not know is the base's."""
+        base = self.__dict__.get("text_config")
+        if name.startswith("_") or not isinstance(base, PreTrainedConfig):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(base, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        base = self.__dict__.get("text_config")
+        known = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
+        if not known and isinstance(base, PreTrainedConfig) and hasattr(base, name):
+            setattr(base, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def validate_base(self):
+        missing = architecture_of(self).unsupported(self.text_config)
+        if missing:
+            raise ValueError(f"text_config: {architecture_of(self).name} with {missing} is not supported")
 
     def validate_token_heads(self):
         if not 1 <= self.num_token_heads <= MAX_TOKEN_HEADS:
@@ -55,23 +94,25 @@ class DynamoConfig(GPTNeoXConfig):
             raise ValueError(f"correlator_kind: expected 'mlp' or 'markov', got {self.correlator_kind!r}")
 
     @classmethod
-    def from_neox(cls, config: GPTNeoXConfig, **heads: Any) -> DynamoConfig:
-        """A base's configuration with token heads. Raises ValueError for an impossible shape."""
-        fields = config.to_dict()
-        for name in _KIND_FIELDS:
-            fields.pop(name, None)
+    def from_base(cls, config: PreTrainedConfig, **heads: Any) -> DynamoConfig:
+        """A base's configuration with token heads; the object itself is kept, as `text_config`.
+
+        Raises ValueError for an impossible shape, and for a base of no supported family.
+        """
+        attention = config._attn_implementation
         try:
-            new = cls(**{**fields, **heads})
+            new = cls(text_config=config, dtype=config.dtype, **heads)
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__ or error)) from None
-        # Without it the masks would be made for one attention implementation and read by another.
-        new._attn_implementation = config._attn_implementation
+        finally:
+            # A new configuration forgets it, its base's too: masks would be made for one implementation of
+            # attention and read by another.
+            config._attn_implementation = attention
+        new._attn_implementation = attention
         return new
 
-    def to_neox(self) -> GPTNeoXConfig:
-        fields = self.to_dict()
-        for name in (*DynamoConfig.__annotations__, *_KIND_FIELDS):
-            fields.pop(name, None)
-        stock = GPTNeoXConfig(**fields, architectures=["GPTNeoXForCausalLM"])
-        stock._attn_implementation = self._attn_implementation
-        return stock
+    def to_base(self) -> PreTrainedConfig:
+        """A copy of the base's configuration."""
+        base = copy.deepcopy(self.text_config)
+        base.architectures = [architecture_of(self).model_class.__name__]
+        return base

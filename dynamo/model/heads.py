@@ -38,15 +38,14 @@ class TokenHead(nn.Module):
     def __init__(self, config: DynamoConfig, index: int):
         super().__init__()
         architecture = architecture_of(config)
-        first = config.num_hidden_layers + (index - 1) * config.head_layers
+        base = config.text_config
+        first = base.num_hidden_layers + (index - 1) * config.head_layers
         self.layers = nn.ModuleList(
-            architecture.layer_class(config, first + i) for i in range(config.head_layers)
+            architecture.new_layer(base, first + i) for i in range(config.head_layers)
         )
-        self.final_layer_norm = architecture.new_norm(config) if config.own_final_norm else None
+        self.final_layer_norm = architecture.new_norm(base) if config.own_final_norm else None
         self.output_embedding = (
-            nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            if config.own_output_embedding
-            else None
+            nn.Linear(base.hidden_size, base.vocab_size, bias=False) if config.own_output_embedding else None
         )
         self.correlator = Correlator(config, index) if config.correlator_rank else None
 

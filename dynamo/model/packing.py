@@ -24,11 +24,12 @@ def split_layers(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
 def can_pack(model: nn.Module, weights: str = "own") -> bool:
     """Whether a `Decoder` of this model can run on packed copies.
 
-    Its layers must be parallel and plain: float32 on CPU, neither quantised nor hooked; and their copies not
-    too large. weights: "own", or "int8" for copies in 8 bits.
+    Its layers must be plain: float32 on CPU, neither quantised nor hooked; and their copies not too large.
+    Queries and keys that are normalised by head go through the modules. weights: "own", or "int8" for copies
+    in 8 bits.
     """
     shape = model_shape(model)
-    if not (shape.side_by_side and shape.layer.parallel):
+    if shape.layer.qk_norm or not shape.side_by_side:
         return False
     stem, finals = split_layers(model)
     modules = [module for layer in (*stem, *finals) for module in layer.modules()]
@@ -53,13 +54,8 @@ def bytes_of_copies(model: nn.Module) -> int:
     stem, finals = split_layers(model)
     total = 0
     for layer in (*stem, *finals):
-        weights = architecture.layer_weights(layer)
-        joined = (weights.output, weights.contract)  # one matrix of the copy
-        total += shape.layer.packed_bytes(
-            fits_half(weights.project[0]),
-            fits_half(weights.expand[0]),
-            all(fits_half(weight) for weight, _ in joined),
-        )
+        parts = architecture.layer_weights(layer).packed()
+        total += shape.layer.packed_bytes({name: fits_half(weight) for name, (weight, _) in parts.items()})
     embedding = model.get_output_embeddings()
     if type(embedding) is nn.Linear and fits_half(embedding.weight):
         total += 2 * embedding.weight.numel()
@@ -70,8 +66,7 @@ def bytes_of_copies(model: nn.Module) -> int:
 
 def all_half(layers: Iterable[LayerWeights]) -> bool:
     """Whether 16 bits hold every matrix of these layers."""
-    matrices = ((each.project, each.output, each.expand, each.contract) for each in layers)
-    return all(is_half(weight) for parts in matrices for weight, _ in parts)
+    return all(is_half(weight) for each in layers for weight, _ in each.packed().values())
 
 
 def is_half(weight: Tensor) -> bool:

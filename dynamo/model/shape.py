@@ -7,6 +7,7 @@ model's weights (whether 16 bits hold them) are in `dynamo.model.packing`, by th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,8 +23,8 @@ LARGEST_LOOP = 2**23
 class LayerShape:
     """One decoder layer. heads, kv_heads: of queries, and of keys and values (fewer where they are grouped);
     rotary_dim: how much of head_dim is rotated; inner: the MLP's width; norm: "layer" has a gain and a shift,
-    "rms" only a gain; gated: whether the MLP multiplies two projections; parallel: whether attention and MLP
-    both read the layer's input.
+    "rms" only a gain; gated: whether the MLP multiplies two projections; qk_norm: whether each head's queries
+    and keys are normalised; parallel: whether attention and MLP both read the layer's input.
     """
 
     hidden: int
@@ -35,6 +36,7 @@ class LayerShape:
     norm: Literal["layer", "rms"] = "layer"
     activation: str = "gelu"
     gated: bool = False
+    qk_norm: bool = False
     parallel: bool = True
     qkv_bias: bool = True
     output_bias: bool = True
@@ -60,26 +62,40 @@ class LayerShape:
     def parameters(self) -> int:
         biases = self.projected * self.qkv_bias + self.hidden * self.output_bias
         biases += ((2 if self.gated else 1) * self.inner + self.hidden) * self.mlp_bias
-        return self.matrix_parameters + biases + 2 * self.norm_parameters
+        norms = 2 * self.norm_parameters + 2 * self.head_dim * self.qk_norm
+        return self.matrix_parameters + biases + norms
 
     def cache_bytes(self, positions: int, itemsize: int) -> int:
         """Keys and values of so many positions."""
         return 2 * self.kv_heads * self.head_dim * positions * itemsize
 
-    def packed_bytes(self, project: bool = True, expand: bool = True, contract: bool = True) -> int:
-        """Packed copies of a parallel layer in float32 (`dynamo.decoding.packed`), beside its own weights.
+    @property
+    def packed_matrices(self) -> dict[str, tuple[int, bool]]:
+        """Weights of each matrix of the packed path (`LayerWeights.packed`), and whether it is another one
+        than the module's own, put together or in another order."""
+        project, contract = self.projected * self.hidden, self.inner * self.hidden
+        output, expand = self.heads * self.head_dim * self.hidden, (2 if self.gated else 1) * contract
+        matrices = {"project": (project, True), "expand": (expand, self.gated)}
+        if self.parallel:
+            return matrices | {"contract": (output + contract, True)}
+        return matrices | {"output": (output, False), "contract": (contract, False)}
 
-        Each matrix: whether 16 bits hold it. Otherwise it takes 32 where it is put together or in another
-        order, and no copy where it is as it was (`expand`).
+    def packed_bytes(self, half: Mapping[str, bool] | None = None) -> int:
+        """Packed copies of a layer in float32 (`dynamo.decoding.packed`), beside its own weights.
+
+        half: whether 16 bits hold each matrix (None: all). One that they do not hold takes 32 where it is put
+        together or in another order, and no copy where it is as it was.
         """
-        project_size = self.projected * self.hidden
-        expand_size = self.inner * self.hidden
-        contract_size = (self.heads * self.head_dim + self.inner) * self.hidden
-        matrices = (2 if project else 4) * project_size + (2 if expand else 0) * expand_size
-        matrices += (2 if contract else 4) * contract_size
-        # A bias is copied where its matrix is reordered or where two are added up, norms are stacked.
-        singles = self.projected * self.qkv_bias + self.hidden * self.output_bias + 2 * self.norm_parameters
-        return matrices + 4 * singles
+        total = 0
+        for name, (weights, new) in self.packed_matrices.items():
+            total += weights * (2 if half is None or half[name] else 4 if new else 0)
+        # A bias is copied where its matrix is reordered or where two are added up.
+        singles = self.projected * self.qkv_bias
+        if self.parallel:  # the norms of layers side by side are stacked
+            singles += self.hidden * self.output_bias + 2 * self.norm_parameters
+        elif self.gated:
+            singles += 2 * self.inner * self.mlp_bias
+        return total + 4 * singles
 
     def looped_bytes(self, half: bool = True) -> int:
         """The compiled loop's own copy of a layer; half: whether 16 bits hold all its matrices."""
@@ -90,7 +106,15 @@ class LayerShape:
         """Whether there is a compiled loop here for such layers, and so many of them are small enough."""
         loops = kernels.loops()
         small = layers * self.matrix_parameters <= LARGEST_LOOP
-        return loops is not None and loops.widens_halves() and small and self.activation == "gelu"
+        plain = self.parallel and self.norm == "layer" and not self.gated and self.kv_heads == self.heads
+        known = plain and self.activation == "gelu"
+        return loops is not None and loops.widens_halves() and small and known
+
+
+def papers_layer(hidden: int, heads: int) -> LayerShape:
+    """A layer as the paper's bases have it: the MLP four times as wide, a quarter of each head rotated."""
+    head_dim = hidden // heads
+    return LayerShape(hidden, 4 * hidden, heads, heads, head_dim, rotary_dim=head_dim // 4)
 
 
 @dataclass(frozen=True)
@@ -167,7 +191,7 @@ class ModelShape:
     def copied_bytes(self) -> int:
         """Packed copies of a float32 model on CPU that was saved in 16 bits; 0 where it runs its modules."""
         layer = self.layer
-        if not (layer.parallel and self.side_by_side):
+        if layer.qk_norm or not self.side_by_side:
             return 0
         if 2 * self.all_layers * layer.parameters > LARGEST_COPY:
             return 0

@@ -107,7 +107,7 @@ def measure_pair(name: str, dev: Path) -> dict[str, Any]:
     dialogues = read_documents(dev, pair.tokenizer)
     sizes = text_bytes_per_token(pair.tokenizer)
     prompts = [text.encode_chat(pair.tokenizer, chat) for chat in json.loads(PROMPTS_FILE.read_text())]
-    base = DynamoForCausalLM.from_neox(pair.base, num_token_heads=1)
+    base = DynamoForCausalLM.from_base(pair.base, num_token_heads=1)
     report: dict[str, Any] = {
         "development": {
             "base": perplexity.measure_perplexity(base, dialogues, sizes).summary(),

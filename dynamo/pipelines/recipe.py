@@ -24,6 +24,7 @@ from dynamo.data import text
 from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
 from dynamo.loading.names import check_format
+from dynamo.model.architectures import architecture_of_type
 from dynamo.pipelines.stages import Stage
 from dynamo.training.options import FinetuningRun, training_run
 from dynamo.training.recipes import RECIPES
@@ -131,12 +132,11 @@ def _result_file(stage: str, repo_id: str) -> str:
 def fetch_base(name: str, target: Path, chat: bool) -> None:
     """A stock model's files and tokenizer as a folder of its own; with `chat` it gets our template.
 
-    Raises ValueError for what is no GPT-NeoX, or has no room for the template's tokens.
+    Raises ValueError for a base of no supported family, or one that has no room for the template's tokens.
     """
     source = loading.resolve(name)
     check_format(name, [file.name for file in source.iterdir()])
-    if loading.model_type(source) != "gpt_neox":
-        raise ValueError(f"base: {name} is no GPT-NeoX (Pythia), but {loading.model_type(source)!r}")
+    architecture_of_type(loading.model_type(source), f"base: {name}")
     part = target.with_name(target.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

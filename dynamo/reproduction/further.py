@@ -110,7 +110,7 @@ def sentence(training: dict[str, Any]) -> str:
 
 def with_heads(workspace: Workspace, **heads: Any) -> DynamoForCausalLM:
     """A copy of the pair's base in float32 with new token heads."""
-    return DynamoForCausalLM.from_neox(copy.deepcopy(workspace.pair.base).float(), **heads)
+    return DynamoForCausalLM.from_base(copy.deepcopy(workspace.pair.base).float(), **heads)
 
 
 def base_trained_on(workspace: Workspace) -> DynamoForCausalLM:

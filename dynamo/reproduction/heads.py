@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo.evaluation.shapes import PYTHIA
-from dynamo.model import DynamoConfig, extra_parameter_share
+from dynamo.loading.sizes import pythia_shape
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.workspace import Workspace
 
@@ -25,21 +24,8 @@ ROUNDING = 0.005  # the paper prints two digits
 
 
 def measure(_: Workspace) -> dict[str, Any]:
-    shares = {}
-    for name in PAPER_PERCENT:
-        layers, hidden, attention_heads, vocabulary = PYTHIA[name]
-        shares[name] = extra_parameter_share(
-            DynamoConfig(
-                vocab_size=vocabulary,
-                hidden_size=hidden,
-                num_hidden_layers=layers,
-                num_attention_heads=attention_heads,
-                intermediate_size=4 * hidden,
-                num_token_heads=3,
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
+    shapes = {name: pythia_shape(name.removeprefix("pythia-"), heads=3) for name in PAPER_PERCENT}
+    shares = {name: shape.extra_parameters / shape.base_parameters for name, shape in shapes.items()}
     return {"extra_parameter_share": shares}
 
 

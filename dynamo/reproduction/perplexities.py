@@ -20,6 +20,7 @@ from dynamo.data.readers import read_rows
 from dynamo.data.text import special_ids
 from dynamo.evaluation import perplexity
 from dynamo.model import DynamoForCausalLM
+from dynamo.model.architectures import max_positions
 from dynamo.reproduction.estimates import with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.sweeps import THRESHOLDS
@@ -40,7 +41,7 @@ PAPER = {  # PPL_1, PPL_2, PPL_3, PPL_1:2, PPL_1:3 and the base's PPL_1, on the 
 
 def document_sums(model: DynamoForCausalLM, documents: Sequence[np.ndarray]) -> np.ndarray:
     """(documents, 2, heads): nats and targets of every head in every document."""
-    return perplexity.document_sums(model, documents, min(CUT, model.config.max_position_embeddings))
+    return perplexity.document_sums(model, documents, min(CUT, max_positions(model)))
 
 
 def head_perplexities(sums: np.ndarray) -> dict[str, dict[str, float]]:
@@ -57,7 +58,7 @@ def first_head_against(sums: np.ndarray, base: np.ndarray) -> dict[str, float]:
 def measure_table(workspace: Workspace) -> dict[str, Any]:
     pair = workspace.pair
     own = document_sums(pair.dynamo, workspace.documents)
-    base = document_sums(DynamoForCausalLM.from_neox(pair.base, num_token_heads=1), workspace.documents)
+    base = document_sums(DynamoForCausalLM.from_base(pair.base, num_token_heads=1), workspace.documents)
     return {
         "documents": len(workspace.documents),
         "dynamo": head_perplexities(own),

@@ -81,7 +81,7 @@ def _starting_model(run: FinetuningRun) -> tuple[DynamoForCausalLM, Any, Cooccur
     torch.manual_seed(run.options.seed)
     model, tokenizer, table = loading.load_model(run.model, device="cpu", dtype=torch.float32)
     if not isinstance(model, DynamoForCausalLM):
-        model = DynamoForCausalLM.from_neox(model, num_token_heads=1)
+        model = DynamoForCausalLM.from_base(model, num_token_heads=1)
     if not text.has_chat_template(tokenizer):
         print(f"model: {text.MARKERS_ADDED}", file=sys.stderr)
         text.add_chat_template(tokenizer)

@@ -78,7 +78,7 @@ class TrainingRun:
         "part of one (owner/name/train)"
     )
     output: Path = required("folder of the run; the result is OUTPUT/model")
-    model: str | None = option(None, "model to start from: folder or hub id, GPT-NeoX or DynaMo")
+    model: str | None = option(None, "model to start from: folder or hub id, a base or DynaMo")
     new: str | None = option(None, "instead: a new GPT-NeoX of LAYERSxHIDDENxHEADS, such as 8x256x4")
     recipe: str | None = option(
         None,
@@ -123,7 +123,7 @@ def training_run(**values: Any) -> TrainingRun:
 class FinetuningRun:
     """One finetuning on instructions. Rates, batch and warm-up are ours: the paper names none for it."""
 
-    model: str = required("GPT-NeoX or DynaMo model: folder or hub id")
+    model: str = required("base or DynaMo model: folder or hub id")
     data: str = required("JSON or JSONL (also .gz): instruction, input, output; or turns")
     output: Path = required("folder of the run; the result is OUTPUT/model")
     validation: str | None = option(None, "the same, held out")

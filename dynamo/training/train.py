@@ -1,6 +1,6 @@
-"""Train token heads on a GPT-NeoX model, or go on training one, by the modified causal-LM objective.
+"""Train token heads on a base model, or go on training one, by the modified causal-LM objective.
 
-With one head this is plain causal-LM training and the result is a stock GPT-NeoX checkpoint. A run whose
+With one head this is plain causal-LM training and the result is a stock checkpoint. A run whose
 output folder holds a checkpoint continues from it, and one that receives SIGTERM writes one first; the result
 is OUTPUT/model. Runs unchanged on many processes under torchrun or accelerate launch.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import PreTrainedModel
 
 from dynamo import loading
 from dynamo.common.distributed import on_main_first, started_together
@@ -27,7 +27,9 @@ from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, data_files, tokenise
 from dynamo.data.documents import read_documents
 from dynamo.decoding.engine import end_of_text_ids
-from dynamo.model import DynamoForCausalLM
+from dynamo.model import DynamoForCausalLM, architecture_of
+from dynamo.model.architectures import max_positions, new_base_config
+from dynamo.model.shape import ModelShape, papers_layer
 from dynamo.training.options import TrainingRun
 from dynamo.training.trainer import Trainer, save_model
 
@@ -79,7 +81,7 @@ def check_unfinished(output: Path) -> None:
 
 def check_length(name: str, length: int, config: Any) -> None:
     """Raise ValueError unless rows of `length` tokens have a target for every head and fit the model."""
-    least, most = config.num_token_heads + 1, config.max_position_embeddings
+    least, most = config.num_token_heads + 1, max_positions(config)
     if not least <= length <= most:
         raise ValueError(
             f"{name}: expected {least} to {most} (a target for every head, a position for every token), "
@@ -104,7 +106,7 @@ def train_and_save(
     target = trainer.output / "model"
     if trainer.is_main:
         one_head = trained.config.num_token_heads == 1
-        save_model(trained.to_pythia() if one_head else trained, tokenizer, target)
+        save_model(trained.to_base() if one_head else trained, tokenizer, target)
         if table is not None:
             table.save(target / loading.TABLE_FILE)
         trainer.discard_checkpoint()
@@ -145,7 +147,7 @@ def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
         if run.tokenizer is None:
             raise ValueError("tokenizer: --new needs --tokenizer, a tokenizer folder")
         tokenizer = loading.load_tokenizer(run.tokenizer)
-        base = GPTNeoXForCausalLM(_new_config(run.new, tokenizer, run.max_length))
+        base = _new_base(run.new, tokenizer, run.max_length)
     else:
         base, tokenizer, _ = loading.load_model(run.model, device="cpu", dtype=torch.float32)
     if isinstance(base, DynamoForCausalLM):
@@ -153,10 +155,10 @@ def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
         if wrong:
             raise ValueError(
                 f"model: {run.model} has token heads already and keeps them; leave out {', '.join(wrong)}, "
-                "or start from its base (to_pythia)"
+                "or start from its base (to_base)"
             )
         return base, tokenizer
-    return DynamoForCausalLM.from_neox(base, **{"num_token_heads": 3, **given}), tokenizer
+    return DynamoForCausalLM.from_base(base, **{"num_token_heads": 3, **given}), tokenizer
 
 
 def _separator(tokenizer: Any) -> int:
@@ -174,21 +176,17 @@ def stop_at_end_of_turn(model: DynamoForCausalLM, tokenizer: Any) -> None:
         model.generation_config.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
 
 
-def _new_config(shape: str, tokenizer: Any, max_length: int) -> GPTNeoXConfig:
-    """A GPT-NeoX configuration of a shape such as 8x256x4 for a tokenizer."""
+def _new_base(shape: str, tokenizer: Any, max_length: int) -> PreTrainedModel:
+    """A new base of the paper's family, of a shape such as 8x256x4, for a tokenizer."""
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
     if not match:
         raise ValueError(f"new: expected LAYERSxHIDDENxHEADS such as 8x256x4, got {shape!r}")
     layers, hidden, heads = map(int, match.groups())
     if not layers or not heads or hidden % heads:
         raise ValueError(f"new: {hidden} hidden units do not divide by {heads} attention heads")
-    return GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        max_position_embeddings=max_length,
+    config = new_base_config(
+        ModelShape(papers_layer(hidden, heads), layers, len(tokenizer), max_length),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+    return architecture_of(config).model_class(config)

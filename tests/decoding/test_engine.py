@@ -79,7 +79,7 @@ def test_sequential_residual_and_missing_attention_bias_are_the_models_own():
     for changes in ({"use_parallel_residual": False}, {"attention_bias": False}, {"hidden_act": "relu"}):
         base = tiny_base(**changes)
         decoder = Decoder(base)
-        assert decoder.packed == ("use_parallel_residual" not in changes)
+        assert decoder.packed
         state = decoder.new_cache(16)
         decoder.forward(state, PROMPT)
         with torch.no_grad():

@@ -73,7 +73,6 @@ def test_streams_and_batches_run_on_8_bits_and_leave_the_models_weights_alone():
     [
         lambda: tiny_base().to(torch.bfloat16),
         lambda: tiny_dynamo(head_source="last"),
-        lambda: tiny_base(use_parallel_residual=False),
     ],
 )
 def test_models_that_cannot_have_int8_are_refused(make):

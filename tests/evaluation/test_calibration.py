@@ -49,7 +49,7 @@ def test_curves_equal_a_count_over_every_position_by_hand():
     A vocabulary of four, so that chance makes some chunks right.
     """
     base = tiny_base(seed=1, vocab_size=4)
-    model = DynamoForCausalLM.from_neox(base, num_token_heads=3).eval()
+    model = DynamoForCausalLM.from_base(base, num_token_heads=3).eval()
     random = np.random.default_rng(3)
     documents = [random.integers(0, 4, 60) for _ in range(3)]
     options = SamplingOptions(temperature=0.5, top_k=3)

@@ -25,7 +25,7 @@ EVERYWHERE = {"positions": 10**6, "per_document": 100}
 
 @pytest.fixture(scope="module")
 def model():
-    return DynamoForCausalLM.from_neox(tiny_base(seed=3, vocab_size=12), num_token_heads=3).eval()
+    return DynamoForCausalLM.from_base(tiny_base(seed=3, vocab_size=12), num_token_heads=3).eval()
 
 
 @pytest.fixture(scope="module")

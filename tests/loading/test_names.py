@@ -95,12 +95,12 @@ def test_every_refusal_of_the_hub_has_its_own_sentence(at_hub):
 
 
 def test_an_architecture_that_is_not_ours_is_named(at_hub):
-    files = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}"}
+    files = {"config.json": b'{"model_type": "gpt2"}', "tokenizer.json": b"{}"}
     files["model.safetensors"] = (2).to_bytes(8, "little") + b"{}"
-    at_hub.repos[("model", "someone/llama")] = Repo(files)
+    at_hub.repos[("model", "someone/gpt")] = Repo(files)
     for load in (loading.load, loading.load_model):
-        with pytest.raises(ValueError, match=r"someone/llama is no GPT-NeoX .* but 'llama'"):
-            load("someone/llama")
+        with pytest.raises(ValueError, match=r"someone/gpt: .*'gpt2'"):
+            load("someone/gpt")
 
 
 def test_a_hub_that_is_away_is_asked_once_in_five_minutes(no_hub, monkeypatch):

@@ -29,7 +29,7 @@ def pair_folder(tmp_path, tokenizer):
 def wide_dynamo(**heads):
     from dynamo.model import DynamoForCausalLM
 
-    return DynamoForCausalLM.from_neox(tiny_base(hidden_size=64), num_token_heads=3, **heads).eval()
+    return DynamoForCausalLM.from_base(tiny_base(hidden_size=64), num_token_heads=3, **heads).eval()
 
 
 def logits(model):

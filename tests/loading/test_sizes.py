@@ -30,7 +30,7 @@ def config(size):
 def test_parameters_are_those_of_the_architecture(size):
     with torch.device("meta"):
         base = GPTNeoXForCausalLM(config(size))
-        heads = DynamoForCausalLM(DynamoConfig.from_neox(config(size), num_token_heads=3)).token_heads
+        heads = DynamoForCausalLM(DynamoConfig.from_base(config(size), num_token_heads=3)).token_heads
     assert sizes.pythia_shape(size).parameters == base.num_parameters()
     layers, hidden, _, _ = sizes.PYTHIA[size]
     caches = 2 * 2048 * 2 * hidden * 2 * layers
@@ -42,7 +42,7 @@ def test_parameters_are_those_of_the_architecture(size):
 @pytest.mark.skipif(not has_int8(), reason="copies in 16 bits need fbgemm")
 def test_copies_estimated_for_a_pythia_are_those_of_its_float16_checkpoint():
     models = [GPTNeoXForCausalLM(config("14m"))]
-    models.append(DynamoForCausalLM.from_neox(models[0], num_token_heads=3))
+    models.append(DynamoForCausalLM.from_base(models[0], num_token_heads=3))
     with torch.no_grad():
         for weight in (weight for model in models for weight in model.parameters()):
             weight.copy_(weight.half())

@@ -87,8 +87,8 @@ def test_checkpoint_that_does_not_fill_the_model_is_refused(tmp_path):
 
 
 def test_other_architecture_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ValueError, match=r"expected a GPT-NeoX .* got model_type 'llama'"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ValueError, match=r"'gpt2', supported are: GPT-NeoX, Llama"):
         DynamoForCausalLM.from_pythia(str(tmp_path))
 
 
@@ -110,7 +110,7 @@ VARIANTS = {
 def test_every_variant_survives_saving_and_keeps_the_base(variant, tmp_path):
     base = tiny_base()
     expected = base(IDS).logits
-    model = DynamoForCausalLM.from_neox(base, **variant).eval()
+    model = DynamoForCausalLM.from_base(base, **variant).eval()
     with torch.no_grad():
         logits = model(IDS).head_logits
     assert logits.shape == (variant["num_token_heads"], 2, 24, 300)
@@ -148,7 +148,7 @@ def test_export_is_a_copy():
 def test_end_of_text_ids_are_carried_along(tmp_path):
     base = tiny_base()
     base.generation_config.eos_token_id = [3, 7]
-    model = DynamoForCausalLM.from_neox(base)
+    model = DynamoForCausalLM.from_base(base)
     model.save_pretrained(tmp_path)
     loaded = DynamoForCausalLM.from_pretrained(tmp_path)
     for each in (model, loaded, loaded.to_pythia()):
@@ -158,8 +158,8 @@ def test_end_of_text_ids_are_carried_along(tmp_path):
 def test_copied_heads_start_as_the_last_layer_and_random_ones_do_not():
     base = tiny_base()
     with torch.no_grad():
-        copied = DynamoForCausalLM.from_neox(base, head_init="copy").eval()(IDS).head_logits
-        random = DynamoForCausalLM.from_neox(base, head_init="random").eval()(IDS).head_logits
+        copied = DynamoForCausalLM.from_base(base, head_init="copy").eval()(IDS).head_logits
+        random = DynamoForCausalLM.from_base(base, head_init="random").eval()(IDS).head_logits
     torch.testing.assert_close(copied[1], copied[0])
     assert (random[1] - random[0]).abs().max() > 0.1
 
@@ -185,7 +185,7 @@ def test_generate_and_cache_run_the_first_head_only(dynamo_model, base):
 )
 def test_impossible_shape_is_refused_with_its_range(wrong, message):
     with pytest.raises(ValueError, match=message):
-        DynamoConfig.from_neox(tiny_config(), **wrong)
+        DynamoConfig.from_base(tiny_config(), **wrong)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -193,7 +193,7 @@ def test_no_position_sees_a_later_one_whatever_attention_the_base_came_with(atte
     """An eager base under masks made for sdpa (None) once read the future without any sign."""
     base = tiny_base()
     base.set_attn_implementation(attention)
-    model = DynamoForCausalLM.from_neox(base, num_token_heads=3).eval()
+    model = DynamoForCausalLM.from_base(base, num_token_heads=3).eval()
     changed = IDS.clone()
     changed[:, -1] = (changed[:, -1] + 1) % 300
     with torch.no_grad():

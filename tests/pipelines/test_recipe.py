@@ -229,7 +229,7 @@ def test_estimates_count_what_is_trained():
 @pytest.mark.parametrize("again", [False, True])
 def test_what_a_pass_is_said_to_keep_is_what_it_keeps(heads_only, mixed_precision, again):
     base = tiny_base(hidden_size=64, intermediate_size=256, num_attention_heads=2)
-    model = DynamoForCausalLM.from_neox(base, num_token_heads=3).train()
+    model = DynamoForCausalLM.from_base(base, num_token_heads=3).train()
     if heads_only:
         model.freeze_base()
     if again:

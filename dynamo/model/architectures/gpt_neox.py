@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import Any
+
 from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo.model.architectures.base import Architecture, LayerWeights, Part
-from dynamo.model.optimiser import scale_gradient
 from dynamo.model.rotary import apply_rotary
-from dynamo.model.shape import LayerShape
+from dynamo.model.shape import LayerShape, ModelShape
 
 
 class GPTNeoX(Architecture):
@@ -35,24 +35,34 @@ class GPTNeoX(Architecture):
             output_bias=config.attention_bias,
         )
 
-    def embed_dropout(self, base: GPTNeoXForCausalLM, embedded: Tensor) -> Tensor:
-        return base.base_model.emb_dropout(embedded)
-
-    def final_norm(self, base: GPTNeoXForCausalLM) -> nn.LayerNorm:
-        return base.base_model.final_layer_norm
+    def new_config(self, shape: ModelShape, **fields: Any) -> GPTNeoXConfig:
+        layer = shape.layer
+        return GPTNeoXConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=layer.hidden,
+            intermediate_size=layer.inner,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=layer.heads,
+            hidden_act=layer.activation,
+            max_position_embeddings=shape.positions,
+            rotary_pct=layer.rotary_dim / layer.head_dim,
+            use_parallel_residual=layer.parallel,
+            attention_bias=layer.qkv_bias,
+            tie_word_embeddings=shape.tied,
+            **fields,
+        )
 
     def new_norm(self, config: GPTNeoXConfig) -> nn.LayerNorm:
         return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def scaled_norm(self, norm: nn.LayerNorm, hidden_states: Tensor, scale: float) -> Tensor:
-        gain, shift = (scale_gradient(weight, scale) for weight in (norm.weight, norm.bias))
-        return F.layer_norm(hidden_states, norm.normalized_shape, gain, shift, norm.eps)
+    def final_norm(self, base: GPTNeoXForCausalLM) -> nn.LayerNorm:
+        return base.base_model.final_layer_norm
 
-    def slot(self, layer: GPTNeoXLayer) -> int:
-        return layer.attention.layer_idx
+    def embed_dropout(self, base: GPTNeoXForCausalLM, embedded: Tensor) -> Tensor:
+        return base.base_model.emb_dropout(embedded)
 
-    def scaling(self, layer: GPTNeoXLayer) -> float:
-        return layer.attention.scaling
+    def attention(self, layer: GPTNeoXLayer) -> nn.Module:
+        return layer.attention
 
     def project(
         self, layer: GPTNeoXLayer, hidden_states: Tensor, cos: Tensor, sin: Tensor
@@ -73,17 +83,19 @@ class GPTNeoX(Architecture):
 
     def layer_weights(self, layer: GPTNeoXLayer) -> LayerWeights:
         attention, mlp = layer.attention, layer.mlp
-        norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        first, second = layer.input_layernorm, layer.post_attention_layernorm
         return LayerWeights(
-            norms=tuple(weight for norm in norms for weight in (norm.weight, norm.bias)),
+            norms=((first.weight, first.bias), (second.weight, second.bias)),
             project=_by_kind(attention.query_key_value, attention.head_size),
             output=(attention.dense.weight, attention.dense.bias),
+            gate=None,
             expand=(mlp.dense_h_to_4h.weight, mlp.dense_h_to_4h.bias),
             contract=(mlp.dense_4h_to_h.weight, mlp.dense_4h_to_h.bias),
             # The function itself, where transformers wraps it in a module.
             activation=getattr(mlp.act, "act", mlp.act),
-            eps=layer.input_layernorm.eps,
+            eps=first.eps,
             scaling=attention.scaling,
+            parallel=layer.use_parallel_residual,
         )
 
 

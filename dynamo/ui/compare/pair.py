@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from dynamo.common.validation import message, short_repr
 from dynamo.data.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
+from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import warm_up
@@ -116,7 +117,7 @@ class ModelPair:
                 gpu_worker,
                 pair.name,
                 makers,
-                lambda ids: checked_prompt(ids, config.vocab_size, config.max_position_embeddings),
+                lambda ids: checked_prompt(ids, config.vocab_size, max_positions(config)),
             )
         return cls(
             name=pair.name,
@@ -126,7 +127,7 @@ class ModelPair:
             decoder=lambda: IncrementalDecoder(pair.tokenizer),
             label=TokenLabels(pair.tokenizer),
             end_tokens=end_of_text_ids(pair.dynamo, pair.tokenizer),
-            max_length=config.max_position_embeddings,
+            max_length=max_positions(config),
             heads=config.num_token_heads,
             chat=has_chat_template(pair.tokenizer),
             general=pair.name != EMBEDDED,
