@@ -83,6 +83,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         own_final_norm: bool = False,
         head_gradient_scale: float = 0.1,
         correlator_rank: int = 0,
+        correlator_kind: str = "mlp",
         **hub: Any,
     ) -> DynamoForCausalLM:
         """A stock model with new heads 2 .. `num_token_heads`: a folder, a hub id, or a loaded model.
@@ -111,6 +112,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
             own_final_norm=own_final_norm,
             head_gradient_scale=head_gradient_scale,
             correlator_rank=correlator_rank,
+            correlator_kind=correlator_kind,
         )
         model = cls(config, backbone=base)
         model.token_heads.to(device=base.device, dtype=base.dtype)
