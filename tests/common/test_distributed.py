@@ -19,7 +19,8 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
 from dynamo import loading
 from dynamo.__main__ import main
-from dynamo.model import load_dynamo
+from dynamo.model import DynamoConfig, DynamoForCausalLM, architecture_of, load_dynamo
+from dynamo.model.architectures import ARCHITECTURES
 from dynamo.training.trainer import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,16 +115,21 @@ def test_every_layer_of_base_and_heads_is_a_unit_of_its_own(folder):
     assert set(units) - set(layers) == {"", "backbone.gpt_neox.embed_in", "backbone.lm_head"}
 
 
-def test_the_fsdp_configuration_is_read_by_accelerate_and_names_our_layer():
+def test_the_fsdp_configuration_finds_the_layers_of_every_family():
     config = load_config_from_file(str(CONFIGURATION))
     assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
     assert yaml.safe_load(CONFIGURATION.read_text())["mixed_precision"] == "bf16"
     plugin = plugin_of(config.fsdp_config)
-    assert plugin.transformer_cls_names_to_wrap == [GPTNeoXLayer.__name__]
-    for model in (tiny_base(), tiny_dynamo()):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    models = [tiny_base(), tiny_dynamo()]
+    for architecture in ARCHITECTURES:
+        config = architecture.config_class(vocab_size=100, **sizes)
+        models.append(DynamoForCausalLM(DynamoConfig.from_base(config)))
+    for model in models:
+        layer_class = architecture_of(model).layer_class
         wrapped = fsdp2_prepare_auto_wrap_policy(plugin, model)
         found = {name for name, each in model.named_modules() if wrapped(each)}
-        assert found == {name for name, each in model.named_modules() if type(each) is GPTNeoXLayer}
+        assert found == {name for name, each in model.named_modules() if type(each) is layer_class} != set()
     plugin.transformer_cls_names_to_wrap = ["NoSuchLayer"]
     with pytest.raises(ValueError, match="Could not find the transformer layer class NoSuchLayer"):
         fsdp2_prepare_auto_wrap_policy(plugin, tiny_base())

@@ -70,7 +70,6 @@ def plugin_of(fields: dict) -> FullyShardedDataParallelPlugin:
     return FullyShardedDataParallelPlugin(
         fsdp_version=fields["fsdp_version"],
         auto_wrap_policy=fields["fsdp_auto_wrap_policy"].lower(),
-        transformer_cls_names_to_wrap=fields["fsdp_transformer_layer_cls_to_wrap"].split(","),
         reshard_after_forward=fields["fsdp_reshard_after_forward"],
         state_dict_type=fields["fsdp_state_dict_type"],
         cpu_offload=fields["fsdp_offload_params"],
