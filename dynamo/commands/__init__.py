@@ -18,6 +18,7 @@ VERBS = {
     "generate": "write one reply and show its chunks",
     "compare": "base and DynaMo on the same prompt, side by side",
     "converse": "have a chat model write conversations, data for its own heads",
+    "data": "what train, finetune and count would read of your files",
     "train": "train token heads (or a base model) by the modified causal-LM objective",
     "finetune": "finetune on instructions, with the loss on the replies",
     "count": "count a co-occurrence table",

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("traces", nargs="*", type=Path, metavar="TRACE", help="NDJSON files of runs")
     parser.add_argument("--prompt", help="instead of traces: the prompt of the reply")
     parser.add_argument("--reply", help="the text to score (default: DynaMo replies to --prompt)")
-    parser.add_argument("--data", type=Path, help="instead of traces: JSONL (also .gz) of conversations")
+    parser.add_argument("--data", nargs="+", help="instead of traces: conversations, as `train` takes them")
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
                         help="of --data: thresholds besides 1 (default: 0.9 0.7 0.5 0.3 0)")  # fmt: skip
     parser.add_argument("--limit", type=int, default=100,
@@ -87,13 +87,13 @@ def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions)
     from tqdm import tqdm
 
     from dynamo import loading
-    from dynamo.data import readers
+    from dynamo.data.sources import read_conversations
     from dynamo.decoding.engine import Engine
     from dynamo.evaluation import next_turns
 
     if arguments.limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more dialogues, got {arguments.limit}")
-    conversations = list(readers.read_conversations(arguments.data))
+    conversations = list(read_conversations(arguments.data))
     model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
     places = next_turns.places(conversations, arguments.limit or len(conversations), arguments.seed)
     lanes = len({*arguments.thresholds, 1.0})

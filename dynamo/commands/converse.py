@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dynamo.common.options import add_arguments, from_arguments
+from dynamo.data.reading import DATA_HELP, STRICT_HELP, Reading
 from dynamo.pipelines.conversation_writer import ConverseOptions
 from dynamo.pipelines.converse import converse
 
@@ -23,7 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help=".jsonl file to write")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--tokens", type=int, default=0, help="answer tokens to write")
-    what.add_argument("--prompts", help="file of conversations whose first questions are answered instead")
+    what.add_argument(
+        "--prompts", nargs="+", help="instead: answer the first questions of these. " + DATA_HELP
+    )
+    parser.add_argument("--strict", action="store_true", help=STRICT_HELP)
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                         help="of weights and cache (default: whichever multiplies faster here)")  # fmt: skip
@@ -34,12 +38,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from dynamo import loading
-    from dynamo.data.readers import read_conversations
+    from dynamo.data.sources import read_conversations
 
     options = from_arguments(ConverseOptions, arguments)
     questions = None
     if arguments.prompts:
-        questions = [turns[0]["content"] for turns in read_conversations(arguments.prompts)]
+        reading = Reading(arguments.strict)
+        asked = read_conversations(arguments.prompts, reading)
+        questions = [question for turns in asked if (question := _first_question(turns))]
+        reading.say("prompts", f"{len(questions):,} first questions")
     folder = loading.resolve(arguments.model, any_kind=True)
     device = loading.checked_device(arguments.device)
     named = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
@@ -56,6 +63,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.model,
         progress=True,
     )
+
+
+def _first_question(turns: list[dict[str, str]]) -> str | None:
+    return next((turn["content"] for turn in turns if turn["role"] == "user"), None)
 
 
 def faster_dtype(rows: int, device: torch.device) -> torch.dtype:

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dynamo.data.reading import DATA_HELP, STRICT_HELP, Reading
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", required=True, help="model or tokenizer: folder or hub id")
@@ -21,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         nargs="+",
-        help="conversations or texts: JSONL files (also .gz, .zst), folders of them, hub data sets of them, "
-        "or a part of one (owner/name/train)",
+        help=DATA_HELP,
     )
+    parser.add_argument("--strict", action="store_true", help=STRICT_HELP)
     parser.add_argument("--output", required=True, type=Path, help="file of the table, .safetensors")
     parser.add_argument("--order", type=int, default=3, help="longest tuple, 2 to 5 (default: 3)")
     parser.add_argument("--min-count", type=int, default=1, help="drop rarer tuples (default: 1)")
@@ -40,19 +42,21 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.cooccurrence.external import count_files
     from dynamo.cooccurrence.table import CooccurrenceTable
     from dynamo.data import text
-    from dynamo.data.corpus import data_files, tokenise
+    from dynamo.data.corpus import tokenise
+    from dynamo.data.sources import data_files
 
     if not arguments.output.parent.is_dir():
         raise ValueError(f"output: the folder {arguments.output.parent} does not exist; make it first")
     tokenizer = loading.load_tokenizer(arguments.tokenizer)
-    files = data_files(arguments.data)
+    files, reading = data_files(arguments.data), Reading(arguments.strict)
     work = (arguments.scratch or arguments.output.parent) / f"{arguments.output.name}.counting"
     tokens = arguments.tokens or work / "tokens"
     try:
-        documents = tokenise(files, tokenizer, tokens, arguments.workers, progress=True)
+        documents = tokenise(files, tokenizer, tokens, arguments.workers, progress=True, reading=reading)
     finally:
         if not any(work.rglob("*.json")):  # no file is tokenised, so there is nothing to continue from
             shutil.rmtree(work, ignore_errors=True)
+    reading.say("data")
     resumed = (work / "runs").exists()
     started = time.perf_counter()
     unigrams, levels, min_count = count_files(
@@ -79,6 +83,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         # The part that a killed run counted is not timed.
         "tokens_per_second": None if resumed else table.total_tokens / seconds,
         "peak_mb": peak_resident(workers=True) / 1e6,
+        "reading": reading.to_json(),
     }
     speed = "partly by an earlier run" if resumed else f"at {result['tokens_per_second']:,.0f} a second"
     print(

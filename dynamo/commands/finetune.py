@@ -1,7 +1,8 @@
 """Finetune a base model or a DynaMo model on instructions; the loss is on the replies only.
 
-Data is Alpaca's format or conversations, JSON or JSON lines, and is written with the chat page's template. A
-run whose output folder holds a checkpoint continues from it; the result is OUTPUT/model.
+Data is conversations, or questions with their answers, and is written with the model's own chat template; a
+tokenizer without one gets markers. A run whose output folder holds a checkpoint continues from it; the result
+is OUTPUT/model.
 """
 
 from __future__ import annotations

@@ -15,13 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.data.reading import STRICT_HELP, Reading
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     material = parser.add_mutually_exclusive_group(required=True)
     material.add_argument("--completions", nargs="+", help="JSONL files of `complete`")
     material.add_argument(
-        "--instructions", type=Path, help="JSON or JSONL of `finetune`: rate its replies from 1 to 10"
+        "--instructions",
+        nargs="+",
+        help="data of `finetune`, as it takes them: rate its replies from 1 to 10",
     )
+    parser.add_argument("--strict", action="store_true", help=STRICT_HELP)
     parser.add_argument("--ratings", type=Path, help="JSON file for the ratings of --instructions, in order")
     parser.add_argument("--output", required=True, type=Path, help="JSONL file of the verdicts")
     parser.add_argument(
@@ -90,12 +95,16 @@ def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
     """One rating for each example; the file is written when all are there."""
     from dynamo.common.files import write_json
     from dynamo.data.instructions import read_examples
+    from dynamo.data.sources import data_files
     from dynamo.evaluation import judge
 
     if arguments.ratings is None:
         raise ValueError("ratings: name the file for the ratings with --ratings, for `finetune --ratings`")
     arguments.mode = "single"
-    texts = judge.example_rows(read_examples(arguments.instructions))
+    arguments.instructions = list(map(str, data_files(arguments.instructions)))
+    reading = Reading(arguments.strict)
+    texts = judge.example_rows(read_examples(arguments.instructions, reading))
+    reading.say("instructions")
     tasks = judge.single_tasks(texts)
     rows, failures = _rows(arguments, tasks)
     ratings = judge.ratings_in_order(rows, len(tasks))
@@ -140,7 +149,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("mode", "order", "judge_model", "max_tokens", "temperature", "seed")
     settings = {name: getattr(arguments, name) for name in names}
     if arguments.instructions:  # a verdict's row names its example by number
-        settings["instructions"] = zlib.crc32(arguments.instructions.read_bytes())
+        settings["instructions"] = 0
+        for path in arguments.instructions:
+            settings["instructions"] = zlib.crc32(Path(path).read_bytes(), settings["instructions"])
     return settings
 
 

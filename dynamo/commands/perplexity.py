@@ -11,13 +11,15 @@ import sys
 from typing import Any
 
 from dynamo.common.options import add_arguments, from_arguments
+from dynamo.data.reading import DATA_HELP, STRICT_HELP, Reading
 from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded, embedded/base, folder or hub id")
-    parser.add_argument("--data", required=True, help="JSONL (also .gz) of conversations or texts")
+    parser.add_argument("--data", required=True, nargs="+", help=DATA_HELP)
+    parser.add_argument("--strict", action="store_true", help=STRICT_HELP)
     parser.add_argument(
         "--cut", type=int, default=512, help="most tokens read of a conversation (default: 512)"
     )
@@ -50,7 +52,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"cut: expected {model.config.num_token_heads + 1} (a target for every head) to {positions} "
             f"(the model's positions) tokens, got {arguments.cut}"
         )
-    documents = read_documents(arguments.data, tokenizer)
+    reading = Reading(arguments.strict)
+    documents = read_documents(arguments.data, tokenizer, reading)
+    reading.say("data")
     documents = documents[: arguments.limit or None]
     result = perplexity.measure_perplexity(model, documents, text_bytes_per_token(tokenizer), arguments.cut)
     for head, nats in enumerate(result.mean_nats, start=1):
@@ -72,6 +76,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             file=sys.stderr,
         )
     measured = {"model": arguments.model, "documents": len(documents), "cut": arguments.cut}
+    measured["reading"] = reading.to_json()
     return {**measured, **result.summary(), "dynamic": [point.to_json() for point in points]}
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from dynamo.commands.generate import add_loading_arguments, loading_options
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
+from dynamo.data.sources import data_files
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH, check_batch
 from dynamo.sampling.options import SamplingOptions
@@ -43,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="replies decoded at once, all but the first to each prompt, which alone are timed; 1 to time "
         f"every reply (default: {BATCH})",
     )  # fmt: skip
-    parser.add_argument("--data", help="held-out JSONL (also .gz): adds the joint's calibration on it")
+    parser.add_argument(
+        "--data", nargs="+", help="held-out data, as `train` takes it: adds the joint's calibration on it"
+    )
     parser.add_argument("--positions", type=int, default=4000,
                         help="positions of --data to look at (default: 4000)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
@@ -137,8 +140,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"positions: expected 1 or more, got {arguments.positions}")
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
         raise ValueError(f"output: the folder of {arguments.output} does not exist; make it first")
-    if arguments.data is not None and not Path(arguments.data).is_file():
-        raise ValueError(f"data: there is no file {arguments.data}")
+    if arguments.data is not None:
+        arguments.data = list(map(str, data_files(arguments.data)))
 
 
 def _calibration(

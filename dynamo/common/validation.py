@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from typing import Any
 
 MAX_INT_DIGITS = 18  # fit in a 64-bit integer
 MAX_NAME_LENGTH = 200  # characters of a setting that is a name
+_NOT_SPACE = re.compile(r"\S")
 MAX_REPR_DIGITS = 4000  # Python refuses to format integers of more than 4,300 digits, by default
 
 
@@ -45,6 +47,21 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
         raise ValueError("its values are nested too deeply") from None
 
 
+def parse_json_values(text: str) -> list[Any]:
+    """The JSON values that stand one after another in a text. NaN is read, lone surrogates are kept.
+
+    Raises ValueError, a json.JSONDecodeError if the text is not JSON.
+    """
+    decoder, values, end = json.JSONDecoder(), [], 0
+    try:
+        while begin := _NOT_SPACE.search(text, end):
+            value, end = decoder.raw_decode(text, begin.start())
+            values.append(value)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+    return values
+
+
 def require_int(name: str, value: Any, least: int = 0, most: int = 2**31 - 1) -> int:
     """A parsed value as an int from `least` to `most`. Raises TypeError or ValueError naming both."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
@@ -63,11 +80,16 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return float(value)
 
 
+def clean(text: str) -> str:
+    """A text with its lone surrogates, which have no UTF-8, replaced by question marks."""
+    return _without_surrogates(text) if _has_surrogates(text) else text
+
+
 def message(name: str, value: Any) -> str:
     """A text that a user typed, lone surrogates replaced. Raises ValueError for anything but a str."""
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected text, got {short_repr(value)}")
-    return _without_surrogates(value) if _has_surrogates(value) else value
+    return clean(value)
 
 
 def settings(fields: Any, called: str = "options") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Each data file becomes a flat file of ids and an array of document lengths in a folder; several processes
 tokenise several files at once. Finished files are kept, so a killed run continues with the next one, and
-training and counting share one folder. A hub data set is fetched into the hub's own cache first.
+training and counting share one folder.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,18 @@ from tqdm import tqdm
 from dynamo.common.distributed import process_pool
 from dynamo.common.files import replace_text
 from dynamo.data import text
-from dynamo.data.documents import encode_rows
-from dynamo.data.readers import read_rows
+from dynamo.data.documents import encode_rows, fitted
+from dynamo.data.reading import Reading
+from dynamo.data.rows import rows
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?(?:/(.+))?")  # data set, revision, part
 ROWS_AT_A_TIME = 512
+ROWS_VERSION = 2  # to be raised when rows come to be understood differently, as files of ids are kept
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One data file's ids at `ids` (raw, of `dtype`) and its documents' lengths at `lengths`."""
+    """One data file's ids at `ids` (raw, of `dtype`) and its documents' lengths at `lengths`; reading: what
+    became of its rows."""
 
     source: str
     ids: str
@@ -44,6 +44,7 @@ class TokenFile:
     documents: int
     tokens: int
     crc: int
+    reading: dict[str, Any] = field(default_factory=dict)
 
     def read_ids(self) -> np.ndarray:
         """(tokens,), memory-mapped."""
@@ -81,63 +82,24 @@ class DiskCorpus:
         return self._maps[file][start : start + int(self.lengths[index])]
 
 
-def data_files(names: Iterable[str]) -> list[Path]:
-    """The JSONL files behind names: files, folders of files, and hub data sets such as owner/name, or a part
-    of one, owner/name/FILE_OR_FOLDER. owner/name@REVISION stays the same whatever the owner uploads.
-
-    Raises ValueError for a name that is none of them or holds no such file, OSError for an unreachable hub.
-    """
-    files: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_file():
-            files.append(path)
-            continue
-        found = path.rglob("*") if path.is_dir() else _fetched(name)
-        found = sorted(each for each in found if each.name.endswith(SUFFIXES))
-        if not found:
-            raise ValueError(
-                f"data: {name} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; other formats "
-                "(parquet, say) must be exported to JSON lines first"
-            )
-        files += found
-    return files
-
-
-def _fetched(name: str) -> list[Path]:
-    """The files of a hub data set, or of a part of it; those that are in the cache are not fetched again."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import filter_repo_objects
-
-    match = _HUB_NAME.fullmatch(name)
-    if not match:
-        raise ValueError(f"data: No such file, folder or hub data set: {name!r}")
-    data_set, revision, part = match.groups()
-    patterns = [f"*{suffix}" for suffix in SUFFIXES] if part is None else [part, f"{part.rstrip('/')}/*"]
-    try:
-        folder = Path(
-            snapshot_download(data_set, repo_type="dataset", revision=revision, allow_patterns=patterns)
-        )
-    except Exception as error:
-        raise OSError(
-            f"data: {name} is no local file or folder and cannot be fetched from the hub "
-            f"({type(error).__name__})"
-        ) from error
-    names = (each.relative_to(folder).as_posix() for each in folder.rglob("*"))
-    return [folder / each for each in filter_repo_objects(names, allow_patterns=patterns)]
-
-
 def tokenise(
-    files: Sequence[Path], tokenizer: Any, folder: Path, workers: int = 1, progress: bool = False
+    files: Sequence[Path],
+    tokenizer: Any,
+    folder: Path,
+    workers: int = 1,
+    progress: bool = False,
+    reading: Reading | None = None,
 ) -> list[TokenFile]:
     """Every file as token documents in `folder`; those that exist already are reused.
 
-    Raises ValueError for a corrupt row, naming file and line, and if there is no document at all.
+    reading: counts what became of the rows. Raises ValueError for a file that cannot be read, naming the
+    place, for one of which no row can be used, and if there is no document at all.
     """
+    reading = reading or Reading()
     if workers < 1:
         raise ValueError(f"workers: expected 1 or more processes, got {workers}")
     folder.mkdir(parents=True, exist_ok=True)
-    make = partial(_token_file, tokenizer=tokenizer, folder=folder)
+    make = partial(_token_file, tokenizer=tokenizer, folder=folder, strict=reading.strict)
     if workers == 1 or len(files) == 1:
         made = list(map(make, tqdm(files, desc="tokenising", unit="file", disable=not progress)))
     else:
@@ -145,21 +107,22 @@ def tokenise(
         with process_pool(min(workers, len(files)), "spawn") as pool:
             results = pool.map(make, files)
             made = list(tqdm(results, desc="tokenising", unit="file", total=len(files), disable=not progress))
-    if not any(file.documents for file in made):
-        raise ValueError(f"{', '.join(map(str, files))}: holds no conversation and no text")
+    for file in made:
+        reading.add(Reading.from_json(file.reading))
+    reading.check(", ".join(map(str, files)))
     return made
 
 
-def _token_file(source: Path, tokenizer: Any, folder: Path) -> TokenFile:
+def _token_file(source: Path, tokenizer: Any, folder: Path, strict: bool) -> TokenFile:
     state = source.stat()
-    vocabulary, template = text.fingerprint(tokenizer), tokenizer.chat_template
-    identity = (source.name, state.st_size, state.st_mtime_ns, vocabulary, template)
+    written_by = text.fingerprint(tokenizer), tokenizer.chat_template, ROWS_VERSION
+    identity = (source.name, state.st_size, state.st_mtime_ns, *written_by)
     name = f"{source.name.split('.')[0]}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
     metadata = folder / f"{name}.json"
     if metadata.is_file():
         fields = json.loads(metadata.read_text(encoding="utf-8"))
         return TokenFile(**fields | _places(folder, name))
-    file = _write_ids(source, tokenizer, folder, name)
+    file = _write_ids(source, tokenizer, folder, name, Reading(strict))
     # Written last: if it exists, the two others are complete.
     replace_text(metadata, json.dumps(asdict(file)))
     return file
@@ -169,7 +132,7 @@ def _places(folder: Path, name: str) -> dict[str, str]:
     return {"ids": str(folder / f"{name}.ids"), "lengths": str(folder / f"{name}.lengths.npy")}
 
 
-def _write_ids(source: Path, tokenizer: Any, folder: Path, name: str) -> TokenFile:
+def _write_ids(source: Path, tokenizer: Any, folder: Path, name: str, reading: Reading) -> TokenFile:
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     places = _places(folder, name)
     part = folder / f"{name}.{os.getpid()}.part"
@@ -177,9 +140,9 @@ def _write_ids(source: Path, tokenizer: Any, folder: Path, name: str) -> TokenFi
     crc = 0
     try:
         with open(part, "wb") as out:
-            rows = read_rows(source)
-            while batch := list(itertools.islice(rows, ROWS_AT_A_TIME)):
-                for document in encode_rows(batch, tokenizer):
+            found = fitted(rows(source, reading), tokenizer, reading)
+            while batch := list(itertools.islice(found, ROWS_AT_A_TIME)):
+                for document in encode_rows([row.content for row in batch], tokenizer):
                     written = document.astype(dtype).tobytes()
                     crc = zlib.crc32(written, crc)
                     out.write(written)
@@ -189,4 +152,4 @@ def _write_ids(source: Path, tokenizer: Any, folder: Path, name: str) -> TokenFi
         part.unlink(missing_ok=True)
     np.save(places["lengths"], np.array(lengths, np.int64))
     return TokenFile(str(source), **places, dtype=dtype.name, documents=len(lengths),
-                     tokens=sum(lengths), crc=crc)  # fmt: skip
+                     tokens=sum(lengths), crc=crc, reading=reading.to_json())  # fmt: skip

@@ -5,30 +5,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from dynamo.data import text
-from dynamo.data.readers import Turns, read_rows
+from dynamo.data.reading import Reading
+from dynamo.data.rows import Row, Turns
+from dynamo.data.sources import read_all
 from dynamo.model.loss import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+R = TypeVar("R", bound=Row)
 
-def read_documents(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Every row of a file as token ids (int32), in memory; `dynamo.data.corpus` is for larger files.
 
-    Conversations have their markers and end-of-turn tokens. Raises ValueError as `readers.read_rows`
-    does, and if the file has no row.
+def read_documents(
+    names: str | Path | Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: Reading | None = None
+) -> list[np.ndarray]:
+    """Every row of data as token ids (int32), in memory; `dynamo.data.corpus` is for larger files.
+
+    names: as `dynamo.data.sources.data_files` takes them. Conversations have their markers and end-of-turn
+    tokens. Raises ValueError as `rows` does, and if there is no row.
     """
-    rows = list(read_rows(path))
-    if not rows:
-        raise ValueError(f"{path}: holds no conversation and no text")
-    return encode_rows(rows, tokenizer)
+    reading = reading or Reading()
+    found = [row.content for row in fitted(read_all(names, reading), tokenizer, reading)]
+    reading.check(names)
+    return encode_rows(found, tokenizer)
+
+
+def fitted(found: Iterable[R], tokenizer: PreTrainedTokenizerBase, reading: Reading) -> Iterator[R]:
+    """Rows as the tokenizer's chat template takes them: without the system and tool turns that it has no
+    place for, and without conversations that it does not take at all.
+
+    Raises ValueError for a conversation if the tokenizer has no chat template.
+    """
+    template = cache(lambda: text.chat_template(tokenizer))
+    refusal = cache(lambda roles: template().refusal(roles))
+    for row in found:
+        if isinstance(row.content, str):
+            yield row
+            continue
+        for unplaced in ((), ("system",), ("tool",), ("system", "tool")):
+            turns = [turn for turn in row.content if turn["role"] not in unplaced]
+            if turns and not refusal(tuple(turn["role"] for turn in turns)):
+                for turn in row.content:
+                    if turn["role"] in unplaced:
+                        part = f"{turn['role']} turns, which the chat template has no place for"
+                        reading.leave_out_part(part, row.where)
+                yield replace(row, content=turns) if unplaced else row
+                break
+        else:
+            why = refusal(tuple(turn["role"] for turn in row.content))
+            reason = "turns that the chat template does not take"
+            reading.leave_out(reason, row.where, f"{row.where}: {why}", was_read=list)
 
 
 def encode_rows(rows: Sequence[Turns | str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dynamo.common.validation import parse_json
+from dynamo.data.reading import Reading
+from dynamo.data.rows import rows
 from dynamo.data.text import encode_chat, encode_prompt, has_chat_template
 
 PROMPTS_FILE = Path(__file__).resolve().parents[2] / "assets" / "prompts.json"
@@ -22,26 +23,11 @@ def read_prompts(path: Path | None, tokenizer: Any, limit: int = 0) -> list[list
     if limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more prompts, got {limit}")
     path = path or PROMPTS_FILE
-    try:
-        chats = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"prompts: {path} is not JSON ({error})") from None
-    if not isinstance(chats, list) or not chats or not all(_is_chat(chat) for chat in chats):
+    chats = [row.content for row in rows(path, Reading(strict=True))][: limit or None]
+    if not chats or any(isinstance(chat, str) for chat in chats):
         raise ValueError(
             f"prompts: {path}: expected a list of chats, each a list of turns with 'role' and 'content'"
         )
-    chats = chats[: limit or None]
     if has_chat_template(tokenizer):
         return [encode_chat(tokenizer, chat) for chat in chats]
     return [encode_prompt(tokenizer, chat[-1]["content"]) for chat in chats]
-
-
-def _is_chat(chat: Any) -> bool:
-    return (
-        isinstance(chat, list)
-        and bool(chat)
-        and all(
-            isinstance(turn, dict) and all(isinstance(turn.get(name), str) for name in ("role", "content"))
-            for turn in chat
-        )
-    )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo.common.options import parse
 from dynamo.data import text
-from dynamo.data.readers import Turns, read_conversations
+from dynamo.data.rows import Turns
+from dynamo.data.sources import read_conversations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

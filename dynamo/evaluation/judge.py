@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dynamo.common import validation
-from dynamo.data.instructions import Example
+from dynamo.data.rows import Row
 from dynamo.evaluation.completion import check_key
 from dynamo.evaluation.endpoint import Answer, Endpoint, NoAnswer
 from dynamo.evaluation.verdict import WINNERS
@@ -124,12 +124,12 @@ def single_tasks(completions: Iterable[dict[str, Any]]) -> list[Task]:
     return [Task({**_identity(row), "mode": "single"}, _single_question(row)) for row in completions]
 
 
-def example_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+def example_rows(examples: Sequence[Row]) -> list[dict[str, Any]]:
     """Instruction examples as texts to be rated: the last reply of each, with all that came before it."""
     rows = []
     for number, example in enumerate(examples):
-        last = max(i for i, turn in enumerate(example.turns) if turn["role"] == "assistant")
-        before, reply = example.turns[:last], example.turns[last]["content"]
+        last = max(i for i, turn in enumerate(example.content) if turn["role"] == "assistant")
+        before, reply = example.content[:last], example.content[last]["content"]
         said = [turn["content"] if last == 1 else f"{turn['role']}: {turn['content']}" for turn in before]
         row = {"prompt": "\n\n".join(said), "text": reply, "chat": True}
         rows.append({"prompt_id": number, "seed": 0, "threshold": None, **row})

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamo.common.statistics import Estimate, bootstrap, ratio
-from dynamo.data.readers import Turns
+from dynamo.data.rows import Turns
 from dynamo.data.text import decode, encode_chat
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import decode_together

@@ -219,8 +219,11 @@ def _tokenizer_of(folder: Path, model: Any) -> Any:
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model, which must bring a fast one (`tokenizer.json`); a Path is taken as it is."""
+    """The tokenizer of a model or pair, which must bring a fast one (`tokenizer.json`); a Path is taken as it
+    is."""
     folder = name if isinstance(name, Path) else resolve(name, any_kind=True)
+    if (folder / "dynamo" / "tokenizer.json").is_file():
+        folder = folder / "dynamo"
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"tokenizer: {folder} holds no tokenizer.json; save the model's tokenizer there")
     try:

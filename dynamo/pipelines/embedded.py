@@ -66,8 +66,8 @@ def make(data: Path, work: Path, output: Path, run_command: RunCommand) -> dict[
 
 
 def _tokenizer(data: Path, work: Path) -> None:
-    from dynamo.data.readers import read_conversations
     from dynamo.data.schema_guided import train_tokenizer
+    from dynamo.data.sources import read_conversations
 
     if not (work / "tokenizer" / "tokenizer.json").exists():
         dialogues = read_conversations(data / "dialogues_train.jsonl.gz")

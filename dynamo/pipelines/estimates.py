@@ -126,7 +126,8 @@ def _tokens(run: TrainingRun | FinetuningRun) -> tuple[int, int]:
     batch = run.options.batch_size
     if isinstance(run, TrainingRun):
         return run.block_size, run.options.steps * batch * run.block_size
-    read = run.epochs * Path(run.data).stat().st_size / TOKEN_BYTES
+    size = sum(path.stat().st_size for path in map(Path, run.data) if path.is_file())
+    read = run.epochs * size / TOKEN_BYTES
     if run.steps is not None:
         read = min(read, run.steps * batch * run.max_length)
     return run.max_length, round(read)

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from dynamo.common.statistics import Estimate
 from dynamo.data.blocks import TokenBlocks
+from dynamo.data.documents import read_documents
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.estimates import signed
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
-from dynamo.reproduction.perplexities import read_other
 from dynamo.reproduction.variants import SAME
 from dynamo.training.trainer import Rows
 
@@ -98,7 +98,7 @@ def elastic_penalty(
 
 def second_corpus(workspace: Workspace) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Documents of the workspace's other file: to train on, and held out."""
-    documents = read_other(workspace.other, workspace.pair.tokenizer)
+    documents = read_documents(workspace.other, workspace.pair.tokenizer)
     held_out = documents[::HELD_OUT]
     return [document for i, document in enumerate(documents) if i % HELD_OUT], held_out
 

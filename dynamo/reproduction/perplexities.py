@@ -7,16 +7,13 @@ DynaMo model, by plain causal-LM training, so that the difference of the first h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynamo.charts.lines import bars, lines
 from dynamo.common.statistics import bootstrap, ratio
-from dynamo.data.documents import encode_rows
-from dynamo.data.instructions import read_examples
-from dynamo.data.readers import read_rows
+from dynamo.data.documents import read_documents
 from dynamo.data.text import special_ids
 from dynamo.evaluation import perplexity
 from dynamo.model import DynamoForCausalLM
@@ -104,20 +101,13 @@ def _ratios(own: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Any
     return bars(series, "perplexity", log_y=True)
 
 
-def read_other(path: Path, tokenizer: Any) -> list[np.ndarray]:
-    """Documents of a JSONL file (also .gz) of conversations or texts, or of a JSON list of instructions."""
-    if ".jsonl" in path.name:
-        return encode_rows(list(read_rows(path)), tokenizer)
-    return encode_rows([example.turns for example in read_examples(path)], tokenizer)
-
-
 def measure_other(workspace: Workspace) -> dict[str, Any]:
     if workspace.other is None:
         return {"given": False}
     pair = workspace.pair
     corpora = {
         "held-out documents of its own corpus": workspace.documents,
-        "another corpus": workspace.chosen(read_other(workspace.other, pair.tokenizer)),
+        "another corpus": workspace.chosen(read_documents(workspace.other, pair.tokenizer)),
     }
     found = {}
     for name, documents in corpora.items():

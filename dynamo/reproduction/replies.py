@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamo.charts.lines import lines
 from dynamo.charts.sweeps import calibration as calibration_figure
-from dynamo.data.readers import read_rows
+from dynamo.data.sources import read_conversations
 from dynamo.data.text import has_chat_template
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation import calibration, next_turns
@@ -88,7 +88,7 @@ def _mean(curve: dict[str, Any], name: str) -> float:
 
 def measure_next_turns(workspace: Workspace) -> dict[str, Any]:
     pair = workspace.pair
-    chats = [row for row in read_rows(workspace.validation) if not isinstance(row, str)]
+    chats = list(read_conversations(workspace.validation))
     if not chats or not has_chat_template(pair.tokenizer):
         return {"places": 0, "rows": []}
     places = next_turns.places(chats, workspace.sizes.documents or len(chats), workspace.seed)

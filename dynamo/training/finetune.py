@@ -1,8 +1,8 @@
 """Finetune a base model or a DynaMo model on instructions; the loss is on the replies only.
 
-Data is Alpaca's format or conversations, JSON or JSON lines, and is written with the model's own chat
-template; a tokenizer without one gets markers. A run whose output folder holds a checkpoint continues from
-it; the result is OUTPUT/model.
+Data is conversations, or questions with their answers, and is written with the model's own chat template; a
+tokenizer without one gets markers. A run whose output folder holds a checkpoint continues from it; the result
+is OUTPUT/model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from dynamo import loading
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data import instructions, text
+from dynamo.data.documents import fitted
+from dynamo.data.reading import Reading
 from dynamo.model import DynamoForCausalLM
 from dynamo.training.options import FinetuningRun
 from dynamo.training.train import (
@@ -47,32 +49,43 @@ def finetune(run: FinetuningRun) -> FinetuningResult:
     check_unfinished(run.output)
     if run.ratings and run.min_rating is None:
         raise ValueError("ratings: without --min-rating they decide nothing; give it, such as 4.5")
-    rated = examples = instructions.read_examples(run.data)
+    reading, held_out = Reading(run.strict), Reading(run.strict)
+    rated = examples = instructions.read_examples(run.data, reading)
     if run.min_rating is not None:
         ratings = instructions.read_ratings(run.ratings) if run.ratings else None
         rated = instructions.rated(examples, run.min_rating, ratings)
     model, tokenizer, table = _starting_model(run)
     check_length("max_length", run.max_length, model.config)
-    encoded = instructions.encode(rated, tokenizer, run.max_length)
+    taken = list(fitted(rated, tokenizer, reading))
+    reading.check(", ".join(run.data))
+    encoded = instructions.encode(taken, tokenizer, run.max_length)
     rows = instructions.InstructionRows(encoded, run.options.seed)
-    held_out = []
+    validation = []
     if run.validation:
-        held_out = instructions.encode(instructions.read_examples(run.validation), tokenizer, run.max_length)
+        validation = fitted(instructions.read_examples(run.validation, held_out), tokenizer, held_out)
+        validation = instructions.encode(list(validation), tokenizer, run.max_length)
     trainer = Trainer(
         model,
         rows,
         replace(run.options, steps=_steps(run, len(encoded))),
         run.output,
-        validation=[ids for ids, _ in held_out],
+        validation=[ids for ids, _ in validation],
         validation_cut=run.max_length,
-        validation_labels=[labels for _, labels in held_out],
+        validation_labels=[labels for _, labels in validation],
     )
+    if trainer.is_main:
+        cut = f"{len(encoded):,} examples of at most {run.max_length} tokens"
+        without = len(taken) - len(encoded)
+        reading.say("data", cut + (f"; left out {without:,} whose replies begin later" if without else ""))
+        if run.validation:
+            held_out.say("validation")
     table = _still_fitting(table, tokenizer) if trainer.is_main else None
     return FinetuningResult(
         **train_and_save(trainer, tokenizer, table),
         examples=len(encoded),
         left_out_by_rating=len(examples) - len(rated),
-        left_out_by_length=len(rated) - len(encoded),
+        left_out_by_length=len(taken) - len(encoded),
+        reading=reading.to_json(),
         table=table is not None,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from dynamo.common.options import check_types, from_values, option, required, to_arguments
 from dynamo.common.validation import short_repr
+from dynamo.data.reading import DATA_HELP, STRICT_HELP
 from dynamo.training.recipes import RECIPES
 
 
@@ -56,6 +57,11 @@ class TrainingOptions:
                 raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
 
 
+def _accept_one_name(run: TrainingRun | FinetuningRun) -> None:
+    if isinstance(run.data, str):
+        object.__setattr__(run, "data", (run.data,))
+
+
 # May differ when a run continues from a checkpoint, as the weights do not depend on them.
 FREE_OPTIONS = ("checkpoint_every", "evaluate_every", "accumulation", "activation_checkpointing", "compile")
 
@@ -73,10 +79,7 @@ def learning_rate_scale(step: int, options: TrainingOptions) -> float:
 class TrainingRun:
     """One training of token heads (or of a base) into a folder; `training_run` fills in a recipe's values."""
 
-    data: tuple[str, ...] = required(
-        "conversations or texts: JSONL files (also .gz, .zst), folders of them, hub data sets of them, or a "
-        "part of one (owner/name/train)"
-    )
+    data: tuple[str, ...] = required(DATA_HELP)
     output: Path = required("folder of the run; the result is OUTPUT/model")
     model: str | None = option(None, "model to start from: folder or hub id, a base or DynaMo")
     new: str | None = option(None, "instead: a new GPT-NeoX of LAYERSxHIDDENxHEADS, such as 8x256x4")
@@ -87,7 +90,7 @@ class TrainingRun:
         RECIPES,
     )
     tokenizer: str | None = option(None, "folder of the tokenizer, for --new")
-    validation: str | None = option(None, "JSONL file (also .gz), held out")
+    validation: str | None = option(None, "the same, held out: one of these")
     heads: int | None = option(
         None, "token heads, 1 to 5, of a model that has none yet (default: 3); a DynaMo model keeps its own"
     )
@@ -99,9 +102,11 @@ class TrainingRun:
     max_length: int = option(1024, "positions of a --new model")
     tokens: Path | None = option(None, "folder of the tokenised data (default: OUTPUT/tokens)")
     workers: int = option(1, "data files tokenised at once")
+    strict: bool = option(False, STRICT_HELP)
     options: TrainingOptions = TrainingOptions()
 
     def __post_init__(self):
+        _accept_one_name(self)
         check_types(self)
 
     def arguments(self) -> list[str]:
@@ -124,19 +129,23 @@ class FinetuningRun:
     """One finetuning on instructions. Rates, batch and warm-up are ours: the paper names none for it."""
 
     model: str = required("base or DynaMo model: folder or hub id")
-    data: str = required("JSON or JSONL (also .gz): instruction, input, output; or turns")
+    data: tuple[str, ...] = required(DATA_HELP)
     output: Path = required("folder of the run; the result is OUTPUT/model")
-    validation: str | None = option(None, "the same, held out")
+    validation: str | None = option(None, "the same, held out: one of these")
     min_rating: float | None = option(None, "leave out what is rated lower, such as 4.5")
-    ratings: str | None = option(None, "JSON or JSONL, one for each example (default: in the rows)")
+    ratings: str | None = option(
+        None, "JSON or JSON lines, one for each example that is read (default: in the rows)"
+    )
     epochs: float = option(3.0, "times the data is read")
     steps: int | None = option(None, "optimiser steps, instead of --epochs")
     max_length: int = option(512, "tokens to cut at")
+    strict: bool = option(False, STRICT_HELP)
     options: TrainingOptions = TrainingOptions(
         base_lr=2e-5, head_lr=2e-4, warmup=0.03, evaluate_every=0, checkpoint_every=50
     )
 
     def __post_init__(self):
+        _accept_one_name(self)
         check_types(self)
 
     def arguments(self) -> list[str]:

@@ -24,8 +24,10 @@ from dynamo.common.distributed import on_main_first, started_together
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data import text
 from dynamo.data.blocks import TokenBlocks
-from dynamo.data.corpus import DiskCorpus, data_files, tokenise
+from dynamo.data.corpus import DiskCorpus, tokenise
 from dynamo.data.documents import read_documents
+from dynamo.data.reading import Reading
+from dynamo.data.sources import data_files
 from dynamo.decoding.engine import end_of_text_ids
 from dynamo.model import DynamoForCausalLM, architecture_of
 from dynamo.model.architectures import max_positions, new_base_config
@@ -37,12 +39,14 @@ from dynamo.training.trainer import Trainer, save_model
 @dataclass(frozen=True)
 class TrainingResult:
     """output: the model's folder; validation_nats: mean nats per target of each head, [] without validation;
-    cost: of the main process's steps, `tokens_per_second` and `peak_mb`."""
+    cost: of the main process's steps, `tokens_per_second` and `peak_mb`; reading: what became of the data's
+    rows (`dynamo.data.reading`)."""
 
     output: Path
     steps: int
     validation_nats: list[float]
     cost: dict[str, float]
+    reading: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""
@@ -66,11 +70,22 @@ def train(run: TrainingRun) -> TrainingResult:
     check_length("block_size", run.block_size, model.config)
     stop_at_end_of_turn(model, tokenizer)
     tokens = run.tokens or run.output / "tokens"
-    files = on_main_first(lambda: tokenise(data_files(list(run.data)), tokenizer, tokens, run.workers))
-    blocks = TokenBlocks(DiskCorpus(files), _separator(tokenizer), run.block_size, run.options.seed)
-    validation = read_documents(run.validation, tokenizer) if run.validation else []
+    reading, held_out = Reading(run.strict), Reading(run.strict)
+    files = on_main_first(
+        lambda: tokenise(data_files(run.data), tokenizer, tokens, run.workers, reading=reading)
+    )
+    corpus = DiskCorpus(files)
+    blocks = TokenBlocks(corpus, _separator(tokenizer), run.block_size, run.options.seed)
+    validation = read_documents(run.validation, tokenizer, held_out) if run.validation else []
     trainer = Trainer(model, blocks, run.options, run.output, validation, run.block_size)
-    return TrainingResult(**train_and_save(trainer, tokenizer))
+    if trainer.is_main:
+        reading.say(
+            "data",
+            f"{corpus.tokens:,} tokens, {blocks.blocks_per_epoch:,} blocks of {run.block_size} an epoch",
+        )
+        if run.validation:
+            held_out.say("validation")
+    return TrainingResult(**train_and_save(trainer, tokenizer), reading=reading.to_json())
 
 
 def check_unfinished(output: Path) -> None:

@@ -16,7 +16,8 @@ from templates import (
 )
 
 from dynamo.data import text
-from dynamo.data.instructions import Example, encode
+from dynamo.data.instructions import encode
+from dynamo.data.rows import Row
 from dynamo.model.loss import IGNORED_LABEL
 
 KINDS = (byte_level, sentence_piece)
@@ -104,7 +105,7 @@ def test_a_word_that_marks_thoughts_is_the_users_text_and_the_assistants_word():
 def test_loss_is_on_answers_and_their_ends_only():
     for (template, kind), tokenizer in TOKENIZERS.items():
         turns = conversation("hi", "Hi hi", "hi", "hi.")
-        ((ids, labels),) = encode([Example(turns)], tokenizer, 500)
+        ((ids, labels),) = encode([Row(turns)], tokenizer, 500)
         scored = labels != IGNORED_LABEL
         assert (labels[scored] == ids[scored]).all()
         end = SPECIAL[template][1]

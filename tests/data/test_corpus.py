@@ -1,3 +1,4 @@
+import copy
 import gzip
 import json
 
@@ -9,8 +10,10 @@ from processes import pool
 
 from dynamo.__main__ import main
 from dynamo.data.blocks import TokenBlocks
-from dynamo.data.corpus import DiskCorpus, data_files, tokenise
+from dynamo.data.corpus import DiskCorpus, tokenise
 from dynamo.data.documents import read_documents
+from dynamo.data.reading import Reading
+from dynamo.data.sources import data_files
 from dynamo.training.options import TrainingOptions
 from dynamo.training.recipes import BASE_LR, RECIPES
 from dynamo.training.trainer import save_model
@@ -86,13 +89,34 @@ def test_a_corrupt_row_of_a_shard_is_named(folder, tokenizer, monkeypatch):
     monkeypatch.setattr("dynamo.data.corpus.process_pool", pool)
     (folder / "shards/below/c.jsonl").write_text('{"text": "fine"}\n{oops')
     for workers in (1, 2):
+        reading, files = Reading(strict=True), data_files([str(folder / "shards")])
         with pytest.raises(ValueError, match=r"c.jsonl, line 2: not JSON"):
-            tokenise(data_files([str(folder / "shards")]), tokenizer, folder / f"tokens{workers}", workers)
+            tokenise(files, tokenizer, folder / f"tokens{workers}", workers, reading=reading)
+
+
+def test_rows_that_were_left_out_are_remembered_with_the_ids(folder, tokenizer):
+    (folder / "shards/below/c.jsonl").write_text('{"text": "fine"}\n{oops\n{"text": ""}')
+    files = data_files([str(folder / "shards")])
+    for reading in (Reading(), Reading()):
+        tokenise(files, tokenizer, folder / "tokens", reading=reading)
+        assert (reading.conversations, reading.texts, reading.rows_left_out) == (2, 11, 2)
+        assert reading.left_out["an empty text"].places == ["c.jsonl, line 3"]
+    with pytest.raises(ValueError, match="strict"):
+        tokenise(files, tokenizer, folder / "tokens", reading=Reading(strict=True))
+
+
+def test_another_chat_template_is_another_file_of_ids(folder, tokenizer):
+    files = data_files([str(folder / "shards")])
+    (one, *_) = tokenise(files, tokenizer, folder / "tokens")
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template += " "
+    (other, *_) = tokenise(files, tokenizer, folder / "tokens")
+    assert one.ids != other.ids
 
 
 def test_names_without_data_are_refused(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no .jsonl, .jsonl.gz or .jsonl.zst file"):
+    with pytest.raises(ValueError, match=r"data: .*empty holds no file"):
         data_files([str(folder / "empty")])
     with pytest.raises(ValueError, match="No such file, folder or hub data set"):
         data_files(["nowhere.jsonl"])
@@ -126,7 +150,7 @@ def test_a_data_set_of_the_hub_is_fetched_whole_or_in_part(data_set):
     ):
         assert [path.name for path in data_files([f"someone/words/{part}"])] == expected
         assert [path.name for path in data_files([f"someone/words@{SHA}/{part}"])] == expected
-    with pytest.raises(ValueError, match=r"someone/words/test holds no .jsonl"):
+    with pytest.raises(ValueError, match=r"data: someone/words/test holds no file"):
         data_files(["someone/words/test"])
 
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from conftest import DIALOGUES
 
-from dynamo.data import documents, readers, schema_guided, text
+from dynamo.data import documents, schema_guided, text
 from dynamo.data.blocks import TokenBlocks
+from dynamo.data.reading import Reading
+from dynamo.data.rows import read_rows
+from dynamo.data.sources import read_conversations
 
 
 def write_lines(path, lines):
@@ -22,23 +25,26 @@ def test_turns_and_messages_read_alike_plain_or_compressed(tmp_path):
     plain = write_lines(tmp_path / "a.jsonl", lines)
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert list(readers.read_conversations(plain)) == list(readers.read_conversations(packed)) == DIALOGUES
+    assert list(read_conversations(plain)) == list(read_conversations(packed)) == DIALOGUES
 
 
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{not json", "line 2: not JSON"),
-        ("[1]", "line 2: expected an object"),
-        ('{"turns": []}', "line 2: expected a"),
-        ('{"turns": [{"role": "user"}]}', "line 2: a turn needs 'role'"),
-        ('{"turns": [{"role": "robot", "text": "x"}]}', "line 2: a turn needs 'role'"),
+        ("{not json", "not JSON"),
+        ("[1]", "a turn that is no object"),
+        ('{"turns": []}', "an empty conversation"),
+        ('{"turns": [{"role": "user"}]}', "an empty turn"),
+        ('{"turns": [{"role": "robot", "text": "x"}]}', "a turn of an unknown role"),
     ],
 )
 def test_corrupt_line_is_named_by_file_and_line(tmp_path, line, message):
     path = write_lines(tmp_path / "bad.jsonl", [json.dumps({"messages": DIALOGUES[0]}), line])
-    with pytest.raises(ValueError, match=f"bad.jsonl, {message}"):
-        list(readers.read_conversations(path))
+    with pytest.raises(ValueError, match=f"bad.jsonl, line 2: {message}"):
+        list(read_conversations(path, Reading(strict=True)))
+    reading = Reading()
+    assert list(read_conversations(path, reading)) == DIALOGUES[:1]
+    assert [tally.places for tally in reading.left_out.values()] == [["bad.jsonl, line 2"]]
 
 
 def test_truncated_archive_is_named(tmp_path):
@@ -46,10 +52,10 @@ def test_truncated_archive_is_named(tmp_path):
     whole = gzip.compress("\n".join(json.dumps({"messages": DIALOGUES[0]}) for _ in range(500)).encode())
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut.jsonl.gz, after line \d+: the file is damaged"):
-        list(readers.read_rows(path))
+        list(read_rows(path))
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match="the file is damaged"):
-        list(readers.read_rows(path))
+        list(read_rows(path))
 
 
 @pytest.mark.skipif(which("zstd") is None, reason="the program zstd is not there")
@@ -59,16 +65,16 @@ def test_zstandard_files_are_read_like_any_and_damage_is_named(tmp_path):
     plain.write_text("".join(json.dumps({"text": f"Text {n}."}) + "\n" for n in range(20_000)))
     subprocess.run(["zstd", "-q", str(plain)], check=True)
     packed = tmp_path / "rows.jsonl.zst"
-    assert list(readers.read_rows(packed)) == list(readers.read_rows(plain))
-    assert next(readers.read_rows(packed)) == "Text 0.", "nobody need read to the end"
+    assert list(read_rows(packed)) == list(read_rows(plain))
+    assert next(read_rows(packed)) == "Text 0.", "nobody need read to the end"
     packed.write_bytes(packed.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"rows.jsonl.zst, after line \d+: the file is damaged \(zstd"):
-        list(readers.read_rows(packed))
+        list(read_rows(packed))
     packed.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"after line 0: the file is damaged"):
-        list(readers.read_rows(packed))
+        list(read_rows(packed))
     with pytest.raises(FileNotFoundError):
-        list(readers.read_rows(tmp_path / "none.jsonl.zst"))
+        list(read_rows(tmp_path / "none.jsonl.zst"))
 
 
 def test_zstandard_files_need_their_program(tmp_path, monkeypatch):
@@ -76,7 +82,7 @@ def test_zstandard_files_need_their_program(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"rows.jsonl.zst: .zst files are read by the program zstd; install it"
     ):
-        list(readers.read_rows(tmp_path / "rows.jsonl.zst"))
+        list(read_rows(tmp_path / "rows.jsonl.zst"))
 
 
 def test_blocks_of_another_kind_have_another_fingerprint():
@@ -94,8 +100,9 @@ def test_plain_documents_stand_among_conversations_in_their_order(tmp_path, toke
     assert tokenizer.decode(first) == rows[0]["text"] and tokenizer.eos_token_id not in first
     assert chat.tolist() == text.encode_turns(tokenizer, DIALOGUES[1]).ids
     assert tokenizer.decode(last) == "More."
-    with pytest.raises(ValueError, match="row 1: expected a conversation"):
-        list(readers.read_conversations(path))
+    assert list(read_conversations(path)) == [DIALOGUES[1]]
+    with pytest.raises(ValueError, match=r"mixed.jsonl, line 1"):
+        list(read_conversations(path, Reading(strict=True)))
 
 
 def test_blocks_hold_every_document_once_an_epoch_in_a_new_order():
@@ -151,7 +158,7 @@ def test_public_data_set_is_prepared_from_its_folders(tmp_path):
         "train": 1,
         "dev": 1,
     }
-    (read,) = readers.read_conversations(tmp_path / "out" / "dialogues_dev.jsonl.gz")
+    (read,) = read_conversations(tmp_path / "out" / "dialogues_dev.jsonl.gz")
     assert read == [{"role": "user", "content": "Hello dev"}, {"role": "assistant", "content": "Hi."}]
     with pytest.raises(ValueError, match=r"holds no dialogues_\*.json"):
         schema_guided.prepare_schema_guided(tmp_path / "nothing", tmp_path / "out")

@@ -14,6 +14,8 @@ from dynamo import loading
 from dynamo.__main__ import main
 from dynamo.data import instructions, text
 from dynamo.data.held_out import held_out_nats
+from dynamo.data.reading import Reading
+from dynamo.data.rows import Row
 from dynamo.data.schema_guided import train_tokenizer
 from dynamo.model.loss import IGNORED_LABEL
 from dynamo.training import trainer
@@ -38,28 +40,37 @@ def test_a_list_and_lines_read_alike(write, tmp_path):
     whole.write_bytes(gzip.compress(json.dumps([*ALPACA, *CHATS], indent=1).encode()))
     read = instructions.read_examples(lines)
     assert read == instructions.read_examples(whole) and len(read) == 5
-    assert read[1].turns == [
+    assert read[1].content == [
         {"role": "user", "content": "Double it.\n\n21"},
         {"role": "assistant", "content": "It will be 42."},
     ]
-    assert [example.turns for example in read[3:]] == DIALOGUES
+    assert [example.content for example in read[3:]] == DIALOGUES
 
 
 @pytest.mark.parametrize(
     "row, message",
     [
-        ("{oops", "data.jsonl, line 2: not JSON"),
-        ({"instruction": "x"}, "data.jsonl, line 2: expected 'instruction' and 'output'"),
-        ({"instruction": "x", "output": 3}, "data.jsonl, line 2: 'instruction', 'input' and 'output' must"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "data.jsonl, line 2: no turn of the assistant"),
-        ({"turns": []}, "data.jsonl, line 2: expected a list"),
-        ({"instruction": "x", "output": "y", "rating": "good"}, "line 2: expected a number as rating"),
-        ("7", "data.jsonl, line 2: expected an object, got 7"),
+        ("{oops", "text that is not JSON"),
+        ({"instruction": "x"}, "no column that is read"),
+        ({"instruction": "x", "output": 3}, "a turn that is no text"),
+        ({"instruction": "x", "output": ""}, "an empty reply"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "no reply to learn"),
+        ({"turns": []}, "an empty conversation"),
+        ({"text": "x"}, "text that is no conversation"),
+        ("7", "a value that is no object"),
     ],
 )
-def test_a_row_that_is_no_example_is_named(write, row, message):
-    with pytest.raises(ValueError, match=message):
-        instructions.read_examples(write([ALPACA[0], row]))
+def test_a_row_that_is_no_example_is_left_out_and_named(write, row, message):
+    reading = Reading()
+    data = write([ALPACA[0], row])
+    assert len(instructions.read_examples(data, reading)) == reading.rows == 1
+    assert {reason: tally.places for reason, tally in reading.left_out.items()} == {
+        message: ["data.jsonl, line 2"]
+    }
+    with pytest.raises(ValueError, match=r"data.jsonl, line 2: .*--strict"):
+        instructions.read_examples(data, Reading(strict=True))
+    with pytest.raises(ValueError, match=r"data.jsonl"):
+        instructions.read_examples(write([row]))
 
 
 def test_a_broken_list_is_named_by_its_line_and_a_bad_row_by_its_number(write, tmp_path):
@@ -67,15 +78,15 @@ def test_a_broken_list_is_named_by_its_line_and_a_bad_row_by_its_number(write, t
     line = next(n for n, row in enumerate(broken.splitlines(), 1) if '"21"' in row) + 1
     with pytest.raises(ValueError, match=f"a.json, line {line}: not JSON"):
         instructions.read_examples(write([broken], "a.json"))
-    with pytest.raises(ValueError, match=r"b.json, row 2: expected an object"):
-        instructions.read_examples(write([json.dumps([ALPACA[0], 5])], "b.json"))
-    with pytest.raises(ValueError, match="holds no instruction"):
+    with pytest.raises(ValueError, match=r"b.json, row 2: "):
+        instructions.read_examples(write([json.dumps([ALPACA[0], 5])], "b.json"), Reading(strict=True))
+    with pytest.raises(ValueError, match=r"c.json: holds no "):
         instructions.read_examples(write([], "c.json"))
 
 
 def test_only_replies_and_their_ends_are_scored(tokenizer):
     """The scored ids, decoded, are the assistant's turns and nothing else."""
-    examples = [instructions.Example(turns) for turns in DIALOGUES]
+    examples = [Row(turns) for turns in DIALOGUES]
     for (ids, labels), turns in zip(instructions.encode(examples, tokenizer, 640), DIALOGUES, strict=True):
         scored = labels != IGNORED_LABEL
         assert np.array_equal(labels[scored], ids[scored])
@@ -85,7 +96,7 @@ def test_only_replies_and_their_ends_are_scored(tokenizer):
 
 
 def test_what_is_cut_before_its_reply_is_left_out(tokenizer):
-    examples = [instructions.Example(turns) for turns in DIALOGUES]
+    examples = [Row(turns) for turns in DIALOGUES]
     first = text.encode_turns(tokenizer, DIALOGUES[0]).answers[0].start
     second = text.encode_turns(tokenizer, DIALOGUES[1]).answers[0].start
     assert first != second
@@ -98,7 +109,7 @@ def test_loss_on_replies_equals_the_log_probabilities_of_their_tokens(tokenizer)
     import torch
 
     model = tiny_dynamo(heads=3)
-    rows = instructions.encode([instructions.Example(turns) for turns in DIALOGUES], tokenizer, 640)
+    rows = instructions.encode([Row(turns) for turns in DIALOGUES], tokenizer, 640)
     expected, counts = np.zeros(3), np.zeros(3, int)
     for ids, labels in rows:
         with torch.no_grad():

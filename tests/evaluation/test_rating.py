@@ -52,7 +52,7 @@ def test_ratings_are_in_the_datas_order_and_no_verdict_is_below_every_bar(rate):
     ratings = read_ratings(rate.ratings)
     assert ratings == [9.0, 0.0, 3.0]
     kept = rated(read_examples(rate.data), 1.0, ratings)
-    assert [each.turns[1]["content"] for each in kept] == [EXAMPLES[0]["output"], EXAMPLES[2]["output"]]
+    assert [each.content[1]["content"] for each in kept] == [EXAMPLES[0]["output"], EXAMPLES[2]["output"]]
 
 
 def test_no_ratings_are_written_before_all_are_there_and_a_run_goes_on(rate):

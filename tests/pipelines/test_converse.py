@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dynamo.__main__ import main
-from dynamo.data.readers import read_conversations
+from dynamo.data.sources import read_conversations
 from dynamo.pipelines import conversation_writer as writer_module
 from dynamo.pipelines.conversation_filter import Filter
 from dynamo.pipelines.conversation_writer import (

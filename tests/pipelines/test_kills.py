@@ -32,7 +32,8 @@ from visitors import until
 from dynamo.__main__ import main
 from dynamo.cooccurrence.external import count_files
 from dynamo.cooccurrence.table import CooccurrenceTable
-from dynamo.data.corpus import data_files, tokenise
+from dynamo.data.corpus import tokenise
+from dynamo.data.sources import data_files
 from dynamo.ui.compare.votes import VoteBook
 
 pytestmark = pytest.mark.timeout(900)  # six that are killed, and one that comes to its end

@@ -16,7 +16,7 @@ from dynamo import charts
 from dynamo.data import instructions
 from dynamo.data.documents import encode_rows, read_documents
 from dynamo.data.prompts import read_prompts as read_chats
-from dynamo.data.readers import read_conversations
+from dynamo.data.sources import read_conversations
 from dynamo.evaluation.completion import read_prompts
 from dynamo.evaluation.journal import Journal, read_journal
 from dynamo.evaluation.sweep_report import SweepReport

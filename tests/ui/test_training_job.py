@@ -7,13 +7,14 @@ import pytest
 from conftest import DIALOGUES, tiny_base
 
 from dynamo import charts
-from dynamo.data.readers import read_rows
+from dynamo.data.readers import DOCUMENT
+from dynamo.data.rows import read_rows
 from dynamo.loading import load
 from dynamo.training.options import TrainingOptions
 from dynamo.training.recipes import BASE_LR
 from dynamo.training.trainer import save_model
 from dynamo.ui.models import training_job
-from dynamo.ui.models.training_job import DOCUMENT, TrainingJob, in_words, page_run, prepare
+from dynamo.ui.models.training_job import TrainingJob, in_words, page_run, prepare
 
 pytestmark = pytest.mark.timeout(900)  # processes that import everything
 STEPS = 120  # seconds of them are left after the first row, in which a Stop must come

@@ -14,6 +14,7 @@ import gradio as gr
 from dynamo import charts
 from dynamo.common.bidi import in_html
 from dynamo.common.memory import give_back
+from dynamo.data.readers import FORMATS, PACKINGS
 from dynamo.loading import available_memory
 from dynamo.loading.sizes import gigabytes
 from dynamo.model.architectures import model_shape
@@ -83,7 +84,7 @@ class TrainingSection:
     def _build_buttons(self) -> None:
         with gr.Row(elem_classes="dm-models-row"):
             self._upload = gr.UploadButton(
-                "Upload a text", file_types=[".jsonl", ".txt", ".md", ".gz"], size="lg", min_width=190,
+                "Upload a text", file_types=[*FORMATS, *PACKINGS], size="lg", min_width=190,
                 scale=0, elem_id="training-upload",
             )  # fmt: skip
             self._own = gr.Button(

@@ -19,20 +19,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynamo.data.readers import read_lines, read_rows
+from dynamo.data.rows import read_rows
 from dynamo.loading import TABLE_FILE
 from dynamo.training.options import TrainingOptions, TrainingRun
 from dynamo.training.recipes import RECIPES
 
 PROJECT = Path(__file__).resolve().parents[3]
-DOCUMENT = 4000  # characters of a plain text that make one document, at least
 BLOCK_SIZE = 128
 OPTIONS = TrainingOptions(heads_only=True, batch_size=8, warmup=0.05, checkpoint_every=100, evaluate_every=0)
 TOKENS_PER_STEP = OPTIONS.batch_size * BLOCK_SIZE
 MOST_STEPS, FEW_STEPS = 2000, 200
 LARGEST_TABLE = 50  # megabytes
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz")
-TEXT_SUFFIXES = (".txt", ".md", ".txt.gz")
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class TrainingJob:
     def start(self, model: str, data: str | Path, steps: int, chat: bool, folder: Path | None = None) -> None:
         """Begin, or go on where the same training was stopped.
 
-        model: a name as for `loading.load_model`; data: JSONL of conversations or texts, or plain text; chat:
+        model: a name as for `loading.load_model`; data: a file that `dynamo.data` reads; chat:
         whether the model's tokenizer has the chat template, without which conversations become plain text;
         folder: `folder_of` these, which reads all of the text, where it is known already. Raises ValueError
         for data that cannot be read, or while another training goes on.
@@ -163,20 +160,19 @@ def page_run(model: str, data: Path, steps: int, folder: Path) -> TrainingRun:
 
 
 def prepare(data: Path, folder: Path, chat: bool) -> Path:
-    """A JSONL file that `train` can read: `data` itself, or its text. Raises ValueError for other files."""
+    """A file that `train` can read: `data` itself, or for a model without the template its text.
+
+    Raises ValueError for a file of another kind, or one without a row that can be used.
+    """
     if not data.is_file():
         raise ValueError(f"data: there is no file {str(data)!r}")
-    is_json = data.name.endswith(JSON_SUFFIXES)
-    if not is_json and not data.name.endswith(TEXT_SUFFIXES):
-        raise ValueError(f"data: expected {', '.join((*JSON_SUFFIXES, *TEXT_SUFFIXES))}, got {data.name!r}")
-    if is_json and chat:
+    if chat:
         next(read_rows(data), None)
         return data
-    texts = _as_texts(data) if is_json else _documents(data)
     folder.mkdir(parents=True, exist_ok=True)
     prepared, partial = folder / "data.jsonl", folder / "data.partial"
     with open(partial, "w", encoding="utf-8") as lines:
-        written = sum(bool(lines.write(json.dumps({"text": text}) + "\n")) for text in texts)
+        written = sum(bool(lines.write(json.dumps({"text": text}) + "\n")) for text in _as_texts(data))
     if not written:
         raise ValueError(f"data: {data.name} is empty")
     os.replace(partial, prepared)
@@ -186,19 +182,6 @@ def prepare(data: Path, folder: Path, chat: bool) -> Path:
 def _as_texts(data: Path) -> Iterator[str]:
     for row in read_rows(data):
         yield row if isinstance(row, str) else "\n".join(turn["content"] for turn in row)
-
-
-def _documents(data: Path) -> Iterator[str]:
-    """Lines joined to documents of at least `DOCUMENT` characters."""
-    lines, size = [], 0
-    for line, _ in read_lines(data):
-        lines.append(line)
-        size += len(line)
-        if size >= DOCUMENT:
-            yield "".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield "".join(lines)
 
 
 def _folder_name(model: str, data: str | Path, steps: int) -> str:

@@ -1,0 +1,167 @@
+"""What people name as data, as files: files, folders, globs, data sets of the hub, standard input.
+
+A hub data set is fetched into the hub's own cache, and read from there when the hub cannot be reached.
+"""
+
+from __future__ import annotations
+
+import atexit
+import glob
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from dynamo.common.distributed import started_together
+from dynamo.data.readers import PACKINGS, ROW_SUFFIXES, file_format, formats
+from dynamo.data.reading import Reading
+from dynamo.data.rows import Row, Turns, conversations, rows
+
+STANDARD_INPUT = "-"
+# owner/name, then @REVISION, then /FILE_OR_FOLDER or :SPLIT or :CONFIGURATION:SPLIT
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?(?:/(.+)|:(?:([^:]+):)?([^:]+))?")
+# In a folder the first kind that is there: .json and .txt files stand beside data for other reasons, too.
+_KINDS = (ROW_SUFFIXES, (".json",), (".txt",))
+
+
+def data_files(names: Iterable[str]) -> list[Path]:
+    """The files behind names: files, globs, folders of files, standard input (-), and hub data sets.
+
+    A data set of the hub is owner/name, a part of one owner/name/FILE_OR_FOLDER, a split of one
+    owner/name:SPLIT or owner/name:CONFIGURATION:SPLIT; owner/name@REVISION stays the same whatever the owner
+    uploads. Raises ValueError for a name that is none of them or holds no such file, OSError for an
+    unreachable hub.
+    """
+    files: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if name == STANDARD_INPUT or (path.exists() and not path.is_file() and not path.is_dir()):
+            files.append(_spooled(name))
+        elif path.is_file():
+            files.append(path)
+        else:
+            files += _several(name, path)
+    return files
+
+
+def read_all(names: str | Path | Sequence[str], reading: Reading) -> Iterator[Row]:
+    """The usable rows of all files behind a name, or behind several."""
+    for path in data_files([str(names)] if isinstance(names, str | Path) else names):
+        yield from rows(path, reading)
+
+
+def read_conversations(names: str | Path | Sequence[str], reading: Reading | None = None) -> Iterator[Turns]:
+    """The conversations among the rows of data; plain texts are left out."""
+    reading = reading or Reading()
+    yield from (row.content for row in conversations(read_all(names, reading), reading))
+    if reading.left_out:
+        reading.check(names)
+
+
+def _several(name: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        found = _data_among(path.rglob("*"))
+    elif glob.has_magic(name) and (matches := glob.glob(str(path), recursive=True)):
+        found = sorted(each for each in map(Path, matches) if each.is_file())
+    else:
+        found = _fetched(name)
+    if not found:
+        raise ValueError(f"data: {name} holds no file that is read here ({formats()})")
+    return found
+
+
+def _data_among(paths: Iterable[Path]) -> list[Path]:
+    files = [each for each in paths if each.is_file()]
+    for kind in _KINDS:
+        if found := sorted(each for each in files if file_format(each.name)[0] in kind):
+            return found
+    return []
+
+
+def _spooled(name: str) -> Path:
+    """What is piped in, as a file, as it may be read more than once."""
+    if started_together():
+        raise ValueError(f"data: {name} cannot be read by several processes; write it to a file")
+    folder = Path(tempfile.mkdtemp(prefix="dynamo-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "standard-input"
+    with open(path, "wb") as out:
+        if name == STANDARD_INPUT:
+            shutil.copyfileobj(sys.stdin.buffer, out)
+        else:
+            with open(name, "rb") as pipe:
+                shutil.copyfileobj(pipe, out)
+    return path
+
+
+# -- the hub ------------------------------------------------------------------------------------------------
+
+
+def _fetched(name: str) -> list[Path]:
+    """The files of a hub data set, or of a part of it; those that are in the cache are not fetched again."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    match = _HUB_NAME.fullmatch(name)
+    if not match:
+        raise ValueError(f"data: No such file, folder or hub data set: {name!r}")
+    data_set, revision, part, configuration, split = match.groups()
+    by_name = False
+    if part is not None:
+        patterns = [part, f"{part.rstrip('/')}/*"]
+    elif split is not None:
+        patterns = _declared(_snapshot(name, data_set, revision, ["README.md"]), configuration, split)
+        if by_name := not patterns:
+            patterns = [f"{configuration}/*{split}*" if configuration else f"*{split}*"]
+    else:
+        suffixes = [suffix for kind in _KINDS for suffix in kind]
+        patterns = [f"*{suffix}{packing}" for suffix in suffixes for packing in ("", *PACKINGS)]
+    folder = _snapshot(name, data_set, revision, patterns)
+    names = (each.relative_to(folder).as_posix() for each in folder.rglob("*"))
+    found = list(filter_repo_objects(names, allow_patterns=patterns))
+    if by_name:  # train_sft is not the split "train"
+        word = re.compile(rf"(?<![A-Za-z0-9_]){re.escape(split)}(?![A-Za-z]|_[A-Za-z])")
+        found = [each for each in found if word.search(each)]
+    return _data_among(folder / each for each in found)
+
+
+def _declared(folder: Path, configuration: str | None, split: str) -> list[str]:
+    """The files of a split by the data set's card, as patterns; none where the card has no configurations.
+
+    Raises ValueError for a configuration or split that a card with some does not have.
+    """
+    from huggingface_hub import metadata_load
+
+    card = folder / "README.md"
+    configurations = ((metadata_load(card) or {}).get("configs") if card.is_file() else None) or []
+    named = {str(each.get("config_name")): each for each in configurations if each.get("data_files")}
+    if not named:
+        return []
+    usual = next((name for name, each in named.items() if each.get("default")), next(iter(named)))
+    usual = "default" if "default" in named else usual
+    chosen = named.get(configuration or usual)
+    if chosen is None:
+        raise ValueError(f"data: expected a configuration among {', '.join(named)}, got {configuration!r}")
+    given = chosen["data_files"]
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        given = [{"split": "train", "path": given}]
+    splits = {str(each.get("split")): each.get("path") for each in given}
+    if split not in splits:
+        raise ValueError(f"data: expected a split among {', '.join(splits)}, got {split!r}")
+    paths = splits[split] if isinstance(splits[split], list) else [splits[split]]
+    return [f"{chosen.get('data_dir', '')}/{each}".lstrip("/") for each in paths]
+
+
+def _snapshot(name: str, data_set: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(data_set, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
+        )
+    except Exception as error:
+        raise OSError(
+            f"data: {name} is no local file or folder and cannot be fetched from the hub "
+            f"({type(error).__name__})"
+        ) from error
