@@ -41,6 +41,7 @@ EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 LONGEST_NAME = 4096
+ADAPTER_FILE = "adapter_config.json"
 HUB_PROBE_SECONDS = 3.0
 HUB_AWAY_SECONDS = 300.0
 
@@ -89,6 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The fields of a model folder's config.json. Raises ValueError if it has none or an implausible one."""
     file = folder / "config.json"
     if not file.is_file():
+        check_adapter(str(folder), [each.name for each in folder.iterdir()])
         raise ValueError(f"model: {folder} is no model folder: it holds no config.json")
     try:
         fields = parse_json(file.read_text(encoding="utf-8"), finite=False)
@@ -109,6 +111,16 @@ def model_folders(folder: Path) -> dict[str, Path]:
     """The models in a folder: "base" and "dynamo" of a pair, else the folder itself under "model"."""
     parts = {part: folder / part for part in ("base", "dynamo")}
     return parts if all(path.is_dir() for path in parts.values()) else {"model": folder}
+
+
+def check_adapter(name: str, files: list[str]) -> None:
+    """Raise ValueError for an adapter of PEFT (LoRA), whose model must be made first."""
+    if ADAPTER_FILE in files and "config.json" not in files:
+        raise ValueError(
+            f"model: {name} is an adapter of PEFT (LoRA), which changes a base model and is none itself. "
+            f"Merge it once (pip install peft): AutoPeftModelForCausalLM.from_pretrained({name!r})"
+            ".merge_and_unload().save_pretrained(FOLDER), save the tokenizer of its base there, load FOLDER"
+        )
 
 
 def check_format(name: str, files: list[str]) -> None:
@@ -175,6 +187,7 @@ def _download(name: str, progress: Progress | None, any_kind: bool) -> Path:
     kind = info.config.get("model_type") if isinstance(info.config, dict) else None
     if kind is not None and not any_kind:
         check_kind(name, kind)  # before its weights are fetched
+    check_adapter(name, files)
     check_format(name, files)
     if not any(PurePosixPath(file).name == "config.json" for file in files):
         raise ValueError(f"model: the hub's {name} is no model: it holds no config.json")

@@ -47,6 +47,15 @@ def repo_of(folder):
     return Repo({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")})
 
 
+def test_an_adapter_is_named_for_what_it_is(at_hub, tmp_path):
+    (tmp_path / names.ADAPTER_FILE).write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    at_hub.repos[("model", "someone/lora")] = repo_of(tmp_path)
+    for name in (str(tmp_path), "someone/lora"):
+        with pytest.raises(ValueError, match=f"model: {name} is an adapter.*merge_and_unload"):
+            loading.load(name, device="cpu")
+
+
 def test_a_model_of_the_hub_is_fetched_once_and_its_bytes_are_told(at_hub, tmp_path, tokenizer):
     save_model(tiny_dynamo(), tokenizer, tmp_path / "model")
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")

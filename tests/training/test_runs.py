@@ -86,7 +86,7 @@ def test_a_recipe_fills_in_what_is_not_given(name):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("data", "texts.jsonl"), ("output", "run"), ("heads", "3"), ("head_init", "zero"), ("recipe", "large")],
+    [("data", 5), ("output", "run"), ("heads", "3"), ("head_init", "zero"), ("recipe", "large")],
 )
 def test_a_field_of_another_type_is_named(name, value):
     assert name in {each.name for each in fields(TrainingRun)}
