@@ -22,7 +22,7 @@ from dynamo.loading.names import read_config
 QUANTISATIONS = ("8bit", "4bit")
 BITS = {"8bit": 8, "4bit": 4}
 # Given a list, transformers drops its own, so the output embedding must be in it. Matched as suffixes.
-KEPT = ["lm_head", "output_embedding"]
+KEPT = ["lm_head", "output_embedding", "correlator"]
 # What the CUDA kernels ask for (bitsandbytes' documentation).
 LEAST_CAPABILITY = {"8bit": (7, 5), "4bit": (6, 0)}
 

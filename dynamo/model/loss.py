@@ -3,10 +3,13 @@
 Logits of every head at every position over a vocabulary of 50,000 are what fills a GPU in training. They are
 made here for a piece of the positions at a time; the piece's gradients are taken at once, while its logits
 are there, so nothing of the vocabulary's size is kept and nothing is computed twice. The numbers are those of
-`cross_entropy` on the whole logits, up to the order of summation.
+`cross_entropy` on the whole logits, up to the order of summation. Beside the target a position may have soft
+labels, a teacher's distribution over a few tokens with all others as one class.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +17,54 @@ from torch import Tensor
 
 IGNORED_LABEL = -100
 PIECE_LOGITS = 2**26  # 256 MB of float32
+LEAST_REST = 1e-6  # of a distribution outside the teacher's tokens, as far as float32 sums can tell
+
+
+class SoftLabels(NamedTuple):
+    """A teacher's distribution at each position, q: of its k likeliest tokens, and of all others together.
+
+    ids (positions, k) int64; log_q (positions, k); log_rest (positions,), -inf where nothing is left; share:
+    how much of the loss is theirs, the targets' is the rest.
+    """
+
+    ids: Tensor
+    log_q: Tensor
+    log_rest: Tensor
+    share: float
+
+    def piece(self, rows: slice) -> SoftLabels:
+        return SoftLabels(self.ids[rows], self.log_q[rows], self.log_rest[rows], self.share)
 
 
 def summed_nats(
-    hidden_states: Tensor, weight: Tensor, targets: Tensor, piece_logits: int = PIECE_LOGITS
+    hidden_states: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    piece_logits: int = PIECE_LOGITS,
+    soft: SoftLabels | None = None,
 ) -> Tensor:
     """Sum of -log softmax(hidden_states @ weight.T)[target], in float32; targets of -100 are left out.
 
     hidden_states: (positions, hidden); weight: (vocab, hidden); targets: (positions,); piece_logits: most
-    logits that exist at once, though always those of one position.
+    logits that exist at once, though always those of one position. With soft labels each position's term is
+    (1 - share) times that, plus share times the cross-entropy -sum q log p over the teacher's tokens and the
+    class of all others.
     """
     rows = max(1, piece_logits // len(weight))
-    return _SummedNats.apply(hidden_states, weight, targets, rows, torch.is_grad_enabled())
+    return _SummedNats.apply(hidden_states, weight, targets, rows, soft, torch.is_grad_enabled())
 
 
 class _SummedNats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_states: Tensor, weight: Tensor, targets: Tensor, rows: int, training: bool):
+    def forward(
+        ctx,
+        hidden_states: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        rows: int,
+        soft: SoftLabels | None,
+        training: bool,
+    ):
         wants_states, wants_weight = (training and wanted for wanted in ctx.needs_input_grad[:2])
         states_gradient = torch.empty_like(hidden_states) if wants_states else None
         # Summed over pieces, so never in half precision.
@@ -41,9 +75,14 @@ class _SummedNats(torch.autograd.Function):
             states, wanted = hidden_states[piece], targets[piece]
             logits = F.linear(states, weight)  # in autocast's precision where there is one
             log_p = logits.float().log_softmax(-1)
-            total += F.nll_loss(log_p, wanted, ignore_index=IGNORED_LABEL, reduction="sum")
+            nats = F.nll_loss(log_p, wanted, ignore_index=IGNORED_LABEL, reduction="sum")
+            labels = None if soft is None else soft.piece(piece)
+            if labels is None:
+                total += nats
+            else:
+                total += (1 - labels.share) * nats + labels.share * _soft_nats(log_p, wanted, labels)
             if wants_states or wants_weight:
-                gradient = _logits_gradient(log_p, wanted).to(logits.dtype)
+                gradient = _logits_gradient(log_p, wanted, labels).to(logits.dtype)
                 if wants_states:
                     states_gradient[piece] = gradient @ weight.to(logits.dtype)
                 if wants_weight:
@@ -57,13 +96,36 @@ class _SummedNats(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         states = None if states is None else states * upstream
         weight = None if weight is None else (weight * upstream).to(ctx.weight_dtype)
-        return states, weight, None, None, None
+        return states, weight, None, None, None, None
 
 
-def _logits_gradient(log_p: Tensor, targets: Tensor) -> Tensor:
-    """Softmax minus one-hot, (positions, vocab), nothing where the target is left out; uses up `log_p`."""
+def _rest(log_p: Tensor, soft: SoftLabels) -> Tensor:
+    """What the model gives to all tokens but the teacher's: (positions,)."""
+    return (1 - log_p.gather(1, soft.ids).exp().sum(1)).clamp(min=LEAST_REST)
+
+
+def _soft_nats(log_p: Tensor, targets: Tensor, soft: SoftLabels) -> Tensor:
+    q, q_rest = soft.log_q.float().exp(), soft.log_rest.float().exp()
+    nats = -(q * log_p.gather(1, soft.ids)).sum(1) - q_rest * _rest(log_p, soft).log()
+    return nats[targets != IGNORED_LABEL].sum()
+
+
+def _logits_gradient(log_p: Tensor, targets: Tensor, soft: SoftLabels | None) -> Tensor:
+    """Softmax minus labels, (positions, vocab), nothing where the target is left out; uses up `log_p`.
+
+    The class of all others is shared out as the model shares it: to token j outside the teacher's k it gives
+    q_rest p_j / (1 - sum of the k).
+    """
     valid = targets != IGNORED_LABEL
+    hard = 1.0
+    if soft is not None:
+        hard = 1 - soft.share
+        q, q_rest = soft.log_q.float().exp(), soft.log_rest.float().exp()
+        taken = soft.share * q_rest / _rest(log_p, soft)  # of every p_j outside
+        top = log_p.gather(1, soft.ids).exp() * taken[:, None] - soft.share * q
     gradient = log_p.exp_()
+    if soft is not None:
+        gradient.mul_((1 - taken)[:, None]).scatter_add_(1, soft.ids, top)
     rows = torch.arange(len(targets), device=targets.device)
-    gradient[rows, targets.clamp(min=0)] -= 1.0
+    gradient[rows, targets.clamp(min=0)] -= hard
     return gradient.mul_(valid[:, None])

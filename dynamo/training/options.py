@@ -98,6 +98,21 @@ class TrainingRun:
     head_init: str | None = option(None, "of the extra heads (default: random)", ("random", "copy"))
     head_source: str | None = option(None, "where they start (default: penultimate)", ("penultimate", "last"))
     own_output_embedding: bool | None = option(None, "an output embedding per extra head")
+    correlator_rank: int | None = option(
+        None, "inner width of a correlator per extra head, such as 256 (ours; default: 0, none)"
+    )
+    correlator_kind: str | None = option(
+        None,
+        "what it sees: the head's state and all tokens before, or the last token alone",
+        ("mlp", "markov"),
+    )
+    distill: float | None = option(
+        None,
+        "with --heads-only, on conversations: the base's own distribution as this share of the heads' loss, "
+        "0 to 1, on answers only (ours); the base runs once per token, and --batch-size counts conversations",
+    )
+    states: Path | None = option(None, "folder of what --distill keeps of the base (default: OUTPUT/states)")
+    position_share: float = option(0.25, "of the answer tokens, how many --distill learns from at each step")
     block_size: int = option(512, "tokens per block, unless a recipe says otherwise")
     max_length: int = option(1024, "positions of a --new model")
     tokens: Path | None = option(None, "folder of the tokenised data (default: OUTPUT/tokens)")
@@ -108,6 +123,18 @@ class TrainingRun:
     def __post_init__(self):
         _accept_one_name(self)
         check_types(self)
+        if not 0 < self.position_share <= 1:
+            raise ValueError(f"position_share: expected above 0, up to 1, got {self.position_share}")
+        if self.distill is None:
+            return
+        if not 0 <= self.distill <= 1:
+            raise ValueError(f"distill: expected a share, 0 to 1, got {self.distill}")
+        if not self.options.heads_only:
+            raise ValueError("distill: it learns from a base that stays as it is; add --heads-only")
+        unused = ("accumulation", "activation_checkpointing", "compile")
+        for name in unused:
+            if getattr(self.options, name) != getattr(TrainingOptions(), name):
+                raise ValueError(f"{name}: not for --distill, which runs the heads alone; leave it out")
 
     def arguments(self) -> list[str]:
         """The command line of this run, without `python -m dynamo`."""

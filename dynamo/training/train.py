@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from dynamo import loading
 from dynamo.common.distributed import on_main_first, started_together
 from dynamo.cooccurrence.table import CooccurrenceTable
-from dynamo.data import text
+from dynamo.data import instructions, text
 from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, tokenise
 from dynamo.data.documents import read_documents
@@ -32,7 +32,9 @@ from dynamo.decoding.engine import end_of_text_ids
 from dynamo.model import DynamoForCausalLM, architecture_of
 from dynamo.model.architectures import max_positions, new_base_config
 from dynamo.model.shape import ModelShape, papers_layer
+from dynamo.training.head_trainer import HeadTrainer, StateRows
 from dynamo.training.options import TrainingRun
+from dynamo.training.stem_states import StemStates
 from dynamo.training.trainer import Trainer, save_model
 
 
@@ -69,6 +71,8 @@ def train(run: TrainingRun) -> TrainingResult:
     model, tokenizer = _starting_model(run)
     check_length("block_size", run.block_size, model.config)
     stop_at_end_of_turn(model, tokenizer)
+    if run.distill is not None:
+        return _train_on_states(run, model, tokenizer)
     tokens = run.tokens or run.output / "tokens"
     reading, held_out = Reading(run.strict), Reading(run.strict)
     files = on_main_first(
@@ -88,6 +92,35 @@ def train(run: TrainingRun) -> TrainingResult:
     return TrainingResult(**train_and_save(trainer, tokenizer), reading=reading.to_json())
 
 
+def _train_on_states(run: TrainingRun, model: DynamoForCausalLM, tokenizer: Any) -> TrainingResult:
+    """Heads alone, on what is kept of a base that runs once per token."""
+    if started_together():
+        raise ValueError("distill: it runs in one process; start it without a launcher")
+    if not model.token_heads:
+        raise ValueError("heads: 1 leaves no extra head to train; use 2 or more")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
+    states = StemStates(run.states or run.output / "states", model)
+
+    def rows(files: Iterable[str | Path]) -> StateRows:
+        found = [
+            conversation
+            for file in files
+            for conversation in instructions.encode(
+                instructions.read_examples(file), tokenizer, run.block_size
+            )
+        ]
+        states.add(model, found, progress=True)
+        return StateRows(states, states.places(found), run.options.seed)
+
+    training = rows(data_files(list(run.data)))
+    validation = rows([run.validation]) if run.validation else None
+    trainer = HeadTrainer(
+        model, training, run.options, run.output, run.distill, run.position_share, validation
+    )
+    return TrainingResult(**train_and_save(trainer, tokenizer))
+
+
 def check_unfinished(output: Path) -> None:
     """Raise ValueError if a folder holds the result of a run."""
     if (output / "model").exists():
@@ -105,7 +138,7 @@ def check_length(name: str, length: int, config: Any) -> None:
 
 
 def train_and_save(
-    trainer: Trainer, tokenizer: Any, table: CooccurrenceTable | None = None
+    trainer: Trainer | HeadTrainer, tokenizer: Any, table: CooccurrenceTable | None = None
 ) -> dict[str, Any]:
     """Train to the last step and write model, tokenizer and table to OUTPUT/model; the fields of a result.
 
@@ -155,6 +188,8 @@ def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
         "head_init": run.head_init,
         "head_source": run.head_source,
         "own_output_embedding": run.own_output_embedding,
+        "correlator_rank": run.correlator_rank,
+        "correlator_kind": run.correlator_kind,
     }
     given = {name: value for name, value in head_options.items() if value is not None}
     torch.manual_seed(run.options.seed)

@@ -84,7 +84,7 @@ class Trainer:
             optimizer, lambda step: learning_rate_scale(step, options)
         )
         # Besides the options, what must be the same when a run continues from a checkpoint.
-        self._subject = {"blocks": rows.fingerprint(), "model": _shape(model)}
+        self._subject = {"blocks": rows.fingerprint(), "model": model_subject(model)}
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
         self._scheduler = scheduler
         self._accelerator.register_for_checkpointing(scheduler)
@@ -230,21 +230,21 @@ class Trainer:
         if found is None:
             return
         run = json.loads((found / "run.json").read_text())
-        now = {**asdict(self.options), **self._subject}
-        then = {**run["options"], **{name: run.get(name) for name in self._subject}}
-        changed = {
-            name: (then.get(name), value)
-            for name, value in now.items()
-            if then.get(name) != value and name not in FREE_OPTIONS
-        }
-        if changed:
-            listed = ", ".join(f"{name}: {was} then, {now} now" for name, (was, now) in changed.items())
-            raise ValueError(
-                f"{self.output}: holds a checkpoint made with other options ({listed}); "
-                "use the same options to resume, or another output folder"
-            )
+        refuse_changes(self.output, run, {"options": asdict(self.options), **self._subject})
         self._accelerator.load_state(str(found))
         self.step = run["step"]
+
+
+def refuse_changes(output: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint's run, its options and its subject, is not this one."""
+    was, wanted = ({**run["options"], **{k: run[k] for k in run if k != "options"}} for run in (then, now))
+    changed = [name for name, value in wanted.items() if was.get(name) != value and name not in FREE_OPTIONS]
+    if changed:
+        listed = ", ".join(f"{name}: {was.get(name)} then, {wanted[name]} now" for name in changed)
+        raise ValueError(
+            f"{output}: holds a checkpoint made with other options ({listed}); "
+            "use the same options to resume, or another output folder"
+        )
 
 
 def gathered(model: DynamoForCausalLM, state: dict[str, Tensor]) -> DynamoForCausalLM:
@@ -257,7 +257,7 @@ def gathered(model: DynamoForCausalLM, state: dict[str, Tensor]) -> DynamoForCau
     return whole.eval()
 
 
-def _shape(model: DynamoForCausalLM) -> dict[str, Any]:
+def model_subject(model: DynamoForCausalLM) -> dict[str, Any]:
     """The settings on which a model's weights and objective depend."""
     config = model.config
     base = ("hidden_size", "num_hidden_layers", "vocab_size")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import tiny_dynamo
 from trainings import OPTIONS, trainer
 
-from dynamo.model.loss import summed_nats
+from dynamo.model.loss import SoftLabels, summed_nats
 
 
 def example(dtype=torch.float32, positions=37, hidden=16, vocab=50):
@@ -153,3 +153,54 @@ def test_a_step_in_parts_or_recomputed_is_the_same_step(documents, tmp_path, cha
 def test_a_batch_that_does_not_divide_is_refused(documents, tmp_path):
     with pytest.raises(ValueError, match="batch_size: "):
         trainer(documents, tmp_path, replace(OPTIONS, accumulation=3))
+
+
+def soft_labels(positions=37, vocab=50, share=0.7):
+    generator = torch.Generator().manual_seed(4)
+    log_q = (2 * torch.randn(positions, vocab, generator=generator)).log_softmax(-1)
+    top, ids = log_q.topk(6)
+    return SoftLabels(ids, top, (1 - top.exp().sum(-1)).log(), share)
+
+
+def softly(states, weight, targets, soft):
+    """The same by autograd over whole logits, one position after the other."""
+    total = 0.0
+    for state, target, ids, log_q, log_rest in zip(states, targets, *soft[:3], strict=True):
+        if target == -100:
+            continue
+        log_p = (weight @ state).log_softmax(-1)
+        others = torch.ones(len(weight), dtype=torch.bool)
+        others[ids] = False
+        cross = -(log_q.exp() * log_p[ids]).sum() - log_rest.exp() * log_p[others].logsumexp(0)
+        total = total - (1 - soft.share) * log_p[target] + soft.share * cross
+    return total
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("piece_logits", [50 * 7, 10**6])
+def test_soft_labels_give_the_loss_and_gradients_of_a_loop(share, piece_logits):
+    states, weight, targets = example()
+    soft = soft_labels(share=share)
+    expected = softly(states, weight, targets, soft)
+    loss = summed_nats(states, weight, targets, piece_logits, soft)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    wanted = torch.autograd.grad(expected, (states, weight))
+    for one, other in zip(torch.autograd.grad(loss, (states, weight)), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_soft_labels_of_the_model_itself_leave_no_gradient():
+    states, weight, targets = example()
+    top, ids = F.linear(states, weight).detach().log_softmax(-1).topk(6)
+    soft = SoftLabels(ids, top, (1 - top.exp().sum(-1)).log(), 1.0)
+    loss = summed_nats(states, weight, targets, soft=soft)
+    for gradient in torch.autograd.grad(loss, (states, weight)):
+        assert gradient.abs().max() < 1e-4
+
+
+def test_a_teacher_that_leaves_nothing_to_others_is_finite():
+    states, weight, targets = example()
+    ids = torch.arange(37)[:, None] % 50
+    soft = SoftLabels(ids, torch.zeros(37, 1), torch.full((37,), -torch.inf), 1.0)
+    summed_nats(10 * states, weight, targets, soft=soft).backward()
+    assert states.grad.isfinite().all()
