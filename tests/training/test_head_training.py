@@ -12,6 +12,7 @@ import torch
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 from processes import killed_itself
 from trainings import same_weights
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from dynamo.data import instructions
 from dynamo.model import DynamoForCausalLM
@@ -38,9 +39,17 @@ def conversations(tokenizer):
     return instructions.encode(rows, tokenizer, 512)
 
 
-def small(seed=0, **changes):
-    """Small states, so that 16 bits hold them well."""
-    return tiny_dynamo(3, seed, correlator_rank=8, head_init="copy", **changes)
+def small(seed=0, llama=False, **changes):
+    changes = {"correlator_rank": 8, "head_init": "copy", **changes}
+    if not llama:
+        return tiny_dynamo(3, seed, **changes)
+    fields = tiny_base().config.to_dict()
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    config = LlamaConfig(
+        **{name: fields[name] for name in names}, num_key_value_heads=2, tie_word_embeddings=True,
+        initializer_range=0.2,
+    )  # fmt: skip
+    return DynamoForCausalLM.from_base(LlamaForCausalLM(config), num_token_heads=3, **changes).eval()
 
 
 def kept(folder, model, conversations, seed=5):
@@ -59,6 +68,7 @@ VARIANTS = {
     "two layers": {"head_layers": 2},
     "own norm and embedding": {"own_final_norm": True, "own_output_embedding": True},
     "markov": {"correlator_kind": "markov"},
+    "grouped keys, tied": {"llama": True},
 }
 
 
