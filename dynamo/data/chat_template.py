@@ -15,7 +15,6 @@ in another way, leaves them out or does not take the roles is refused in a sente
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,14 @@ if TYPE_CHECKING:
 
 ROLES = ("system", "user", "assistant", "tool")
 
+# A content that shows whether it is kept as it is: it has what a template might escape.
+_MARK = "Tx{}<&\"'>\nxT"
+_MARKS = re.compile(re.escape(_MARK).replace(re.escape("{}"), r"(\d+)"))
 # White space around a mark. What is left of it tells what was stripped, as `str.strip` takes it: nothing,
 # line ends, all white space.
 _LEFT, _RIGHT = "\n \t", "\t \n"
-_STRIPPED_LEFT = {_LEFT: "", _LEFT[1:]: "\n", "": None}
-_STRIPPED_RIGHT = {_RIGHT: "", _RIGHT[:-1]: "\n", "": None}
+_LEFT_CUT = {_LEFT: "", _LEFT[1:]: "\n", "": None}
+_RIGHT_CUT = {_RIGHT: "", _RIGHT[:-1]: "\n", "": None}
 
 
 class Answer(NamedTuple):
@@ -179,33 +181,25 @@ class ChatTemplate:
                 f"role: expected one that the chat template has a marker for ({', '.join(self._roles)}), "
                 f"got {short_repr(unknown[0])}"
             )
-        marks = [f"Tx{turn}<&\"'>\nxT" for turn in range(len(roles))]
-        text = self._written(roles, marks, ask)
-        for turn, mark in enumerate(marks):
-            if text.count(mark) != 1:
-                raise ValueError(
-                    "messages: the model's chat template leaves out, repeats or changes the content of turn "
-                    f"{turn + 1} ({roles[turn]}) of {_named(roles)}"
-                )
-        order = sorted(range(len(marks)), key=lambda turn: text.find(marks[turn]))
-        literals = re.split("|".join(map(re.escape, marks)) or r"(?!)", text)
-        # What white space around contents is left, between the same texts.
+        marks = [_MARK.format(turn) for turn in range(len(roles))]
+        found = _MARKS.split(self._written(roles, marks, ask))
+        literals, turns = found[::2], list(map(int, found[1::2]))
+        if sorted(turns) != list(range(len(roles))):
+            turn = next((turn for turn in range(len(roles)) if turns.count(turn) != 1), 0)
+            raise ValueError(
+                "messages: the model's chat template leaves out, repeats or changes the content of turn "
+                f"{turn + 1} ({roles[turn]}) of {_named(roles)}"
+            )
         padded = self._written(roles, [_LEFT + mark + _RIGHT for mark in marks], ask)
-        places = [
-            f"({'|'.join(_STRIPPED_LEFT)}){re.escape(marks[turn])}({'|'.join(_STRIPPED_RIGHT)})"
-            for turn in order
-        ]
-        found = re.fullmatch(
-            "".join(itertools.chain(*zip(map(re.escape, literals), [*places, ""], strict=True))), padded
-        )
-        if not found:
+        parts: list[str | _Content] = [literals[0]]
+        end = len(literals[0]) if padded.startswith(literals[0]) else len(padded)
+        for turn, after in zip(turns, literals[1:], strict=True):
+            left, end = _read(padded, end, {kept + marks[turn]: cut for kept, cut in _LEFT_CUT.items()})
+            right, end = _read(padded, end, {kept + after: cut for kept, cut in _RIGHT_CUT.items()})
+            parts += [_Content(turn, left, right), after]
+        if end != len(padded):
             raise ValueError(f"messages: the model's chat template changes contents of {_named(roles)}")
-        left, right = found.groups()[::2], found.groups()[1::2]
-        contents = [
-            _Content(turn, _STRIPPED_LEFT[left[place]], _STRIPPED_RIGHT[right[place]])
-            for place, turn in enumerate(order)
-        ]
-        return [literals[0], *itertools.chain(*zip(contents, literals[1:], strict=True))]
+        return parts
 
     def _written(self, roles: tuple[str, ...], contents: list[str], ask: bool) -> str:
         turns = [{"role": role, "content": each} for role, each in zip(roles, contents, strict=True)]
@@ -221,6 +215,7 @@ class ChatTemplate:
         """What the template writes, cut where answers begin and end."""
         pieces: list[_Piece] = []
         gathered: list[str | _Content] = []
+        starts: dict[str, int] = {}  # the same text before an answer ends where it ended before
         answering = False
 
         def finish() -> None:
@@ -240,7 +235,9 @@ class ChatTemplate:
             else:
                 stop = 0
             if content is not None and roles[content.turn] == "assistant":
-                start = max(0, self._answer_start(roles, parts, place) - stop)
+                if parts[place] not in starts:
+                    starts[parts[place]] = self._answer_start(roles, parts, place)
+                start = max(0, starts[parts[place]] - stop)
                 gathered.append(literal[:start])
                 finish()
                 answering = True
@@ -311,6 +308,14 @@ def valid(content: str) -> str:
 
 def _named(roles: Sequence[str]) -> str:
     return f"turns of {', '.join(roles[:6])}{', ..' if len(roles) > 6 else ''}"
+
+
+def _read(text: str, at: int, known: dict[str, str | None]) -> tuple[str | None, int]:
+    """Which of these a text goes on with, and where it ends; past the text's end where it is none."""
+    for begin, value in known.items():
+        if text.startswith(begin, at):
+            return value, at + len(begin)
+    return None, len(text) + 1
 
 
 def _any_of(words: Collection[str]) -> re.Pattern[str]:

@@ -52,6 +52,7 @@ class Programs:
         exact: bool = False,
         max_new_tokens: int = LONGEST_ANSWER,
         seed: int = 0,
+        stop: list[str] = [],  # noqa: B006  (the schema shows the default)
     ) -> Iterator[dict[str, Any]]:
         """Answers one message, and streams what is there after every few forward passes.
 
@@ -67,13 +68,16 @@ class Programs:
             exact: verify drafts, so that the text is distributed as the model's first head would have it.
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
+            stop: strings that end the text where they begin.
         """
         options = SamplingOptions(
             threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
             repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
         )  # fmt: skip
         self._service.limits.check(prompt, max_new_tokens)
-        settings = Settings(options, max_new_tokens, seed)
+        if not isinstance(stop, list | tuple):
+            raise ValueError(f"stop: expected a list of strings, got {short_repr(stop)}")
+        settings = Settings(options, max_new_tokens, seed, tuple(stop))
         for run in self._service.follow(prompt, settings, lane):
             yield summary(run)
 

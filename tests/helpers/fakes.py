@@ -51,7 +51,7 @@ class Vocabulary:
     def label(self, token: int) -> str:
         return "<|end|>" if token == self.end else self.texts[token]
 
-    def decoder(self) -> ScriptedDecoder:
+    def decoder(self, stop: Sequence[str] = ()) -> ScriptedDecoder:
         return ScriptedDecoder(self.texts)
 
 

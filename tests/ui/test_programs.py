@@ -60,6 +60,8 @@ def test_a_program_sweeps_thresholds(client):
         ({"prompt": "hi", "threshold": 2}, "threshold: "),
         ({"prompt": "hi", "max_new_tokens": 10**6}, "max_new_tokens: "),
         ({"prompt": "hi", "lane": "third"}, "lane"),
+        ({"prompt": "hi", "stop": [""]}, "stop: "),
+        ({"prompt": "hi", "stop": ["x"] * 17}, "stop: "),
     ],
 )
 def test_a_programs_mistake_comes_back_in_a_sentence(client, arguments, sentence):

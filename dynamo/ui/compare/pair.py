@@ -71,10 +71,10 @@ class ModelPair:
 
     engines: DynaMo, and what may run in the base lane; encode: messages (`role`, `content`) and the most ids
     that they may take to input ids, the oldest turns left out where they do not fit; decoder: a fresh decoder
-    for one run; label: one token id to text that can be read alone; end_tokens: ids that end a text; chat:
-    whether it was finetuned to answer, else it completes text; general: whether it may be asked anything, or
-    only about the dialogues' domains; footprint: its memory; bits: of its weights where they are quantised,
-    else 0.
+    for one run, whose text ends where a given stop string begins; label: one token id to text that can be
+    read alone; end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes
+    text; general: whether it may be asked anything, or only about the dialogues' domains; footprint: its
+    memory; bits: of its weights where they are quantised, else 0.
 
     audit: prompt ids and reply ids to the base's opinion; profile: where a pass's time goes; report: a
     finished sweep; sweep: runs one over so many prompts, calling back with (done, total) after every reply,
@@ -85,7 +85,7 @@ class ModelPair:
     description: str
     engines: Engines
     encode: Callable[[list[Message], int], list[int]]
-    decoder: Callable[[], Decoder]
+    decoder: Callable[[Sequence[str]], Decoder]
     label: Callable[[int], str]
     end_tokens: frozenset[int]
     max_length: int = 1024
@@ -124,7 +124,7 @@ class ModelPair:
             description=pair.description,
             engines=engines,
             encode=lambda messages, room: encode_messages(pair.tokenizer, messages, room),
-            decoder=lambda: IncrementalDecoder(pair.tokenizer),
+            decoder=lambda stop: IncrementalDecoder(pair.tokenizer, stop),
             label=TokenLabels(pair.tokenizer),
             end_tokens=end_of_text_ids(pair.dynamo, pair.tokenizer),
             max_length=max_positions(config),
@@ -179,13 +179,15 @@ class ModelPair:
         for kind in only:
             messages = [*chat.messages(kind), {"role": "user", "content": prompt}]
             ids = tuple(self.encode(messages, room))
-            requests[kind] = GenerationRequest(engines[kind], ids, settings.options, length, seed)
+            requests[kind] = GenerationRequest(
+                engines[kind], ids, settings.options, length, seed, settings.stop
+            )
         streams = self.engines.start(requests)
         return {
             kind: RecordedRun(
                 Header(uuid4().hex, kind, self.name, prompt, recorded, engine=request.engine),
                 streams[kind],
-                self.decoder(),
+                self.decoder(settings.stop),
                 self.end_tokens,
                 before=chat.wire(kind),
                 prompt_ids=request.ids,

@@ -17,6 +17,7 @@ from dynamo.ui.server.limits import MOST_TOKENS
 
 LONGEST_ANSWER = 96  # tokens, to begin with
 LARGEST_SEED = 2**31 - 1
+MOST_STOPS, LONGEST_STOP = 16, 200  # stop strings, and characters of one
 
 # The paper's Table 9: what each stage of the correction is worth. Values: mask_strength, adaptive, blur.
 PRESETS: dict[str, tuple[float, bool, bool]] = {
@@ -31,11 +32,12 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Settings:
-    """One visitor's settings, checked."""
+    """One visitor's settings, checked. stop: strings that end the text where they begin."""
 
     options: SamplingOptions
     max_new_tokens: int
     seed: int
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ("max_new_tokens", "seed"):
@@ -48,6 +50,12 @@ class Settings:
             raise ValueError(
                 f"max_new_tokens: expected 1 to {MOST_TOKENS} on this page, "
                 f"got {short_repr(self.max_new_tokens)}"
+            )
+        fit = all(isinstance(each, str) and 1 <= len(each) <= LONGEST_STOP for each in self.stop)
+        if not fit or len(self.stop) > MOST_STOPS:
+            raise ValueError(
+                f"stop: expected up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} characters, "
+                f"got {short_repr(self.stop)}"
             )
 
     @classmethod

@@ -47,6 +47,7 @@ class GenerationRequest:
     options: SamplingOptions
     max_new_tokens: int
     seed: int
+    stop: tuple[str, ...] = ()
 
 
 class Engines(Protocol):
@@ -68,7 +69,11 @@ class LocalEngines:
     def start(self, requests: Mapping[str, GenerationRequest]) -> dict[str, Iterator[StepRecord]]:
         return {
             lane: self.by_name[request.engine].stream(
-                list(request.ids), request.options, max_new_tokens=request.max_new_tokens, seed=request.seed
+                list(request.ids),
+                request.options,
+                max_new_tokens=request.max_new_tokens,
+                seed=request.seed,
+                stop=request.stop,
             )
             for lane, request in requests.items()
         }
