@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -13,6 +14,7 @@ from tables import random_table
 from dynamo.data.text import IncrementalDecoder
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.engine import Engine
+from dynamo.decoding.generate import GenerateEngine
 from dynamo.model import DynamoForCausalLM
 from dynamo.sampling.options import SamplingOptions
 
@@ -193,6 +195,22 @@ def test_end_of_text_inside_a_chunk_is_emitted_and_ends_the_text():
     model.generation_config.eos_token_id = [first[1], 299]
     cut = list(Engine(model).stream(PROMPT, SamplingOptions(threshold=0.0, temperature=0), 30))
     assert len(cut) == 1 and cut[0].tokens == first[: first.index(first[1]) + 1] and cut[0].order == 3
+
+
+@pytest.mark.parametrize("engine_of", [Engine, GenerateEngine])
+def test_every_id_that_ends_a_text_ends_it(engine_of, tokenizer):
+    """The model's own, eos of the tokenizer, and what its chat template ends an answer with."""
+    model = tiny_base(seed=4)
+    model.generation_config.eos_token_id = [7, 9]
+    ends = engine_of(model, tokenizer=tokenizer).end_ids
+    assert ends == {7, 9, tokenizer.eos_token_id}
+    assert engine_of(model).end_ids == {7, 9}
+    options = SamplingOptions(temperature=0)
+    free = [t for step in engine_of(model).stream(PROMPT, options, 20) for t in step.tokens]
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = other.convert_ids_to_tokens(free[4])
+    cut = [t for step in engine_of(model, tokenizer=other).stream(PROMPT, options, 20) for t in step.tokens]
+    assert cut == free[: free.index(free[4]) + 1]
 
 
 def test_stop_string_before_an_end_of_text_in_the_same_chunk_wins(tokenizer):

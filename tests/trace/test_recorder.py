@@ -1,3 +1,4 @@
+from dynamo.data.text import IncrementalDecoder
 from dynamo.sampling.records import BackOff, StepRecord
 from dynamo.trace.ndjson import End
 from dynamo.trace.recorder import Recorder, RunCounts
@@ -43,3 +44,13 @@ def test_text_is_marked_where_a_pass_decided_on_a_chunk():
     assert recorder.text == "fghij"
     assert recorder.end() == recorder.end("cancelled") == End("eos", "?"), "an end is made once"
     assert recorder.text == "fghij?"
+
+
+def test_a_text_that_a_stop_string_ended_says_so(tokenizer):
+    """Whatever the last token is; its text is cut where the string begins."""
+    ids = tokenizer("at half past", add_special_tokens=False)["input_ids"]
+    record = StepRecord((*ids, tokenizer.eos_token_id), 1, 0.1)
+    for stop, end, text in ((["lf"], "stop", "at ha"), (["never"], "eos", "at half past")):
+        recorder = Recorder(IncrementalDecoder(tokenizer, stop), frozenset([tokenizer.eos_token_id]))
+        recorder.take(record)
+        assert (recorder.end().reason, recorder.text) == (end, text)
