@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data import instructions, text
 from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, tokenise
-from dynamo.data.documents import read_documents
+from dynamo.data.documents import fitted, read_documents
 from dynamo.data.reading import Reading
 from dynamo.data.sources import data_files
 from dynamo.decoding.engine import end_of_text_ids
@@ -102,23 +102,22 @@ def _train_on_states(run: TrainingRun, model: DynamoForCausalLM, tokenizer: Any)
     model.eval()
     states = StemStates(run.states or run.output / "states", model)
 
-    def rows(files: Iterable[str | Path]) -> StateRows:
-        found = [
-            conversation
-            for file in files
-            for conversation in instructions.encode(
-                instructions.read_examples(file), tokenizer, run.block_size
-            )
-        ]
+    def rows(names: str | Sequence[str], reading: Reading) -> StateRows:
+        examples = fitted(instructions.read_examples(names, reading), tokenizer, reading)
+        found = instructions.encode(list(examples), tokenizer, run.block_size)
         states.add(model, found, progress=True)
         return StateRows(states, states.places(found), run.options.seed)
 
-    training = rows(data_files(list(run.data)))
-    validation = rows([run.validation]) if run.validation else None
+    reading, held_out = Reading(run.strict), Reading(run.strict)
+    training = rows(run.data, reading)
+    reading.say("data", f"{len(training):,} conversations of at most {run.block_size} tokens")
+    validation = rows(run.validation, held_out) if run.validation else None
+    if validation:
+        held_out.say("validation")
     trainer = HeadTrainer(
         model, training, run.options, run.output, run.distill, run.position_share, validation
     )
-    return TrainingResult(**train_and_save(trainer, tokenizer))
+    return TrainingResult(**train_and_save(trainer, tokenizer), reading=reading.to_json())
 
 
 def check_unfinished(output: Path) -> None:

@@ -15,6 +15,7 @@ from trainings import same_weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dynamo.data import instructions
+from dynamo.data.rows import Row
 from dynamo.model import DynamoForCausalLM
 from dynamo.training.head_losses import head_losses, measure_heads, overlap
 from dynamo.training.head_trainer import HeadTrainer, StateRows
@@ -35,7 +36,7 @@ OPTIONS = TrainingOptions(
 
 @pytest.fixture(scope="module")
 def conversations(tokenizer):
-    rows = [instructions.Example(turns) for turns in (*DIALOGUES, DIALOGUES[0][:2])]
+    rows = [Row(turns) for turns in (*DIALOGUES, DIALOGUES[0][:2])]
     return instructions.encode(rows, tokenizer, 512)
 
 
