@@ -24,6 +24,8 @@ from dynamo.training.train import (
     TrainingResult,
     check_length,
     check_unfinished,
+    check_vocabulary,
+    give_markers,
     stop_at_end_of_turn,
     train_and_save,
 )
@@ -95,15 +97,8 @@ def _starting_model(run: FinetuningRun) -> tuple[DynamoForCausalLM, Any, Cooccur
     model, tokenizer, table = loading.load_model(run.model, device="cpu", dtype=torch.float32)
     if not isinstance(model, DynamoForCausalLM):
         model = DynamoForCausalLM.from_base(model, num_token_heads=1)
-    if not text.has_chat_template(tokenizer):
-        print(f"model: {text.MARKERS_ADDED}", file=sys.stderr)
-        text.add_chat_template(tokenizer)
-        missing = len(tokenizer) - model.config.vocab_size
-        if missing > 0:
-            raise ValueError(
-                f"model: {run.model} has {model.config.vocab_size} ids, the chat template needs {missing} "
-                "more; resize its embeddings first (resize_token_embeddings)"
-            )
+    give_markers("model", tokenizer)
+    check_vocabulary(run.model, model, tokenizer)
     stop_at_end_of_turn(model, tokenizer)
     return model, tokenizer, table
 

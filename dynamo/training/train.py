@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, tokenise
 from dynamo.data.documents import fitted, read_documents
 from dynamo.data.reading import Reading
+from dynamo.data.rows import read_rows
 from dynamo.data.sources import data_files
 from dynamo.decoding.engine import end_of_text_ids
 from dynamo.model import DynamoForCausalLM, architecture_of
@@ -68,17 +70,17 @@ def train(run: TrainingRun) -> TrainingResult:
     if run.model is not None and run.new is not None:
         raise ValueError("new: leave it out to start from a model, or leave out --model")
     check_unfinished(run.output)
-    model, tokenizer = _starting_model(run)
+    files = on_main_first(lambda: data_files(run.data))
+    model, tokenizer = _starting_model(run, files)
     check_length("block_size", run.block_size, model.config)
     stop_at_end_of_turn(model, tokenizer)
     if run.distill is not None:
-        return _train_on_states(run, model, tokenizer)
+        return _train_on_states(run, model, tokenizer, files)
     tokens = run.tokens or run.output / "tokens"
     reading, held_out = Reading(run.strict), Reading(run.strict)
-    files = on_main_first(
-        lambda: tokenise(data_files(run.data), tokenizer, tokens, run.workers, reading=reading)
+    corpus = DiskCorpus(
+        on_main_first(lambda: tokenise(files, tokenizer, tokens, run.workers, reading=reading))
     )
-    corpus = DiskCorpus(files)
     blocks = TokenBlocks(corpus, _separator(tokenizer), run.block_size, run.options.seed)
     validation = read_documents(run.validation, tokenizer, held_out) if run.validation else []
     trainer = Trainer(model, blocks, run.options, run.output, validation, run.block_size)
@@ -92,7 +94,9 @@ def train(run: TrainingRun) -> TrainingResult:
     return TrainingResult(**train_and_save(trainer, tokenizer), reading=reading.to_json())
 
 
-def _train_on_states(run: TrainingRun, model: DynamoForCausalLM, tokenizer: Any) -> TrainingResult:
+def _train_on_states(
+    run: TrainingRun, model: DynamoForCausalLM, tokenizer: Any, files: Sequence[Path]
+) -> TrainingResult:
     """Heads alone, on what is kept of a base that runs once per token."""
     if started_together():
         raise ValueError("distill: it runs in one process; start it without a launcher")
@@ -109,7 +113,7 @@ def _train_on_states(run: TrainingRun, model: DynamoForCausalLM, tokenizer: Any)
         return StateRows(states, states.places(found), run.options.seed)
 
     reading, held_out = Reading(run.strict), Reading(run.strict)
-    training = rows(run.data, reading)
+    training = rows(list(map(str, files)), reading)
     reading.say("data", f"{len(training):,} conversations of at most {run.block_size} tokens")
     validation = rows(run.validation, held_out) if run.validation else None
     if validation:
@@ -180,7 +184,7 @@ def _sigterm_received() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
+def _starting_model(run: TrainingRun, files: Sequence[Path]) -> tuple[DynamoForCausalLM, Any]:
     head_options = {
         "num_token_heads": run.heads,
         "head_layers": run.head_layers,
@@ -196,9 +200,12 @@ def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
         if run.tokenizer is None:
             raise ValueError("tokenizer: --new needs --tokenizer, a tokenizer folder")
         tokenizer = loading.load_tokenizer(run.tokenizer)
+        _fit_to_conversations("tokenizer", tokenizer, files)
         base = _new_base(run.new, tokenizer, run.max_length)
     else:
         base, tokenizer, _ = loading.load_model(run.model, device="cpu", dtype=torch.float32)
+        _fit_to_conversations("model", tokenizer, files)
+        check_vocabulary(run.model, base, tokenizer)
     if isinstance(base, DynamoForCausalLM):
         wrong = {name: value for name, value in given.items() if getattr(base.config, name, None) != value}
         if wrong:
@@ -208,6 +215,31 @@ def _starting_model(run: TrainingRun) -> tuple[DynamoForCausalLM, Any]:
             )
         return base, tokenizer
     return DynamoForCausalLM.from_base(base, **{"num_token_heads": 3, **given}), tokenizer
+
+
+def _fit_to_conversations(option: str, tokenizer: Any, files: Sequence[Path]) -> None:
+    """A tokenizer without a chat template gets markers if a file begins with a conversation."""
+    if not text.has_chat_template(tokenizer) and any(
+        isinstance(next(read_rows(file), ""), list) for file in files
+    ):
+        give_markers(option, tokenizer)
+
+
+def give_markers(option: str, tokenizer: Any) -> None:
+    """Give a tokenizer without a chat template markers, and say so; option: what it came with."""
+    if not text.has_chat_template(tokenizer):
+        print(f"{option}: {text.MARKERS_ADDED}", file=sys.stderr)
+        text.add_chat_template(tokenizer)
+
+
+def check_vocabulary(name: str, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raise ValueError unless a model has ids for the markers that its tokenizer was given."""
+    missing = len(tokenizer) - model.config.vocab_size
+    if missing > 0:
+        raise ValueError(
+            f"model: {name} has {model.config.vocab_size} ids, its tokenizer needs {missing} more; "
+            "resize its embeddings first (resize_token_embeddings)"
+        )
 
 
 def _separator(tokenizer: Any) -> int:

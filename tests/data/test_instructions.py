@@ -8,6 +8,7 @@ import pytest
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
 from processes import killed_itself
 from tables import table_for
+from templates import CHATML, byte_level
 from trainings import ALPACA
 
 from dynamo import loading
@@ -16,7 +17,6 @@ from dynamo.data import instructions, text
 from dynamo.data.held_out import held_out_nats
 from dynamo.data.reading import Reading
 from dynamo.data.rows import Row
-from dynamo.data.schema_guided import train_tokenizer
 from dynamo.model.loss import IGNORED_LABEL
 from dynamo.training import trainer
 from dynamo.training.trainer import save_model
@@ -210,29 +210,42 @@ def test_a_rating_filter_leaves_the_bad_out(models, write, capsys):
     assert code == 0 and result["examples"] == 2 and result["left_out_by_rating"] == 1
 
 
-def test_a_model_without_the_template_gets_it_and_learns_to_stop(models, write, capsys):
-    """As a Pythia: no markers, and room for them in the padded vocabulary."""
-    plain = train_tokenizer(iter(DIALOGUES), vocab_size=290, max_length=640)
-    raw = json.loads(plain.backend_tokenizer.to_str())
-    markers = {*text.MARKERS.values(), text.END_OF_TURN}
-    raw["added_tokens"] = [each for each in raw["added_tokens"] if each["content"] not in markers]
-    raw["model"]["vocab"] = {
-        token: number for token, number in raw["model"]["vocab"].items() if token not in markers
-    }
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+STEP = ["--steps", "1", "--batch-size", "1", "--block-size", "32", "--heads", "2"]
 
-    bare = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(raw)), eos_token=text.END_OF_TEXT
-    )
-    assert not text.has_chat_template(bare)
-    save_model(tiny_base(seed=1, eos_token_id=0), bare, models / "raw")
-    code, _ = finetune(capsys, "--model", models / "raw", "--data", write(ALPACA), "--output", models / "run",
-                       "--steps", 1)  # fmt: skip
-    assert code == 0
+
+@pytest.mark.parametrize("verb", ["finetune", "train"])
+def test_a_tokenizer_without_a_template_gets_markers_and_it_is_said(models, write, capsys, verb):
+    """As a Pythia: no markers, and room for them in the padded vocabulary. It learns to stop."""
+    save_model(tiny_base(seed=1), byte_level(None), models / "raw")
+    data = write(CHATS)
+    shape = STEP if verb == "train" else ["--steps", "1", *SHAPE]
+    places = ["--model", models / "raw", "--data", data, "--output", models / "run"]
+    assert main([verb, *map(str, places), *shape]) == 0
+    assert text.MARKERS_ADDED in capsys.readouterr().err
     tuned, tokenizer, _ = loading.load_model(str(models / "run/model"))
     end = tokenizer.convert_tokens_to_ids(text.END_OF_TURN)
-    assert text.has_chat_template(tokenizer) and end in tuned.generation_config.eos_token_id
+    assert tokenizer.chat_template == text.CHAT_TEMPLATE and end in tuned.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize("verb", ["finetune", "train"])
+def test_a_checkpoints_own_template_is_kept(models, write, capsys, verb):
+    tokenizer = byte_level(CHATML)
+    save_model(tiny_base(seed=1), tokenizer, models / "own")
+    shape = STEP if verb == "train" else ["--steps", "1", *SHAPE]
+    places = ["--model", models / "own", "--data", write(CHATS), "--output", models / "run"]
+    assert main([verb, *map(str, places), *shape]) == 0
+    assert text.MARKERS_ADDED not in capsys.readouterr().err
+    tuned, kept, _ = loading.load_model(str(models / "run/model"))
+    assert kept.chat_template == CHATML and text.fingerprint(kept) == text.fingerprint(tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tuned.generation_config.eos_token_id
+
+
+def test_plain_texts_give_no_markers(models, write, capsys):
+    save_model(tiny_base(seed=1), byte_level(None), models / "raw")
+    places = ["--model", models / "raw", "--data", write([{"text": "A plain text. " * 9}]), "--output",
+              models / "run"]  # fmt: skip
+    assert main(["train", *map(str, places), *STEP]) == 0
+    assert loading.load_tokenizer(models / "run/model").chat_template is None
 
 
 def _finetune_until_killed(arguments):
