@@ -139,7 +139,8 @@ class HeadTrainer:
         self._model.train()
         heads = [each["nats"] for each in measured["heads"]]
         self.last_validation = [measured["first_nats"], *heads]
-        self._log({"step": self.step, "tokens": self.tokens, "validation": measured})
+        row = {"step": self.step, "tokens": self.tokens, "validation": self.last_validation}
+        self._log(row | {"measured": measured})
 
     def _train_step(self) -> dict[str, Any]:
         options = self.options
@@ -155,7 +156,8 @@ class HeadTrainer:
         self._optimizer.zero_grad()
         self.step += 1
         self.tokens += len(batch.ids)
-        row = {"losses": losses.head_losses.tolist(), "tokens": self.tokens}
+        first = batch.first_nats.mean().item()  # never changes, but a log has a loss for every head
+        row = {"tokens": self.tokens, "losses": [first, *losses.head_losses.tolist()]}
         if losses.correlator_losses is not None:
             row["correlator_losses"] = losses.correlator_losses.tolist()
         return row

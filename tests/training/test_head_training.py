@@ -211,7 +211,7 @@ def test_training_lowers_the_losses_and_logs_them(conversations, tmp_path):
     run.validate()
     run.run()
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    first, *_, last = (row["validation"] for row in rows if "validation" in row)
+    first, *_, last = (row["measured"] for row in rows if "validation" in row)
     for kind in ("heads", "correlator"):
         for before, after in zip(first[kind], last[kind], strict=True):
             assert after["nats"] < before["nats"] - 0.5
