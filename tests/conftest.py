@@ -29,8 +29,6 @@ from dynamo.model import DynamoForCausalLM
 
 TESTS = Path(__file__).parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ..; nothing where there is one process
-if WORKER:  # numba's cache is not made for several that fill it at once
-    os.environ["NUMBA_CACHE_DIR"] = str(TESTS.parent / ".pytest_cache/numba" / WORKER)
 # Tiny tensors gain nothing from a second thread and lose much where cores are busy.
 torch.set_num_threads(1)
 # How long an example takes says something of the machine alone, and the same examples come with every run;
@@ -71,6 +69,11 @@ SLOW = (
     "common/test_full_disk.py",
     "common/test_memory.py",
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: workers often wait for a server or a browser."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):

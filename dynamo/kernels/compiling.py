@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
+from filelock import FileLock
 from numba import njit
 from numba.core.errors import NumbaError
 
@@ -16,6 +19,8 @@ FAILURES = (OSError, NumbaError)  # what a first call may end in, on a full disk
 def compiled(function: Callable) -> Callable:
     """By numba at the first call. The result is kept on disk, or where there is no folder that may be written
     to, made anew by each process.
+
+    Of several processes, ranks for one, that find nothing there, one compiles and the others wait for it.
 
     numba's cache notices changes to a function's own file only, so no loop calls one of another file. The
     loops hold the interpreter's lock: on small models they last some ten microseconds, and giving it up would
@@ -36,9 +41,28 @@ def compiled_on_all_cores(function: Callable) -> Callable:
 
 def _compiled(function: Callable, **options: Any) -> Callable:
     try:
-        return njit(cache=True, error_model="numpy", **options)(function)
+        loop = njit(cache=True, error_model="numpy", **options)(function)
     except RuntimeError:  # no such folder
         return njit(error_model="numpy", **options)(function)
+    loop.compile = _alone(loop.compile, loop.stats.cache_path)
+    return loop
+
+
+def _alone(compile: Callable, folder: str) -> Callable:
+    """numba numbers the files of its cache without a lock: two processes that compile for different types at
+    once may give both the same file, and one then runs the code of the other."""
+
+    @wraps(compile)
+    def compile_alone(signature: Any) -> Any:
+        with _lock(folder):  # a loop compiles those that it calls: the lock is re-entrant
+            return compile(signature)
+
+    return compile_alone
+
+
+@cache
+def _lock(folder: str) -> FileLock:
+    return FileLock(Path(folder) / "compiling.lock")
 
 
 def widens_halves() -> bool:

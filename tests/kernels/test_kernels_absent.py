@@ -42,6 +42,21 @@ def test_loops_are_kept_where_numba_is_told_to(tmp_path):
     assert printed(ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n1"
 
 
+def test_no_two_processes_write_to_the_cache_at_once(tmp_path):
+    """numba itself locks nothing: both would compile, and might give different code the same file."""
+    code = """
+from filelock import FileLock, Timeout
+from numba.core.caching import IndexDataCacheFile
+def save(*_):
+    try:
+        FileLock(f"{loops.drawn.stats.cache_path}/compiling.lock").acquire(timeout=0)
+    except Timeout:
+        print("locked")
+IndexDataCacheFile.save = save
+"""
+    assert printed(ASK + code + DRAW, NUMBA_CACHE_DIR=str(tmp_path)) == "locked\n1"
+
+
 def test_a_full_disk_leaves_the_engine_running_in_numpy():
     """numba hands on what the disk says when it keeps a compiled function."""
     code = """
