@@ -1,10 +1,6 @@
 """Two real processes (gloo, CPU) against one: same losses, same weights."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +9,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from distributed_worker import CONFIGURATION, plugin_of, rows, step
+from distributed_worker import CONFIGURATION, plugin_of, rows, step, work
+from processes import printed_by_ranks
 from trainings import ALPACA
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer
 
@@ -23,8 +20,7 @@ from dynamo.model import DynamoConfig, DynamoForCausalLM, architecture_of, load_
 from dynamo.model.architectures import ARCHITECTURES
 from dynamo.training.trainer import save_model
 
-ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.timeout(900)  # three processes import everything, and train
+pytestmark = pytest.mark.timeout(900)  # a server of processes imports everything, and two of them train
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +41,7 @@ def folder(tmp_path_factory, tokenizer):
         AcceleratorState._reset_state(reset_partial_state=True)
         assert main([*verb, "--output", str(folder / f"{verb[0]}-one")]) == 0
     commands = [[*verb, *divided, "--output", str(folder / f"{verb[0]}-two")] for verb in (train, finetune)]
-    job = folder / "job.json"
-    job.write_text(json.dumps({"commands": commands, "folder": str(folder)}))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "tests/helpers/distributed_worker.py", str(job)],
-        capture_output=True, text=True, cwd=ROOT, timeout=800,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed_by_ranks(folder, 2, work, commands, str(folder))
     return folder
 
 

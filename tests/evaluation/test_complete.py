@@ -4,16 +4,13 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from command_line import run
 from conftest import tiny_base, tiny_dynamo
-from processes import killed_itself
+from processes import killed_itself, printed_by_ranks
 from replies import lines
 from tables import table_for
 
@@ -22,8 +19,6 @@ from dynamo.__main__ import main
 from dynamo.evaluation import completion
 from dynamo.evaluation.journal import Journal, SharedJournal
 from dynamo.training.trainer import save_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +107,10 @@ def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, tmp_path, capsys
 def test_two_processes_share_the_prompts_out_and_write_the_texts_of_one(pair, tmp_path, capsys):
     together, one = tmp_path / "together.jsonl", tmp_path / "one.jsonl"
     arguments = ["complete", "--model", str(pair), *SHAPE, "--output"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "dynamo", *arguments, str(together)],
-        capture_output=True, text=True, cwd=ROOT, timeout=800,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[:20_000]
+    printed = printed_by_ranks(tmp_path, 2, main, [*arguments, str(together)])
     told = {
         each["process"]: each["written"]
-        for each in (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+        for each in (json.loads(line) for line in "".join(printed).splitlines() if line.startswith("{"))
     }
     assert told == {0: 60, 1: 30}
     run(capsys, *arguments, one)

@@ -1,9 +1,7 @@
-"""What two processes of tests/common/test_distributed.py run: the commands of a job, then one step with
-FSDP2."""
+"""What two processes of tests/common/test_distributed.py run: commands, then one step with FSDP2."""
 
 import json
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +9,9 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from conftest import tiny_dynamo
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from conftest import tiny_dynamo
 
 from dynamo.__main__ import main
 from dynamo.model import count_targets
@@ -78,10 +74,8 @@ def plugin_of(fields: dict) -> FullyShardedDataParallelPlugin:
     )
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    job = json.loads(Path(sys.argv[1]).read_text())
-    for arguments in job["commands"]:
+def work(commands: list[list[str]], folder: str) -> None:
+    for arguments in commands:
         assert main(arguments) == 0
     assert torch.distributed.get_world_size() == 2
-    sharded_step(job["folder"])
+    sharded_step(folder)

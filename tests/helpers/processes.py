@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +71,27 @@ def printed(code: str, **environment: str) -> str:
     return told.strip()
 
 
+def printed_by_ranks(folder: Path, count: int, work: Callable[..., object], *args: Any) -> list[str]:
+    """What work(*args) prints in each of `count` processes with the variables that `torchrun` gives them, on
+    CPU. None may fail."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    size = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
+    processes, files = [], [folder / f"rank-{rank}.txt" for rank in range(count)]
+    for rank, file in enumerate(files):
+        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), **size, **place}
+        process = FRESH.Process(target=_rank, args=(file, environment, work, *args), daemon=True)
+        process.start()
+        processes.append(process)
+    for process in processes:
+        process.join(START_SECONDS + WORK_SECONDS)
+        process.kill()
+    output = [file.read_text() for file in files]
+    assert [process.exitcode for process in processes] == [0] * count, "\n".join(output)
+    return output
+
+
 def pool(workers: int, method: str) -> ProcessPoolExecutor:
     """In place of `dynamo.common.distributed.process_pool`, which would fork the test process, threads and
     all."""
@@ -83,6 +106,17 @@ def _run(ready: Connection, work: Callable[..., object], *args: Any) -> None:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     ready.send(None)
+    if work(*args) not in (None, 0):
+        os._exit(1)
+
+
+def _rank(output: Path, environment: dict[str, str], work: Callable[..., object], *args: Any) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     if work(*args) not in (None, 0):
         os._exit(1)
 

@@ -41,6 +41,9 @@ PROMPTS = (
 THRESHOLDS = (0.0, 0.3, 0.5, 0.9)
 PATIENCE = 120  # seconds for what is sure to come, on a machine that is busy with other things
 PORT_IS_TAKEN = "Cannot find empty port"  # Gradio's words
+# One for all questions whether a page is up: a client reads the certificates of all authorities first, and
+# takes a processor for as long as the page that is starting.
+UP = httpx.Client(timeout=PATIENCE)
 
 
 def client_of(url: str) -> Client:
@@ -240,7 +243,7 @@ def app(log: Path, **environment: str) -> contextmanager[Server]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}config", timeout=PATIENCE).status_code == 200
+        return UP.get(f"{url}config").status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -45,6 +45,8 @@ import app, dynamo
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+import numpy
+assert dynamo.kernels.loops().drawn(numpy.array([0.0, 1.0]), 0.5) == 1  # compiled
 files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
 print(json.dumps({name: file for name, file in files.items() if isinstance(file, str) and file[:1] == "/"}))
 """
@@ -72,7 +74,8 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def test_the_app_answers_from_exactly_what_is_uploaded(space_folder, tmp_path):
-    check_answers([*PYTHON, "-c", RUN_APP, not_required()], space_folder, tmp_path)
+    """In numpy, as a new folder has all loops to compile; the test of all imports compiles one there."""
+    check_answers([*PYTHON, "-c", RUN_APP, not_required()], space_folder, tmp_path, DYNAMO_KERNELS="numpy")
 
 
 @pytest.mark.skipif("DYNAMO_TEST_INSTALL" not in os.environ, reason="installs torch: make test-space")
@@ -90,9 +93,9 @@ def test_the_app_answers_from_what_is_uploaded_and_its_requirements_installed(sp
         check_answers([python, "-E", "-s", "app.py"], space_folder, tmp_path)
 
 
-def check_answers(command: list[str], folder: Path, tmp_path: Path) -> None:
+def check_answers(command: list[str], folder: Path, tmp_path: Path, **more: str) -> None:
     """The app, started by `command` in a folder, serves its page and lets both models answer."""
-    environment = clean_environment(tmp_path / "home")
+    environment = clean_environment(tmp_path / "home", **more)
     with serving(command, tmp_path / "log.txt", environment, folder) as page:
         answer = client_of(page.url).predict("I need a hotel.", max_new_tokens=8, api_name="/compare")
     assert answer["base"]["tokens"] and answer["dynamo"]["tokens"]
