@@ -13,6 +13,9 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from dynamo.common.distributed import started_together
 from dynamo.data.readers import PACKINGS, ROW_SUFFIXES, file_format, formats
@@ -127,30 +130,37 @@ def _fetched(name: str) -> list[Path]:
 
 
 def _declared(folder: Path, configuration: str | None, split: str) -> list[str]:
-    """The files of a split by the data set's card, as patterns; none where the card has no configurations.
+    """The files of a split by the data set's card, as patterns; none where the card names no files.
 
     Raises ValueError for a configuration or split that a card with some does not have.
     """
-    from huggingface_hub import metadata_load
-
-    card = folder / "README.md"
-    configurations = ((metadata_load(card) or {}).get("configs") if card.is_file() else None) or []
+    configurations = _card(folder / "README.md").get("configs")
+    configurations = [each for each in configurations or [] if isinstance(each, dict)]
     named = {str(each.get("config_name")): each for each in configurations if each.get("data_files")}
     if not named:
         return []
     usual = next((name for name, each in named.items() if each.get("default")), next(iter(named)))
-    usual = "default" if "default" in named else usual
-    chosen = named.get(configuration or usual)
-    if chosen is None:
-        raise ValueError(f"data: expected a configuration among {', '.join(named)}, got {configuration!r}")
-    given = chosen["data_files"]
+    name = configuration or ("default" if "default" in named else usual)
+    if name not in named:
+        raise ValueError(f"data: expected a configuration among {', '.join(named)}, got {name!r}")
+    given = named[name]["data_files"]
     if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
         given = [{"split": "train", "path": given}]
     splits = {str(each.get("split")): each.get("path") for each in given}
     if split not in splits:
         raise ValueError(f"data: expected a split among {', '.join(splits)}, got {split!r}")
     paths = splits[split] if isinstance(splits[split], list) else [splits[split]]
-    return [f"{chosen.get('data_dir', '')}/{each}".lstrip("/") for each in paths]
+    return [f"{named[name].get('data_dir', '')}/{each}".lstrip("/") for each in paths]
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """The metadata of a card, {} where it has none that can be read."""
+    from huggingface_hub import metadata_load
+
+    try:
+        return metadata_load(path) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def _snapshot(name: str, data_set: str, revision: str | None, patterns: Sequence[str]) -> Path:

@@ -154,6 +154,55 @@ def test_a_data_set_of_the_hub_is_fetched_whole_or_in_part(data_set):
         data_files(["someone/words/test"])
 
 
+CARD = """---
+configs:
+- config_name: second
+  data_files:
+  - split: train
+    path: other/part-*.jsonl
+- config_name: first
+  default: true
+  data_files:
+  - split: train_sft
+    path: [first/a.jsonl, first/b.jsonl]
+  - split: test
+    path: first/t.jsonl
+---
+# Words"""
+
+
+def test_a_split_of_a_data_set_is_that_of_its_card(data_set):
+    files = ["other/part-0.jsonl", "other/part-1.jsonl", "first/a.jsonl", "first/b.jsonl", "first/t.jsonl"]
+    repo = Repo(dict.fromkeys(files, b'{"text": "a"}\n') | {"README.md": CARD.encode()})
+    data_set.repos["dataset", "someone/parts"] = repo
+    for split, expected in (("train_sft", "ab"), ("first:test", "t"), ("second:train", "01")):
+        found = [path.stem[-1] for path in data_files([f"someone/parts:{split}"])]
+        assert found == list(expected)
+        assert [path.stem[-1] for path in data_files([f"someone/parts@{SHA}:{split}"])] == found
+    for wrong, known in (("train", "train_sft, test"), ("third:train", "second, first")):
+        with pytest.raises(ValueError, match=f"data: .*{known}"):
+            data_files([f"someone/parts:{wrong}"])
+    data_set.failing["/"] = 503
+    assert len(data_files(["someone/parts:second:train"])) == 2, "read from the cache"
+
+
+def test_a_split_without_a_card_is_that_of_the_files_names(data_set):
+    """train_sft is another split than train; numbers of parts belong to none."""
+    names = ["data/train-0-of-2.jsonl", "data/train_01.jsonl", "data/train_sft-0.jsonl", "test/0.jsonl",
+             "en/train.jsonl"]  # fmt: skip
+    data_set.repos["dataset", "someone/plain"] = Repo(dict.fromkeys(names, b'{"text": "a"}\n'))
+    for split, expected in (
+        ("train", [names[0], names[1], names[4]]),
+        ("train_sft", [names[2]]),
+        ("test", [names[3]]),
+        ("en:train", [names[4]]),
+    ):
+        found = data_files([f"someone/plain:{split}"])
+        assert ["/".join(path.parts[-2:]) for path in found] == expected, split
+    with pytest.raises(ValueError, match="data: someone/plain:dev holds no file"):
+        data_files(["someone/plain:dev"])
+
+
 def test_a_data_set_that_was_fetched_in_part_is_not_taken_for_the_whole(data_set):
     """As a kill in the middle of the download leaves it. What is there is not fetched again."""
     (part,) = data_files(["someone/words/train/2.jsonl"])
