@@ -38,6 +38,7 @@ SWEEP = HERE / "assets" / "sweep.json"
 
 
 def main() -> None:
+    global demo  # `gradio app.py` looks for it, to replace it when a file changes
     try:
         demo, options = build(os.environ)
     except (ValueError, OSError) as error:

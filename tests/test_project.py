@@ -55,6 +55,7 @@ def test_the_embedded_pair_replaces_a_model_that_does_not_load(monkeypatch):
     monkeypatch.setenv("DYNAMO_MODEL", "/nowhere")
     app.main()
     ((demo, options),) = served
+    assert app.demo is demo, "`gradio app.py` reloads it"
     page = json.dumps(demo.get_config_file(), default=str)
     assert "Shown instead: the small pair that comes with the project" in page
     assert "rel=" not in options["head"] and "recording" in page

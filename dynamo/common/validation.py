@@ -34,12 +34,13 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 def parse_json(text: str, *, finite: bool = True) -> Any:
     """Parse a JSON text. finite: reject NaN and numbers too large for a float.
 
-    Integers that do not fit in 64 bits become floats; lone surrogates become question marks. Raises
-    ValueError, a json.JSONDecodeError if the text is not JSON.
+    A byte-order mark, which editors of Windows write, is skipped. Integers that do not fit in 64 bits become
+    floats; lone surrogates become question marks. Raises ValueError, a json.JSONDecodeError for what is no
+    JSON.
     """
     checks = {"parse_constant": _reject, "parse_float": _finite, "parse_int": _int} if finite else {}
     try:
-        value = json.loads(text, **checks)
+        value = json.loads(text.removeprefix("\ufeff"), **checks)
         if "\\ud" in text.lower() or _has_surrogates(text):
             value = json.loads(_without_surrogates(json.dumps(value, ensure_ascii=False)))
         return value

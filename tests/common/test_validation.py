@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo.common.validation import MAX_REPR_DIGITS, short_repr
+from dynamo.common.validation import MAX_REPR_DIGITS, parse_json, short_repr
 from dynamo.decoding.engine import checked_count
 from dynamo.sampling.options import SamplingOptions
 from dynamo.spaces.limits import Limits
@@ -31,6 +31,12 @@ def test_a_number_of_more_digits_than_python_writes_is_told_by_their_number(make
     """It was Python's own sentence, which names no option."""
     with pytest.raises(ValueError, match=r"^\w+: expected .* got \[?about 5001 digits"):
         make()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json():
+    assert parse_json("\ufeff{}") == {} and parse_json('"\ufeff"') == "\ufeff"
+    with pytest.raises(ValueError):
+        parse_json("\ufeff\ufeff{}")
 
 
 def test_a_number_that_can_be_written_is_shown():
