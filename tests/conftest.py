@@ -187,7 +187,7 @@ def imported_modules() -> set[str]:
 
 def be_patient_with_hubs(patch: pytest.MonkeyPatch) -> None:
     """A hub of these tests answers for sure, and a busy machine may take its time."""
-    patch.setattr("dynamo.loading.names.HUB_PROBE_SECONDS", float(PATIENCE))
+    patch.setattr("dynamo.loading.downloads.HUB_PROBE_SECONDS", float(PATIENCE))
     patch.setattr("dynamo.loading.fetched.LISTING_SECONDS", float(PATIENCE))
     patch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", PATIENCE)
     patch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", PATIENCE)

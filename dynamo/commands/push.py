@@ -52,7 +52,7 @@ def upload_files(arguments: argparse.Namespace) -> dict[str, Path | bytes]:
     """Path in the repository -> file or content, the card included."""
     from dynamo import loading
     from dynamo.hub.cards import REPORT_FILE, Origin, card
-    from dynamo.loading.names import check_format
+    from dynamo.loading.downloads import check_format
 
     folder = arguments.folder
     if not folder.is_dir():

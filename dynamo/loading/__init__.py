@@ -8,8 +8,9 @@ from dynamo.loading.devices import (
     memory_by_device,
     memory_of,
 )
+from dynamo.loading.downloads import HUB_FILES, model_folders
 from dynamo.loading.footprint import Footprint
-from dynamo.loading.names import EMBEDDED, EMBEDDED_FOLDER, HUB_FILES, model_folders, resolve
+from dynamo.loading.names import EMBEDDED, EMBEDDED_FOLDER, resolve
 from dynamo.loading.pairs import (
     EMBEDDED_DESCRIPTION,
     TABLE_FILE,

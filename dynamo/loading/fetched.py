@@ -19,6 +19,7 @@ from huggingface_hub import constants, get_session, scan_cache_dir, set_client_f
 from safetensors import SafetensorError, safe_open
 
 from dynamo.common.validation import parse_json, short_repr
+from dynamo.model.gguf import is_whole
 
 LISTING_SECONDS = 5.0  # of silence before a list of files is given up; the library itself waits for ever
 JSON_FILES = (
@@ -166,6 +167,8 @@ def _fault(file: Path) -> str:
         elif file.suffix == ".safetensors":
             with safe_open(file, "numpy"):
                 pass
+        elif file.suffix == ".gguf" and not is_whole(file):
+            return "is no whole gguf"
     except (ValueError, SafetensorError):
         return f"is no {file.suffix[1:]}"
     return ""

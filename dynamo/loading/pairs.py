@@ -20,7 +20,8 @@ from dynamo.common.validation import short_repr
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import fingerprint, has_chat_template
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
-from dynamo.loading.names import EMBEDDED, Progress, check_format, check_kind, read_config, resolve
+from dynamo.loading.downloads import Progress, check_format, check_kind
+from dynamo.loading.names import EMBEDDED, read_config, resolve
 from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_base, load_dynamo

@@ -86,13 +86,14 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         correlator_kind: str = "mlp",
         **hub: Any,
     ) -> DynamoForCausalLM:
-        """A stock model with new heads 2 .. `num_token_heads`: a folder, a hub id, or a loaded model.
+        """A stock model with new heads 2 .. `num_token_heads`: a folder, a hub id, a GGUF file, or a loaded
+        model.
 
         Stem and first head are the base's, exactly; a loaded one becomes the backbone itself, not a copy of
         it. New layers are drawn from the global torch generator ("random", the paper's suite) or copied from
         the base's last layer ("copy", its ablation). `dtype` None is float32: training wants it, and many
         files declare 16 bits, which are slow on CPU. `hub` goes to `from_pretrained` (revision, token,
-        local_files_only ..).
+        local_files_only, gguf_file ..).
 
         Raises ValueError if the base is of no supported family or the checkpoint does not fill the model;
         OSError if it is not found.

@@ -8,15 +8,20 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from dynamo.common.validation import short_repr
 from dynamo.model.architectures import architecture_of_type
+from dynamo.model.gguf_cache import base_folder
 
 
 def load_base(path: str, dtype: torch.dtype | None = None, **hub: Any) -> PreTrainedModel:
     """A stock checkpoint of a supported family, float32 unless told otherwise, refused unless every weight
-    was filled.
+    was filled. path: folder, hub id or GGUF file; `gguf_file` names a file in one of the first two.
     """
+    if gguf_file := hub.pop("gguf_file", None):
+        path = cached_file(path, gguf_file, **hub)
+    path = base_folder(path)
     model_type = PreTrainedConfig.get_config_dict(path, **hub)[0].get("model_type")
     architecture = architecture_of_type(model_type, path)
     return load_filled(architecture.model_class, architecture.name, path, dtype, **hub)

@@ -23,7 +23,7 @@ from dynamo.common.options import from_values, option, required
 from dynamo.data import text
 from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
-from dynamo.loading.names import check_format
+from dynamo.loading.downloads import check_format
 from dynamo.model.architectures import architecture_of_type
 from dynamo.pipelines.stages import Stage
 from dynamo.training.options import FinetuningRun, training_run

@@ -14,7 +14,7 @@ from dynamo.__main__ import main
 from dynamo.data import text
 from dynamo.hub import cards
 from dynamo.hub.push import explained
-from dynamo.loading import names
+from dynamo.loading import downloads
 from dynamo.training.trainer import save_model
 
 REPORT = {
@@ -51,7 +51,7 @@ def pair_folder(tmp_path, tokenizer):
 @pytest.fixture
 def at_hub(hub, monkeypatch):
     at = functools.partial(HfApi, endpoint=hub.url)
-    monkeypatch.setattr(names, "HfApi", at)
+    monkeypatch.setattr(downloads, "HfApi", at)
     monkeypatch.setattr("huggingface_hub.HfApi", at)
     return hub
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo import loading
-from dynamo.loading import fetched, names
+from dynamo.loading import downloads, fetched
 from dynamo.loading.fetched import check_names, remove_corrupt
 from dynamo.training.trainer import save_model
 
@@ -54,7 +54,7 @@ def hubs(files):
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         patch.setenv("HF_TOKEN", "secret-token")
-        patch.setattr(names, "HfApi", functools.partial(HfApi, endpoint=hub.url))
+        patch.setattr(downloads, "HfApi", functools.partial(HfApi, endpoint=hub.url))
         patch.setattr("huggingface_hub.utils._http.logger.disabled", True)
         patch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01)))
         yield hub, stranger
@@ -69,7 +69,7 @@ def fetch_badly_and_then_well(hubs, spoiled, token: str = "secret-token", after=
     with tempfile.TemporaryDirectory() as top, pytest.MonkeyPatch.context() as patch:
         cache = Path(top) / "some" / "where" / "cache"
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        patch.setattr(names, "_away", {})
+        patch.setattr(downloads, "_away", {})
         try:
             hub.spoiled = spoiled
             said = refusal(lambda: loading.load(NAME, device="cpu"))
@@ -81,7 +81,7 @@ def fetch_badly_and_then_well(hubs, spoiled, token: str = "secret-token", after=
         assert hub.tokens
         outside = [path for path in Path(top).rglob("*") if path.is_file() and not path.is_relative_to(cache)]
         assert not outside
-        patch.setattr(names, "_away", {})  # as after five minutes
+        patch.setattr(downloads, "_away", {})  # as after five minutes
         assert loading.load(NAME, device="cpu").dynamo.config.num_token_heads == 3
         requests = len(hub.requests)
         loading.load(NAME, device="cpu")
@@ -273,7 +273,7 @@ def test_a_spoiled_model_does_not_make_the_hub_unreachable_for_others(hubs, file
     """Anyone may name a model, and one that is broken kept the others away for five minutes."""
     hub, _ = hubs
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(names, "_away", {})
+    monkeypatch.setattr(downloads, "_away", {})
     monkeypatch.setitem(hub.repos, ("model", "someone/broken"), Repo({**files, CONFIG: HTML}))
     assert "cannot be fetched" in (refusal(lambda: loading.load("someone/broken", device="cpu")) or "")
     assert loading.load(NAME, device="cpu").dynamo.config.num_token_heads == 3

@@ -10,14 +10,14 @@ from hub import Repo
 from huggingface_hub import HfApi
 
 from dynamo import loading
-from dynamo.loading import names
+from dynamo.loading import downloads, names
 from dynamo.training.trainer import save_model
 
 
 @pytest.fixture
 def at_hub(hub, monkeypatch):
-    monkeypatch.setattr(names, "HfApi", functools.partial(HfApi, endpoint=hub.url))
-    monkeypatch.setattr(names, "_away", {})
+    monkeypatch.setattr(downloads, "HfApi", functools.partial(HfApi, endpoint=hub.url))
+    monkeypatch.setattr(downloads, "_away", {})
     return hub
 
 
@@ -35,8 +35,8 @@ def no_hub(monkeypatch):
             return super().model_info(*arguments, **keywords)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(names, "HfApi", Counting)
-    monkeypatch.setattr(names, "_away", {})
+    monkeypatch.setattr(downloads, "HfApi", Counting)
+    monkeypatch.setattr(downloads, "_away", {})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -48,7 +48,7 @@ def repo_of(folder):
 
 
 def test_an_adapter_is_named_for_what_it_is(at_hub, tmp_path):
-    (tmp_path / names.ADAPTER_FILE).write_text('{"peft_type": "LORA"}')
+    (tmp_path / downloads.ADAPTER_FILE).write_text('{"peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     at_hub.repos[("model", "someone/lora")] = repo_of(tmp_path)
     for name in (str(tmp_path), "someone/lora"):
@@ -118,8 +118,8 @@ def test_a_hub_that_is_away_is_asked_once_in_five_minutes(no_hub, monkeypatch):
     with pytest.raises(OSError, match="cannot be fetched from the hub"):
         loading.load("someone/other")
     assert len(no_hub) == 1
-    later = time.monotonic() + names.HUB_AWAY_SECONDS + 1
-    monkeypatch.setattr(names.time, "monotonic", lambda: later)
+    later = time.monotonic() + downloads.HUB_AWAY_SECONDS + 1
+    monkeypatch.setattr(downloads.time, "monotonic", lambda: later)
     with pytest.raises(OSError):
         loading.load("someone/model")
     assert len(no_hub) == 2

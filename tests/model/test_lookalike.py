@@ -19,7 +19,7 @@ from dynamo import Engine, SamplingOptions, loading
 from dynamo.__main__ import main
 from dynamo.commands.memory import look_alike, measure_memory
 from dynamo.data.text import has_chat_template
-from dynamo.loading import names
+from dynamo.loading import downloads
 from dynamo.loading.sizes import pythia_shape
 from dynamo.trace.ndjson import read_trace
 from dynamo.training.trainer import save_model
@@ -97,7 +97,7 @@ def test_half_of_it_on_disk_answers_alike(checkpoint, pairs):
 
 def test_it_comes_back_from_the_hub_as_it_went(checkpoint, pairs, hub, monkeypatch, capsys):
     at = functools.partial(HfApi, endpoint=hub.url)
-    monkeypatch.setattr(names, "HfApi", at)
+    monkeypatch.setattr(downloads, "HfApi", at)
     monkeypatch.setattr("huggingface_hub.HfApi", at)
     command = ["push", str(checkpoint), "someone/dynamo-14m", "--licence", "apache-2.0"]
     assert main([*command, "--base", "EleutherAI/pythia-14m"]) == 0

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from dynamo import loading
 from dynamo.commands import main, run_command, space
 from dynamo.data import text
-from dynamo.loading import names
+from dynamo.loading import downloads
 from dynamo.loading.sizes import pythia_shape
 from dynamo.model import DynamoForCausalLM
 from dynamo.model.architectures import model_shape
@@ -73,7 +73,7 @@ def done(capsys, *arguments):
 @pytest.fixture
 def at_hub(hub, monkeypatch):
     at = functools.partial(HfApi, endpoint=hub.url)
-    monkeypatch.setattr(names, "HfApi", at)
+    monkeypatch.setattr(downloads, "HfApi", at)
     monkeypatch.setattr("huggingface_hub.HfApi", at)
     monkeypatch.setattr("dynamo.spaces.deployment.time.sleep", lambda _: None)
     return hub

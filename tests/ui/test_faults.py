@@ -18,7 +18,7 @@ from visitors import PATIENCE, until
 from watched import Browser, Page, close, read_until, reset
 
 from dynamo import loading
-from dynamo.loading import names
+from dynamo.loading import downloads
 from dynamo.training.trainer import save_model
 from dynamo.ui.layout import MOST_SESSIONS
 
@@ -166,8 +166,8 @@ def test_events_are_not_summed_up_after_each_of_them(page, monkeypatch):
 
 @pytest.fixture
 def at_hub(hub, monkeypatch):
-    monkeypatch.setattr(names, "HfApi", functools.partial(HfApi, endpoint=hub.url))
-    monkeypatch.setattr(names, "_away", {})
+    monkeypatch.setattr(downloads, "HfApi", functools.partial(HfApi, endpoint=hub.url))
+    monkeypatch.setattr(downloads, "_away", {})
     monkeypatch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.05)))
     return hub
 
@@ -186,5 +186,5 @@ def test_a_hub_that_goes_down_in_a_download_is_reported(
     pair, notice = loading.load_or_embedded("someone/tiny", device="cpu")
     assert pair.name == "embedded" and "someone/tiny" in notice
     hub.cut.clear()
-    monkeypatch.setattr(names, "_away", {})  # as after five minutes
+    monkeypatch.setattr(downloads, "_away", {})  # as after five minutes
     assert loading.load("someone/tiny", device="cpu").dynamo.config.num_token_heads == 3

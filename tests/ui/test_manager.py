@@ -13,7 +13,7 @@ from hub import Repo
 from huggingface_hub import HfApi
 from talks import SETTINGS, stage
 
-from dynamo.loading import EMBEDDED, load, names
+from dynamo.loading import EMBEDDED, downloads, load
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_trace
 from dynamo.training.trainer import save_model
@@ -115,7 +115,7 @@ def test_a_pair_that_cannot_be_read_leaves_the_one_that_fits_and_says_so(manager
     ("name", "sentence"),
     [
         ("", "choose one above"),
-        ("/nowhere", "expected 'embedded', a model folder or a hub id"),
+        ("/nowhere", "expected 'embedded', a model folder"),
         ("someone/absent", "cannot be fetched from the hub"),
     ],
 )
@@ -184,8 +184,8 @@ def test_eight_bits_are_loaded_where_they_are_asked_for(manager, folders):
 
 @pytest.fixture
 def at_hub(hub, monkeypatch, folders):
-    monkeypatch.setattr(names, "HfApi", functools.partial(HfApi, endpoint=hub.url))
-    monkeypatch.setattr(names, "_away", {})
+    monkeypatch.setattr(downloads, "HfApi", functools.partial(HfApi, endpoint=hub.url))
+    monkeypatch.setattr(downloads, "_away", {})
     folder = manager_module.Path(folders["two"])
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.repos[("model", "someone/tiny")] = Repo(files)
@@ -211,7 +211,7 @@ def test_a_cancelled_download_is_no_failure_of_the_hub(at_hub, manager, folders,
     monkeypatch.setattr(manager_module, "resolve", cancelled_at_once)
     with pytest.raises(ValueError, match="is cancelled; loading it again"):
         list(manager.load("someone/tiny"))
-    assert manager.loaded == folders["one"] and not names._away
+    assert manager.loaded == folders["one"] and not downloads._away
     monkeypatch.setattr(manager_module, "resolve", fetched)
     list(manager.load("someone/tiny"))
     assert manager.loaded == "someone/tiny"

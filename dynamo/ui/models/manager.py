@@ -29,7 +29,7 @@ from dynamo.loading import (
     model_type,
     resolve,
 )
-from dynamo.loading.names import is_cached
+from dynamo.loading.downloads import is_cached
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
