@@ -7,9 +7,15 @@ from pathlib import Path
 
 import yaml
 
+from dynamo.loading.names import SMOLLM2, SMOLLM2_HUB
 from dynamo.spaces.project import SpaceProject, is_inside
 
 IGNORED = ("__pycache__", ".DS_Store")
+# Fetched while the Space is built; the whole repository has copies in other formats.
+SMOLLM2_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer_config.json",
+)  # fmt: skip
 HUB_PREFIXES = ("http://", "https://", "#", "mailto:")
 
 
@@ -19,6 +25,9 @@ def render_card(project: SpaceProject) -> str:
     hub_models = [name for name in project.models if name.count("/") == 1]
     if hub_models:
         fields["models"] = hub_models
+    if SMOLLM2 in project.models:
+        preloaded = fields.get("preload_from_hub", [])
+        fields["preload_from_hub"] = [*preloaded, f"{SMOLLM2_HUB} {','.join(SMOLLM2_FILES)}"]
     fields["suggested_hardware"] = project.hardware
     front = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)
     readme = (project.root / "README.md").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import yaml
 from huggingface_hub import SpaceCardData, metadata_load
 
 from dynamo.__main__ import main
+from dynamo.loading.names import SMOLLM2_HUB
 from dynamo.spaces import SpaceProject, render_card, space_files
 from dynamo.spaces.files import local_links
 
@@ -69,6 +70,15 @@ def test_the_card_is_front_matter_and_then_the_readme(profile, tmp_path):
 def test_models_of_the_hub_are_named_on_the_card(project):
     assert "models" not in render_card(project())
     assert "models:\n- someone/talker\n" in render_card(project(models=["embedded", "someone/talker"]))
+
+
+def test_smollm2s_base_is_fetched_while_the_space_is_built(project):
+    assert "preload_from_hub" not in render_card(project())
+    (item,) = yaml.safe_load(render_card(project(models=["smollm2"])).split("---")[1])["preload_from_hub"]
+    repo, files = item.split(" ")
+    assert repo == SMOLLM2_HUB and {"config.json", "tokenizer.json", "model.safetensors"} <= {
+        *files.split(",")
+    }
 
 
 MISTAKES = [
