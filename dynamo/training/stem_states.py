@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -121,7 +122,7 @@ class StemStates:
         if needed + SPARE_BYTES > free:
             raise ValueError(f"states: {self.folder} would take {size}, {free / 1e9:.2f} GB are free there")
         if progress:
-            print(f"states of the base: {size}, in {self.folder}")
+            print(f"states of the base: {size}, in {self.folder}", file=sys.stderr)
         bar = tqdm(total=tokens, unit="tok", desc="base", disable=not progress, mininterval=5.0)
         self._cut_off()
         keys, committed = list(new), time.monotonic()
