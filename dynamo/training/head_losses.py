@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,12 +202,10 @@ def overlap(logits: Tensor, teacher_ids: Tensor, teacher_log_q: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def measure_heads(
-    model: DynamoForCausalLM, batches: Iterator[StateBatch]
-) -> dict[str, list[dict[str, float]]]:
-    """ "head" and "correlator": `HeadMeasures` of heads 2 .. over whole batches; "first": nats of head 1."""
-    extra = len(model.token_heads)
-    marginal, given = ([HeadMeasures() for _ in range(extra)] for _ in range(2))
+def measure_heads(model: DynamoForCausalLM, batches: Iterator[StateBatch]) -> dict[str, Any]:
+    """Held-out figures over whole batches, as JSON: `first_nats` of head 1, and of heads 2 .. `HeadMeasures`
+    as `heads`, given the tokens before as `correlator` (left out without one), and `positions`."""
+    marginal, given = ([HeadMeasures() for _ in model.token_heads] for _ in range(2))
     first, answers = 0.0, 0
     for batch in batches:
         first, answers = first + batch.first_nats.double().sum().item(), answers + len(batch.first_nats)
@@ -214,7 +213,8 @@ def measure_heads(
             marginal[number].add(head.states, head, batch)
             if head.given_states is not None:
                 given[number].add(head.given_states, head, batch)
-    found = {"first_nats": first / max(1, answers), "heads": [each.summary() for each in marginal]}
-    if any(each.positions for each in given):
+    found = {"first_nats": first / max(1, answers), "positions": [each.positions for each in marginal]}
+    found["heads"] = [each.summary() for each in marginal]
+    if model.config.correlator_rank:
         found["correlator"] = [each.summary() for each in given]
-    return found | {"positions": [each.positions for each in marginal]}
+    return found
