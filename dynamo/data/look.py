@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dynamo.data import text
 from dynamo.data.documents import encode_rows, fitted
 from dynamo.data.reading import Reading
 from dynamo.data.sources import data_files, read_all
@@ -24,7 +26,7 @@ class Look:
     """turns: by role; tokens: of all rows, with `median` and `longest` of one; blocks: of `block_size` tokens
     that training cuts an epoch into; fitting: rows that are no longer than a block, which finetuning cuts
     rows at; within: share of the tokens that are left after that cut; samples: place and text of rows, with
-    the template's markers."""
+    the template's markers; markers_added: whether the tokenizer lacks them, and training would add some."""
 
     files: list[str]
     reading: Reading
@@ -37,6 +39,7 @@ class Look:
     fitting: int
     within: float
     samples: list[tuple[str, str]]
+    markers_added: bool
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "reading": self.reading.to_json()}
@@ -51,6 +54,8 @@ class Look:
             f"there, reads {100 * self.within:.0f} % of the tokens, and {self.fitting:,} of "
             f"{self.reading.rows:,} rows whole"
         )
+        if self.markers_added:
+            said.append(text.MARKERS_ADDED)
         return said
 
 
@@ -58,6 +63,10 @@ def look(names: Sequence[str], tokenizer: Any, block_size: int, reading: Reading
     """Read data as `train` would, with its tokens counted. Raises ValueError and OSError as reading does."""
     if block_size < 2:
         raise ValueError(f"block_size: expected 2 or more tokens, got {block_size}")
+    lacks_template = not text.has_chat_template(tokenizer)
+    if lacks_template:
+        tokenizer = copy.deepcopy(tokenizer)
+        text.add_chat_template(tokenizer)
     files = list(map(str, data_files(names)))
     rows = fitted(read_all(files, reading), tokenizer, reading)
     turns: Counter[str] = Counter()
@@ -86,4 +95,5 @@ def look(names: Sequence[str], tokenizer: Any, block_size: int, reading: Reading
         fitting=int((of_rows <= block_size).sum()),
         within=float(np.minimum(of_rows, block_size).sum() / max(tokens, 1)),
         samples=samples,
+        markers_added=lacks_template and bool(turns),
     )

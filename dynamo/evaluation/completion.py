@@ -76,15 +76,18 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 def _prompt(row: Any, where: str) -> Prompt:
     if isinstance(row, dict) and isinstance(row.get("prompt"), str) and row["prompt"].strip():
+        named = row.get("id")
         number = where.rsplit(" ", 1)[-1]
-        return Prompt(str(row.get("id", f"line-{number}")), str(row.get("kind", "")), row["prompt"])
+        return Prompt(
+            str(f"line-{number}" if named is None else named), str(row.get("kind") or ""), row["prompt"]
+        )
     turns = row.get("turns") if isinstance(row, dict) else None
     one = isinstance(turns, list) and len(turns) == 1 and isinstance(turns[0], str)
     if not one or not turns[0].strip():
         raise ValueError(f"{where}: expected 'prompt', or 'question_id' and 'turns' of one question")
-    if "question_id" not in row:
+    if row.get("question_id") is None:
         raise ValueError(f"{where}: the question has no 'question_id'")
-    return Prompt(f"question-{row['question_id']}", str(row.get("category", "")), turns[0], chat=True)
+    return Prompt(f"question-{row['question_id']}", str(row.get("category") or ""), turns[0], chat=True)
 
 
 def encode(prompt: Prompt, tokenizer: Any) -> list[int]:

@@ -1,5 +1,6 @@
 """The look before the work, and that everything which reads data understands the same."""
 
+import copy
 import json
 
 import pytest
@@ -59,6 +60,14 @@ def test_the_look_counts_by_hand(mixed, tokenizer):
     assert reading.unread == ["id"], "of rows that are read"
     with pytest.raises(ValueError, match="block_size"):
         look([mixed], tokenizer, 1, Reading())
+
+
+def test_a_tokenizer_without_a_template_is_shown_with_the_markers_it_would_get(mixed, tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    found = look([mixed], bare, 40, Reading())
+    assert found.markers_added and found.samples == look([mixed], tokenizer, 40, Reading()).samples
+    assert bare.chat_template is None
 
 
 def test_the_command_says_what_it_counts(mixed, tokenizer, tmp_path, capsys):

@@ -164,6 +164,14 @@ def test_other_settings_and_corrupt_rows_are_refused(pair, tmp_path, capsys):
     assert code == 2 and "texts.jsonl, line 1: not JSON" in error
 
 
+def test_a_prompt_without_an_id_is_named_by_its_line(tmp_path):
+    """A null is an absent field: all would have had the id "None"."""
+    rows = [{"prompt": "Why", "id": None, "kind": None}, {"prompt": "How"}, {"prompt": "When", "id": 7}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prompts = completion.read_prompts(tmp_path / "prompts.jsonl")
+    assert [(each.id, each.kind) for each in prompts] == [("line-1", ""), ("line-2", ""), ("7", "")]
+
+
 def test_questions_are_asked_in_the_chat_template(pair, tmp_path, capsys, tokenizer):
     questions = tmp_path / "questions.jsonl"
     rows = [{"question_id": n, "category": "generic", "turns": [f"Why {n}?"]} for n in (1, 2, 3)]
