@@ -15,22 +15,25 @@ import copy
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_causal_mask
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from dynamo.model.architectures import ARCHITECTURES, architecture_of
+from dynamo.model.capture import Capture
 from dynamo.model.checkpoints import load_base, load_filled
 from dynamo.model.config import DynamoConfig
 from dynamo.model.correlator import Correlator
+from dynamo.model.forward_arguments import check_arguments
+from dynamo.model.head_outputs import HeadOutputs
 from dynamo.model.heads import DynamoOutput, TokenHead, walk_heads
-from dynamo.model.loss import IGNORED_LABEL, summed_nats
-from dynamo.model.optimiser import count_targets, parameter_groups, scale_gradient
+from dynamo.model.optimiser import parameter_groups, scale_gradient, scaled_call
 
 
-class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
+class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
     """A base with `config.num_token_heads` token heads. `generate` and caches run the first head only."""
 
     config_class = DynamoConfig
@@ -67,6 +70,28 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.backbone.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """The base's, as transformers does it, and with it the output embeddings that heads have."""
+        embeddings = self.backbone.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        for head in self.token_heads:
+            if head.output_embedding is not None:
+                trained = head.output_embedding.weight.requires_grad
+                head.output_embedding = self._get_resized_lm_head(
+                    head.output_embedding, len(embeddings.weight), mean_resizing=mean_resizing
+                ).requires_grad_(trained)
+        return embeddings
+
+    @property
+    def base_model(self) -> nn.Module:
+        """This model. What asks for hidden states here to make a loss of its own (trl's trainers do) would
+        train the first head alone; it gets heads' output, which says so."""
+        return self
 
     # -- from and to a stock model ------------------------------------------------------------------------
 
@@ -155,6 +180,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
 
     # -- forward ------------------------------------------------------------------------------------------
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -167,15 +193,27 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         return_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         target_counts: Tensor | None = None,
-        **kwargs: Any,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DynamoOutput:
         """All heads over a whole sequence: input_ids (batch, seq), labels (batch, seq) with -100 left out.
 
         Head n at position t is scored on the label at t + n (method: the modified causal-LM objective). With
-        labels in training logits are left out unless `return_logits=True`. target_counts (heads,) divides
-        each head's nats instead of the number of its own valid targets, where this is a part of a batch. With
-        a cache, or with `logits_to_keep` as `generate` asks for it, only head 1 runs.
+        labels in training logits are left out unless `return_logits=True`. Where this is a part of a batch,
+        target_counts (heads,), or num_items_in_batch for all heads, as Trainer gives it, divides each head's
+        nats instead of the number of its own valid targets. With a cache, or with `logits_to_keep` as
+        `generate` asks for it, only head 1 runs. Hidden states and attentions are the base's.
+
+        Raises ValueError for arguments that it does not know and for losses that it cannot give.
         """
+        check_arguments({"num_items_in_batch": num_items_in_batch, **kwargs}, labels)
+        config = self.config
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
         if use_cache or past_key_values is not None or isinstance(logits_to_keep, Tensor) or logits_to_keep:
             if labels is not None:
                 raise ValueError("labels: losses need every position of every head; leave caches out")
@@ -187,36 +225,32 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
                 past_key_values=past_key_values,
                 use_cache=use_cache,
                 logits_to_keep=logits_to_keep,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                return_dict=True,
+                **kwargs,
             )
-            return DynamoOutput(logits=output.logits, past_key_values=output.past_key_values)
-        states = self.head_states(input_ids, attention_mask, position_ids, inputs_embeds)
+            return DynamoOutput(**output)
+        # A list of layers, or layer 0, is asked for as well as True is.
+        captured = Capture(output_hidden_states not in (None, False), bool(output_attentions))
+        with captured.of(self.backbone):
+            states = self.head_states(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         if return_logits is None:
             return_logits = labels is None or not self.training
         logits = [self.head_logits(n, state) for n, state in enumerate(states)] if return_logits else None
-        losses = given_losses = None
+        losses = {}
         if labels is not None:
-            nats = torch.stack(
-                [
-                    self.head_nats(n, state, labels, None if logits is None else logits[n])
-                    for n, state in enumerate(states)
-                ]
+            embedded = inputs_embeds
+            if embedded is None and config.correlator_rank:
+                embedded = self.get_input_embeddings()(input_ids)
+            losses = self.losses(
+                states, labels, embedded, position_ids, logits, target_counts, num_items_in_batch
             )
-            counts = count_targets(labels, len(states)) if target_counts is None else target_counts
-            counts = counts.clamp(min=1)
-            losses = nats / counts
-            loss = losses.sum()
-            if self.config.correlator_rank and self.token_heads:
-                embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-                extra = list(enumerate(states))[1:]
-                given = [self.given_nats(n, state, embedded, labels) for n, state in extra]
-                given_losses = torch.stack(given) / counts[1:]
-                loss = loss + given_losses.sum()
         return DynamoOutput(
-            loss=None if losses is None else loss,
-            head_losses=None if losses is None else losses.detach(),
-            correlator_losses=None if given_losses is None else given_losses.detach(),
             logits=None if logits is None else logits[0],
             head_logits=None if logits is None else torch.stack(logits),
+            **losses,
+            **captured.outputs(states[0]),
         )
 
     def head_states(
@@ -225,8 +259,12 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> list[Tensor]:
-        """Each head's hidden states after the final norm: `num_token_heads` tensors (batch, seq, hidden)."""
+        """Each head's hidden states after the final norm: `num_token_heads` tensors (batch, seq, hidden).
+
+        kwargs go to the layers, whose attention may have a use for them.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids, inputs_embeds: give exactly one of them")
         architecture, base, config = architecture_of(self.config), self.backbone, self.config
@@ -250,6 +288,7 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
                 position_ids=position_ids,
             ),
             "position_embeddings": base.base_model.rotary_emb(hidden_states, position_ids=position_ids),
+            **kwargs,
         }
         # Whole layers, as gradient checkpointing and FSDP hook into their `forward`.
         outputs = walk_heads(
@@ -268,59 +307,8 @@ class DynamoForCausalLM(PreTrainedModel, GenerationMixin):
     def _extra_norm(self, head: TokenHead, hidden_states: Tensor) -> Tensor:
         if head.final_layer_norm is not None:
             return head.final_layer_norm(hidden_states)
-        architecture = architecture_of(self.config)
-        shared = architecture.final_norm(self.backbone)
-        if not torch.is_grad_enabled():
-            return shared(hidden_states)  # by its hooks, if it has any
-        return architecture.scaled_norm(shared, hidden_states, self.config.head_gradient_scale)
-
-    def head_logits(self, head: int, hidden_states: Tensor) -> Tensor:
-        """Logits (.., vocab) of head `head` (0 is the first) from its normed hidden states (.., hidden)."""
-        own = self.token_heads[head - 1].output_embedding if head > 0 else None
-        if head == 0 or own is not None or not torch.is_grad_enabled():
-            return (own or self.get_output_embeddings())(hidden_states)
-        return F.linear(hidden_states, self._output_weight(head))
-
-    def _output_weight(self, head: int) -> Tensor:
-        own = self.token_heads[head - 1].output_embedding if head > 0 else None
-        if own is not None:
-            return own.weight
-        embeddings = self.get_output_embeddings()
-        if hasattr(embeddings, "unshard"):  # a unit of its own to FSDP, and nobody calls its forward here
-            embeddings.unshard()
-        shared = embeddings.weight
-        return shared if head == 0 else scale_gradient(shared, self.config.head_gradient_scale)
-
-    def head_nats(
-        self, head: int, hidden_states: Tensor, labels: Tensor, logits: Tensor | None = None
-    ) -> Tensor:
-        """Summed nats of head `head` on the labels `head + 1` positions ahead; 0 if none is valid.
-
-        Without `logits` these are made a piece at a time (`dynamo.model.loss`).
-        """
-        distance = head + 1
-        targets = labels[:, distance:].reshape(-1)
-        if logits is None:
-            states = hidden_states[:, :-distance].flatten(0, 1)
-            return summed_nats(states, self._output_weight(head), targets)
-        logits = logits[:, :-distance].reshape(-1, logits.shape[-1]).float()
-        return F.cross_entropy(logits, targets, ignore_index=IGNORED_LABEL, reduction="sum")
-
-    def given_states(self, head: int, hidden_states: Tensor, embedded: Tensor) -> Tensor:
-        """Head `head`'s normed hidden states, each corrected for the tokens of the text between its position
-        and the head's own (`dynamo.model.correlator`).
-
-        hidden_states, embedded (batch, seq, hidden), the latter the input embeddings -> (batch, seq - head,
-        hidden), as later positions have too few tokens after them.
-        """
-        last = hidden_states.shape[1] - head
-        following = [embedded[:, place : last + place] for place in range(1, head + 1)]
-        return self.token_heads[head - 1].correlator(hidden_states[:, :last], following)
-
-    def given_nats(self, head: int, hidden_states: Tensor, embedded: Tensor, labels: Tensor) -> Tensor:
-        """`head_nats` given the tokens between a position and the head's target."""
-        states = self.given_states(head, hidden_states, embedded)[:, :-1].flatten(0, 1)
-        return summed_nats(states, self._output_weight(head), labels[:, head + 1 :].reshape(-1))
+        shared = architecture_of(self.config).final_norm(self.backbone)
+        return scaled_call(shared, hidden_states, self.config.head_gradient_scale)
 
     # -- training -----------------------------------------------------------------------------------------
 

@@ -34,6 +34,13 @@ class DynamoConfig(PreTrainedConfig):
     """
 
     model_type = "dynamo"
+    # Of an evaluation Trainer keeps the rest, so that `compute_metrics` sees what it sees of any causal LM.
+    keys_to_ignore_at_inference: ClassVar = [
+        "past_key_values",
+        "head_losses",
+        "correlator_losses",
+        "head_logits",
+    ]
     sub_configs_defaults: ClassVar = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type=PAPERS.model_type)
     }

@@ -17,19 +17,30 @@ from dynamo.model.correlator import Correlator
 
 @dataclass
 class DynamoOutput(ModelOutput):
-    """What one forward pass gives; logits are None where they were not asked for.
+    """What one forward pass gives, a stock model's part first; None is what was not asked for.
 
     loss: sum of `head_losses` and `correlator_losses`; head_losses: (heads,) mean nats per valid target;
     correlator_losses: (heads - 1,) the same of heads 2 .. given the tokens before, None without a correlator;
-    logits: (batch, seq, vocab) of the first head; head_logits: (heads, batch, seq, vocab).
+    logits: (batch, seq, vocab) of the first head; head_logits: (heads, batch, seq, vocab); hidden_states,
+    attentions: of the base's layers, as transformers has them.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     head_losses: Tensor | None = None
     correlator_losses: Tensor | None = None
     head_logits: Tensor | None = None
-    past_key_values: Any = None
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        raise AttributeError(
+            "last_hidden_state: every head has its own, and a loss made of one trains that head alone, which "
+            "is what trl's SFTTrainer does, past the model's forward; train with transformers' Trainer or "
+            "`python -m dynamo finetune`, or train the base by itself (to_base())"
+        )
 
 
 class TokenHead(nn.Module):

@@ -9,11 +9,13 @@ labels, a teacher's distribution over a few tokens with all others as one class.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 IGNORED_LABEL = -100
 PIECE_LOGITS = 2**26  # 256 MB of float32
@@ -52,6 +54,26 @@ def summed_nats(
     """
     rows = max(1, piece_logits // len(weight))
     return _SummedNats.apply(hidden_states, weight, targets, rows, soft, torch.is_grad_enabled())
+
+
+def summed_nats_by(
+    project: Callable[[Tensor], Tensor],
+    hidden_states: Tensor,
+    targets: Tensor,
+    vocabulary: int,
+    piece_logits: int = PIECE_LOGITS,
+) -> Tensor:
+    """The same where logits are more than one product: `project` makes them, (rows, hidden) -> (rows, vocab).
+
+    As what it does with gradients is not known here, each piece's logits are made again on the way back.
+    """
+
+    def nats(states: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(project(states).float(), wanted, ignore_index=IGNORED_LABEL, reduction="sum")
+
+    rows = max(1, piece_logits // vocabulary)
+    pieces = zip(hidden_states.split(rows), targets.split(rows), strict=True)
+    return torch.stack([checkpoint(nats, *piece, use_reentrant=False) for piece in pieces]).sum()
 
 
 class _SummedNats(torch.autograd.Function):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dynamo.model.loss import IGNORED_LABEL
 
@@ -29,6 +30,27 @@ class _ScaleGradient(torch.autograd.Function):
 def scale_gradient(tensor: Tensor, scale: float) -> Tensor:
     """The tensor itself; its gradient is multiplied by `scale` on the way back."""
     return tensor if scale == 1.0 else _ScaleGradient.apply(tensor, scale)
+
+
+def scaled_call(module: nn.Module, hidden_states: Tensor, scale: float) -> Tensor:
+    """`module(hidden_states)`; the gradient that its weights get from this is multiplied by `scale`.
+
+    Whatever they are: its own, or those of an adapter around it.
+    """
+    if scale == 1.0 or not torch.is_grad_enabled():
+        return module(hidden_states)  # by its hooks, if it has any
+    weights = {
+        name: scale_gradient(weight, scale)
+        for name, weight in module.named_parameters()
+        if weight.requires_grad
+    }
+    return functional_call(module, weights, (hidden_states,))
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is a product with its weight and no more."""
+    unchanged = type(module).forward is nn.Linear.forward and "forward" not in vars(module)
+    return isinstance(module, nn.Linear) and unchanged and module.bias is None
 
 
 def count_targets(labels: Tensor, heads: int) -> Tensor:

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from dynamo.model.optimiser import scale_gradient
 from dynamo.model.shape import LayerShape, ModelShape
 
 Part = tuple[Tensor, Tensor | None]  # a weight (out, in) and its bias (out,)
@@ -139,11 +137,6 @@ class Architecture(ABC):
     def embed_dropout(self, base: PreTrainedModel, embedded: Tensor) -> Tensor:
         """What the base's decoder does in training between embedding and first layer."""
         return embedded
-
-    def scaled_norm(self, norm: nn.Module, hidden_states: Tensor, scale: float) -> Tensor:
-        """`norm(hidden_states)`; the gradient that its weights get from this is multiplied by `scale`."""
-        weights = {name: scale_gradient(weight, scale) for name, weight in norm.named_parameters()}
-        return functional_call(norm, weights, (hidden_states,))
 
     # -- of a layer ---------------------------------------------------------------------------------------
 
