@@ -20,7 +20,7 @@ from dynamo.pipelines.converse import converse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="chat model: folder or hub id of any causal LM")
+    parser.add_argument("--model", required=True, help="any chat model: folder, GGUF file or hub id")
     parser.add_argument("--output", required=True, type=Path, help=".jsonl file to write")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--tokens", type=int, default=0, help="answer tokens to write")

@@ -18,7 +18,7 @@ from dynamo.data.reading import DATA_HELP, STRICT_HELP, Reading
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokenizer", required=True, help="model or tokenizer: folder or hub id")
+    parser.add_argument("--tokenizer", required=True, help="model or tokenizer: folder, GGUF file or hub id")
     parser.add_argument(
         "--data",
         required=True,

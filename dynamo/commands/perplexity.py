@@ -17,7 +17,9 @@ from dynamo.sampling.options import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="embedded", help="embedded, embedded/base, folder or hub id")
+    parser.add_argument(
+        "--model", default="embedded", help="embedded, embedded/base, folder, GGUF file or hub id"
+    )
     parser.add_argument("--data", required=True, nargs="+", help=DATA_HELP)
     parser.add_argument("--strict", action="store_true", help=STRICT_HELP)
     parser.add_argument(

@@ -44,7 +44,7 @@ class RecipeRun:
     data: str = required("what the heads learn: texts or conversations, JSONL")
     validation: str = required("the same, held out")
     instructions: str | None = option(None, "what both models are finetuned on, for chat")
-    base: str = option("", "folder or hub id to start from, instead of the recipe's")
+    base: str = option("", "folder, GGUF file or hub id to start from, instead of the recipe's")
     heads: int = option(3, "token heads, 1 to 5")
     prompts: int = option(10, "prompts of the evaluation")
     licence: str = option("", "of the weights, for --repo: apache-2.0, cc-by-nc-4.0 ..")

@@ -81,7 +81,7 @@ class TrainingRun:
 
     data: tuple[str, ...] = required(DATA_HELP)
     output: Path = required("folder of the run; the result is OUTPUT/model")
-    model: str | None = option(None, "model to start from: folder or hub id, a base or DynaMo")
+    model: str | None = option(None, "base or DynaMo model to start from: folder, GGUF file or hub id")
     new: str | None = option(None, "instead: a new GPT-NeoX of LAYERSxHIDDENxHEADS, such as 8x256x4")
     recipe: str | None = option(
         None,
@@ -155,7 +155,7 @@ def training_run(**values: Any) -> TrainingRun:
 class FinetuningRun:
     """One finetuning on instructions. Rates, batch and warm-up are ours: the paper names none for it."""
 
-    model: str = required("base or DynaMo model: folder or hub id")
+    model: str = required("base or DynaMo model: folder, GGUF file or hub id")
     data: tuple[str, ...] = required(DATA_HELP)
     output: Path = required("folder of the run; the result is OUTPUT/model")
     validation: str | None = option(None, "the same, held out: one of these")

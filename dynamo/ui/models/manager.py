@@ -188,7 +188,7 @@ class ModelManager:
 
     def _check(self, name: str, quantize: str | None) -> None:
         if not name:
-            raise ValueError("model: choose one above, or give a hub id or a folder")
+            raise ValueError("model: choose one above, or give a hub id, a folder or a GGUF file")
         if not self.any_model and name not in (EMBEDDED, *self.names):
             raise ValueError(f"model: expected one of {', '.join((EMBEDDED, *self.names))}")
         if quantize is not None and quantize not in self.quantisations():

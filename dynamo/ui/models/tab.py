@@ -87,7 +87,9 @@ class ModelsTab:
         with gr.Row(elem_classes="dm-models-row"):
             self.name = gr.Textbox(
                 manager.loaded,
-                label="Model: one of the above, a hub id, or a folder" if manager.any_model else "Model",
+                label="Model: one of the above, a hub id, a folder or a GGUF file"
+                if manager.any_model
+                else "Model",
                 interactive=manager.any_model,
                 max_length=LONGEST_NAME,
                 min_width=260,
