@@ -43,6 +43,7 @@ def _wide(_, weight):
 def _row_product(x, weights, out):
     """out (width,) = weights (width, in) @ x (in,), by fours: the last ones perhaps twice."""
     last = len(weights) - 1
+    # One read of x serves four sums, which do not wait for each other as the additions of one sum would.
     for at in range(0, len(weights), 4):
         a, b, c, d = at, min(at + 1, last), min(at + 2, last), min(at + 3, last)
         row_a, row_b, row_c, row_d = weights[a], weights[b], weights[c], weights[d]
@@ -61,6 +62,7 @@ def _three_rows_product(x, weights, out):
     for at in range(0, len(weights), 4):
         a, b, c, d = at, min(at + 1, last), min(at + 2, last), min(at + 3, last)
         row_a, row_b, row_c, row_d = weights[a], weights[b], weights[c], weights[d]
+        # 4 rows of weights times 3 of x: twelve sums are what the registers hold beside the numbers read.
         a0, a1, a2, b0, b1, b2 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
         c0, c1, c2, d0, d1, d2 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
         for i in range(len(x0)):
@@ -85,6 +87,7 @@ def _product(x, weights, bias):
         if at + 3 <= rows:
             _three_rows_product(x[at : at + 3], weights, out[at : at + 3])
         elif at + 2 == rows:
+            # Two rows go as three, one of them twice: it is reading the weights that takes the time.
             three, result = np.empty((3, x.shape[1]), np.float32), np.empty((3, len(weights)), np.float32)
             three[0], three[1:] = x[at], x[at + 1]
             _three_rows_product(three, weights, result)
@@ -117,6 +120,7 @@ def _exponential(values, powers):
 def _exponentials(scores, powers):
     """scores become exp(score - largest); 1 / their sum, not-a-number where a score is none or infinite."""
     total, largest = ZERO, scores[0]
+    # A comparison would pass over not-a-number and go on; a sum becomes one, or infinite.
     for score in scores:
         total += score
     if not abs(total) < np.inf:
@@ -124,7 +128,7 @@ def _exponentials(scores, powers):
     for score in scores:
         largest = score if score > largest else largest
     for j in range(len(scores)):
-        scores[j] -= largest
+        scores[j] -= largest  # 0 or less, so no exponential overflows
     _exponential(scores, powers)
     total = ZERO
     for score in scores:
@@ -136,6 +140,7 @@ def _exponentials(scores, powers):
 def _weighted(rows, weights, out):
     """out (width,) = weights (count,) @ rows (count, width), read by fours"""
     out[:] = 0
+    # Row by row, so that `out` stays in the nearest cache and memory is read in its own order.
     whole = len(weights) // 4 * 4
     for j in range(0, whole, 4):
         a, b, c, d = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
@@ -172,6 +177,7 @@ def attend(projected, cos, sin, keys, values, start, scaling, queries):
     hidden = projected.shape[1] - 2 * of_keys
     group = hidden // of_keys
     scaling = np.float32(scaling)
+    # Room for one head at a time: turned queries (queries, width), scores of three queries (3, end).
     out, turned = np.empty((queries, hidden), np.float32), np.empty((queries, width), np.float32)
     scores, powers = np.empty((3, end), np.float32), np.empty(end, np.int32)
     three = np.empty((3, width), np.float32)
@@ -185,13 +191,14 @@ def attend(projected, cos, sin, keys, values, start, scaling, queries):
         at, kv_head = head * width, head // group
         for i in range(late, new):
             _turned(projected[i, at : at + width], cos[i], sin[i], turned[i - late])
-        turned *= scaling
+        turned *= scaling  # `width` numbers a query, where its scores are `end`
         for i in range(0, queries, 3):
             some = min(3, queries - i)
             seen = start + late + i + some  # by the last of these queries
             if some == 1:
                 _row_product(turned[i], keys[kv_head, :seen], scores[0])
             else:
+                # Keys are read once for the three, up to what the last sees; `own` leaves out the rest.
                 three[0], three[1], three[2] = turned[i], turned[i + 1], turned[i + some - 1]
                 _three_rows_product(three, keys[kv_head, :seen], scores)
             for j in range(some):
@@ -199,7 +206,7 @@ def attend(projected, cos, sin, keys, values, start, scaling, queries):
                 share = _exponentials(own, powers)
                 mixed = out[i + j, at : at + width]
                 _weighted(values[kv_head, : len(own)], own, mixed)
-                mixed *= share
+                mixed *= share  # the softmax's division, on `width` numbers instead of `end`
     return out
 
 
@@ -213,6 +220,7 @@ def _normed(x, eps):
         for value in x[i]:
             total += value
         mean = total / width
+        # A second look: the difference of the mean square and the squared mean would lose digits.
         for value in x[i]:
             squares += (value - mean) * (value - mean)
         scale = ONE / np.sqrt(squares / width + np.float32(eps))
@@ -246,7 +254,9 @@ def _gelu(x, decays, powers):
 def _layer(x, normed, norms, project, expand, contract, biases, turns, keys, values, start, scaling, queries):
     """A layer's output at the last `queries` of x (new, hidden), whose keys and values go to the cache."""
     hidden, inner, late = x.shape[1], len(expand), len(x) - queries
+    # GPT-NeoX's parallel residual: attention and the MLP both read the layer's input, each by its own norm.
     projected = _product(_scaled(normed, norms[0], norms[1]), project, biases[: 3 * hidden])
+    # Attention's output and the MLP's inner values end to end: one product with `contract` adds up both.
     joined = np.empty((queries, hidden + inner), np.float32)
     joined[:, :hidden] = attend(projected, turns[0], turns[1], keys, values, start, scaling, queries)
     bias = biases[3 * hidden : 3 * hidden + inner]
@@ -273,7 +283,7 @@ def side_by_side(
     width).
     """
     out = np.empty((n, queries, x.shape[1]), np.float32)
-    normed = _normed(x, eps)
+    normed = _normed(x, eps)  # (new, hidden): the layers' norms differ only in gain and shift
     for i in range(n):
         out[i] = _layer(
             x, normed, norms[i], project[i], expand[i], contract[i], biases[i],

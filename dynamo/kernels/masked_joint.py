@@ -48,13 +48,15 @@ def _children_among(head, nodes, first, last, vocab):
                 low += line
     found = np.empty(most, np.uint64)
     found[0] = asked  # or the compiler would leave it out
-    rank_of = np.full(vocab, -1, np.int16)
+    rank_of = np.full(vocab, -1, np.int16)  # by token; loops see no more than 256 candidates a head
     for rank in range(k):
-        if head[rank] < vocab:
+        if head[rank] < vocab:  # the model's vocabulary may be padded beyond the table's
             rank_of[head[rank]] = rank
     count = np.uint64(0)
     for i in range(len(nodes)):
         low, high = np.uint64(first[nodes[i]]) - tokens, np.uint64(first[nodes[i] + np.uint64(1)]) - tokens
+        # Parent and child in one word. Each is written, and a hit only moves the place of the next: whether a
+        # token is among the candidates is nothing that the processor could guess.
         parent = np.uint64(i) << HALF
         if high - low > SEARCH_COST * k:
             for rank in range(k):
@@ -80,11 +82,12 @@ def masked_joint(ids, f, first, last, counts, rarity, strength):
     m, k = ids.shape
     vocab = len(rarity)
     tokens = np.uint64(vocab)
+    # Of the tuples so far, (known,) each: cell, node of the trie, product of f, product of rarities.
     cells, nodes, values, shares = np.arange(k), np.empty(k, np.uint64), np.empty(k), np.empty(k)
     known = 0
     for rank in range(k):
         if ids[0, rank] < vocab:
-            cells[known], nodes[known] = rank, ids[0, rank]
+            cells[known], nodes[known] = rank, ids[0, rank]  # the first nodes are the tokens themselves
             values[known], shares[known] = f[0, rank], rarity[ids[0, rank]]
             known += 1
     cells, nodes, values, shares = cells[:known], nodes[:known], values[:known], shares[:known]
@@ -101,9 +104,10 @@ def masked_joint(ids, f, first, last, counts, rarity, strength):
             child, parent = found[j] & LOW, found[j] >> HALF
             token = np.uint64(last[child])
             rank = np.int64(rank_of[token])
-            longer[j], below[j] = cells[parent] * k + rank, child + tokens
+            longer[j], below[j] = cells[parent] * k + rank, child + tokens  # single tokens come first
             times[j], rare[j] = values[parent] * f[head, rank], shares[parent] * rarity[token]
         cells, nodes, values, shares = longer, below, times, rare
+    # The last head has a loop of its own: only whole tuples have counts to read and no children to look for.
     found, rank_of = _children_among(ids[m - 1], nodes, first, last, vocab)
     size = len(found)
     complete, joint, mask = np.empty(size, np.int64), np.empty(size), np.empty(size)
@@ -139,6 +143,7 @@ def next_candidates(chunk, ids, f, first, last, counts, rarity, strength):
     for token in chunk:
         if token >= vocab:
             return none, nothing
+    # Down the trie along the chunk; `node`'s children then are all that may follow it.
     for token in chunk[1:]:
         child = _find(
             last, np.uint64(first[node]) - tokens, np.uint64(first[node + np.uint64(1)]) - tokens, token
@@ -151,7 +156,7 @@ def next_candidates(chunk, ids, f, first, last, counts, rarity, strength):
     count, largest, total = 0, 0.0, 0.0
     for rank in range(len(ids)):
         child = _find(last, low, high, ids[rank]) if ids[rank] < vocab else np.int64(-1)
-        if child >= 0 and f[rank] > 0:
+        if child >= 0 and f[rank] > 0:  # f underflows at low temperatures
             found[count], weights[count] = ids[rank], f[rank]
             shares[count] = counts[np.uint64(child)] * rarity[ids[rank]]
             largest = max(largest, shares[count])
@@ -163,7 +168,7 @@ def next_candidates(chunk, ids, f, first, last, counts, rarity, strength):
         return none, nothing
     for i in range(count):
         weights[i] /= total
-    kept = weights[:count] > 0
+    kept = weights[:count] > 0  # large powers underflow too
     return found[:count][kept], weights[:count][kept]
 
 
@@ -175,8 +180,9 @@ def product_above(f, above):
     m, k = f.shape
     cells, values = np.empty(64, np.int64), np.empty(64)
     found = 0
-    ranks, upto = np.zeros(m, np.int64), np.ones(m + 1)
+    ranks, upto = np.zeros(m, np.int64), np.ones(m + 1)  # upto[i]: the product of f of the first i heads
     head = 0
+    # Depth first: no factor is above 1, so a product that fell below `above` ends all that begin with it.
     while head >= 0:
         value = upto[head] * f[head, ranks[head]] if ranks[head] < k else 0.0
         if not value > above:  # nor any later one of this head, nor a longer one
@@ -189,7 +195,7 @@ def product_above(f, above):
         if head < m - 1:
             head += 1
             continue
-        if found == len(cells):
+        if found == len(cells):  # at most 1 / above cells are above it, mostly few: room doubles
             more, larger = np.empty(2 * found, np.int64), np.empty(2 * found)
             for i in range(found):
                 more[i], larger[i] = cells[i], values[i]

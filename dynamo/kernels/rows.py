@@ -19,10 +19,11 @@ def attend_rows(query, keys, values, lengths, scale, out):
     rows, heads, dim = query.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
+    # A task for each pair, not for each row: a few long rows are then shared out, too.
     for task in prange(rows * kv_heads):
         row, kv_head = task // kv_heads, task % kv_heads
         length = lengths[row]
-        scores = np.empty((group, length), np.float32)
+        scores = np.empty((group, length), np.float32)  # each key is read once for the whole group
         for position in range(length):
             key = keys[row, kv_head, position]
             for head in range(group):
@@ -32,14 +33,14 @@ def attend_rows(query, keys, values, lengths, scale, out):
                     total += asked[i] * key[i]
                 scores[head, position] = total * scale
         for head in range(group):
-            most = scores[head].max()
+            most = scores[head].max()  # so that no exponential overflows
             total = np.float32(0)
             for position in range(length):
                 weight = np.exp(scores[head, position] - most)
                 scores[head, position] = weight
                 total += weight
             mixed = out[row, kv_head * group + head]
-            mixed[:] = np.float32(0)
+            mixed[:] = np.float32(0)  # (dim,), in place: `out` comes uninitialised
             for position in range(length):
                 weight = scores[head, position] / total
                 value = values[row, kv_head, position]

@@ -23,7 +23,7 @@ SPREAD = np.uint64(0x9E3779B97F4A7C15)
 def _slot(keys, cell):
     """Where a cell stands in the hash table `keys`, or would."""
     mask = len(keys) - 1
-    at = np.int64((np.uint64(cell) * SPREAD) >> HALF) & mask
+    at = np.int64((np.uint64(cell) * SPREAD) >> HALF) & mask  # neighbouring cells go far apart
     while keys[at] != cell and keys[at] != EMPTY:
         at = (at + 1) & mask
     return at
@@ -32,6 +32,7 @@ def _slot(keys, cell):
 @compiled
 def _reach(cell, value, m, k, width, cells, values):
     """Where the blur takes a cell's value: fills `cells` and the `values` there; those over an edge stay."""
+    # An axis at a time, [.25 .5 .25] each, the first rank first: 1, width, .. width^m places.
     cells[0], values[0] = 0, value
     count, stride = 1, k**m
     for _ in range(m):
@@ -40,6 +41,7 @@ def _reach(cell, value, m, k, width, cells, values):
         cell -= rank * stride
         for i in range(count):
             if width == 3:
+                # Edge values are repeated: what would leave the grid stays on its last cell.
                 cells[count + i], values[count + i] = cells[i] + max(rank - 1, 0) * stride, 0.25 * values[i]
                 cells[2 * count + i] = cells[i] + min(rank + 1, k - 1) * stride
                 values[2 * count + i] = 0.25 * values[i]
@@ -98,6 +100,7 @@ def otsu_bin(counts):
             break
         d, n = mass_below * total - below * mass, below * (total - below)
         variance = np.float64(d) ** 2 / n
+        # Rational comparison is exact and slow, so it decides only what floats leave open.
         near = variance >= largest * (1 - 1e-9)
         if near and (variance > largest * (1 + 1e-9) or _more_between(d, n, difference, pairs)):
             best, largest, difference, pairs = bin_, variance, d, n
@@ -124,18 +127,19 @@ def _blurred_near(cells, values, floor, heavy, m, k, width):
     """A hash table of the blurred cells around the `heavy` values of at least `floor`: keys, sums."""
     around = width**m
     size = 64
-    while size < 2 * heavy * around:
+    while size < 2 * heavy * around:  # at most half full, so that a search is short
         size *= 2
     keys, sums = np.full(size, EMPTY), np.zeros(size)
     reached, shares = np.empty(around, np.int64), np.empty(around)
-    near = np.zeros(k, np.bool_)
+    near = np.zeros(k, np.bool_)  # first ranks from which a value may reach a cell of the table
     tail = k ** (m - 1)
     for i in range(len(cells)):
         if values[i] >= floor:
             rank = cells[i] // tail
-            near[max(rank - 2, 0) : rank + 3] = True
+            near[max(rank - 2, 0) : rank + 3] = True  # a heavy value reaches 1 rank, and so does a light one
             for j in range(_reach(cells[i], values[i], m, k, width, reached, shares)):
                 keys[_slot(keys, reached[j])] = reached[j]
+    # Values of every size add to the sums, but only where a heavy one has made a place.
     for i in range(len(cells)):
         if near[cells[i] // tail]:
             for j in range(_reach(cells[i], values[i], m, k, width, reached, shares)):
@@ -171,10 +175,10 @@ def adaptive_keep(cells, values, m, k, width):
         if keys[slot] >= 0:
             inside += 1
             largest, least = max(largest, sums[slot]), min(least, sums[slot])
-    if inside == k**m and least == largest:
+    if inside == k**m and least == largest:  # one value only: nothing to split
         return keep, True
     counts = np.zeros(BINS, np.int64)
-    counts[0] = k**m - inside
+    counts[0] = k**m - inside  # Otsu counts the zeros of the grid, and whatever is below the floor
     for slot in range(len(keys)):
         if keys[slot] >= 0:
             counts[min(np.int64(sums[slot] / largest * BINS), BINS - 1)] += 1
@@ -218,11 +222,12 @@ def survivors(cells, values, ids, kept, limits, stages, repeats):
     (limit, least_kept), (adaptive, first, width), (seen, special, penalty) = limits, stages, repeats
     m, k = ids.shape
     none = np.empty((0, m), np.int64)
+    # One place more, as each is written before it is known to stay: a comparison is cheaper than a branch.
     above, left, found = np.empty(len(cells) + 1, np.int64), np.empty(len(cells) + 1), 0
     for i in range(len(cells)):
         above[found], left[found] = cells[i], values[i]
         found += values[i] > limit
-    best = 0.0
+    best = 0.0  # of a refused order, too: records show by how much it missed
     for value in left[:found] if found > 0 else values:
         best = max(best, value)
     if best <= 0 or kept < least_kept:
@@ -243,13 +248,14 @@ def survivors(cells, values, ids, kept, limits, stages, repeats):
             cells, values = cells[keep], values[keep]
     if len(cells) == 0 or not done:
         return THRESHOLD if done else CROWDED, best, none, values[:0]
-    ranks = np.empty((len(cells), m), np.int64)
+    ranks = np.empty((len(cells), m), np.int64)  # a flat cell's digits to the base k
     for i in range(len(cells)):
         cell = cells[i]
         for head in range(m - 1, -1, -1):
             ranks[i, head] = cell % k
             cell //= k
     weights = penalised(ranks, values, ids, seen, special, penalty)
+    # The paper tests after the penalty: a cell that repeats tokens may fall below the threshold again.
     heaviest = 0.0
     for weight in weights:
         heaviest = max(heaviest, weight)
@@ -280,7 +286,7 @@ def drawn(weights, uniform):
     target, upto, last = uniform * total, 0.0, 0
     for cell in range(len(weights)):
         upto += weights[cell]
-        if weights[cell] > 0:
+        if weights[cell] > 0:  # where rounding leaves the sum below the target, the last with a weight
             last = cell
         if upto > target:
             return cell

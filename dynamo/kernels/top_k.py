@@ -18,7 +18,7 @@ FEW = 512  # of so many, counting who is ahead of each is faster than putting on
 @compiled
 def _rank_key(bits):
     """Integers that are ordered as the floats of these bits are, not-a-number above all."""
-    size = bits & np.int32(0x7FFFFFFF)
+    size = bits & np.int32(0x7FFFFFFF)  # a float is a sign and a magnitude, whose bits rise with it
     key = size if bits >= 0 else -size
     return NAN if size > INFINITE else key
 
@@ -28,7 +28,7 @@ def _floor(largest, k):
     """The k-th largest of some blocks' largest keys, by halving: no less than k keys are not below it."""
     if len(largest) < k:
         return LEAST
-    low, high = np.int64(LEAST), np.int64(NAN)
+    low, high = np.int64(LEAST), np.int64(NAN)  # 64 bits, or the sum of both would overflow
     while low < high:
         middle = (low + high + 1) >> 1
         reached = 0
@@ -42,7 +42,7 @@ def _floor(largest, k):
 def _count_ranks(order, best):
     """The first len(best) places by falling `order`, each counting those ahead of it."""
     for i in range(len(order)):
-        ahead = 0
+        ahead = 0  # no two are equal, as each holds its place: ranks are distinct
         for other in order:
             ahead += other > order[i]
         if ahead < len(best):
@@ -77,6 +77,7 @@ def top_k(logits, k, temperature):
     """
     heads, vocab = logits.shape
     ids, f = np.empty((heads, k), np.int64), np.empty((heads, k))
+    # One place more, as each candidate is written before it is known to stay.
     keys, order = np.empty(vocab, np.int32), np.empty(vocab + 1, np.int64)
     width = -(-vocab // BLOCKS)
     largest = np.empty(-(-vocab // width), np.int32)
@@ -90,7 +91,7 @@ def top_k(logits, k, temperature):
             largest[block] = LEAST
             for key in keys[block * width : (block + 1) * width]:
                 largest[block] = max(largest[block], key)
-        floor = _floor(largest, k)
+        floor = _floor(largest, k)  # most blocks lie below it and are not looked at again
         found = 0
         for block in range(len(largest)):
             if largest[block] >= floor:
@@ -102,6 +103,7 @@ def top_k(logits, k, temperature):
         else:
             _insert(order[:found], ids[head])
         finite = finite and abs(keys[ids[head, 0]]) < INFINITE
+        # Softmax over the k survivors in float64, relative to the first, which is the largest.
         total, first = 0.0, np.float64(row[ids[head, 0]])
         for rank in range(k):
             f[head, rank] = math.exp((np.float64(row[ids[head, rank]]) - first) / temperature)
