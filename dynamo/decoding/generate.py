@@ -168,7 +168,7 @@ class GenerateEngine:
             **self._settings,
         )
         with ExitStack() as own_random_state:
-            if self._draft is not None:
+            if self._draft is not None:  # the library then draws itself, from torch's global state
                 own_random_state.enter_context(torch.random.fork_rng([ids.device] if ids.is_cuda else []))
                 torch.manual_seed(run.seed)
             run.resumed = time.perf_counter()
@@ -206,6 +206,7 @@ class _Run(StoppingCriteria):
         self._length = len(prompt)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        # input_ids (1, prompt + new): with drafts a pass may have added several.
         if not (self.cancelled or self.ended):  # generate may look one pass ahead of this answer
             self._record(input_ids[0, self._length :].tolist())
         return torch.full((1,), self.cancelled or self.ended, dtype=torch.bool, device=input_ids.device)
@@ -220,7 +221,7 @@ class _Run(StoppingCriteria):
         probabilities = tuple(self.chooser.probabilities[: len(tokens)])
         self.chooser.probabilities.clear()
         self.report(StepRecord(tuple(tokens), len(tokens), seconds, prefill, probabilities))
-        self.resumed = time.perf_counter()
+        self.resumed = time.perf_counter()  # whatever the caller did with the record is not the model's time
 
 
 def _paced(run: _Run, generate: Callable[[_Run], None]) -> Iterator[StepRecord]:
@@ -256,7 +257,7 @@ def _paced(run: _Run, generate: Callable[[_Run], None]) -> Iterator[StepRecord]:
         if errors:
             raise errors[0]
     finally:
-        run.cancelled = True
+        run.cancelled = True  # the thread ends at its next pass; waiting keeps it from outliving its model
         go.release()
         thread.join()
 
@@ -281,13 +282,14 @@ class ChooseOne(LogitsProcessor):
         uniform = self._uniforms.random()
         best = int(weights.argmax()) if self._options.temperature == 0 else draw(weights, uniform)
         self.probabilities.append(float(f[best]))
-        chosen = torch.full_like(scores, -torch.inf)
+        chosen = torch.full_like(scores, -torch.inf)  # (1, vocab), all but one forbidden: no choice is left
         chosen[0, int(ids[best])] = 0.0
         return chosen
 
     def distribution(self, input_ids: torch.Tensor, scores: torch.Tensor) -> tuple[Any, Any, Any]:
         """Ids that survive top-k, their weights after the penalty, and their probabilities before: (k,)."""
         candidates = top_candidates(scores.float().cpu().numpy(), self._options)
+        # Made anew for each pass: drafts that were rejected must leave no trace in what was seen.
         context = Context(scores.shape[-1], self._special_ids)
         context.add(input_ids[0].tolist())
         ranks, weights = choose_one(candidates, context, self._options)
@@ -303,6 +305,6 @@ class Weigh(ChooseOne):
             ids, weights = ids[[weights.argmax()]], weights[[weights.argmax()]]
         left = torch.full_like(scores, -torch.inf)
         left[0, torch.from_numpy(ids.astype("int64")).to(scores.device)] = (
-            torch.from_numpy(weights).log().to(scores)
+            torch.from_numpy(weights).log().to(scores)  # softmax makes probabilities of them again
         )
         return left

@@ -75,6 +75,7 @@ class SpreadStep:
         self.steps = steps
 
     def select_queries(self, states: Tensor) -> Tensor:
+        # Indices must lie where the states do; which positions they are is the same on every device.
         return self.steps[states.device].select_queries(states)
 
 
@@ -102,7 +103,7 @@ class DispatchedDecoder(Decoder):
 
     @property
     def device(self) -> torch.device:
-        return execution_device(self._embed)
+        return execution_device(self._embed)  # weights that wait on disk say "meta"
 
     @torch.inference_mode()
     def new_cache(self, capacity: int) -> SpreadKVCache:
@@ -136,5 +137,6 @@ class DispatchedDecoder(Decoder):
     def _layer(
         self, layer: nn.Module, hidden_states: Tensor, step: SpreadStep, all_positions: bool
     ) -> Tensor:
+        # Hidden states travel, (new, hidden) numbers; keys and values stay where their layer computes.
         device, slot = self._places[self._architecture.slot(layer)]
         return self._attend(layer, hidden_states.to(device), step.steps[device], slot, all_positions)

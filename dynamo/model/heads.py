@@ -50,6 +50,7 @@ class TokenHead(nn.Module):
         super().__init__()
         architecture = architecture_of(config)
         base = config.text_config
+        # Layers that are decoded together share a cache, so their slots must not collide.
         first = base.num_hidden_layers + (index - 1) * config.head_layers
         self.layers = nn.ModuleList(
             architecture.new_layer(base, first + i) for i in range(config.head_layers)
@@ -81,11 +82,11 @@ def walk_heads(
     lap("stem")
     # Heads that read the last layer's output need it at every position.
     everywhere = source_is_last and len(token_heads) > 0
-    last = run(layers[-1], hidden_states, everywhere)
+    last = run(layers[-1], hidden_states, everywhere)  # (new, hidden), or (queries, hidden) as `select` does
     outputs = [select(last) if everywhere else last]
     source = to_heads(last if source_is_last else hidden_states) if token_heads else None
     for head in token_heads:
-        states = source
+        states = source  # of every head the same: heads do not see each other
         for layer in head.layers[:-1]:
             states = run(layer, states, True)
         outputs.append(run(head.layers[-1], states, False) if len(head.layers) else select(source))

@@ -55,6 +55,7 @@ def is_plain(module: nn.Module) -> bool:
 
 def count_targets(labels: Tensor, heads: int) -> Tensor:
     """How many valid targets heads 1 .. `heads` have in labels (batch, seq): (heads,)."""
+    # Head n at position t predicts the label at t + n, so its first n labels are nobody's target.
     return torch.stack([(labels[:, distance:] != IGNORED_LABEL).sum() for distance in range(1, heads + 1)])
 
 
@@ -65,6 +66,7 @@ def parameter_groups(
     groups = []
     for name, (module, lr) in parts.items():
         trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
+        # Decay is for matrices: norms and biases have one dimension, embeddings are left out by name.
         decayed = {
             key for key, p in trainable.items() if p.ndim > 1 and "embed" not in key and "lm_head" not in key
         }
@@ -75,6 +77,7 @@ def parameter_groups(
             params = [p for key, p in trainable.items() if key in keys]
             if params:
                 groups.append({"name": f"{name}_{suffix}", "params": params, "lr": lr, "weight_decay": decay})
+    # A parameter in no group would never be trained, one in two groups twice, both without an error.
     grouped = [id(p) for group in groups for p in group["params"]]
     expected = {id(p) for p in whole.parameters() if p.requires_grad}
     assert len(grouped) == len(set(grouped)) and set(grouped) == expected, (

@@ -16,6 +16,7 @@ from dynamo.model.shape import LARGEST_COPY
 
 def split_layers(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """All layers but the base's last; that one and the extra heads', which may go side by side."""
+    # The stem's output goes into all of the rest, which then can be one batch of products.
     layers = architecture_of(model).layers(getattr(model, "backbone", model))
     heads = getattr(model, "token_heads", ())
     return layers[:-1], [layers[-1], *(layer for head in heads for layer in head.layers)]
@@ -37,7 +38,9 @@ def can_pack(model: nn.Module, weights: str = "own") -> bool:
     count = sum(weight.numel() for weight in parameters)
     return (
         all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in parameters)
+        # accelerate's hooks move weights when a module is called, and a copy would not call it.
         and not any(hasattr(module, "_hf_hook") for module in modules)
+        # A subclass, quantised or an adapter, computes something else than its weight says.
         and all(type(module) is nn.Linear for module in modules if isinstance(module, nn.Linear))
         and (
             (4 if weights == "own" else 1) * count <= LARGEST_COPY

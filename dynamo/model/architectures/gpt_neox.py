@@ -75,8 +75,8 @@ class GPTNeoX(Architecture):
         return qkv[:, :, 0], qkv[:, :, 1:].transpose(1, 2)
 
     def finish(self, layer: GPTNeoXLayer, attended: Tensor, hidden_states: Tensor) -> Tensor:
-        attended = layer.attention.dense(attended)
-        if layer.use_parallel_residual:
+        attended = layer.attention.dense(attended)  # (queries, hidden)
+        if layer.use_parallel_residual:  # in transformers' order of additions, or rounding would differ
             return layer.mlp(layer.post_attention_layernorm(hidden_states)) + attended + hidden_states
         hidden_states = attended + hidden_states
         return layer.mlp(layer.post_attention_layernorm(hidden_states)) + hidden_states

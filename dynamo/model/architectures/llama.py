@@ -43,6 +43,7 @@ class Llama(Architecture):
     norm_class: type[nn.Module] = LlamaRMSNorm
 
     def layer_shape(self, config: PreTrainedConfig) -> LayerShape:
+        # Some configurations say it, as their heads need not make up the hidden size (Qwen3's do not).
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         qkv_bias, output_bias, mlp_bias = self._biases(config)
         return LayerShape(
@@ -101,8 +102,8 @@ class Llama(Architecture):
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         q, k = self._normed_by_head(attention, q, k)
-        kv = torch.stack((k, v), dim=1)
-        apply_rotary(q[:, None], cos, sin)
+        kv = torch.stack((k, v), dim=1)  # (new, 2, kv_heads, head_dim), as the cache has them
+        apply_rotary(q[:, None], cos, sin)  # in place: the products just made belong to nobody else
         apply_rotary(kv[:, :1], cos, sin)
         return q, kv
 
@@ -110,6 +111,7 @@ class Llama(Architecture):
         return q, k
 
     def finish(self, layer: nn.Module, attended: Tensor, hidden_states: Tensor) -> Tensor:
+        # One residual after the other: the MLP reads what attention has added.
         hidden_states = hidden_states + layer.self_attn.o_proj(attended)
         return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
 
@@ -121,6 +123,7 @@ class Llama(Architecture):
                 *((each.weight, each.bias) for each in (attention.q_proj, attention.k_proj, attention.v_proj))
             ),
             output=(attention.o_proj.weight, attention.o_proj.bias),
+            # down(act(gate x) * up x)
             gate=(mlp.gate_proj.weight, mlp.gate_proj.bias),
             expand=(mlp.up_proj.weight, mlp.up_proj.bias),
             contract=(mlp.down_proj.weight, mlp.down_proj.bias),
