@@ -1,4 +1,8 @@
-"""Shared fixtures: a tiny random model, a byte tokenizer, dialogues of our own. Everything is offline."""
+"""Shared fixtures: a tiny random model, a byte tokenizer, dialogues of our own. Everything is offline.
+
+Large libraries are imported where they are used: with several workers this file is first read by the process
+that only hands out the tests, and they wait for it.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,20 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
-import huggingface_hub
-import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from hub import Hub, serving
 from hypothesis import HealthCheck, settings
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dynamo.data import text
-from dynamo.data.schema_guided import train_tokenizer
-from dynamo.model import DynamoForCausalLM
+if TYPE_CHECKING:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from dynamo.model import DynamoForCausalLM
 
 TESTS = Path(__file__).parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ..; nothing where there is one process
-# Tiny tensors gain nothing from a second thread and lose much where cores are busy.
-torch.set_num_threads(1)
 # How long an example takes says something of the machine alone, and the same examples come with every run;
 # `pytest --hypothesis-profile=search` looks for others.
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -71,9 +70,9 @@ SLOW = (
 )
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: workers often wait for a server or a browser."""
-    return (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config) -> int:
+    """As many as there are cores, and one more where tests wait for servers and browsers."""
+    return (os.cpu_count() or 1) + (config.option.markexpr != "not slow")
 
 
 def pytest_collection_modifyitems(items):
@@ -111,6 +110,8 @@ DIALOGUES = [
 
 
 def tiny_config(**changes) -> GPTNeoXConfig:
+    from transformers import GPTNeoXConfig
+
     fields = {
         "vocab_size": 300,
         "hidden_size": 32,
@@ -126,18 +127,33 @@ def tiny_config(**changes) -> GPTNeoXConfig:
 
 
 def tiny_base(seed: int = 0, **changes) -> GPTNeoXForCausalLM:
+    import torch
+    from transformers import GPTNeoXForCausalLM
+
     torch.manual_seed(seed)
     return GPTNeoXForCausalLM(tiny_config(**changes)).eval()
 
 
 def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
     """Weights are large enough for logits to differ clearly; `changes` are heads' options."""
+    from dynamo.model import DynamoForCausalLM
+
     return DynamoForCausalLM.from_base(tiny_base(seed), num_token_heads=heads, **changes).eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from a second thread and lose much where cores are busy."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator():
     """accelerate keeps one state per process; a later run of another precision needs a new one."""
+    from accelerate.state import AcceleratorState
+
     yield
     AcceleratorState._reset_state()
 
@@ -145,12 +161,18 @@ def fresh_accelerator():
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level tokenizer of 300 ids, trained on the dialogues above."""
+    from dynamo.data.schema_guided import train_tokenizer
+
     return train_tokenizer(iter(DIALOGUES), vocab_size=300, max_length=640)
 
 
 @pytest.fixture(scope="session")
 def documents(tokenizer):
     """The dialogues' ids, as training reads them."""
+    import numpy as np
+
+    from dynamo.data import text
+
     return [np.asarray(text.encode_turns(tokenizer, turns).ids) for turns in DIALOGUES]
 
 
@@ -223,4 +245,6 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def api(hub):
+    import huggingface_hub
+
     return huggingface_hub.HfApi(endpoint=hub.url)
