@@ -5,6 +5,7 @@ from conftest import tiny_dynamo
 from dynamo import Engine, Pair, SamplingOptions
 from dynamo.common.memory import peak_memory
 from dynamo.evaluation import cost, shapes
+from dynamo.loading.sizes import PYTHIA
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
 
@@ -73,11 +74,11 @@ def test_random_pair_shares_its_weights_and_is_whole():
 def test_shapes_of_the_suite_have_its_parameters():
     """Counts by the suite's model cards, without a weight of memory."""
     for name, parameters in (
-        ("pythia-70m", 70_426_624),
-        ("pythia-1.4b", 1_414_647_808),
-        ("pythia-6.9b", 6_857_302_016),
+        ("70m", 70_426_624),
+        ("1.4b", 1_414_647_808),
+        ("6.9b", 6_857_302_016),
     ):
-        layers, hidden, _, vocabulary = shapes.PYTHIA[name]
+        layers, hidden, _, vocabulary = PYTHIA[name]
         layer = 12 * hidden**2 + 13 * hidden
         assert layers * layer + 2 * vocabulary * hidden + 2 * hidden == parameters
 

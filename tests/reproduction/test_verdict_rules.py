@@ -6,8 +6,8 @@ import json
 import pytest
 
 from dynamo.evaluation.calibration import EVENTS
-from dynamo.evaluation.shapes import PYTHIA
 from dynamo.evaluation.sweep import QUALITY
+from dynamo.loading.sizes import PYTHIA
 from dynamo.reproduction import ablations, heads, joints, perplexities, replies, thresholds
 from dynamo.reproduction.sweeps import THRESHOLDS
 
@@ -216,7 +216,7 @@ def test_the_papers_table_4_follows_from_the_shapes_by_hand():
     norms 4 h. A base has L of them, two embeddings of V h and a norm of 2 h."""
     measured = heads.measure(None)["extra_parameter_share"]
     for name, share in measured.items():
-        layers, h, _, vocabulary = PYTHIA[name]
+        layers, h, _, vocabulary = PYTHIA[name.removeprefix("pythia-")]
         layer = 12 * h**2 + 13 * h
         assert share == pytest.approx(2 * layer / (layers * layer + 2 * vocabulary * h + 2 * h), rel=1e-12)
     assert heads.TABLE_4.show({"extra_parameter_share": measured}).finding.verdict == "holds"
