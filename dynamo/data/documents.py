@@ -47,11 +47,13 @@ def fitted(found: Iterable[R], tokenizer: PreTrainedTokenizerBase, reading: Read
     """
     template = cache(lambda: text.chat_template(tokenizer))
     refusal = cache(lambda roles: template().refusal(roles))
+    unmarked = cache(lambda: {role for role in ("system", "tool") if _written_as_another(tokenizer, role)})
     for row in found:
         if isinstance(row.content, str):
             yield row
             continue
-        for unplaced in ((), ("system",), ("tool",), ("system", "tool")):
+        for refused in (set(), {"system"}, {"tool"}, {"system", "tool"}):
+            unplaced = refused | unmarked()
             turns = [turn for turn in row.content if turn["role"] not in unplaced]
             if turns and not refusal(tuple(turn["role"] for turn in turns)):
                 for turn in row.content:
@@ -64,6 +66,21 @@ def fitted(found: Iterable[R], tokenizer: PreTrainedTokenizerBase, reading: Read
             why = refusal(tuple(turn["role"] for turn in row.content))
             reason = "turns that the chat template does not take"
             reading.leave_out(reason, row.where, f"{row.where}: {why}", was_read=list)
+
+
+def _written_as_another(tokenizer: PreTrainedTokenizerBase, role: str) -> bool:
+    """Whether a template writes a role as if it were the user's or the assistant's."""
+
+    def written(as_role: str) -> str | None:
+        roles = (as_role, "user") if role == "system" else ("user", as_role)
+        turns = [{"role": each, "content": f"{n}"} for n, each in enumerate(roles)]
+        try:
+            return tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # a template is anybody's program, and may refuse any roles
+            return None
+
+    own = written(role)
+    return own is not None and own in (written("user"), written("assistant"))
 
 
 def encode_rows(rows: Sequence[Turns | str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:

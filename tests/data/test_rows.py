@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import templates
 from hostile import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,38 @@ def test_a_template_without_a_place_for_a_role_leaves_its_turns_out(tokenizer):
     assert kept == [[U, A], [U, A], "Text."] and reading.conversations == 2
     assert sorted(tally.places[0] for tally in reading.parts.values()) == ["a, line 1", "a, line 2"]
     assert len(encode_rows(kept, tokenizer)) == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "placed"),
+    [
+        (templates.CHATML, {"system", "tool"}),
+        (templates.LLAMA_3, {"system", "tool"}),
+        (templates.THINKING, {"system", "tool"}),
+        (templates.MISTRAL, set()),
+        (templates.PLAIN_MARKERS, {"system"}),
+    ],
+    ids=["ChatML", "Llama 3", "thinking", "Mistral", "plain markers"],
+)
+def test_a_turn_stands_where_the_template_has_a_marker_for_it(template, placed):
+    """Mistral's refuses a system turn, and would write what a tool says as the assistant's."""
+    tokenizer = templates.byte_level(template)
+    reading = Reading(conversations=1)
+    (row,) = fitted([Row([S, U, T, A], "a, line 1")], tokenizer, reading)
+    assert {turn["role"] for turn in row.content} == {"user", "assistant"} | placed
+    assert {what.split()[0] for what in reading.parts} == {"system", "tool"} - placed
+    assert len(encode_rows([row.content], tokenizer)) == 1
+
+
+def test_a_conversation_that_the_template_does_not_take_is_left_out():
+    reading = Reading(conversations=2)
+    found = [Row([U, U, A], "a, line 1"), Row([U, A], "a, line 2")]
+    assert [row.content for row in fitted(found, templates.byte_level(templates.MISTRAL), reading)] == [
+        [U, A]
+    ]
+    assert reading.conversations == 1 and reading.rows_left_out == 1
+    with pytest.raises(ValueError, match=r"a, line 1: .*alternate.*--strict"):
+        list(fitted(found, templates.byte_level(templates.MISTRAL), Reading(strict=True)))
 
 
 NAMES = ["messages", "conversations", "turns", "text", "instruction", "input", "output", "prompt",
