@@ -26,31 +26,26 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from dynamo.common.files import write_json
-from dynamo.common.validation import short_repr
+from dynamo.common.validation import require_int, short_repr
 from dynamo.model.architectures import ARCHITECTURES, Architecture, model_shape
 
 SHARD_BYTES = 2**31
 MOST_WEIGHTS_A_BYTE = 8  # no format has less than a bit for each
 DTYPES = {0: torch.float32, 32: torch.bfloat16}  # by `general.file_type`, of files that float16 would round
+NO_ID = 2**32 - 1  # as some files have it
 ROPE_DIVISORS = "rope_freqs.weight"
 # Vocabularies, by llama.cpp's names, that transformers splits like GPT-2's: those of the first row are split
 # so, those of the second have their digits set apart before.
 GPT2_SPLITS = ("gpt-2", "default", "olmo", "phi-2")
 DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 # What the libraries raise about a file that is not what it claims to be.
-DAMAGE = (
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    struct.error,
-    StrictDataclassError,
-)
+DAMAGE = (ValueError, TypeError, ArithmeticError, LookupError, struct.error, StrictDataclassError)
 
 
 def is_whole(file: Path) -> bool:
     """Whether a GGUF file has all that its own list of contents names; its values are not looked at."""
+    if find_spec("gguf") is None:
+        return True  # which is said where it is read
     from gguf import GGUFReader
 
     try:
@@ -95,6 +90,9 @@ class GGUFModel:
         exactly a model's, and its tokenizer is one that is known here.
         """
         try:
+            ends = [self._id("eos"), self._id("eot")]  # of the text; of a turn, where that is another
+            ends = list(dict.fromkeys(each for each in ends if each is not None))
+            generation = GenerationConfig(**self._ids() | {"eos_token_id": ends or None})
             tokenizer = self._tokenizer()
             folder.mkdir()
             self._save_weights(folder)
@@ -105,9 +103,7 @@ class GGUFModel:
         self._config.architectures = [self._architecture.model_class.__name__]
         self._config.dtype = self.dtype
         self._config.save_pretrained(folder)
-        ends = [self._id("eos"), self._id("eot")]  # of the text; of a turn, where that is another
-        ends = list(dict.fromkeys(each for each in ends if each is not None))
-        GenerationConfig(**self._ids() | {"eos_token_id": ends or None}).save_pretrained(folder)
+        generation.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     def _save_weights(self, folder: Path) -> None:
@@ -117,11 +113,8 @@ class GGUFModel:
             shard[name] = weight
             if left and sum(each.nbytes for each in shard.values()) < SHARD_BYTES:
                 continue
-            file = (
-                f"model-{len(set(files.values())) + 1:05}.safetensors"
-                if left or files
-                else "model.safetensors"
-            )
+            number = f"-{len(set(files.values())) + 1:05}" if left or files else ""
+            file = f"model{number}.safetensors"
             save_file(shard, folder / file, metadata={"format": "pt"})
             files |= dict.fromkeys(shard, file)
             shard.clear()
@@ -172,7 +165,9 @@ class GGUFModel:
         return config
 
     def _id(self, name: str) -> int | None:
-        return self._metadata.get(f"tokenizer.ggml.{name}_token_id")
+        key = f"tokenizer.ggml.{name}_token_id"
+        found = require_int(key, self._metadata.get(key, NO_ID), most=NO_ID)
+        return None if found == NO_ID else found
 
     def _ids(self) -> dict[str, int | None]:
         return {f"{name}_token_id": self._id(stored) for name, stored in

@@ -246,6 +246,7 @@ def test_heads_are_put_on_it_and_removed_again(write):
         ({"llama.block_count": "many"}, "damaged"),
         ({"tokenizer.ggml.pre": "klingon"}, "klingon"),
         ({"tokenizer.ggml.model": "unheard-of"}, "tokenizer"),
+        ({"tokenizer.ggml.eot_token_id": "the end"}, "damaged"),
     ],
 )
 def test_another_model_is_refused_by_what_it_is(write, cache, fields, said):
