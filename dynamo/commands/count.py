@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--order", type=int, default=3, help="longest tuple, 2 to 5 (default: 3)")
     parser.add_argument("--min-count", type=int, default=1, help="drop rarer tuples (default: 1)")
     parser.add_argument("--max-mb", type=float, help="raise the minimum count until the file is this small")
+    parser.add_argument(
+        "--held-out", nargs="+", metavar="DATA",
+        help="other conversations or texts: fit the smoothed counts to them (--correction smoothed, which is "
+        "not in the paper)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--tokens", type=Path, help="keep the tokenised data here, as `train` does")
     parser.add_argument("--scratch", type=Path, help="folder for intermediate files: OUTPUT's name and "
@@ -49,10 +55,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"output: the folder {arguments.output.parent} does not exist; make it first")
     tokenizer = loading.load_tokenizer(arguments.tokenizer)
     files, reading = data_files(arguments.data), Reading(arguments.strict)
+    held_out = data_files(arguments.held_out) if arguments.held_out else []
     work = (arguments.scratch or arguments.output.parent) / f"{arguments.output.name}.counting"
     tokens = arguments.tokens or work / "tokens"
     try:
-        documents = tokenise(files, tokenizer, tokens, arguments.workers, progress=True, reading=reading)
+        documents, others = (
+            tokenise(each, tokenizer, tokens, arguments.workers, progress=True, reading=reading)
+            if each
+            else []
+            for each in (files, held_out)
+        )
     finally:
         if not any(work.rglob("*.json")):  # no file is tokenised, so there is nothing to continue from
             shutil.rmtree(work, ignore_errors=True)
@@ -72,6 +84,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     source = ", ".join(Path(name).name for name in arguments.data)
     table = CooccurrenceTable(unigrams, levels, min_count, False, source, text.fingerprint(tokenizer))
+    if others:
+        table = table.fitted(each for file in others for each in file.read_documents())
     table.save(arguments.output)
     shutil.rmtree(work, ignore_errors=True)
     result = {
@@ -79,6 +93,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "tokens": table.total_tokens,
         "tuples": table.sizes,
         "min_count": min_count,
+        "smoothing": None if table.smoothing is None else asdict(table.smoothing),
         "megabytes": arguments.output.stat().st_size / 1e6,
         # The part that a killed run counted is not timed.
         "tokens_per_second": None if resumed else table.total_tokens / seconds,

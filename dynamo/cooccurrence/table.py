@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dynamo.cooccurrence.counting import count_tuples
+from dynamo.cooccurrence.smoothing import SmoothedCounts, Smoothing, fit
 from dynamo.cooccurrence.table_file import Counted, read_table, write_table
 from dynamo.cooccurrence.trie import Level, is_tensor, nodes_of, side_by_side
 
@@ -32,7 +33,8 @@ class CooccurrenceTable:
     Made by `count` or `load`. unigrams: (vocab,) counts of single tokens; levels: one per order from 2 on;
     min_count: tuples seen less often were dropped, in every order (single tokens never are); vocab_inferred:
     the vocabulary ends at the largest id seen; source: what was counted, free text; tokenizer: its
-    fingerprint, "" where none was given. Nothing changes after that, so threads may share a table.
+    fingerprint, "" where none was given; smoothing: how `smoothed` smooths, usual values where nothing was
+    fitted. Nothing changes after that, so threads may share a table.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class CooccurrenceTable:
         vocab_inferred: bool = False,
         source: str = "",
         tokenizer: str = "",
+        smoothing: Smoothing | None = None,
     ):
         self.unigrams = unigrams
         self.levels = tuple(levels)
@@ -50,6 +53,7 @@ class CooccurrenceTable:
         self.vocab_inferred = vocab_inferred
         self.source = source
         self.tokenizer = tokenizer
+        self.smoothing = smoothing
         self.total_tokens = int(unigrams.sum())
         if self.total_tokens == 0:
             raise ValueError("no tokens were counted: blocks must yield some (was a generator read before?)")
@@ -144,6 +148,26 @@ class CooccurrenceTable:
         self._need_order(order)
         return self._trie
 
+    @cached_property
+    def smoothed(self) -> SmoothedCounts:
+        """The counts with shorter contexts filling in for missing evidence (ours, not the paper's)."""
+        return SmoothedCounts(self.unigrams, self.levels, self.smoothing or Smoothing.default(self.order))
+
+    def fitted(self, blocks: Iterable[Any]) -> CooccurrenceTable:
+        """The same counts, smoothed as held-out blocks (documents of token ids) are likeliest.
+
+        Raises ValueError where the blocks hold no tuple of some order, or ids outside the vocabulary.
+        """
+        return CooccurrenceTable(
+            self.unigrams,
+            self.levels,
+            self.min_count,
+            self.vocab_inferred,
+            self.source,
+            self.tokenizer,
+            fit(self.unigrams, self.levels, blocks),
+        )
+
     def check(self, vocab_size: int | None = None, order: int | None = None, tokenizer: str = "") -> None:
         """Raise ValueError unless the table fits the vocabulary size, the order and the tokenizer.
 
@@ -219,7 +243,13 @@ class CooccurrenceTable:
     def save(self, path: str | os.PathLike) -> None:
         """Write one safetensors file atomically: readers see the old file or the new, never a part."""
         counted = Counted(
-            self.unigrams, self.levels, self.min_count, self.vocab_inferred, self.source, self.tokenizer
+            self.unigrams,
+            self.levels,
+            self.min_count,
+            self.vocab_inferred,
+            self.source,
+            self.tokenizer,
+            self.smoothing,
         )
         write_table(counted, Path(path))
 

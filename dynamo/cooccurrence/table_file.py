@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dynamo.common.validation import parse_json, require_int, short_repr
+from dynamo.cooccurrence.smoothing import Smoothing
 from dynamo.cooccurrence.trie import Level, require, smallest, starts_of
 
 FORMAT, VERSION = "dynamo-cooccurrence", "1"
@@ -31,6 +32,7 @@ class Counted(NamedTuple):
     vocab_inferred: bool
     source: str
     tokenizer: str
+    smoothing: Smoothing | None = None
 
 
 def write_table(counted: Counted, path: Path) -> None:
@@ -47,6 +49,8 @@ def write_table(counted: Counted, path: Path) -> None:
         "tokenizer": counted.tokenizer,
         "source": counted.source,
     }
+    if counted.smoothing is not None:
+        metadata["smoothing"] = counted.smoothing.to_text()
     arrays = {"unigrams": smallest(counted.unigrams)}
     for m, level in enumerate(counted.levels, start=2):
         arrays |= _packed(f"fans.{m}", level.fans) | _packed(f"counts.{m}", level.counts)
@@ -99,7 +103,16 @@ def _consistent(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> Coun
         levels.append(level)
         parents = len(counts)
     inferred = metadata["vocab_inferred"] == "1"
-    return Counted(unigrams, levels, min_count, inferred, metadata["source"], metadata["tokenizer"])
+    smoothing = metadata.get("smoothing")  # files of older versions have none
+    return Counted(
+        unigrams,
+        levels,
+        min_count,
+        inferred,
+        metadata["source"],
+        metadata["tokenizer"],
+        None if smoothing is None else Smoothing.from_text(smoothing, len(levels) + 1),
+    )
 
 
 def _counts_of(file: Any, name: str) -> np.ndarray:

@@ -142,7 +142,7 @@ class Engine:
     ) -> TokenSequence:
         prompt = checked_prompt(input_ids, self._decoder.vocab_size, self.max_length)
         max_new_tokens = checked_count("max_new_tokens", max_new_tokens, 1)
-        self._check_table(options)
+        self._check_correction(options)
         if options.exact and self.weights == "int8":
             raise ValueError(
                 "exact: int8 logits depend on what is read beside them, so there is no distribution to be "
@@ -208,9 +208,17 @@ class Engine:
             for index, record in records:
                 yield index, replace(record, seconds=seconds)
 
-    def _check_table(self, options: SamplingOptions) -> None:
+    def _check_correction(self, options: SamplingOptions) -> None:
+        order = min(options.highest_order, self.heads)
+        if order == 1 or options.correction == "none":
+            return
         if self._table is not None and options.mask_strength > 0:
-            self._table.check(order=min(options.highest_order, self.heads))
+            self._table.check(order=order)
+        if self._table is None and options.correction == "smoothed":
+            raise ValueError(
+                "correction: smoothed counts need a co-occurrence table; count one (python -m dynamo count), "
+                "or take none"
+            )
 
     def _stop_strings(self, stop: Sequence[str]) -> text.StopStrings | None:
         if not stop:

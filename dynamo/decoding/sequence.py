@@ -16,6 +16,7 @@ from torch import Tensor
 from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import StopStrings
+from dynamo.sampling.anchored import choose_anchored
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.exact import Draft, propose, shown_joint, verify
 from dynamo.sampling.options import SamplingOptions
@@ -70,7 +71,9 @@ class TokenSequence:
     def _chosen(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
         candidates = top_candidates(logits[:, -1], self._options)
         lap("top-k")
-        decision = choose(candidates, self._context, self._table, self._options, self._uniform())
+        step = candidates, self._context, self._table, self._options
+        anchored = self._options.draw == "anchored"
+        decision = choose_anchored(*step, self._uniform) if anchored else choose(*step, self._uniform())
         lap("draw")
         tokens, going_on = self._cut(decision.tokens)
         self.pending = list(tokens)
@@ -86,6 +89,7 @@ class TokenSequence:
             backoffs=decision.backoffs,
             kept_mass=decision.kept_mass,
             joint=decision.joint,
+            anchored=anchored,
         )
 
     def _verified(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:

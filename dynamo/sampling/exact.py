@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynamo import kernels
 from dynamo.cooccurrence.table import CooccurrenceTable
-from dynamo.sampling import joint
 from dynamo.sampling.candidates import Candidates, top_candidates
+from dynamo.sampling.corrections import NOTHING, correction_of
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint
 from dynamo.sampling.sampler import Context, choose_one, penalised_next, sample_index, try_order
@@ -163,29 +162,16 @@ def _next_tokens(
     options: SamplingOptions,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Last tokens (n,) of the surviving cells that begin with `chunk`, and weights (n,) after the penalty."""
-    ids, f = candidates.ids[order - 1], candidates.f[order - 1]
     if options.exact_threshold > 0:
         result = try_order(candidates, order, context, table, drafting(options))
         if result.backoff is not None:
-            return _NOTHING
+            return NOTHING
         tokens = candidates.ids[np.arange(order), result.ranks]  # (cells, order)
         here = (tokens[:, :-1] == chunk).all(axis=1)
         return tokens[here, -1], result.weights[here]
-    # Every cell that the mask left survives, so only those that begin with `chunk` are built.
-    loops = kernels.loops()
-    if table is not None and options.mask_strength > 0 and loops is not None:
-        strength = float(options.mask_strength)
-        ids, f = loops.next_candidates(np.array(chunk), ids, f, *table.trie(order), strength)
-    elif table is not None and options.mask_strength > 0:
-        ranks, ratios = table.candidates([*np.array(chunk)[:, None], ids])
-        ids, f = ids[ranks[:, -1]], f[ranks[:, -1]]
-        f = joint.masked(f, ratios, options.mask_strength)[0]
-    possible = f > 0  # a large mask strength may underflow to 0
-    ids, f = ids[possible], f[possible]
-    return ids, penalised_next(f, ids, chunk, context, options)
-
-
-_NOTHING = np.zeros(0, dtype=np.int64), np.zeros(0)
+    # Every cell of the joint survives, so only those that begin with `chunk` are built.
+    ids, p, _ = correction_of(candidates, order, table, options).conditional(chunk)
+    return ids, penalised_next(p, ids, chunk, context, options)
 
 
 def drafting(options: SamplingOptions) -> SamplingOptions:
@@ -197,12 +183,4 @@ def shown_joint(
     candidates: Candidates, order: int, table: CooccurrenceTable | None, options: SamplingOptions
 ) -> Joint:
     """The whole joint that drafts come from, built on first access."""
-    ids, f = candidates.ids[:order], candidates.f[:order]
-    if table is None or options.mask_strength == 0:
-        return Joint(ids, f)
-
-    def cells() -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        ranks, ratios = table.candidates(list(ids))
-        return ranks, joint.masked(joint.product(f, ranks), ratios, options.mask_strength)[0]
-
-    return Joint.deferred(ids, f, cells)
+    return correction_of(candidates, order, table, options).shown()

@@ -71,6 +71,11 @@ def in_rank_order(cells: NDArray[np.int64], values: Values, m: int, k: int) -> t
     return ranks_of(cells[by_rank], m, k), values[by_rank]
 
 
+def cells_of(ranks: Ranks, k: int) -> NDArray[np.int64]:
+    """The inverse of `ranks_of`: (cells, m) -> (cells,)."""
+    return ranks @ (k ** np.arange(ranks.shape[1] - 1, -1, -1))
+
+
 def ranks_of(cells: NDArray[np.int64], m: int, k: int) -> Ranks:
     """Cells as flat indices into the grid of k^m, (cells,), as ranks (cells, m)."""
     return np.array(np.unravel_index(cells, (k,) * m), dtype=np.intp).T
@@ -174,7 +179,7 @@ def adaptive_keep(ranks: Ranks, values: Values, k: int, width: int) -> NDArray[n
     bins = bins_of(smooth, largest)
     counts = np.bincount(bins, minlength=BINS)
     counts[0] += k**m - len(cells)
-    flat = ranks @ (k ** np.arange(m - 1, -1, -1))
+    flat = cells_of(ranks, k)
     own = np.searchsorted(cells, flat).clip(max=len(cells) - 1)
     # A cell is missing from `cells` if its value, or the blur's share of it, underflows to zero.
     keep = (bins[own] > otsu_bin(counts)) & (cells[own] == flat)

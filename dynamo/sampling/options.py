@@ -12,6 +12,8 @@ from dynamo.common.validation import short_repr
 from dynamo.sampling import joint
 
 MAX_ORDER = 5
+CORRECTIONS = ("table", "smoothed", "none")
+DRAWS = ("joint", "anchored")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class SamplingOptions:
     adaptive: bool = option(True, "adaptive threshold by Otsu's method (AT)")
     blur: int = option(3, "width of the Gaussian blur before Otsu, 3 or 1; 1 is none")
     max_order: int = option(3, f"most tokens of one pass (n), 1 to {MAX_ORDER}")
+    correction: str = option(
+        "table",
+        "what corrects the heads' independence: the co-occurrence table, its counts smoothed (not in the "
+        "paper) or nothing",
+        CORRECTIONS,
+    )
+    draw: str = option(
+        "joint",
+        "draw whole chunks from the joint or, not in the paper, the first token as the base does and the "
+        "rest given the tokens before it (anchored)",
+        DRAWS,
+    )
     min_kept_mass: float = option(0.0, "back off where the mask keeps less of the product than this, 0 to 1")
     adaptive_first: bool = option(False, "adaptive before static threshold (ablation)")
     exact: bool = option(False, "exact mode: verify, so that the text is distributed as the first head's")

@@ -45,7 +45,11 @@ class Joint:
 
     candidates: (m, k) token ids of each head, by falling probability; probabilities: (m, k) of the same;
     ranks: (cells, m) positions in `candidates` of the cells that the mask left; values: (cells,) their
-    normalised values. `ranks` is None without a mask: the joint is then the plain product.
+    normalised values. `ranks` is None without a mask: the joint is then the plain product. correction: what
+    made it other than that, as `SamplingOptions` names it.
+
+    Of a correlator's joint only cells above `floor` are listed; given: (k, k) the probability of each second
+    token after each first, later: the share that the candidates hold of all tokens after these two.
     """
 
     def __init__(
@@ -54,29 +58,39 @@ class Joint:
         probabilities: np.ndarray,
         ranks: np.ndarray | None = None,
         values: np.ndarray | None = None,
+        given: np.ndarray | None = None,
+        correction: str = "table",
+        later: float = 1.0,
+        floor: float = 0.0,
     ):
         self.candidates = candidates
         self.probabilities = probabilities
-        self._cells = lambda: (ranks, values)
+        self.correction = correction
+        self.later = later
+        self.floor = floor
+        self._cells = lambda: (ranks, values, given)
 
     @classmethod
     def deferred(
         cls,
         candidates: np.ndarray,
         probabilities: np.ndarray,
-        cells: Callable[[], tuple[np.ndarray, np.ndarray]],
+        cells: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+        correction: str = "table",
+        **named: float,
     ) -> Joint:
-        """A joint whose ranks and values are computed on first use."""
-        joint = cls(candidates, probabilities)
+        """A joint whose ranks, values and `given` are computed on first use."""
+        joint = cls(candidates, probabilities, correction=correction, **named)
         joint._cells = cells
         return joint
 
     def __reduce__(self) -> tuple:
         """Pickled with its values, as a worker process sends it to the page's."""
-        return Joint, (self.candidates, self.probabilities, self.ranks, self.values)
+        parts = self.candidates, self.probabilities, *self._made
+        return Joint, (*parts, self.correction, self.later, self.floor)
 
     @cached_property
-    def _made(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _made(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
         return self._cells()
 
     @property
@@ -86,6 +100,10 @@ class Joint:
     @property
     def values(self) -> np.ndarray | None:
         return self._made[1]
+
+    @property
+    def given(self) -> np.ndarray | None:
+        return self._made[2]
 
     @property
     def order(self) -> int:
@@ -103,6 +121,8 @@ class Joint:
         size = min(size, self.candidates.shape[1])
         if self.ranks is None:
             return np.outer(self.probabilities[0, :size], self.probabilities[1, :size])
+        if self.given is not None:
+            return self.probabilities[0, :size, None] * self.given[:size, :size] * self.later
         shown = (self.ranks[:, :2] < size).all(axis=1)
         grid = np.zeros((size, size))
         np.add.at(grid, tuple(self.ranks[shown, :2].T), self.values[shown])
@@ -118,6 +138,8 @@ class Joint:
             here = (self.ranks[:, 0] == first) & (self.ranks[:, 1] == second)
             ids, weights = self.candidates[2][self.ranks[here, 2]], self.values[here]
         total = float(weights.sum()) or 1.0
+        if self.given is not None:  # the cells that are not listed count, too
+            total = float(self.probabilities[0, first] * self.given[first, second]) * self.later or 1.0
         best = np.argsort(-weights, kind="stable")[:count]
         return [(int(ids[i]), float(weights[i]) / total) for i in best]
 
@@ -154,6 +176,9 @@ class StepRecord:
     In exact mode `tokens` are the previous pass's drafts that this pass accepted and the token that it drew
     itself; rejected: the other drafts of the previous pass; drafted: what this pass proposes after its last
     token, for the next pass to verify; joint: what the drafts were drawn from. There are no back-offs.
+
+    anchored: the first token was drawn as a base draws it and the chunk grown from there; joint is then of
+    the last order tried, and `backoffs` holds the order at which growing ended.
     """
 
     tokens: tuple[int, ...]
@@ -167,6 +192,7 @@ class StepRecord:
     drafted: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
     exact: bool = False
+    anchored: bool = False
 
     @property
     def drawn(self) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """Choosing tokens from the heads' logits: Algorithm 1 of the paper, one step at a time.
 
-`choose` tries the highest order first: the product of the heads' top k, the co-occurrence mask, the static
-and the adaptive threshold, the repetition penalty. It draws one cell if any is left above the threshold,
-otherwise it backs off to the order below; order 1 draws from the first head alone. Every refusal is recorded
-with its reason.
+`choose` tries the highest order first: the product of the heads' top k, the co-occurrence mask or another
+correction (`dynamo.sampling.corrections`), the static and the adaptive threshold, the repetition penalty. It
+draws one cell if any is left above the threshold, otherwise it backs off to the order below; order 1 draws
+from the first head alone. Every refusal is recorded with its reason.
 
 The compiled loops do the work where they can (`dynamo.kernels`), numpy where they cannot, with the same
 result. This module knows no clock, cache or model; randomness comes in as one uniform per step. How gaps in
@@ -13,7 +13,6 @@ the paper are read is documented with the options' defaults.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +23,10 @@ from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling import joint
 from dynamo.sampling.candidates import Candidates, top_candidates
+from dynamo.sampling.corrections import correction_of
 from dynamo.sampling.options import MAX_ORDER, SamplingOptions
 from dynamo.sampling.records import BackOff, Joint
 
-MAX_CELLS = 2**22
 HEADS = np.arange(MAX_ORDER)
 OK, MASK, KEPT_MASS, THRESHOLD, PENALTY, CROWDED = range(6)  # outcomes of an order, numbered as in the loops
 REASONS = ("", "mask", "kept_mass", "threshold", "penalty")
@@ -143,29 +142,15 @@ def try_order(
     options: SamplingOptions,
 ) -> OrderResult:
     """Order m of 2 or more, on the first m heads: the cells that may be drawn, or the reason to back off."""
-    ids, f = candidates.ids[:order], candidates.f[:order]  # (m, k)
-    k = ids.shape[1]
     limit = float(options.threshold) ** (order - 1)  # eps_b^(m-1)
-    # The adaptive threshold sees the whole grid where it comes first; otherwise cells below are never built.
+    # The adaptive threshold sees the whole grid where it comes first; otherwise cells below are not needed.
     above = 0.0 if options.adaptive_first else limit
-    if options.mask_strength == 0:
-        table = None
-    if table is None:
-        _require_few_cells(k, order, above)
+    correction = correction_of(candidates, order, table, options)
+    ids, k = correction.ids, correction.ids.shape[1]  # (m, k)
+    cells, values, kept_mass = correction.cells(above)  # flat indices into the grid of k^m, in any order
     loops = kernels.loops() if k <= kernels.MOST_CANDIDATES else None
-    if loops is None:
-        cells, values, kept_mass = _masked_cells(ids, f, table, above, options)
-        in_rank_order = partial(tuple, (cells, values))
-        decided = _survivors(cells, values, kept_mass, ids, limit, context, options)
-    else:
-        # The loops' cells are flat indices (cells,) into the grid of k^m, in no order.
-        if table is None:
-            (cells, values), kept_mass = loops.product_above(f, above), 1.0
-        else:
-            cells, values, kept_mass = loops.masked_joint(
-                ids, f, *table.trie(order), float(options.mask_strength)
-            )
-        in_rank_order = partial(joint.in_rank_order, cells, values, order, k)
+    decided = None
+    if loops is not None:
         # numba compiles once for each combination of types: plain floats and bools keep that to one.
         decided = loops.survivors(
             cells,
@@ -176,42 +161,14 @@ def try_order(
             (bool(options.adaptive), bool(options.adaptive_first), int(options.blur)),
             (context.seen, context.special, float(options.repetition_penalty)),
         )
-        if decided[0] == CROWDED:  # so many cells that numpy blurs the whole grid faster
-            decided = _survivors(*in_rank_order(), kept_mass, ids, limit, context, options)
+    if decided is None or decided[0] == CROWDED:  # so many cells that numpy blurs the whole grid faster
+        ranked = joint.in_rank_order(cells, values, order, k)
+        decided = _survivors(*ranked, kept_mass, ids, limit, context, options)
     outcome, best, ranks, weights = decided
-    # Sorting the cells waits until somebody looks at the joint.
-    seen = Joint(ids, f) if table is None else Joint.deferred(ids, f, in_rank_order)
+    seen = correction.shown()
     if outcome != OK:
         return OrderResult(seen, kept_mass, BackOff(order, REASONS[outcome], best, limit))
     return OrderResult(seen, kept_mass, None, ranks, weights)
-
-
-def _require_few_cells(k: int, order: int, above: float) -> None:
-    cells = k**order
-    if above == 0 and cells > MAX_CELLS:
-        raise ValueError(
-            f"top_k: {k} candidates for each of {order} tokens make a grid of {int(cells):,} cells; without "
-            f"a mask and a threshold at most {MAX_CELLS:,} are computed: lower top_k or max_order, or raise "
-            "threshold"
-        )
-
-
-def _masked_cells(
-    ids: NDArray[np.int64],
-    f: NDArray[np.float64],
-    table: CooccurrenceTable | None,
-    above: float,
-    options: SamplingOptions,
-) -> tuple[NDArray[np.intp], NDArray[np.float64], float]:
-    """Cells that the mask leaves, or without a table those of the product that may exceed `above`.
-
-    Ranks (cells, m) in rank order, values (cells,), and the share of the product's mass that was kept.
-    """
-    if table is None:
-        ranks = joint.product_cells(f, above)
-        return ranks, joint.product(f, ranks), 1.0
-    ranks, ratios = table.candidates(list(ids))  # (cells, m), (cells,)
-    return ranks, *joint.masked(joint.product(f, ranks), ratios, options.mask_strength)
 
 
 def _survivors(

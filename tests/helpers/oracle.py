@@ -235,3 +235,72 @@ def choose(
 
     ids, f_1 = [ranked[0][0]], ranked[0][1]
     return decide(penalise(f_1, ids, context, options.repetition_penalty, special_ids), ids)
+
+
+def choose_anchored(
+    logits: np.ndarray,
+    context: Iterable[int],
+    ratio: Ratio | None,
+    options: OracleOptions,
+    uniforms: Iterable[float],
+    special_ids: AbstractSet[int] = frozenset(),
+    conditional: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+) -> Decision:
+    """One anchored step: the first token by the first head alone, then one token more at a time.
+
+    `conditional` gives the candidates' probabilities after the tokens before; without it they are the joint's
+    own, with `ratio` as in `choose`. Takes a uniform for each token drawn. `cells` are the last draw's.
+    """
+    logits, context, uniforms = np.asarray(logits, dtype=np.float64), set(context), iter(uniforms)
+    temperature = 1.0 if options.temperature == 0 else options.temperature
+    ranked = [top_k(row, options.top_k, temperature) for row in logits]
+    use_mask = ratio is not None and options.mask_strength > 0
+    highest = 1 if options.threshold >= 1 else min(options.max_order, len(ranked))
+
+    def penalised(weights: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        repeats = [int(i) not in special_ids and (int(i) in context or int(i) in tokens) for i in ids]
+        return weights / np.where(repeats, options.repetition_penalty, 1.0)
+
+    def cells_of(weights: np.ndarray, ids: np.ndarray) -> dict[tuple[int, ...], float]:
+        ranks = np.flatnonzero(weights)
+        return {(*tokens, int(ids[rank])): float(weights[rank] / weights.sum()) for rank in ranks}
+
+    def drawn(weights: np.ndarray) -> int:
+        return greedy(weights) if options.temperature == 0 else draw(weights, next(uniforms))
+
+    tokens: tuple[int, ...] = ()
+    ids, f = ranked[0]
+    weights = penalised(f, ids)
+    cells = cells_of(weights, ids)
+    tokens = (int(ids[drawn(weights)]),)
+    backoffs, kept_mass, best_so_far = (), None, 1.0
+    for m in range(2, highest + 1):
+        ids, f = ranked[m - 1]
+        threshold = options.threshold ** (m - 1)
+        kept_mass = 1.0
+        if conditional is not None:
+            c = conditional(tokens)
+        elif use_mask:
+            ratios = np.array([ratio((*tokens, int(i))) for i in ids])
+            kept_mass = float(f[ratios > 0].sum())
+            c = f * np.where(ratios > 0, ratios, 0.0) ** options.mask_strength * (ratios > 0)
+            c = c / c.sum() if c.sum() > 0 else c
+        else:
+            c = f
+        best = best_so_far * float(c.max())
+        left = np.where(best_so_far * c > threshold, c, 0.0)
+        weights = penalised(left, ids)
+        heaviest = best_so_far * float(weights.max())
+        if best == 0:
+            backoffs = ((m, "mask", 0.0, threshold),)
+        elif kept_mass < options.min_kept_mass:
+            backoffs = ((m, "kept_mass", best, threshold),)
+        elif not left.any():
+            backoffs = ((m, "threshold", best, threshold),)
+        elif not heaviest > threshold:
+            backoffs = ((m, "penalty", heaviest, threshold),)
+        if backoffs:
+            break
+        best_so_far, cells = best, cells_of(weights, ids)
+        tokens = (*tokens, int(ids[drawn(weights)]))
+    return Decision(tokens, len(tokens), backoffs, kept_mass, cells)
