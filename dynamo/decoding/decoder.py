@@ -136,14 +136,16 @@ class Decoder:
         tokens: Sequence[int],
         heads: int | None = None,
         queries: int | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Read `tokens` after what the cache holds; logits (heads, vocab) at the last of them, or of the last
         `queries` of them (heads, queries, vocab), in the model's dtype.
 
-        heads: how many to run, all by default; the others' caches then miss these positions for good.
+        heads: how many to run, all by default; the others' caches then miss these positions for good;
+        states: a list that gets the heads' hidden states behind the final norm, (heads, queries, hidden).
         """
         step = self._step(state, [len(tokens)], [queries or 1])
-        logits = self._run(tokens, step, heads)
+        logits = self._run(tokens, step, heads, states)
         state.length += len(tokens)
         return logits[:, 0] if queries is None else logits
 
@@ -154,13 +156,15 @@ class Decoder:
         tokens: Sequence[Sequence[int]],
         heads: int | None = None,
         queries: Sequence[int] | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """One pass for all texts: row i reads `tokens[i]`, one or more; rows need not agree in number.
 
-        Logits (heads, all queries, vocab) at the last `queries[i]` positions of each row, 1 by default.
+        Logits (heads, all queries, vocab) at the last `queries[i]` positions of each row, 1 by default;
+        states as in `forward`.
         """
         step = self._step(state, [len(each) for each in tokens], queries or [1] * len(tokens))
-        logits = self._run([token for each in tokens for token in each], step, heads)
+        logits = self._run([token for each in tokens for token in each], step, heads, states)
         for row, each in zip(state.rows, tokens, strict=True):
             row.length += len(each)
         return logits
@@ -170,7 +174,9 @@ class Decoder:
     ) -> AttentionStep:
         return AttentionStep(state, counts, queries, self._rotary, self._masks)
 
-    def _run(self, tokens: Sequence[int], step: AttentionStep, heads: int | None) -> Tensor:
+    def _run(
+        self, tokens: Sequence[int], step: AttentionStep, heads: int | None, states: list[Tensor] | None
+    ) -> Tensor:
         heads = self.heads if heads is None else heads
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         hidden_states = self._embed(torch.tensor(tokens, device=self.device))  # (new, hidden)
@@ -178,7 +184,10 @@ class Decoder:
         run = self._packed_pass if self.packed else self._module_pass
         outputs = run(hidden_states, heads, step)  # (heads, queries, hidden)
         lap("heads")
-        logits = self._logits(outputs)
+        normed = self._normed(outputs)
+        if states is not None:
+            states.append(normed)
+        logits = self._logits(normed)
         lap("output embedding")
         return logits
 
@@ -219,18 +228,24 @@ class Decoder:
             hidden_states = step.select_queries(hidden_states)
         return architecture.finish(layer, attended, hidden_states)
 
-    def _logits(self, outputs: Tensor) -> Tensor:
-        """Final norm and output embedding, what is shared read once.
-
-        (heads, queries, hidden) -> (heads, queries, vocab)
-        """
+    def _normed(self, outputs: Tensor) -> Tensor:
+        """Behind the final norm: (heads, queries, hidden) -> (heads, queries, hidden)."""
         norm = self._final_norm
         if self._output_is_shared:
-            heads, queries, hidden = outputs.shape
-            return self._unembed(norm(outputs).view(-1, hidden)).view(heads, queries, -1)
+            return norm(outputs)
         extra = self._token_heads[: len(outputs) - 1]
-        rows = [self._unembed(norm(outputs[0]))]
+        rows = [norm(outputs[0])]
         for head, output in zip(extra, outputs[1:], strict=True):
-            row = (head.output_embedding or self._unembed)((head.final_layer_norm or norm)(output))
-            rows.append(row.to(rows[0].device))
+            rows.append((head.final_layer_norm or norm)(output).to(rows[0].device))
+        return torch.stack(rows)
+
+    def _logits(self, normed: Tensor) -> Tensor:
+        """The output embedding, read once where it is shared: (heads, queries, hidden) -> (.., vocab)."""
+        if self._output_is_shared:
+            heads, queries, hidden = normed.shape
+            return self._unembed(normed.view(-1, hidden)).view(heads, queries, -1)
+        extra = self._token_heads[: len(normed) - 1]
+        rows = [self._unembed(normed[0])]
+        for head, states in zip(extra, normed[1:], strict=True):
+            rows.append((head.output_embedding or self._unembed)(states).to(rows[0].device))
         return torch.stack(rows)

@@ -25,6 +25,7 @@ from dynamo.data import text
 from dynamo.decoding.cache import CachePool, KVCache, within_memory
 from dynamo.decoding.offloaded import decoder_for
 from dynamo.decoding.sequence import TokenSequence
+from dynamo.sampling.correlated import Correlators
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import warm_up
@@ -60,6 +61,7 @@ class Engine:
         self.weights = weights
         self._pool = CachePool(lambda capacity: self._decoder.new_cache(capacity), self.max_length)
         self._table = table
+        self._correlators = Correlators.of(model)
         self._tokenizer = tokenizer
         self.end_ids = end_of_text_ids(model, tokenizer)
         self._special_ids = unpenalised_ids(model, tokenizer)
@@ -158,6 +160,7 @@ class Engine:
             self._special_ids,
             self.end_ids,
             self._stop_strings(stop),
+            self._correlators if options.correction == "correlator" else None,
         )
 
     def _run(self, options: SamplingOptions) -> int:
@@ -174,9 +177,11 @@ class Engine:
     def _pass(self, sequence: TokenSequence, cache: KVCache, heads: int) -> StepRecord:
         assert cache.length == sequence.cached, f"{cache.length} positions cached, {sequence.cached} expected"
         started = time.perf_counter()
-        logits = self._decoder.forward(cache, sequence.pending, heads, sequence.queries)
+        states = [] if sequence.wants_states else None
+        given = {} if states is None else {"states": states}
+        logits = self._decoder.forward(cache, sequence.pending, heads, sequence.queries, **given)
         # Bringing the candidates to the host is the step's one synchronisation.
-        record = sequence.advance(logits, lambda: time.perf_counter() - started)
+        record = sequence.advance(logits, lambda: time.perf_counter() - started, states and states[0])
         cache.crop(sequence.rejected)
         return record
 
@@ -198,11 +203,14 @@ class Engine:
             pending, queries = zip(
                 *((sequence.pending, sequence.queries) for _, sequence in rows), strict=True
             )
-            logits = self._decoder.forward_batch(cache, pending, heads, queries)
+            states = [] if sequences[0].wants_states else None
+            logits = self._decoder.forward_batch(cache, pending, heads, queries, states)
             records, end = [], 0
             for (index, sequence), row_cache, count in zip(rows, cache.rows, queries, strict=True):
                 end += count
-                records.append((index, sequence.advance(logits[:, end - count : end], lambda: 0.0)))
+                own = slice(end - count, end)
+                given = states and states[0][:, own]
+                records.append((index, sequence.advance(logits[:, own], lambda: 0.0, given)))
                 row_cache.crop(sequence.rejected)
             seconds = (time.perf_counter() - started) / len(rows)
             for index, record in records:
@@ -211,6 +219,13 @@ class Engine:
     def _check_correction(self, options: SamplingOptions) -> None:
         order = min(options.highest_order, self.heads)
         if order == 1 or options.correction == "none":
+            return
+        if options.correction == "correlator":
+            if self._correlators is None:
+                raise ValueError(
+                    "correction: this checkpoint has no correlator; train heads with one (correlator_rank in "
+                    "its config), or take table, smoothed or none"
+                )
             return
         if self._table is not None and options.mask_strength > 0:
             self._table.check(order=order)

@@ -18,6 +18,7 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import StopStrings
 from dynamo.sampling.anchored import choose_anchored
 from dynamo.sampling.candidates import Candidates, top_candidates
+from dynamo.sampling.correlated import Correlators
 from dynamo.sampling.exact import Draft, propose, shown_joint, verify
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint, StepRecord
@@ -27,7 +28,8 @@ from dynamo.sampling.sampler import Context, choose
 class TokenSequence:
     """State of one stream. `pending` is empty once the text has ended; `rejected` belongs to the last pass.
 
-    limit: most tokens to emit; special_ids: never penalised; end_ids: each ends the text.
+    limit: most tokens to emit; special_ids: never penalised; end_ids: each ends the text; correlators: of the
+    model, where the options ask for them.
     """
 
     def __init__(
@@ -41,12 +43,13 @@ class TokenSequence:
         special_ids: frozenset[int] = frozenset(),
         end_ids: frozenset[int] = frozenset(),
         stops: StopStrings | None = None,
+        correlators: Correlators | None = None,
     ):
         self.pending: list[int] = list(prompt)
         self.rejected = 0
         self.prompt_length, self.emitted, self.limit = len(prompt), 0, limit
         self._options, self._table = options, table
-        self._end_ids, self._stops = end_ids, stops
+        self._end_ids, self._stops, self._correlators = end_ids, stops, correlators
         self._uniform = random.Random(seed).random
         self._context = Context(vocab_size, tuple(special_ids))
         self._context.add(self.pending)
@@ -58,18 +61,30 @@ class TokenSequence:
         return 1 + len(self._drafts)
 
     @property
+    def wants_states(self) -> bool:
+        """Whether `advance` needs the heads' hidden states, too."""
+        return self._correlators is not None and self._options.highest_order > 1
+
+    @property
     def cached(self) -> int:
         """How many positions the lane's cache must hold before the next pass."""
         return self.prompt_length + self.emitted - (len(self.pending) - len(self._drafts))
 
-    def advance(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
-        """Choose the next tokens from logits (heads, queries, vocab); `seconds` is asked after that."""
-        record = (self._verified if self._options.exact else self._chosen)(logits, seconds)
+    def advance(
+        self, logits: Tensor, seconds: Callable[[], float], states: Tensor | None = None
+    ) -> StepRecord:
+        """Choose the next tokens from logits (heads, queries, vocab); `seconds` is asked after that.
+
+        states: hidden states behind the final norm, (heads, queries, hidden), for a correlator.
+        """
+        record = (self._verified if self._options.exact else self._chosen)(logits, seconds, states)
         self.emitted += len(record.tokens)
         return record
 
-    def _chosen(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
+    def _chosen(self, logits: Tensor, seconds: Callable[[], float], states: Tensor | None) -> StepRecord:
         candidates = top_candidates(logits[:, -1], self._options)
+        if states is not None:
+            candidates = self._correlators.attach(candidates, logits[1:, -1], states[1:, -1], self._options)
         lap("top-k")
         step = candidates, self._context, self._table, self._options
         anchored = self._options.draw == "anchored"
@@ -92,14 +107,15 @@ class TokenSequence:
             anchored=anchored,
         )
 
-    def _verified(self, logits: Tensor, seconds: Callable[[], float]) -> StepRecord:
+    def _verified(self, logits: Tensor, seconds: Callable[[], float], states: Tensor | None) -> StepRecord:
         drafts, options = self._drafts, self._options
         verdict = verify(logits[0], drafts, self._context, options, self._uniform, self._end_ids)
         tokens, going_on = self._cut(verdict.tokens)
         self.rejected = len(drafts) - verdict.accepted
         self._drafts, self.pending, joint = (), [], None
         if going_on:
-            joint = self._propose(logits[1:, verdict.accepted], verdict.last, tokens)
+            own = None if states is None else states[1:, verdict.accepted]
+            joint = self._propose(logits[1:, verdict.accepted], verdict.last, tokens, own)
             self.pending = [tokens[-1], *(draft.token for draft in self._drafts)]
         return StepRecord(
             tokens=tokens,
@@ -113,7 +129,9 @@ class TokenSequence:
             exact=True,
         )
 
-    def _propose(self, logits: Tensor, first: Candidates, tokens: tuple[int, ...]) -> Joint | None:
+    def _propose(
+        self, logits: Tensor, first: Candidates, tokens: tuple[int, ...], states: Tensor | None
+    ) -> Joint | None:
         """Draft what may follow `tokens`; the joint that the drafts are from."""
         # A pass makes one token more final than it reads drafts, and there is no use for more than the limit.
         most = min(len(logits), self._options.highest_order - 1, self.limit - self.emitted - len(tokens) - 1)
@@ -121,6 +139,8 @@ class TokenSequence:
             return None
         rest = top_candidates(logits[:most], self._options)
         heads = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
+        if states is not None:
+            heads = self._correlators.attach(heads, logits[:most], states[:most], self._options)
         self._drafts = propose(
             heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
         )

@@ -6,7 +6,7 @@ that only the candidates are copied to the host.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,11 +21,23 @@ TIED = 64  # copied to the host beside the top k; with more ties than these, all
 MOST_COUNTED = 128  # largest k of the loop; from about here on torch's selection is as fast
 
 
+class Given(Protocol):
+    """What a correlator makes of a pass's candidates (`dynamo.sampling.correlated`)."""
+
+    def factors(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]: ...
+
+    def later(self, order: int) -> float: ...
+
+
 class Candidates(NamedTuple):
-    """The top k of each head: ids (heads, k) and probabilities f (heads, k), in falling order of f."""
+    """The top k of each head: ids (heads, k) and probabilities f (heads, k), in falling order of f.
+
+    given: their probabilities after the tokens chosen before, where a correlator was asked for.
+    """
 
     ids: NDArray[np.int64]
     f: NDArray[np.float64]
+    given: Given | None = None
 
 
 def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptions) -> Candidates:

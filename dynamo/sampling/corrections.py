@@ -7,6 +7,7 @@ A correction gives the factors g, and only for candidates. The paper's mask is o
     none         g_n = f_n: the plain product
     table        g_n = f_n M(x_1 .. x_n)^a / M(x_1 .. x_n-1)^a: the co-occurrence mask, the joint normalised
     smoothed     g_n = f_n (p(x_n | x_1 .. x_n-1) / p(x_n))^a of smoothed counts, the joint normalised
+    correlator   g_n = p(x_n | text, x_1 .. x_n-1) of the checkpoint's correlator: rows are distributions
 
 Thresholds, back-off, draw, exact mode's drafts and records know this interface and nothing behind it.
 """
@@ -23,10 +24,10 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling import joint
 from dynamo.sampling.candidates import Candidates
 from dynamo.sampling.options import SamplingOptions
-from dynamo.sampling.records import Joint
+from dynamo.sampling.records import Cell, Joint
 
 MAX_CELLS = 2**22
-SHOWN = 1e-4  # a joint whose cells are found by branch and bound is shown down to this value
+SHOWN = 1e-3  # of a joint whose cells are found by branch and bound, larger ones are recorded
 NOTHING = np.zeros(0, dtype=np.int64), np.zeros(0)
 
 
@@ -34,11 +35,13 @@ class Correction(ABC):
     """A pass's candidates of m heads and how likely each is after those of the heads before it.
 
     name: as in `SamplingOptions.correction`; bounded: factors are conditional probabilities, at most 1, so
-    that branches of the joint can be cut; otherwise the joint is normalised to sum 1.
+    that branches of the joint can be cut; otherwise the joint is normalised to sum 1. bound: the largest
+    value that a cell can have which `cells` did not look at.
     """
 
     name: str
     bounded: bool
+    bound = 0.0
 
     def __init__(self, candidates: Candidates, order: int):
         self.ids, self.f = candidates.ids[:order], candidates.f[:order]  # (m, k)
@@ -48,19 +51,16 @@ class Correction(ABC):
         """g of the next head's candidates after `tokens` (n, j), 1 <= j < m: (n, k)."""
 
     def cells(self, above: float) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-        """Cells that may exceed `above`, the largest among them: flat indices into the grid of k^m, values,
-        and the share of the plain product's mass that was kept. Any order; cells left out are no larger.
+        """Cells that may exceed `above`, all of them where it is 0: flat indices into the grid of k^m, in any
+        order, values, and the share of the plain product's mass that was kept.
         """
         if self.bounded:
-            cells, values = self._branches(min(above, self._greedy()))
-        else:
-            cells, values = self._branches(0.0)
-            total = values.sum()
-            values = values / total if total > 0 else values
-            if above > 0:
-                kept = values >= min(above, values.max(initial=0.0))
-                cells, values = cells[kept], values[kept]
-        return cells, values, 1.0
+            return *self._branches(above), 1.0
+        cells, values = self._branches(0.0)
+        total = values.sum()
+        values = values / total if total > 0 else values
+        kept = values >= min(above, values.max(initial=0.0))
+        return cells[kept], values[kept], 1.0
 
     def conditional(self, tokens: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
         """What may follow `tokens`: ids (n,), their probabilities (n,), and the share of the head's own mass
@@ -71,8 +71,10 @@ class Correction(ABC):
         ids, g = ids[possible], g[possible]
         return ids, g if self.bounded else g / g.sum(), 1.0
 
-    def shown(self) -> Joint:
-        """The joint as it is recorded, its cells computed on first access."""
+    def shown(self, above: float = 0.0) -> Joint:
+        """The joint as it is recorded, its cells computed on first access; those larger than `above` are sure
+        to be there.
+        """
 
         def made() -> tuple[NDArray[np.intp], NDArray[np.float64], None]:
             cells, values, _ = self.cells(0.0)
@@ -80,29 +82,32 @@ class Correction(ABC):
 
         return Joint.deferred(self.ids, self.f, made, self.name)
 
-    def _greedy(self) -> float:
-        """The value of the chunk that takes the likeliest token after each: the largest is no smaller."""
-        tokens, value = [int(self.ids[0, 0])], float(self.f[0, 0])
-        for head in self.ids[1:]:
-            g = self.factors(np.array([tokens]))[0]
-            tokens.append(int(head[g.argmax()]))
-            value *= float(g.max())
-        return value
+    def largest(self) -> Cell | None:
+        """The cell of the largest value, the first by rank on ties; None where there is no cell."""
+        cells, values, _ = self.cells(0.0)
+        if not values.any():
+            return None
+        ranks = joint.ranks_of(cells[values == values.max()].min(keepdims=True), *self.ids.shape)[0]
+        tokens = self.ids[np.arange(len(ranks)), ranks]
+        return Cell(tuple(tokens.tolist()), float(values.max()))
 
-    def _branches(self, least: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Flat cells of at least `least`, beginnings below it never extended (where factors are bounded)."""
+    def _branches(self, above: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Flat cells above `above`, found by extending only the beginnings above it: a factor is at most 1.
+
+        `bound` is then the largest value that any other cell can have.
+        """
         order, k = self.ids.shape
-        require_few_cells(k, order, least)
-        least *= 1 - 1e-12  # the largest cell must not be lost to rounding
-        cells, values = np.arange(k), self.f[0]
-        for head in range(1, order):
-            kept = (values >= least) & (values > 0)
+        require_few_cells(k, order, above)
+        cells, values, self.bound = np.arange(k), self.f[0], 0.0
+        for head in range(1, order + 1):
+            kept = values > above
+            self.bound = max(self.bound, values[~kept].max(initial=0.0))
             cells, values = cells[kept], values[kept]
-            g = self.factors(self.ids[np.arange(head), joint.ranks_of(cells, head, k)])  # (n, k)
-            values = (values[:, None] * g).ravel()
-            cells = (cells[:, None] * k + np.arange(k)).ravel()
-        kept = (values >= least) & (values > 0)
-        return cells[kept], values[kept]
+            if head < order:
+                g = self.factors(self.ids[np.arange(head), joint.ranks_of(cells, head, k)])  # (n, k)
+                values = (values[:, None] * g).ravel()
+                cells = (cells[:, None] * k + np.arange(k)).ravel()
+        return cells, values
 
 
 class Independent(Correction):
@@ -122,7 +127,7 @@ class Independent(Correction):
         ranks = joint.product_cells(self.f, above)
         return joint.cells_of(ranks, k), joint.product(self.f, ranks), 1.0
 
-    def shown(self) -> Joint:
+    def shown(self, above: float = 0.0) -> Joint:
         return Joint(self.ids, self.f, correction=self.name)
 
 
@@ -182,6 +187,32 @@ class Smoothed(Correction):
         return self.f[j] * self._counts.ratios(tokens, self.ids[j]) ** self._strength
 
 
+class Correlated(Correction):
+    """The checkpoint's correlator (`dynamo.sampling.correlated`)."""
+
+    name, bounded = "correlator", True
+
+    def __init__(self, candidates: Candidates, order: int):
+        super().__init__(candidates, order)
+        self._given = candidates.given
+        assert self._given is not None, "the correlator was not attached to these candidates"
+
+    def factors(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._given.factors(tokens)
+
+    def shown(self, above: float = 0.0) -> Joint:
+        """Its largest cells alone: all of them would take longer than the pass did."""
+        order, floor = len(self.ids), min(above or SHOWN, SHOWN)
+
+        def made() -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+            cells, values, _ = self.cells(floor)
+            ranked = joint.in_rank_order(cells, values, *self.ids.shape)
+            return *ranked, self.factors(self.ids[0, :, None])
+
+        later = self._given.later(order)
+        return Joint.deferred(self.ids, self.f, made, self.name, later=later, floor=floor)
+
+
 def correction_of(
     candidates: Candidates, order: int, table: CooccurrenceTable | None, options: SamplingOptions
 ) -> Correction:
@@ -189,7 +220,11 @@ def correction_of(
     if table is not None and options.mask_strength > 0 and options.correction in ("table", "smoothed"):
         kind = Counted if options.correction == "table" else Smoothed
         return kind(candidates, order, table, float(options.mask_strength))
-    return Independent(candidates, order)
+    return (
+        Correlated(candidates, order)
+        if options.correction == "correlator"
+        else Independent(candidates, order)
+    )
 
 
 def require_few_cells(k: int, order: int, above: float) -> None:

@@ -12,7 +12,7 @@ from dynamo.common.validation import short_repr
 from dynamo.sampling import joint
 
 MAX_ORDER = 5
-CORRECTIONS = ("table", "smoothed", "none")
+CORRECTIONS = ("table", "smoothed", "correlator", "none")
 DRAWS = ("joint", "anchored")
 
 
@@ -39,8 +39,8 @@ class SamplingOptions:
     max_order: int = option(3, f"most tokens of one pass (n), 1 to {MAX_ORDER}")
     correction: str = option(
         "table",
-        "what corrects the heads' independence: the co-occurrence table, its counts smoothed (not in the "
-        "paper) or nothing",
+        "what corrects the heads' independence: the co-occurrence table, its counts smoothed, the "
+        "checkpoint's correlator (these two are not in the paper) or nothing",
         CORRECTIONS,
     )
     draw: str = option(

@@ -24,13 +24,15 @@ class BackOff(NamedTuple):
 
     order: the order m; reason: "mask" (no candidate tuple occurs in the table), "kept_mass" (too little of
     the product survived the mask), "threshold" (no cell above it) or "penalty" (none left above it after the
-    repetition penalty); best: the largest joint value; threshold: eps_b ** (m - 1).
+    repetition penalty); best: the largest joint value; threshold: eps_b ** (m - 1); at_most: `best` is only
+    a bound, as a correlator looks at no cell that cannot exceed the threshold.
     """
 
     order: int
     reason: str
     best: float
     threshold: float
+    at_most: bool = False
 
 
 class Cell(NamedTuple):
@@ -111,7 +113,7 @@ class Joint:
 
     @property
     def best(self) -> float:
-        """The largest joint value, 0 if the mask left none."""
+        """The largest joint value; 0 if the mask left none, or none above `floor`."""
         if self.ranks is None:
             return float(self.probabilities[:, 0].prod())
         return float(self.values.max()) if len(self.values) else 0.0
@@ -196,10 +198,12 @@ class StepRecord:
 
     @property
     def drawn(self) -> tuple[int, ...]:
-        """The tokens drawn from `joint` that were kept; empty if its order was given up."""
+        """The tokens drawn from `joint` that were kept, or its rows; empty if its order was given up."""
         if self.exact:
             return (self.tokens[-1], *self.drafted) if self.drafted else ()
-        return self.tokens if self.joint is not None and self.order == self.joint.order else ()
+        if self.joint is None:
+            return ()
+        return self.tokens if self.anchored or self.order == self.joint.order else ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:

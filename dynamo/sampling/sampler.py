@@ -165,9 +165,13 @@ def try_order(
         ranked = joint.in_rank_order(cells, values, order, k)
         decided = _survivors(*ranked, kept_mass, ids, limit, context, options)
     outcome, best, ranks, weights = decided
-    seen = correction.shown()
+    seen = correction.shown(limit)
+    if outcome == MASK and correction.bounded:  # nothing is above the threshold, so no cell was made
+        outcome = THRESHOLD
     if outcome != OK:
-        return OrderResult(seen, kept_mass, BackOff(order, REASONS[outcome], best, limit))
+        at_most = outcome == THRESHOLD and correction.bound > best
+        best = max(best, correction.bound) if at_most else best
+        return OrderResult(seen, kept_mass, BackOff(order, REASONS[outcome], best, limit, at_most))
     return OrderResult(seen, kept_mass, None, ranks, weights)
 
 
@@ -265,5 +269,5 @@ def warm_up(heads: int, vocab_size: int, table: CooccurrenceTable | None = None)
             for each in {id(table): table, id(None): None}.values():
                 try_order(candidates, 2, context, each, options)
             if table is not None:
-                chunk, head = candidates.ids[0, :1], Candidates(*(each[1] for each in candidates))
+                chunk, head = candidates.ids[0, :1], (candidates.ids[1], candidates.f[1])
                 loops.next_candidates(chunk, *head, *table.trie(2), 1.0)

@@ -83,7 +83,7 @@ def test_table_of_another_vocabulary_or_a_lower_order_is_refused():
     with pytest.raises(ValueError, match="order"):
         low.stream(PROMPT)
     assert tokens_of(low.stream(PROMPT, SamplingOptions(max_order=2), 10))
-    with pytest.raises(ValueError, match="^correction: "):
+    with pytest.raises(ValueError, match=r"^correction: "):
         Engine(tiny_dynamo()).stream(PROMPT, SamplingOptions(correction="smoothed"))
     assert tokens_of(low.stream(PROMPT, SamplingOptions(correction="none"), 10))
     assert tokens_of(low.stream(PROMPT, SamplingOptions(mask_strength=0), 10)), (

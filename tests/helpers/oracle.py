@@ -15,6 +15,7 @@ from fractions import Fraction
 import numpy as np
 
 Ratio = Callable[[tuple[int, ...]], float]
+Conditional = Callable[[tuple[int, ...]], np.ndarray]
 BINS = 256
 
 
@@ -81,6 +82,15 @@ def apply_mask(
             kept_mass += float(joint[index])
     total = masked.sum()
     return (masked / total if total > 0 else masked), kept_mass
+
+
+def chain(f_1: np.ndarray, ids: list[np.ndarray], conditional: Conditional) -> np.ndarray:
+    """f_1(x_1) p(x_2 | x_1) p(x_3 | x_1, x_2) .., one axis per head."""
+    joint = f_1
+    for _ in ids[1:]:
+        rows = [conditional(tokens_at(index, ids)) for index in np.ndindex(joint.shape)]
+        joint = joint[..., None] * np.array(rows).reshape(*joint.shape, -1)
+    return joint
 
 
 def blur(grid: np.ndarray, width: int = 3) -> np.ndarray:
@@ -182,11 +192,13 @@ def choose(
     options: OracleOptions,
     uniform: float,
     special_ids: AbstractSet[int] = frozenset(),
+    conditional: Conditional | None = None,
 ) -> Decision:
     """One step: logits (heads, vocab) in, the chunk and the reasons for its length out.
 
     `context` holds the ids of the prompt and of all that was emitted; `ratio` gives M of a tuple of ids (0 =
-    unseen), None means no mask; `uniform` lies in [0, 1).
+    unseen), None means no mask; `uniform` lies in [0, 1). `conditional` gives the probabilities of the next
+    head's candidates after some tokens: the joint is then its chain, as it is, and there is no mask.
     """
     logits = np.asarray(logits, dtype=np.float64)
     context = set(context)
@@ -212,7 +224,9 @@ def choose(
         threshold = options.threshold ** (m - 1)
 
         joint, kept_mass = product([f for _, f in ranked[:m]]), 1.0
-        if use_mask:
+        if conditional is not None:
+            joint = chain(ranked[0][1], ids, conditional)
+        elif use_mask:
             joint, kept_mass = apply_mask(joint, ids, ratio, options.mask_strength)
         best = float(joint.max())
         if best == 0:
@@ -244,7 +258,7 @@ def choose_anchored(
     options: OracleOptions,
     uniforms: Iterable[float],
     special_ids: AbstractSet[int] = frozenset(),
-    conditional: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+    conditional: Conditional | None = None,
 ) -> Decision:
     """One anchored step: the first token by the first head alone, then one token more at a time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from dynamo.cooccurrence.smoothing import Smoothing
@@ -103,3 +104,21 @@ def smoothed_ratio_of(table):
         return own
 
     return ratio
+
+
+def same_decision(ours, oracle):
+    """Whatever the draw came to, it was made among the same cells for the same reasons."""
+    assert ours.order == oracle.order
+    assert [(b.order, b.reason) for b in ours.backoffs] == [(m, why) for m, why, _, _ in oracle.backoffs]
+    for own, (_, _, best, threshold) in zip(ours.backoffs, oracle.backoffs, strict=True):
+        assert own.threshold == pytest.approx(threshold)
+        if own.at_most:
+            assert best * (1 - 1e-9) <= own.best <= threshold
+        else:
+            assert own.best == pytest.approx(best, rel=1e-8)
+    assert ours.kept_mass == (None if oracle.kept_mass is None else pytest.approx(oracle.kept_mass, rel=1e-9))
+    drawable = ours.weights > 0
+    assert [tuple(cell) for cell in ours.survivors[drawable].tolist()] == list(oracle.cells)
+    share = ours.weights[drawable] / ours.weights.sum()
+    np.testing.assert_allclose(share, list(oracle.cells.values()), atol=1e-6)
+    return share

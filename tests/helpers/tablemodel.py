@@ -54,11 +54,36 @@ class TableDecoder:
     def new_cache(self, capacity: int) -> TableState:
         return TableState()
 
-    def forward(self, state, tokens, heads, queries) -> torch.Tensor:
+    def forward(self, state, tokens, heads, queries, states=None) -> torch.Tensor:
+        if states is not None:
+            states.append(torch.zeros(self.heads, queries, 1))
         state.tokens += tokens
         self.fed.append(len(tokens))
         after = [logits_after(state.tokens[: state.length - back]) for back in reversed(range(queries))]
         return torch.tensor(np.stack(after, axis=1)[:heads])
+
+
+class TableCorrelator:
+    """Conditionals: each head's own probabilities, weighted anew for every text before them."""
+
+    def attach(self, candidates, logits=None, states=None, options=None):
+        return candidates._replace(given=TableConditionals(candidates))
+
+
+class TableConditionals:
+    def __init__(self, candidates):
+        self.candidates = candidates
+
+    def factors(self, tokens):
+        ids, f = (each[tokens.shape[1]] for each in self.candidates[:2])
+        weights = np.array(
+            [np.random.default_rng([9, *row]).gamma(0.5, size=VOCAB) for row in tokens.tolist()]
+        )
+        p = f * weights[:, ids]
+        return 0.9 * p / p.sum(axis=1, keepdims=True)
+
+    def later(self, order):
+        return 0.9 ** max(order - 2, 0)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +98,6 @@ def table():
 @pytest.fixture
 def engine(table):
     engine = Engine(tiny_dynamo(), None)
-    engine._decoder, engine._table = TableDecoder(), table
+    engine._decoder, engine._table, engine._correlators = TableDecoder(), table, TableCorrelator()
     engine.end_ids = engine._special_ids = frozenset({END})
     return engine

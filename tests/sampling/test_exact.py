@@ -10,7 +10,7 @@ import pytest
 from engines import tokens_of
 from oracle import choose as oracle_choose
 from scipy import stats
-from tablemodel import END, START, VOCAB, engine, logits_after, table
+from tablemodel import END, START, VOCAB, TableCorrelator, engine, logits_after, table
 
 from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.exact import Draft, propose, verify
@@ -27,6 +27,7 @@ MODES = [
     {"top_k": 3, "temperature": 0.6},
     {"max_order": 2},
     {"correction": "smoothed"},
+    {"correction": "correlator", "repetition_penalty": 1.3},
 ]
 
 
@@ -103,7 +104,7 @@ def test_whether_there_is_a_draft_does_not_depend_on_the_draft_that_is_drawn(cha
     lengths = set()
     places = np.linspace(0, 0.999, 12)
     for prefix in itertools.product(range(VOCAB), repeat=2):
-        candidates = top_candidates(logits_after(prefix), options)
+        candidates = TableCorrelator().attach(top_candidates(logits_after(prefix), options))
         for token in candidates.ids[0].tolist():
             drawn = [
                 propose_with(uniforms, candidates, token, table, options)
@@ -115,7 +116,7 @@ def test_whether_there_is_a_draft_does_not_depend_on_the_draft_that_is_drawn(cha
                 after.setdefault(drafts[0].token if drafts else None, set()).add(len(drafts))
                 lengths.add(len(drafts))
             assert all(len(found) == 1 for found in after.values())
-    free = options.exact_threshold == 0 and (options.mask_strength == 0 or options.correction == "smoothed")
+    free = options.exact_threshold == 0 and (options.mask_strength == 0 or options.correction != "table")
     assert lengths == ({2} if free else {0, 1, 2} if options.max_order == 3 else {0, 1})
 
 

@@ -1,0 +1,129 @@
+"""The correlator in decoding: each head's candidates given the tokens chosen before them (ours, not the
+paper's).
+
+`dynamo.model.correlator` says what it is. Behind the final norm its parts fold, so a pass needs no logits but
+the heads' own: with u the inner state after the tokens chosen before, the logit of candidate c rises by
+E_c B u. A_h h_n is taken once a pass; embedding rows are gathered only of tokens that a joint's branches
+reach.
+
+A conditional is a distribution over the k candidates that the head has without it. The share of the head's
+softmax that these hold scales it: otherwise what the candidates leave out would make the rest look certain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dynamo.model.heads import TokenHead
+from dynamo.sampling.candidates import Candidates
+from dynamo.sampling.options import SamplingOptions
+
+
+class Correlators:
+    """The correlators of a model's extra heads; `of` gives None for a model without any."""
+
+    def __init__(self, model: PreTrainedModel):
+        self._heads: list[TokenHead] = list(model.token_heads)
+        self._embed = model.get_input_embeddings()
+        self._unembed = model.get_output_embeddings()
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Correlators | None:
+        return cls(model) if getattr(model.config, "correlator_rank", 0) else None
+
+    @torch.inference_mode()
+    def attach(
+        self, candidates: Candidates, logits: Tensor, states: Tensor, options: SamplingOptions
+    ) -> Candidates:
+        """Candidates (n, k) with their conditionals. Of heads 2 .. n at the pass's position: logits (n - 1,
+        vocab), and hidden states behind the final norm (n - 1, hidden)."""
+        heads = self._heads[: len(candidates.ids) - 1]
+        temperature = options.temperature or 1.0
+        logits = logits.float() if logits.itemsize < 4 else logits
+        # The likeliest token's share of all tokens over its share of the candidates.
+        falls = (logits - logits.amax(dim=1, keepdim=True)) / temperature
+        shares = np.minimum(falls.exp().sum(dim=1).cpu().numpy() ** -1.0 / candidates.f[1:, 0], 1.0)
+        inner = [
+            head.correlator.h_part(state.to(head.correlator.to_hidden))
+            for head, state in zip(heads, states, strict=True)
+        ]
+        return candidates._replace(given=Conditionals(self, candidates, shares, inner, temperature))
+
+    def token_part(self, head: int, place: int, tokens: NDArray[np.int64]) -> Tensor:
+        """What tokens (n,) chosen at a place add to head `head`'s inner state: (n, rank)."""
+        device = self._embed.weight.device
+        rows = self._embed(torch.from_numpy(tokens).to(device))
+        correlator = self._heads[head - 1].correlator
+        return correlator.e_part(place, rows.to(correlator.to_hidden))
+
+    def output_rows(self, head: int, ids: NDArray[np.int64]) -> Tensor:
+        """E_c of ids (k,): (k, hidden)."""
+        owner = self._heads[head - 1]
+        out = (owner.output_embedding or self._unembed).weight
+        return out.index_select(0, torch.from_numpy(ids).to(out.device)).to(owner.correlator.to_hidden)
+
+    def rise(self, head: int, inner: Tensor, rows: Tensor) -> NDArray[np.float64]:
+        """By how much the logits of output rows (k, hidden) rise in inner states (n, rank): (n, k)."""
+        back = self._heads[head - 1].correlator.to_hidden  # (hidden, rank)
+        u = torch.nn.functional.silu(inner)
+        # Whichever is less work: few inner states go to the hidden size, many wait for the candidates.
+        rise = (u @ back.T) @ rows.T if len(u) < len(rows) else u @ (rows @ back).T
+        return rise.double().cpu().numpy()
+
+
+class Conditionals:
+    """p(x_n | x_1 .. x_n-1) of one pass's candidates. shares (n - 1,): of each further head's softmax, what
+    its candidates hold."""
+
+    def __init__(
+        self,
+        correlators: Correlators,
+        candidates: Candidates,
+        shares: NDArray[np.float64],
+        inner: Sequence[Tensor],
+        temperature: float,
+    ):
+        self.shares = shares
+        self._correlators, self._inner, self._temperature = correlators, inner, temperature
+        self._ids = candidates.ids
+        self._output_rows: dict[int, Tensor] = {}
+        self._known: dict[tuple[int, ...], NDArray[np.float64]] = {}  # rows by the tokens before
+        with np.errstate(divide="ignore"):
+            self._log_f = np.log(candidates.f)
+
+    def factors(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of the candidates after tokens (n, j), j from 1 on: (n, k), rows that sum to the head's share.
+
+        What one order asked for is not computed again for the next.
+        """
+        asked = [tuple(row) for row in tokens.tolist()]
+        new = [row for row in dict.fromkeys(asked) if row not in self._known]
+        if new:
+            self._known.update(zip(new, self._rows(np.array(new)), strict=True))
+        return np.array([self._known[row] for row in asked]).reshape(-1, self._ids.shape[1])
+
+    @torch.inference_mode()
+    def _rows(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        head, correlators = tokens.shape[1], self._correlators
+        inner = self._inner[head - 1]  # (rank,)
+        for place, column in enumerate(tokens.T):
+            different, inverse = np.unique(column, return_inverse=True)
+            part = correlators.token_part(head, place, different)
+            inner = inner + part[torch.from_numpy(inverse).to(part.device)]  # (n, rank)
+        if head not in self._output_rows:
+            self._output_rows[head] = correlators.output_rows(head, self._ids[head])
+        rise = correlators.rise(head, inner, self._output_rows[head]) / self._temperature
+        logits = self._log_f[head] + rise
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return p * (self.shares[head - 1] / p.sum(axis=1, keepdims=True))
+
+    def later(self, order: int) -> float:
+        """The share that the candidates hold of all tokens from the third to the last of a chunk."""
+        return math.prod(self.shares[1 : order - 1].tolist())
