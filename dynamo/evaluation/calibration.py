@@ -10,7 +10,7 @@ says how much of its confidence is the base's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.model import DynamoForCausalLM
 from dynamo.model.architectures import max_positions
 from dynamo.sampling.candidates import top_candidates
+from dynamo.sampling.corrections import correction_of
+from dynamo.sampling.correlated import Correlators
 from dynamo.sampling.options import MAX_ORDER, SamplingOptions
 from dynamo.sampling.records import Cell
-from dynamo.sampling.sampler import Context, choose
 
 BINS = 10
 EVENTS = {"text": "equals the next tokens of held-out text", "base": "equals the base model's greedy text"}
@@ -121,8 +122,8 @@ def measure_calibration(
     """Both curves of every order, at `per_document` random positions of randomly chosen documents.
 
     documents: ids, cut at `cut` tokens; positions: how many in all, fewer if the documents are used up;
-    options: temperature, top-k and mask strength are used. Raises ValueError if an order is not the model's
-    or no document is long enough.
+    options: temperature, top-k, correction and mask strength are used. Raises ValueError if an order is not
+    the model's or no document is long enough.
     """
     options = options or SamplingOptions()
     heads, longest = model.config.num_token_heads, max(orders)
@@ -170,25 +171,16 @@ def _top_cells(
 ) -> list[tuple[int, int, Cell | None]]:
     """(place, order, the joint's largest cell); the cell is None if the mask left none."""
     states = model.head_states(torch.from_numpy(document)[None].to(execution_device(model)))
-    logits = torch.stack([model.head_logits(n, state[0, places]) for n, state in enumerate(states)], dim=1)
-    logits = logits.float().cpu().numpy()  # (places, heads, vocab)
-    context = Context(logits.shape[-1])
+    states = torch.stack([state[0, places] for state in states], dim=1)  # (places, heads, hidden)
+    logits = torch.stack([model.head_logits(n, each) for n, each in enumerate(states.unbind(1))], dim=1)
+    correlators = Correlators.of(model) if options.correction == "correlator" else None
     found = []
-    for order in orders:
-        # Only the mask may refuse an order, and which cell is drawn does not matter.
-        tried = replace(
-            options,
-            max_order=order,
-            threshold=0.0,
-            adaptive=False,
-            repetition_penalty=1.0,
-            min_kept_mass=0.0,
-            exact=False,
-        )
-        for place, rows in zip(places.tolist(), logits, strict=True):
-            joint = choose(top_candidates(rows[:order], tried), context, table, tried, 0.0).joint
-            best = joint.top(1) if joint is not None and joint.order == order else ()
-            found.append((place, order, best[0] if best else None))
+    for place, rows, own in zip(places.tolist(), logits.float(), states, strict=True):
+        candidates = top_candidates(rows, options)
+        if correlators is not None:
+            candidates = correlators.attach(candidates, rows[1:], own[1:], options)
+        for order in orders:
+            found.append((place, order, correction_of(candidates, order, table, options).largest()))
     return found
 
 

@@ -26,6 +26,7 @@ from dynamo.data.held_out import held_out_nats
 from dynamo.model import DynamoForCausalLM
 from dynamo.model.architectures import max_positions
 from dynamo.sampling.candidates import Candidates, top_candidates
+from dynamo.sampling.correlated import Correlators
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.sampler import Context, choose
 
@@ -147,6 +148,8 @@ def measure_dynamic_perplexity(
     options = options or SamplingOptions()
     if options.exact:
         raise ValueError("exact: PPL_d moves the back-off threshold, which exact mode does not have")
+    if options.draw == "anchored":
+        raise ValueError("draw: PPL_d scores what a joint decides on, and an anchored chunk has none")
     each = [replace(options, threshold=threshold) for threshold in thresholds]
     heads = min(options.max_order, model.config.num_token_heads)
     cut = min(cut, max_positions(model))
@@ -185,9 +188,11 @@ def _decided(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """How many tokens every option set would emit at every place, and their nats: (places, options) each."""
     states = model.head_states(torch.from_numpy(document)[None].to(model.device))[:heads]
+    states = torch.stack([state[0, places] for state in states], dim=1)  # (places, heads, hidden)
     logits = torch.stack(
-        [model.head_logits(n, state[0, places]) for n, state in enumerate(states)], dim=1
+        [model.head_logits(n, state) for n, state in enumerate(states.unbind(1))], dim=1
     ).float()
+    correlators = Correlators.of(model) if each[0].correction == "correlator" else None
     targets = torch.from_numpy(document[places[:, None] + np.arange(1, heads + 1)])  # (places, heads)
     log_p = logits.log_softmax(-1).gather(2, targets.to(logits.device)[:, :, None])[:, :, 0]
     summed = -log_p.double().cumsum(1).cpu().numpy()
@@ -198,6 +203,8 @@ def _decided(
         read = place + 1
         # Candidates depend on temperature and top-k alone, which all option sets share.
         candidates: Candidates = top_candidates(rows, each[0])
+        if correlators is not None:
+            candidates = correlators.attach(candidates, rows[1:], states[row, 1:], each[0])
         orders[row] = [choose(candidates, context, table, options, 0.0).order for options in each]
     return orders, np.take_along_axis(summed, orders - 1, axis=1)
 

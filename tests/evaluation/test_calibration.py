@@ -130,3 +130,21 @@ def test_bins_carry_wilson_intervals():
 def test_bad_input_is_refused(documents, orders, words):
     with pytest.raises(ValueError, match=words):
         calibration.measure_calibration(tiny_dynamo(), None, tiny_base(), documents, orders=orders)
+
+
+def test_a_correlator_that_says_nothing_leaves_the_curves_as_they_are():
+    """B is zero at first, and with every token a candidate none of the head's mass is missing."""
+    model = tiny_dynamo(correlator_rank=4)
+    options = SamplingOptions(top_k=300, correction="none")
+    given = SamplingOptions(top_k=300, correction="correlator")
+    plain, corrected = (
+        calibration.measure_calibration(
+            model, None, model.to_base(), DOCUMENTS, each, orders=(2,), positions=9
+        )
+        for each in (options, given)
+    )
+    for one, other in zip(plain, corrected, strict=True):
+        assert [each.right for each in one.bins] == [each.right for each in other.bins]
+        assert [each.confidence for each in one.bins] == pytest.approx(
+            [each.confidence for each in other.bins]
+        )
