@@ -30,11 +30,13 @@ function unpackJoint(line) {
     const ranks = Array.from(cells.subarray(start, start + line.order));
     chunks.push({ ranks, value: probabilityFromCode(cells[start + line.order]) });
   }
-  return { product, masked, chunks };
+  const given = line.given ? Array.from(codesFromBase64(line.given), probabilityFromCode) : null;
+  return { product, masked, chunks, given };
 }
 
 /** Whether the mask was off. Cells too small to be recorded are no sign of it. */
-function isUnmasked(pass, joint) {
+function isUnmasked(pass, joint, correction) {
+  if (correction) return false;
   const least = probabilityFromCode(1);
   return pass.kept === 1 && joint.masked.every((value, at) => value > 0 || joint.product[at] < least);
 }
@@ -70,7 +72,12 @@ function isExact(pass) {
   return pass.exact === true;
 }
 
-/** Exact mode's third stage: the grid's row of the token that was drawn, from which drafts are drawn, as shares. */
+/** Whether a pass drew token by token, each given those before: the threshold slider has nothing to say of it. */
+function isGrown(pass) {
+  return isExact(pass) || pass.anchored === true;
+}
+
+/** The third stage of such a pass: the grid's row of the token that was drawn first, as shares. */
 function rowGiven(joint, masked) {
   const width = joint.p[1].length;
   const from = (joint.picked[0] ?? joint.p[0].length) * width;
@@ -79,12 +86,14 @@ function rowGiven(joint, masked) {
 }
 
 /**
- * The joints that a pass looked at, highest order first: {order, best, reason}. The one it emitted has no reason;
- * best: its largest value before thresholds, or after the penalty where that was the reason. None in exact mode.
+ * The joints that a pass looked at, highest order first: {order, best, reason, atMost}. The one it emitted has no
+ * reason; atMost: best is only a bound;
+ * best: its largest value before thresholds, or after the penalty where that was the reason. None where the
+ * chunk was grown.
  */
 function triesOf(pass, joint) {
-  if (isExact(pass)) return [];
-  const tries = (pass.backoffs ?? []).map(([order, reason, best]) => ({ order, best, reason }));
+  if (isGrown(pass)) return [];
+  const tries = (pass.backoffs ?? []).map(([order, reason, best, , atMost]) => ({ order, best, reason, atMost }));
   const emitted = pass.order ?? pass.ids.length;
   if (emitted > 1) {
     const largest = joint ? Math.max(0, ...unpackJoint(joint).chunks.map((chunk) => chunk.value)) : 0;
@@ -104,7 +113,7 @@ function clears({ order, best, reason }, threshold) {
  */
 function decisionAt(tries, threshold) {
   const through = tries.find((attempt) => clears(attempt, threshold));
-  if (through) return { order: through.order, certain: true };
+  if (through) return { order: through.order, certain: !through.atMost };
   const order = Math.max(1, Math.min(...tries.map((attempt) => attempt.order)) - 1);
   return { order, certain: order === 1 };
 }
@@ -126,10 +135,10 @@ function barInWords(threshold, order) {
 }
 
 /** One entry of a pass line's "backoffs" in words. */
-function backOffInWords([order, reason, best, bar]) {
+function backOffInWords([order, reason, best, bar, atMost]) {
   const threshold = bar ** (1 / (order - 1));
   const sentences = {
-    threshold: `best joint ${percent(best)} is not above ${barInWords(threshold, order)}`,
+    threshold: `best joint${atMost ? " of at most" : ""} ${percent(best)} is not above ${barInWords(threshold, order)}`,
     penalty: `after the repetition penalty no chunk is above ${barInWords(threshold, order)}`,
     mask: `none of the candidate ${order === 2 ? "pairs" : "chunks"} occurs in the training text`,
     kept_mass: "too little of the product survived the mask",

@@ -32,8 +32,15 @@ function buildGrid(figure, stage) {
       cells.push(cell);
     }
   }
-  const [caption, result] = ["figcaption span", ".dm-stage-result"].map((part) => figure.querySelector(part));
-  return { rows, columns, cells, caption, result, heats: new Array(cells.length).fill(GONE), picked: -1 };
+  const parts = ["figcaption b", "figcaption span", ".dm-stage-result"];
+  const [title, caption, result] = parts.map((part) => figure.querySelector(part));
+  return { table, title, rows, columns, cells, caption, result, heats: new Array(cells.length).fill(GONE), picked: -1 };
+}
+
+/** What a stage is called, by eye and by ear. */
+function nameStage(grid, title) {
+  say(grid.title, title);
+  grid.table.setAttribute("aria-label", `${title}: rows are the first token, columns the second`);
 }
 
 function sketch(heats, picked) {
@@ -136,17 +143,24 @@ function cellInWords(at, { pass, joint, unpacked }, threshold) {
   if (!unpacked) return ""; // chosen, but not drawn yet
   if (row >= rows.length || column >= columns.length) return "";
   const index = row * columns.length + column;
-  const exact = isExact(pass);
-  const left = (exact ? rowGiven(joint, unpacked.masked) : applyThreshold(unpacked, joint, threshold).grid)[index];
+  const grown = isGrown(pass);
+  const left = (grown ? rowGiven(joint, unpacked.masked) : applyThreshold(unpacked, joint, threshold).grid)[index];
   const masked = unpacked.masked[index];
   const steps = [
     `${visible(rows[row])} + ${visible(columns[column])}`,
     `product ${percent(unpacked.product[index])}`,
-    masked > 0 ? `after the mask ${percent(masked)}` : "removed by the mask",
+    ...correctedInWords(index, joint, unpacked, visible(rows[row])),
   ];
   if (masked > 0 && left > 0) steps.push(`${percent(left)} of what is left`);
-  else if (masked > 0) steps.push(exact ? "not in the row of the token drawn" : "below the threshold");
+  else if (masked > 0) steps.push(grown ? "not in the row of the token drawn" : "below the threshold");
   return steps.join("  →  ");
+}
+
+/** What the second stage made of a cell. */
+function correctedInWords(index, { correction }, { masked, given }, first) {
+  if (given) return [`${percent(given[index])} given “${first}”`, `together ${percent(masked[index])}`];
+  if (correction) return [`reweighted ${percent(masked[index])}`];
+  return [masked[index] > 0 ? `after the mask ${percent(masked[index])}` : "removed by the mask"];
 }
 
 /** Arrow keys move the focus from cell to cell within a table. */

@@ -148,7 +148,7 @@ function draw() {
   drawStages();
   if (joint) {
     drawVerdict();
-    part("tries").hidden = isExact(pass);
+    part("tries").hidden = isGrown(pass);
     drawLadder(part("ladder"), pass, joint, threshold());
   }
   drawThird(part("third"), pass, joint);
@@ -161,6 +161,7 @@ function drawAtRest() {
   say(part("title"), "Inside a forward pass");
   say(part("subtitle"), "");
   say(part("lead"), AT_REST);
+  nameStage(grids[1], correctionTitle());
   grids.forEach((grid, i) => {
     clearGrid(grid);
     say(grid.caption, LESSON[i]);
@@ -184,10 +185,10 @@ function drawHead() {
   say(part("live"), following ? "Following" : "Follow again");
 }
 
-/** What stage 3 is computed at. In exact mode nothing depends on it, so there is nothing to ask. */
+/** What stage 3 is computed at. A chunk that was grown gives nothing to ask. */
 function threshold() {
   const { pass, joint } = shown;
-  return slider === null || isExact(pass) ? joint.threshold : slider;
+  return slider === null || isGrown(pass) ? joint.threshold : slider;
 }
 
 function drawStages() {
@@ -201,11 +202,13 @@ function drawStages() {
   }
   const after = applyThreshold(unpacked, joint, threshold());
   const picked = pickedCell(joint);
-  const third = isExact(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
-  const unmasked = isUnmasked(pass, unpacked);
-  const values = [unpacked.product, unmasked ? unpacked.product : unpacked.masked, third];
+  const third = isGrown(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
+  const unmasked = isUnmasked(pass, unpacked, joint.correction);
+  const corrected = unpacked.given ?? (unmasked ? unpacked.product : unpacked.masked);
+  const values = [unpacked.product, corrected, third];
   const results = stageResults(pass, joint, unpacked, after);
   const captions = stageCaptions(pass, joint, threshold(), unmasked);
+  nameStage(grids[1], correctionTitle(joint.correction));
   grids.forEach((grid, i) => {
     drawGrid(grid, joint, values[i], picked);
     say(grid.caption, captions[i]);

@@ -3,21 +3,40 @@
 /** What is done in each stage. */
 function stageCaptions(pass, joint, threshold, unmasked) {
   const stay = `only ${joint.order === 2 ? "pairs" : "whole chunks"} above ${barInWords(threshold, joint.order)} stay`;
-  const removed = unmasked ? "off: nothing is removed" : "never seen together: removed; the rest reweighted";
   return [
     "every head's own guess, multiplied",
-    `${removed}${joint.order > 2 ? ", summed over the third token" : ""}`,
-    isExact(pass) ? "exact mode: drafts are drawn from the row of the token drawn" : stay,
+    correctionCaption(joint, unmasked),
+    isExact(pass)
+      ? "exact mode: drafts are drawn from the row of the token drawn"
+      : isGrown(pass)
+        ? "anchored: the first token was drawn alone, the second from its row"
+        : stay,
   ];
+}
+
+/** What the second stage is called: only the table's is a mask. */
+function correctionTitle(correction) {
+  return { correlator: "Given the token before", smoothed: "Smoothed counts" }[correction] ?? "Mask";
+}
+
+function correctionCaption({ correction, order }, unmasked) {
+  if (correction === "correlator") return "each row is its own distribution: the second token, once the first is known";
+  const removed = unmasked ? "off: nothing is removed" : "never seen together: removed; the rest reweighted";
+  const done = correction === "smoothed" ? "reweighted by how often tokens follow each other; nothing is removed" : removed;
+  return `${done}${order > 2 ? ", summed over the third token" : ""}`;
 }
 
 /** The three grids' own results, one line each; `after` is `applyThreshold`'s. */
 function stageResults(pass, joint, unpacked, after) {
-  const kept = pass.kept === undefined ? "" : `${percent(pass.kept)} of the product is kept; `;
+  const kept = pass.kept === undefined || joint.correction ? "" : `${percent(pass.kept)} of the product is kept; `;
   return [
     likeliestInWords(joint, unpacked.product),
     kept + likeliestInWords(joint, unpacked.masked),
-    isExact(pass) ? `${plural(pass.drafted?.length ?? 0, "token")} drafted` : leftInWords(joint, after),
+    isExact(pass)
+      ? `${plural(pass.drafted?.length ?? 0, "token")} drafted`
+      : isGrown(pass)
+        ? ""
+        : leftInWords(joint, after),
   ];
 }
 
@@ -59,6 +78,7 @@ function namedByPass(pass, joint, head) {
 /** How many tokens the pass came to and why: [phrase, reason]. */
 function verdictInWords(pass, joint) {
   if (isExact(pass)) return exactInWords(pass);
+  if (isGrown(pass)) return anchoredInWords(pass);
   const tries = triesOf(pass, joint);
   const order = pass.order ?? pass.ids.length;
   if (order === 1) return ["This pass backed off to 1 token.", refusalInWords(tries, joint.threshold)];
@@ -66,6 +86,14 @@ function verdictInWords(pass, joint) {
   const count = plural(pass.ids.length, "token");
   const phrase = tries.length > 1 ? `backed off from ${tries[0].order} tokens and emitted ${count}` : `emitted ${count}`;
   return [`This pass ${phrase}.`, passageInWords(tries, order, joint.threshold) + cut];
+}
+
+/** The anchored draw: how far the chunk grew, and what ended it. */
+function anchoredInWords(pass) {
+  const count = plural(pass.ids.length, "token");
+  const phrase = `This pass drew its first token alone and ${pass.ids.length > 1 ? `grew to ${count}` : "kept to it"}.`;
+  const [ended] = pass.backoffs ?? [];
+  return [phrase, ended ? `${backOffInWords(ended)}.` : "Every head gave a token."];
 }
 
 /** Exact mode: what became of the drafts of the pass before, and what this one drafts. */
@@ -98,11 +126,11 @@ function whatIfInWords(pass, joint, threshold) {
 }
 
 function refusalInWords(tries, threshold) {
-  const { order, best, reason } = tries[tries.length - 1];
+  const { order, best, reason, atMost } = tries[tries.length - 1];
   if (reason === "mask") return `None of the candidate ${chunkWord(order)}s occurs in the training text.`;
   if (reason === "kept_mass") return "Too little of the product survived the mask.";
   const after = reason === "penalty" ? " after the repetition penalty" : "";
-  return `Its best ${chunkWord(order)} has ${percent(best)}${after}, not above ${barInWords(threshold, order)}.`;
+  return `Its best ${chunkWord(order)} has ${atMost ? "at most " : ""}${percent(best)}${after}, not above ${barInWords(threshold, order)}.`;
 }
 
 function passageInWords(tries, order, threshold) {
@@ -124,6 +152,7 @@ function ladderOf(pass, joint, threshold) {
     lines.push({
       order,
       best: attempt?.best ?? null,
+      atMost: attempt?.atMost ?? false,
       bar: order > 1 ? barOf(threshold, order) : null,
       reason: attempt?.reason ?? "",
       verdict: rungVerdict(order, attempt, decision),
@@ -139,10 +168,10 @@ function rungVerdict(order, attempt, decision) {
 }
 
 /** What a line of the ladder says of its values. */
-function rungInWords({ order, best, bar, reason, verdict }) {
+function rungInWords({ order, best, bar, reason, verdict, atMost }) {
   if (order === 1) return verdict === "emitted" ? "always possible" : "";
   if (best === null) return `bar ${percent(bar)}`;
   if (reason === "mask") return "never seen in training";
   if (reason === "kept_mass") return "too little survived the mask";
-  return `best ${percent(best)}, bar ${percent(bar)}`;
+  return `best ${atMost ? "at most " : ""}${percent(best)}, bar ${percent(bar)}`;
 }

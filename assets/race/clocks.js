@@ -106,6 +106,8 @@ function arrivalInWords(lanes, ends, moment) {
 // What else may differ between the lanes, by the name of the option.
 const CHANGES = {
   mask_strength: (strength) => (strength === 0 ? "without the mask" : `mask strength ${strength}`),
+  correction: (name) => ({ none: "without a correction", table: "with the counted mask" })[name] ?? `with ${name} correction`,
+  draw: (name) => (name === "anchored" ? "anchored draw" : "whole chunks drawn"),
   adaptive: (on) => (on ? "with Otsu's threshold" : "without Otsu's threshold"),
   blur: (width) => (width > 1 ? "with the blur" : "without the blur"),
   max_order: (order) => `at most ${plural(order, "token")} per pass`,

@@ -2,7 +2,8 @@
 //
 // A column is about the last order that its pass tried: that joint's largest value, before thresholds, against what
 // it had to exceed. Values are drawn by their square root, so that the thresholds of small eps_b can be told apart.
-// In exact mode nothing is backed off: a column is about drafts of the pass before, kept or rejected.
+// In exact mode nothing is backed off: a column is about drafts of the pass before, kept or rejected. An anchored
+// chunk has no joint of its own to show.
 
 const SCALE = [1, 0.5, 0.25, 0.1, 0.01, 0];
 
@@ -19,11 +20,9 @@ function emittedOrder(step) {
  * and where the pass built no joint.
  */
 function columnOf(step, threshold) {
-  if (isExact(step)) {
-    return { tokens: step.ids.length, givenUp: step.rejected?.length ?? 0, order: null, best: null, bar: null };
-  }
+  const givenUp = (step.rejected ?? step.backoffs ?? []).length;
+  const column = { tokens: step.ids.length, givenUp, order: null, best: null, bar: null };
   const last = triesOf(step).at(-1);
-  const column = { tokens: step.ids.length, givenUp: step.backoffs?.length ?? 0, order: null, best: null, bar: null };
   return last ? { ...column, order: last.order, best: last.best, bar: barOf(threshold, last.order) } : column;
 }
 
@@ -69,7 +68,8 @@ function passInWords(step, threshold) {
   const cut = emittedOrder(step) > tokens ? ` of ${emittedOrder(step)}, as the answer ended` : "";
   const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${bidiIsolate(text)}”` : ""}.`];
   for (const backOff of step.backoffs ?? []) sentences.push(`${backOffInWords(backOff)}.`);
-  if (emittedOrder(step) > 1) sentences.push(`Best joint ${percent(best)} is above ${barInWords(threshold, order)}.`);
+  if (isGrown(step)) sentences.push("It drew its first token alone and grew from there.");
+  else if (emittedOrder(step) > 1) sentences.push(`Best joint ${percent(best)} is above ${barInWords(threshold, order)}.`);
   else if (order === null) sentences.push("No joint was built.");
   return sentences.join(" ");
 }

@@ -81,8 +81,8 @@ function addColumn(step) {
     column.style.setProperty("--bar", heightOf(bar).toFixed(4));
     column.append(piece("stem"), piece("if"), piece("bar"));
   }
-  if (isExact(step)) column.style.setProperty("--value", Math.min(1, tokens / HIGHEST_MARK));
-  column.append(piece(best === null && !isExact(step) ? "none" : `mark size-${tokens}`));
+  if (isGrown(step)) column.style.setProperty("--value", Math.min(1, tokens / HIGHEST_MARK));
+  column.append(piece(best === null && !isGrown(step) ? "none" : `mark size-${tokens}`));
   for (let i = 0; i < givenUp; i++) column.append(piece("given-up"));
   columns.push(column);
   parts.columns.append(column);
@@ -137,7 +137,7 @@ function drawReadout() {
 
 function drawWhatIf() {
   const moved = asked !== null && lane?.header && Math.abs(asked - threshold()) > 1e-9;
-  const differs = moved && columns.length > 0 && !lane.passes.some(isExact);
+  const differs = moved && columns.length > 0 && !lane.passes.some(isGrown);
   root.toggleAttribute("data-whatif", Boolean(differs));
   parts.whatif.textContent = "";
   if (!differs) return columns.forEach((column) => column.classList.remove("fewer", "more"));

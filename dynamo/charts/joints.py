@@ -23,13 +23,15 @@ _AROUND = 165
 def joint_heatmap(line: JointLine, stage: Literal["mask", "product"] = "mask") -> go.Figure:
     """First tokens down, second tokens across, as many as the line has; colour is logarithmic, .01 % to 1.
 
-    stage: "product" for the outer product of the first two heads, "mask" for the joint after the mask,
-    normalised and before thresholds, later tokens summed out.
+    stage: "product" for the outer product of the first two heads, "mask" for the joint as it was corrected,
+    before thresholds, later tokens summed out. A correlator's is drawn row by row: each is the second token's
+    own distribution given the first.
     """
     if stage not in ("mask", "product"):
         raise ValueError(f'stage: expected "mask" or "product", got {stage!r}')
     product = np.outer(*line.probabilities)
-    values = line.grid if stage == "mask" else product
+    corrected = line.grid if line.given is None else line.given
+    values = corrected if stage == "mask" else product
     figure = go.Figure(
         go.Heatmap(
             z=[[math.log10(max(cell, _COLDEST)) if cell > 0 else None for cell in row] for row in values],
@@ -45,8 +47,9 @@ def joint_heatmap(line: JointLine, stage: Literal["mask", "product"] = "mask") -
         )
     )
     rows, columns = values.shape
-    _hatch(figure, np.argwhere(values == 0))
-    note = _ring(figure, line, values.shape)
+    removed = np.argwhere(values == 0) if line.correction == "table" else np.zeros((0, 2), int)
+    _hatch(figure, removed)
+    note = _ring(figure, line, values.shape, _stage_in_words(line, stage))
     figure.add_annotation(
         text=note, showarrow=False, align="left", x=0, xref="paper", xanchor="left", y=1, yref="paper",
         yanchor="bottom", yshift=46,
@@ -90,7 +93,8 @@ def _hover_texts(line: JointLine, values: np.ndarray, product: np.ndarray | None
     def text(row: int, column: int) -> str:
         pair = f"{visible(line.texts[0][row])} + {visible(line.texts[1][column])}"
         value = values[row, column]
-        words = f"{pair}: {plain(percent(value)) if value > 0 else 'removed by the mask'}"
+        gone = "removed by the mask" if line.correction == "table" else "less than is recorded"
+        words = f"{pair}: {plain(percent(value)) if value > 0 else gone}"
         return words if product is None else f"{words}<br>product {plain(percent(product[row, column]))}"
 
     rows, columns = values.shape
@@ -114,10 +118,17 @@ def _hatch(figure: go.Figure, cells: np.ndarray) -> None:
     )
 
 
-def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int]) -> str:
+def _stage_in_words(line: JointLine, stage: str) -> list[str]:
+    if line.correction == "correlator" and stage == "mask":
+        return ["given the token before: each row is its own distribution"]
+    return ["hatched: removed" if line.correction == "table" else "reweighted by smoothed counts"]
+
+
+def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int], notes: list[str]) -> str:
     """Rings the sampled pair where it is on show; in words what the marks mean."""
-    notes = ["hatched: removed"]
-    if len(line.picked) < 2:
+    if len(line.picked) == 1:
+        notes.append("only the first token was drawn")
+    elif not line.picked:
         notes.append("nothing was sampled from it")
     elif line.picked[0] >= shape[0] or line.picked[1] >= shape[1]:
         notes.append("the sampled pair is not shown")
@@ -130,4 +141,6 @@ def _ring(figure: go.Figure, line: JointLine, shape: tuple[int, int]) -> str:
             )  # fmt: skip
         notes.append("ring: sampled")
     summed = {2: "", 3: "<br>summed over the third token"}.get(line.order, "<br>summed over later tokens")
+    if line.given is not None:
+        summed = ""
     return " · ".join(notes) + summed

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynamo.common.validation import number, require_int
+from dynamo.common.validation import number, require_int, short_repr
+from dynamo.sampling.options import CORRECTIONS
 from dynamo.sampling.records import Joint, StepRecord, largest_of_product
 
 GRID_SIZE = 10
@@ -43,7 +44,9 @@ class JointLine:
     defined; floor: no cell that is missing from `chunks` is larger; third: the likeliest third tokens given
     the sampled pair (or the best pair), empty at order 2; picked: ranks of the sampled tokens, empty if the
     joint's order was given up; threshold: the run's eps_b: a cell of this joint must be above
-    eps_b ** (order - 1).
+    eps_b ** (order - 1); correction: what made the joint other than the product, as `SamplingOptions` names
+    it ("table" also where there is none); given: for a correlator, how likely it holds each second token
+    after each first, as the grid lists them.
     """
 
     index: int
@@ -56,6 +59,8 @@ class JointLine:
     floor: float = 0.0
     third: tuple[tuple[str, float], ...] = ()
     picked: tuple[int, ...] = ()
+    correction: str = "table"
+    given: np.ndarray | None = None
 
     @classmethod
     def from_record(
@@ -89,12 +94,14 @@ class JointLine:
             floor=floor,
             third=tuple((label(token), share) for token, share in joint.third(int(pair[0]), int(pair[1]))),
             picked=picked,
+            correction="table" if joint.correction == "none" else joint.correction,
+            given=None if joint.given is None else joint.given[:size, :size],
         )
 
     def to_json(self) -> dict[str, Any]:
         cells = np.array([[*ranks, 0] for ranks, _ in self.chunks], dtype="<u2").reshape(-1, self.order + 1)
         cells[:, -1] = _to_codes(np.array([value for _, value in self.chunks]))
-        return {
+        fields = {
             "joint": self.index,
             "order": self.order,
             "threshold": self.threshold,
@@ -106,6 +113,11 @@ class JointLine:
             "third": [[text, short(share)] for text, share in self.third],
             "picked": list(self.picked),
         }
+        if self.correction != "table":
+            fields["correction"] = self.correction
+        if self.given is not None:
+            fields["given"] = _to_base64(_to_codes(self.given))
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> JointLine:
@@ -115,9 +127,9 @@ class JointLine:
         if len(texts) != 2 or [*map(len, texts)] != [*map(len, probabilities)]:
             raise ValueError('"text" and "p" must hold two heads of as many candidates')
         rows, columns = texts
-        grid = _from_codes(_from_base64(fields["grid"], "grid"))
-        if grid.size != len(rows) * len(columns):
-            raise ValueError(f'"grid" holds {grid.size} values, expected {len(rows)} x {len(columns)}')
+        correction = fields.get("correction", "table")
+        if correction not in CORRECTIONS:
+            raise ValueError(f'"correction": expected {", ".join(CORRECTIONS)}, got {short_repr(correction)}')
         cells = _from_base64(fields["cells"], "cells")
         if cells.size % (order + 1):
             raise ValueError(f'"cells" holds {cells.size} numbers, expected groups of {order + 1}')
@@ -129,7 +141,7 @@ class JointLine:
             threshold=number("threshold", fields["threshold"], 0, 1),
             texts=(rows, columns),
             probabilities=probabilities,
-            grid=grid.reshape(len(rows), len(columns)),
+            grid=_grid(fields, "grid", len(rows), len(columns)),
             chunks=tuple(
                 Chunk(tuple(ranks), float(value))
                 for ranks, value in zip(cells[:, :-1].tolist(), values, strict=True)
@@ -137,7 +149,16 @@ class JointLine:
             floor=number("floor", fields["floor"]),
             third=tuple(_candidate(each) for each in fields["third"]),
             picked=tuple(require_int("picked", rank) for rank in fields["picked"]),
+            correction=correction,
+            given=_grid(fields, "given", len(rows), len(columns)) if "given" in fields else None,
         )
+
+
+def _grid(fields: dict[str, Any], name: str, rows: int, columns: int) -> np.ndarray:
+    values = _from_codes(_from_base64(fields[name], name))
+    if values.size != rows * columns:
+        raise ValueError(f'"{name}" holds {values.size} values, expected {rows} x {columns}')
+    return values.reshape(rows, columns)
 
 
 def _candidate(fields: Any) -> tuple[str, float]:
@@ -162,7 +183,7 @@ def _recorded_chunks(joint: Joint) -> tuple[tuple[Chunk, ...], float]:
         ranks, values = largest_of_product(joint.probabilities, RECORDED_CHUNKS + 1)
     best = np.argsort(-values, kind="stable")
     count = min(RECORDED_CHUNKS, int((values > SMALLEST_RECORDED_CHUNK).sum()))
-    floor = float(values[best[count]]) if count < len(best) else 0.0
+    floor = float(values[best[count]]) if count < len(best) else joint.floor
     return tuple(Chunk(tuple(ranks[i].tolist()), float(values[i])) for i in best[:count]), floor
 
 

@@ -74,7 +74,7 @@ class PassLine:
     texts: one piece per token, "" for a special token and for one that only begins a character; best: the
     largest value of the last joint tried, before thresholds, None if none was built; drafted, rejected: exact
     mode's proposals for the next pass, and the texts of those that this pass rejected; exact: whether the
-    pass ran in that mode.
+    pass ran in that mode; anchored: whether its chunk grew from a first token drawn alone (no `best` then).
     """
 
     index: int
@@ -90,6 +90,7 @@ class PassLine:
     drafted: tuple[int, ...] = ()
     rejected: tuple[str, ...] = ()
     exact: bool = False
+    anchored: bool = False
 
     @classmethod
     def from_record(
@@ -105,10 +106,11 @@ class PassLine:
             backoffs=record.backoffs,
             kept_mass=record.kept_mass,
             prefill=record.prefill,
-            best=record.joint.best if record.joint is not None else None,
+            best=None if record.joint is None or record.anchored else record.joint.best,
             drafted=record.drafted,
             rejected=tuple(rejected),
             exact=record.exact,
+            anchored=record.anchored,
         )
 
     @property
@@ -133,7 +135,8 @@ class PassLine:
             fields["order"] = self.order
         if self.backoffs:
             fields["backoffs"] = [
-                [order, reason, short(best), short(bar)] for order, reason, best, bar in self.backoffs
+                [order, reason, short(best), short(bar), *([True] if at_most else [])]
+                for order, reason, best, bar, at_most in self.backoffs
             ]
         if self.kept_mass is not None:
             fields["kept"] = short(self.kept_mass)
@@ -145,6 +148,8 @@ class PassLine:
             fields["rejected"] = list(self.rejected)
         if self.exact:
             fields["exact"] = True
+        if self.anchored:
+            fields["anchored"] = True
         if self.prefill:
             fields["prefill"] = True
         return fields
@@ -171,6 +176,7 @@ class PassLine:
             drafted=tuple(require_int("drafted", token) for token in fields.get("drafted", ())),
             rejected=tuple(str(text) for text in fields.get("rejected", ())),
             exact=bool(fields.get("exact", False)),
+            anchored=bool(fields.get("anchored", False)),
         )
 
 
@@ -250,14 +256,15 @@ def decode_line(text: str) -> Line:
 
 
 def _backoff(fields: Any) -> BackOff:
-    if not isinstance(fields, list) or len(fields) != 4:
+    if not isinstance(fields, list) or len(fields) not in (4, 5):
         raise ValueError(f'"backoffs" holds {short_repr(fields)}, expected order, reason, best and threshold')
-    order, reason, best, bar = fields
+    order, reason, best, bar, *at_most = fields
     return BackOff(
         require_int("backoffs", order, least=1),
         str(reason),
         number("backoffs", best),
         number("backoffs", bar),
+        at_most == [True],
     )
 
 

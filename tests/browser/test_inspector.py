@@ -130,6 +130,22 @@ def test_without_the_mask_no_cell_is_called_removed(arithmetic):
     assert arithmetic(captions, False, files=files).startswith("never seen together")
 
 
+def test_a_correlators_stage_is_no_mask_and_a_grown_chunk_has_no_threshold(arithmetic):
+    files = ("inspector/grids.js", "inspector/words.js")
+    assert arithmetic("correctionTitle('correlator')", files=files) == "Given the token before"
+    assert arithmetic("correctionTitle()", files=files) == "Mask"
+    caption = "stageCaptions({}, { order: 3, correction: args[0] }, 0.5, false)[1]"
+    assert arithmetic(caption, "correlator", files=files).startswith("each row is its own distribution")
+    assert "nothing is removed" in arithmetic(caption, "smoothed", files=files)
+    cell = "correctedInWords(0, { correction: 'correlator' }, { masked: [0.1], given: [0.25] }, 'a')"
+    assert arithmetic(cell, files=files) == ["25 % given “a”", "together 10 %"]
+    grown = {"anchored": True, "ids": [1, 2], "text": ["a", "b"], "backoffs": [[3, "threshold", 0.2, 0.25]]}
+    assert arithmetic("triesOf(args[0])", grown, files=files) == []
+    phrase, reason = arithmetic("verdictInWords(args[0], {})", grown, files=files)
+    assert phrase == "This pass drew its first token alone and grew to 2 tokens."
+    assert reason.startswith("Backed off from 3")
+
+
 def test_a_pair_drawn_from_beyond_the_tables_is_told(arithmetic):
     after = {"kept": 2, "outside": 1, "exact": True}
     line = {"order": 2, "picked": [0, 12], "text": [["a"] * 10, ["b"] * 10]}

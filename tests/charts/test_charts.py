@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -84,6 +85,15 @@ def test_the_product_is_of_the_first_two_heads_and_removes_nothing():
     expected = np.log10(np.maximum(np.outer(*line.probabilities), 1e-4))
     np.testing.assert_allclose(np.array(heat.z, dtype=float), expected)
     assert len(marks(figure, "removed").x) == 0
+
+
+def test_a_correlators_rows_are_drawn_as_what_they_are():
+    line = replace(joint_line(), correction="correlator", given=np.full((12, 12), 0.05))
+    figure = charts.joint_heatmap(line)
+    (heat,) = figure.select_traces(selector={"type": "heatmap"})
+    np.testing.assert_allclose(np.array(heat.z, dtype=float), math.log10(0.05))
+    assert len(marks(figure, "removed").x) == 0
+    assert "given the token before" in note(figure) and "third token" not in note(figure)
 
 
 def test_a_cell_says_its_pair_and_its_share():

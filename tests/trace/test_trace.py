@@ -122,6 +122,35 @@ def test_floor_bounds_every_chunk_that_is_not_listed():
     assert line.floor == pytest.approx(0.01)
 
 
+def test_a_correlators_joint_brings_its_rows_and_a_smoothed_one_its_name():
+    given = np.array([[0.5, 0.4], [0.1, 0.8]])
+    parts = TRIPLE.candidates, TRIPLE.probabilities, TRIPLE.ranks, TRIPLE.values
+    joint = Joint(*parts, given, "correlator", later=0.9, floor=0.05)
+    line = decode_line(encode_line(JointLine.from_record(0, record_of(joint, (5, 7, 9)), 0.5, label)))
+    assert line.correction == "correlator" and line.floor == 0.05
+    np.testing.assert_allclose(line.given, given, rtol=1e-3)
+    np.testing.assert_allclose(line.grid, joint.probabilities[0][:, None] * given * 0.9, rtol=1e-3)
+    assert line.third[0] == ("<9>", pytest.approx(0.7 / (0.8 * 0.5 * 0.9), rel=1e-3))
+    smoothed = JointLine.from_record(
+        0, record_of(Joint(*parts, correction="smoothed"), (5, 7, 9)), 0.5, label
+    )
+    assert decode_line(encode_line(smoothed)).correction == "smoothed"
+    assert "correction" not in encode_line(JointLine.from_record(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label))
+
+
+def test_a_best_value_that_is_only_a_bound_is_written_as_one():
+    line = PassLine(0, (1,), ("a",), 1, 1.0, backoffs=(BackOff(2, "threshold", 0.2, 0.5, True),))
+    assert decode_line(encode_line(line)) == line
+
+
+def test_an_anchored_chunk_keeps_its_ranks_in_the_joint_at_which_it_ended():
+    ended = (BackOff(3, "threshold", 0.2, 0.25),)
+    record = StepRecord((6, 8), 2, 0.01, backoffs=ended, joint=TRIPLE, anchored=True)
+    assert JointLine.from_record(0, record, 0.5, label).picked == (1, 1)
+    line = PassLine.from_record(0, record, ["a", "b"])
+    assert decode_line(encode_line(line)) == line and line.anchored and line.best is None
+
+
 def test_without_a_mask_the_joint_is_the_product():
     plain = Joint(TRIPLE.candidates, TRIPLE.probabilities)
     line = JointLine.from_record(0, record_of(plain, (5, 7, 9)), 0.5, label)
