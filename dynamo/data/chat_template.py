@@ -86,8 +86,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, roles: Collection[str] = ROLES):
         if not tokenizer.chat_template:
             raise ValueError(
-                "tokenizer: it has no chat template, so there are no markers between turns; use a chat "
-                "model's, or add markers with dynamo.data.text.add_chat_template(tokenizer)"
+                "tokenizer: it has no chat template, so nothing says how a conversation is written; "
+                "`train` and `finetune` give it markers (dynamo.data.text.add_chat_template)"
             )
         self._tokenizer = tokenizer
         self._roles = roles

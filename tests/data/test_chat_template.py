@@ -20,7 +20,8 @@ from dynamo.data.instructions import encode
 from dynamo.data.rows import Row
 from dynamo.model.loss import IGNORED_LABEL
 
-KINDS = (byte_level, sentence_piece)
+SPACES = {byte_level: "Ġ", sentence_piece: "▁"}
+KINDS = tuple(SPACES)
 TOKENIZERS = {(template, kind): kind(template) for template in TEMPLATES for kind in KINDS}
 contents = st.text(st.sampled_from(" \nHhi.:éß中🙂<>|/s_[]INST"), max_size=12)
 markers = st.sampled_from([name for names in SPECIAL.values() for name in names])
@@ -112,6 +113,22 @@ def test_loss_is_on_answers_and_their_ends_only():
         shown = tokenizer.decode(ids[scored], skip_special_tokens=False)
         think = "<think>\n\n</think>\n\n" if template == THINKING else ""
         assert [each.strip() for each in shown.split(end)] == ["Hi hi", think + "hi.", ""], (template, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_leads_and_what_is_said_make_a_conversation(template, kind):
+    """So does a model that speaks for both, token by token."""
+    tokenizer = TOKENIZERS[template, kind]
+    one = text.chat_template(tokenizer)
+    space = " " if template in (MISTRAL, PLAIN_MARKERS) else ""
+    turns = conversation("x", "y", "z")
+    roles = [turn["role"] for turn in turns]
+    ids = []
+    for place, said in enumerate(["x", space + "y", "z"]):
+        ids += one.lead(roles[:place], ask=True) if place == 1 else one.lead(roles[: place + 1])
+        ids += [tokenizer.convert_tokens_to_ids(each) for each in said.replace(" ", SPACES[kind])]
+    assert ids + one.lead(roles, ask=True) == text.encode_chat(tokenizer, turns)
 
 
 def test_a_system_turn_stands_where_the_template_puts_it():
