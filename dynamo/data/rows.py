@@ -40,7 +40,6 @@ ROLES = {
     "model": "assistant", "system": "system", "developer": "system",
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
-CALLS = ("tool_calls", "function_call")
 _KNOWN = {*CONVERSATIONS, *SYSTEM, *RATINGS, "history", "text"}
 _KNOWN |= {name for question, more, answers in PAIRS for name in (question, *more, *answers)}
 MOST_UNREAD = 20  # columns that are named
@@ -150,7 +149,10 @@ def _content(value: Any, parts: list[str]) -> Turns | str:
 
 def first_given(row: dict[str, Any], names: Sequence[str]) -> Any:
     """The first of some columns that a row has; None is not having it."""
-    return next((row[name] for name in names if row.get(name) is not None), None)
+    for name in names:
+        if (value := row.get(name)) is not None:
+            return value
+    return None
 
 
 def _turns(given: Any, parts: list[str]) -> Turns:
@@ -178,7 +180,7 @@ def _turn(turn: Any, parts: list[str]) -> dict[str, str] | None:
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise _Unusable("a turn of an unknown role", turn)
-    calls = any(turn.get(each) for each in CALLS)
+    calls = turn.get("tool_calls") or turn.get("function_call")
     if calls:
         parts.append("tool calls")
     content = _text(first_given(turn, ("content", "value", "text")), turn, parts)

@@ -41,7 +41,7 @@ class RecipeRun:
 
     recipe: str
     work: Path
-    data: str = required("what the heads learn: texts or conversations, JSONL")
+    data: str = required("what the heads learn: a file or hub data set, as `train` takes it")
     validation: str = required("the same, held out")
     instructions: str | None = option(None, "what both models are finetuned on, for chat")
     base: str = option("", "folder, GGUF file or hub id to start from, instead of the recipe's")
