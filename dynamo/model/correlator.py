@@ -17,8 +17,7 @@ logit of candidate c after the tokens x_1 .. x_{n-1} is
     E_c h_n + (E_c B) . silu(A_h h_n + A_1 e(x_1) + .. + A_{n-1} e(x_{n-1}))
 
 with the head's own logit E_c h_n, which is there already; `h_part`, A_h h_n, once a pass; `e_part`,
-A_j e(x_j), a row for each candidate of place j, gathered from `e_table`, which is made once; and `out_part`,
-E_c B, once a pass for the k candidates. For each pair of tokens this leaves k products of width r.
+A_j e(x_j), once for each token of place j that is looked at; and E_c B once a pass for the k candidates.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Correlator(nn.Module):
 
     def __init__(self, config: DynamoConfig, before: int):
         super().__init__()
-        hidden, self.rank, self.before = config.hidden_size, config.correlator_rank, before
+        hidden, self.rank = config.hidden_size, config.correlator_rank
         mlp = config.correlator_kind == "mlp"
         self.first_place = 0 if mlp else before - 1  # of the tokens that are seen
         self.from_hidden = nn.Linear(hidden, self.rank, bias=False) if mlp else None  # A_h
@@ -68,16 +67,6 @@ class Correlator(nn.Module):
         if place < self.first_place:
             return embedded.new_zeros(*embedded.shape[:-1], self.rank)
         return self.from_tokens[place - self.first_place](unit_variance(embedded.detach()))
-
-    @torch.no_grad()
-    def e_table(self, embedding: Tensor) -> Tensor:
-        """`e_part` of every token at every place, from the input embedding (vocab, hidden): (before, vocab,
-        rank)."""
-        return torch.stack([self.e_part(place, embedding) for place in range(self.before)])
-
-    def out_part(self, output_rows: Tensor) -> Tensor:
-        """E_c B of the candidates whose rows of the output embedding are given: (k, hidden) -> (k, rank)."""
-        return output_rows @ self.to_hidden
 
 
 def unit_variance(embedded: Tensor) -> Tensor:

@@ -49,10 +49,11 @@ def test_folded_evaluation_equals_the_dense_formula(kind):
     states = model.head_states(IDS)
     for head in (1, 2):
         state, correlator = states[head][0, 7], model.token_heads[head - 1].correlator
-        table = correlator.e_table(model.get_input_embeddings().weight)
-        h_part, out_part = correlator.h_part(state), correlator.out_part(output_rows)
+        embedding = model.get_input_embeddings().weight
+        h_part, out_part = correlator.h_part(state), output_rows @ correlator.to_hidden
         for tokens in ([3, 200], [44, 44]):
-            inner = h_part + sum(table[place, token] for place, token in enumerate(tokens[:head]))
+            seen = enumerate(tokens[:head])
+            inner = h_part + sum(correlator.e_part(place, embedding[token]) for place, token in seen)
             folded = output_rows @ state + out_part @ torch.nn.functional.silu(inner)
             dense = dense_logits(model, head, state, tokens[:head])[candidates]
             torch.testing.assert_close(folded.double(), dense, atol=1e-4, rtol=1e-5)
