@@ -118,14 +118,14 @@ def otsu_bin(values: np.ndarray) -> int | None:
         return None
     counts = [int(count) for count in np.bincount(bins_of(values).ravel(), minlength=BINS)]
     best_bin, best_variance = 0, Fraction(0)
-    for b in range(BINS):
-        low, high = range(b + 1), range(b + 1, BINS)
-        n_low, n_high = sum(counts[i] for i in low), sum(counts[i] for i in high)
-        if n_low == 0 or n_high == 0:
+    n_low, n_high = 0, sum(counts)
+    sum_low, sum_high = 0, sum(i * count for i, count in enumerate(counts))
+    for b, count in enumerate(counts):
+        n_low, n_high = n_low + count, n_high - count
+        sum_low, sum_high = sum_low + b * count, sum_high - b * count
+        if count == 0 or n_high == 0:  # an empty bin makes no other split than the one before it
             continue
-        mean_low = Fraction(sum(i * counts[i] for i in low), n_low)
-        mean_high = Fraction(sum(i * counts[i] for i in high), n_high)
-        variance = n_low * n_high * (mean_low - mean_high) ** 2
+        variance = n_low * n_high * (Fraction(sum_low, n_low) - Fraction(sum_high, n_high)) ** 2
         if variance > best_variance:
             best_bin, best_variance = b, variance
     return best_bin
