@@ -14,11 +14,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -92,6 +94,22 @@ def printed_by_ranks(folder: Path, count: int, work: Callable[..., object], *arg
     return output
 
 
+class ForkedCommand:
+    """In place of `subprocess.Popen` for `python -m dynamo ..`: the same command, with the imports done."""
+
+    def __init__(self, command: list[str], stdout: TextIOWrapper, env: dict[str, str], **_: Any):
+        assert command[1:3] == ["-m", "dynamo"]
+        self._process = FRESH.Process(target=_run_command, args=(stdout.name, env, command[3:]))
+        self._process.start()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+
 def pool(workers: int, method: str) -> ProcessPoolExecutor:
     """In place of `dynamo.common.distributed.process_pool`, which would fork the test process, threads and
     all."""
@@ -119,6 +137,18 @@ def _rank(output: Path, environment: dict[str, str], work: Callable[..., object]
         os.dup2(file.fileno(), 2)
     if work(*args) not in (None, 0):
         os._exit(1)
+
+
+def _run_command(output: str, environment: dict[str, str], arguments: list[str]) -> None:
+    from dynamo.__main__ import main
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())
+    with open(output, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(main(arguments))
 
 
 def _tell(told: Connection, code: str, environment: dict[str, str]) -> None:

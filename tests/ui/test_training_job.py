@@ -5,6 +5,7 @@ import time
 
 import pytest
 from conftest import DIALOGUES, tiny_base
+from processes import ForkedCommand
 
 from dynamo import charts
 from dynamo.data.readers import DOCUMENT
@@ -106,6 +107,7 @@ def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dial
     assert "the same command goes on there" in (folder / "output.txt").read_text()
     saved = json.loads((folder / "checkpoint" / "run.json").read_text())["step"]
     assert saved >= stopped.step
+    monkeypatch.setattr(training_job.subprocess, "Popen", ForkedCommand)  # once by an interpreter is enough
     job.start(stock, dialogues, STEPS, chat=True)
     done = wait(job, ("done", "failed"))
     assert done.phase == "done", done.message
@@ -122,7 +124,8 @@ def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dial
     assert job.progress().phase == "done" and job.progress().result == done.result
 
 
-def test_a_training_that_fails_says_why(tmp_path, stock):
+def test_a_training_that_fails_says_why(tmp_path, stock, monkeypatch):
+    monkeypatch.setattr(training_job.subprocess, "Popen", ForkedCommand)
     (tmp_path / "short.txt").write_text("too short", encoding="utf-8")
     job = TrainingJob(tmp_path / "trained")
     job.start(str(tmp_path / "nothing" / "here"), tmp_path / "short.txt", 20, chat=False)
