@@ -58,7 +58,7 @@ def fitted(found: Iterable[R], tokenizer: PreTrainedTokenizerBase, reading: Read
             if turns and not refusal(tuple(turn["role"] for turn in turns)):
                 for turn in row.content:
                     if turn["role"] in unplaced:
-                        part = f"{turn['role']} turns, which the chat template has no place for"
+                        part = f"{turn['role']} turns that the chat template has no place for"
                         reading.leave_out_part(part, row.where)
                 yield replace(row, content=turns) if unplaced else row
                 break

@@ -31,9 +31,8 @@ class Tally:
         self.count += count
         self.places += places[: PLACES - len(self.places)]
 
-    def phrase(self, what: str) -> str:
-        more = ", .." if self.count > len(self.places) else ""
-        return f"{self.count:,} {what} ({'; '.join(self.places)}{more})"
+    def __str__(self) -> str:
+        return f"{self.count:,}: {'; '.join(self.places)}{'; ..' if self.count > len(self.places) else ''}"
 
 
 @dataclass
@@ -117,7 +116,7 @@ class Reading:
             rows = self.rows_left_out
             said.append(f"left out {rows:,} row{'' if rows == 1 else 's'}: {self._reasons()}")
         if self.parts:
-            parts = ", ".join(tally.phrase(what) for what, tally in self.parts.items())
+            parts = ", ".join(f"{what} ({tally})" for what, tally in self.parts.items())
             said.append(f"left out of rows that are read: {parts}")
         return said
 
@@ -127,4 +126,4 @@ class Reading:
             print(f"{name}: {sentence}", file=sys.stderr)
 
     def _reasons(self) -> str:
-        return ", ".join(tally.phrase(f"with {reason}") for reason, tally in self.left_out.items())
+        return ", ".join(f"{reason} ({tally})" for reason, tally in self.left_out.items())

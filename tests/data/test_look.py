@@ -77,7 +77,13 @@ def test_the_command_says_what_it_counts(mixed, tokenizer, tmp_path, capsys):
     streams = capsys.readouterr()
     result = json.loads(streams.out)
     assert result["reading"]["conversations"] == 4 and len(result["samples"]) == 2
-    for said in ("4 conversations", "2 texts", "left out 2 rows", "mixed.jsonl, line 5", "1 system turns"):
+    for said in (
+        "4 conversations",
+        "2 texts",
+        "left out 2 rows",
+        "mixed.jsonl, line 5",
+        "system turns that the chat template has no place for (1: ",
+    ):
         assert said in streams.err
     assert main([*arguments, "--strict"]) == 2
     assert "mixed.jsonl, line 5" in capsys.readouterr().err
