@@ -17,6 +17,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
@@ -300,13 +301,13 @@ def _table(path: Path, delimiter: str | None) -> Iterator[tuple[dict[str, Any], 
 
 
 def _parquet(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
+    if find_spec("pyarrow") is None:
         raise ValueError(
             f"{path}: this is a parquet file; the package pyarrow reads it, install it (pip install pyarrow)"
-        ) from None
+        )
+    import pyarrow
+    import pyarrow.parquet
+
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
