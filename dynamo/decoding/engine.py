@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from dynamo.common.validation import short_repr
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data import text
+from dynamo.decoding.built_from import BuiltFrom
 from dynamo.decoding.cache import CachePool, KVCache, within_memory
 from dynamo.decoding.offloaded import decoder_for
 from dynamo.decoding.sequence import TokenSequence
@@ -55,9 +56,11 @@ class Engine:
         if not isinstance(model, PreTrainedModel):
             raise ValueError(
                 f"model: expected a DynaMo or base model, got {type(model).__name__}; of a pair give the "
-                "parts: Engine(pair.dynamo, pair.table, pair.tokenizer)"
+                "parts: Engine(pair.dynamo, pair.table, pair.tokenizer); merge peft's adapters first "
+                "(merge_and_unload)"
             )
         self._decoder = decoder_for(model, weights)
+        self._built_from = BuiltFrom(model, copied=self._decoder.packed)
         self.weights = weights
         self._pool = CachePool(lambda capacity: self._decoder.new_cache(capacity), self.max_length)
         self._table = table
@@ -99,9 +102,10 @@ class Engine:
         The last token completes the stop string and may hold more: `IncrementalDecoder(tokenizer, stop)`
         gives the text up to where it begins. `max_new_tokens` is cut to what the model's positions leave.
         Close the iterator to cancel. Raises ValueError, before anything is yielded, on an empty or too long
-        prompt, unknown ids or a bad option; and in the middle of a run where memory runs out, after which the
-        engine works as before.
+        prompt, unknown ids or a bad option, and where the model's weights have changed since the engine was
+        built; and in the middle of a run where memory runs out, after which the engine works as before.
         """
+        self._built_from.check()
         options = options or SamplingOptions()
         sequence = self._sequence(input_ids, options, max_new_tokens, seed, stop)
         return within_memory(self._decode(sequence, self._run(options)), self.device)
@@ -122,6 +126,7 @@ class Engine:
         Prompts are read one by one, each yielding its prefill record; then every pass yields one record for
         each row that is left. Raises as `stream` does, before anything is yielded.
         """
+        self._built_from.check()
         options = options or SamplingOptions()
         if not len(prompts):
             raise ValueError("prompts: expected one or more, got none")

@@ -51,6 +51,8 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
         # The one family's alone: FSDP looks for every name in this list.
         self._no_split_modules = [architecture.layer_class.__name__]
         self.backbone = architecture.model_class(config.text_config) if backbone is None else backbone
+        tied = self.backbone._tied_weights_keys or {}
+        self._tied_weights_keys = {f"backbone.{name}": f"backbone.{source}" for name, source in tied.items()}
         self.token_heads = nn.ModuleList(TokenHead(config, i) for i in range(1, config.num_token_heads))
         self.post_init()
 

@@ -77,6 +77,10 @@ class DynamoConfig(PreTrainedConfig):
         else:
             super().__setattr__(name, value)
 
+    def to_dict(self) -> dict[str, Any]:
+        """With the base's `tie_word_embeddings` beside it, where peft looks before it merges an adapter."""
+        return super().to_dict() | {"tie_word_embeddings": self.tie_word_embeddings}
+
     def validate_base(self):
         missing = architecture_of(self).unsupported(self.text_config)
         if missing:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from dynamo.model.architectures import LayerWeights, architecture_of, model_shape
 from dynamo.model.shape import LARGEST_COPY
 
+PLAIN = ("torch.nn.", "transformers.")  # where the modules are from that these formulas know
+
 
 def split_layers(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """All layers but the base's last; that one and the extra heads', which may go side by side."""
@@ -25,7 +27,8 @@ def split_layers(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
 def can_pack(model: nn.Module, weights: str = "own") -> bool:
     """Whether a `Decoder` of this model can run on packed copies.
 
-    Its layers must be plain: float32 on CPU, neither quantised nor hooked; and their copies not too large.
+    Its layers must be plain: float32 on CPU, neither quantised, hooked nor with an adapter around a module;
+    and their copies not too large.
     Queries and keys that are normalised by head go through the modules. weights: "own", or "int8" for copies
     in 8 bits.
     """
@@ -42,6 +45,7 @@ def can_pack(model: nn.Module, weights: str = "own") -> bool:
         and not any(hasattr(module, "_hf_hook") for module in modules)
         # A subclass, quantised or an adapter, computes something else than its weight says.
         and all(type(module) is nn.Linear for module in modules if isinstance(module, nn.Linear))
+        and all(type(module).__module__.startswith(PLAIN) for module in modules)
         and (
             (4 if weights == "own" else 1) * count <= LARGEST_COPY
             or (2 * count <= LARGEST_COPY and all(map(fits_half, parameters)))

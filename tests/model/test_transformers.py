@@ -1,53 +1,28 @@
-"""The model as transformers, accelerate and peft use it, each by the library's own classes."""
+"""The model as transformers uses it, by the library's own classes."""
 
 from __future__ import annotations
 
 import copy
-import logging
 
 import pytest
 import torch
+from bases import BASES, ids, new_base, with_heads
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForCausalLM,
-    DataCollatorWithFlattening,
-    GPTNeoXConfig,
-    LlamaConfig,
-    Trainer,
-    TrainingArguments,
-    pipeline,
-)
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, pipeline
 
 from dynamo import DynamoConfig, DynamoForCausalLM
 
-SIZES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "intermediate_size": 48, "max_position_embeddings": 128, "initializer_range": 0.2,
-         "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}  # fmt: skip
-BASES = {
-    "neox": GPTNeoXConfig(**SIZES),
-    "llama": LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=True),
-}
 LENGTHS = (9, 30, 17, 24)
 
 
 @pytest.fixture(params=BASES)
 def base(request):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(copy.deepcopy(BASES[request.param])).eval()
+    return new_base(request.param)
 
 
 @pytest.fixture
 def model(base):
     return with_heads(base)
-
-
-def with_heads(base, **heads) -> DynamoForCausalLM:
-    torch.manual_seed(1)
-    return DynamoForCausalLM.from_base(copy.deepcopy(base), **heads).eval()
-
-
-def ids(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, 97, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def rows() -> list[dict[str, torch.Tensor]]:
@@ -279,15 +254,14 @@ def test_assisted_generation_works_both_ways(base, model):
     assert torch.equal(base.generate(prompt, assistant_model=model, **ask), expected)
 
 
-def test_a_pipeline_writes_text(tokenizer, caplog):
-    torch.manual_seed(0)
-    config = LlamaConfig(**SIZES | {"vocab_size": 300, "eos_token_id": None})
-    model = DynamoForCausalLM.from_base(AutoModelForCausalLM.from_config(config))
+def test_a_pipeline_writes_text(tokenizer):
+    model = with_heads(new_base("llama", vocab_size=300, eos_token_id=None))
     writer = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
-    with caplog.at_level(logging.WARNING, "transformers"):
-        written = writer("Please book a table", max_new_tokens=5, do_sample=False)
-    ids = tokenizer("Please book a table", return_tensors="pt")["input_ids"]
-    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+    written = writer("Please book a table", max_new_tokens=5, do_sample=False)
+    prompt = tokenizer("Please book a table", return_tensors="pt")["input_ids"]
+    expected = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False
+    )
     assert written[0]["generated_text"] == tokenizer.decode(expected[0], skip_special_tokens=True)
 
 

@@ -1,0 +1,99 @@
+"""Adapters of the library peft around the model's layers, and around its output embedding."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from bases import BASES, ids, new_base, with_heads
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from dynamo import DynamoForCausalLM, Engine, SamplingOptions
+
+LAYERS = {"neox": ["query_key_value", "dense_h_to_4h"], "llama": ["q_proj", "up_proj"]}
+VARIANTS = {"shared output": {}, "own outputs": {"own_output_embedding": True, "correlator_rank": 4}}
+
+
+def adapted(model, modules: list[str], **settings) -> PeftModel:
+    torch.manual_seed(2)
+    settings = {"r": 4, "target_modules": modules, "init_lora_weights": False} | settings
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+
+
+@pytest.mark.parametrize("heads", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_adapter_on_the_output_embedding_is_trained_and_loaded(kind, heads, tmp_path):
+    base, text = new_base(kind), ids(2, 12)
+    modules = [*LAYERS[kind], "lm_head", *(["output_embedding"] if heads else [])]
+    model = adapted(with_heads(base, **heads), modules).train()
+    loss = model(input_ids=text, labels=text).loss
+    loss.backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert any("lm_head.lora_A" in name for name in gradients)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
+    # By the logits of all positions, made by the adapter's own forward.
+    model.zero_grad()
+    other = model(input_ids=text, labels=text, return_logits=True).loss
+    other.backward()
+    assert other.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            torch.testing.assert_close(weight.grad, gradients[name], atol=1e-5, rtol=1e-3, msg=name)
+    model.eval().save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(with_heads(base, **heads), tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=text).head_logits, model(input_ids=text).head_logits)
+
+
+def test_heads_send_their_share_of_the_gradient_to_an_adapter():
+    text, base, gradients = ids(2, 12), new_base("neox"), []
+    for scale in (0.0, 0.5, 1.0):
+        model = adapted(with_heads(base, head_gradient_scale=scale), ["lm_head"])
+        model(input_ids=text, labels=text).loss.backward()
+        gradients.append(next(weight.grad for name, weight in model.named_parameters() if "lora_B" in name))
+    none, half, whole = gradients
+    torch.testing.assert_close(half, (none + whole) / 2, atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(none, whole)
+
+
+@pytest.mark.parametrize("kind, output", [("neox", ["lm_head"]), ("llama", [])])
+def test_a_merged_model_is_the_adapted_one_and_saves_as_any(kind, output, tmp_path):
+    base, text = new_base(kind), ids(2, 12)
+    model = adapted(with_heads(base), [*LAYERS[kind], *output]).eval()
+    with torch.no_grad():
+        expected = model(input_ids=text).head_logits
+        merged = model.merge_and_unload()
+        assert type(merged) is DynamoForCausalLM
+        torch.testing.assert_close(merged(text).head_logits, expected, atol=1e-4, rtol=1e-4)
+        merged.save_pretrained(tmp_path)
+        again = DynamoForCausalLM.from_pretrained(tmp_path)
+        assert torch.equal(again(text).head_logits, merged(text).head_logits)
+
+
+def test_peft_sees_that_embeddings_are_tied():
+    """Merged into the one, an adapter would be in the other, too: its own warning says so."""
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        model = adapted(with_heads(new_base("llama")), ["lm_head"])
+    with pytest.warns(UserWarning, match="tied_target_modules"):
+        model.merge_and_unload()
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_an_engine_decodes_with_the_adapter(kind):
+    """Packed copies of layers would be made of the weights beneath it."""
+    model = with_heads(new_base(kind, eos_token_id=None))
+    plain = model.to_base()
+    adapter = adapted(model, LAYERS[kind]).eval()
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        Engine(adapter)
+    prompt = ids(1, 7)
+    ask = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 12, "do_sample": False}
+    expected = model.generate(prompt, **ask)[0, 7:].tolist()
+    assert expected != plain.generate(prompt, **ask)[0, 7:].tolist()
+    greedy = SamplingOptions(temperature=0, repetition_penalty=1.0, threshold=1.0)
+    merged = copy.deepcopy(adapter).merge_and_unload()
+    for each in (model, merged):
+        records = Engine(each).stream(prompt, greedy, 12)
+        assert [token for record in records for token in record.tokens] == expected
