@@ -99,6 +99,8 @@ def test_sweep_completes_plain_text_where_there_is_no_chat_template(folder, caps
     assert len(read_prompts(None, tokenizer)) == 40 and len(read_prompts(None, tokenizer, 3)) == 3
 
     class Plain:
+        chat_template = None
+
         def get_added_vocab(self):
             return {}
 
@@ -186,8 +188,8 @@ BAD = {
     "positions": (["sweep", "--positions", "0"], "positions: "),
     "no folder": (["sweep", "--output", "/nowhere/x.json"], "output: "),
     "no data": (["sweep", "--data", "/nowhere.jsonl"], "data: "),
-    "prompts": (["sweep", "--prompts", "D"], "is not JSON"),
-    "chats": (["sweep", "--prompts", "NOCHATS"], "expected a list of chats"),
+    "prompts": (["sweep", "--prompts", "TEXTS"], "prompts: "),
+    "chats": (["sweep", "--prompts", "NOCHATS"], "nochats.json, row 1: "),
     "shape": (["bench", "--shape", "pythia-3b"], "shape: "),
     "candidates": (["bench", "--top-k", "0"], "top_k: "),
     "rows": (["bench", "--rows", "0"], "rows: "),
@@ -212,7 +214,9 @@ BAD = {
 @pytest.mark.parametrize("arguments, sentence", BAD.values(), ids=BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, arguments, sentence):
     (folder / "nochats.json").write_text('[[{"role": "user"}]]')
-    places = {"D": folder / "data.jsonl", "P": folder / "pair/base", "NOCHATS": folder / "nochats.json"}
+    (folder / "texts.json").write_text('["no chat"]')
+    places = {"D": folder / "data.jsonl", "P": folder / "pair/base"}
+    places |= {"NOCHATS": folder / "nochats.json", "TEXTS": folder / "texts.json"}
     arguments = [str(places.get(argument, argument)) for argument in arguments]
     if "--model" not in arguments:
         arguments += ["--model", str(folder / "pair")]
