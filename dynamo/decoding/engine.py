@@ -228,8 +228,8 @@ class Engine:
         if options.correction == "correlator":
             if self._correlators is None:
                 raise ValueError(
-                    "correction: this checkpoint has no correlator; train heads with one (correlator_rank in "
-                    "its config), or take table, smoothed or none"
+                    "correction: this checkpoint has no correlator; train heads with one (train "
+                    "--correlator-rank 256), or take table, smoothed or none"
                 )
             return
         if self._table is not None and options.mask_strength > 0:
