@@ -68,8 +68,8 @@ def test_conversations_are_text_for_a_model_without_the_template(tmp_path, dialo
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.pdf", "x", "expected .jsonl"),
-        ("a.txt", "  \n\n", "a.txt is empty"),
+        ("a.pdf", "x", r"a\.pdf: .*\.jsonl"),
+        ("a.txt", "  \n\n", r"a\.txt: no row"),
         ("a.jsonl", "{", "line 1: not JSON"),
     ],
 )
