@@ -37,6 +37,7 @@ from dynamo.loading.fetched import (
 from dynamo.model import DynamoConfig
 from dynamo.model.architectures import architecture_of_type
 from dynamo.model.gguf_cache import gguf_in, only_gguf
+from dynamo.model.heads_file import HEADS_FILE
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
 ADAPTER_FILE = "adapter_config.json"
@@ -84,6 +85,8 @@ def _snapshot(repo: str, patterns: list[str]) -> Path | None:
 
 def _is_complete(model: Path) -> bool:
     """Whether a folder holds a model with all of its shards."""
+    if (model / HEADS_FILE).is_file():
+        return (model / "config.json").is_file()
     needed = {"config.json", "tokenizer.json"}
     index = model / "model.safetensors.index.json"
     if index.is_file():

@@ -2,13 +2,15 @@
 
 A name is "embedded" (the pair in `assets/models`), a local folder, or a Hugging Face id. A pair folder holds
 `base/` and `dynamo/`; a lone DynaMo checkpoint races against its own first head, whose weights it then
-shares. The table lies beside the DynaMo weights as `cooccurrence.safetensors`. What does not fit into memory
-is refused before anything is read.
+shares. Token heads saved alone share the weights of their base: `base/` of their pair folder, or the one that
+they name. The table lies beside the DynaMo weights as `cooccurrence.safetensors`. What does not fit into
+memory is refused before anything is read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.text import fingerprint, has_chat_template
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
 from dynamo.loading.downloads import Progress, check_format, check_kind
-from dynamo.loading.names import EMBEDDED, read_config, resolve
+from dynamo.loading.names import EMBEDDED, SMOLLM2, SMOLLM2_HUB, read_config, resolve
 from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_base, load_dynamo
+from dynamo.model.checkpoints import load_filled
 
 OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
 TABLE_FILE = "cooccurrence.safetensors"
@@ -79,11 +82,13 @@ def load(
             f"model: {name} has no token heads (model_type {model_type(dynamo_folder)!r}); "
             f"train them with: python -m dynamo train --model {name}"
         )
-    folders = [folder / "base", dynamo_folder] if pair else [folder]
+    base_folder = base_of_heads(folder, progress)
+    pair = pair and base_folder is None
+    folders = [folder / "base", dynamo_folder] if pair else _with_base(dynamo_folder, base_folder)
     fitting = _Fitting(name, folders, device, dtype, quantize, device_map, max_memory)
-    dynamo = fitting.load(load_dynamo, dynamo_folder)
+    dynamo = fitting.load(_dynamo_loader(base_folder), dynamo_folder)
     base = fitting.load(load_base, folder / "base") if pair else dynamo.to_base(shared=True).eval()
-    tokenizer = _tokenizer_of(dynamo_folder, dynamo)
+    tokenizer = _tokenizer_of(dynamo_folder, dynamo, base_folder)
     if base.config.vocab_size != dynamo.config.vocab_size:
         raise ValueError(
             f"model: {name}: its base has a vocabulary of {base.config.vocab_size} and its DynaMo model of "
@@ -138,14 +143,67 @@ def load_model(
     device = checked_device(device, device_map)
     dtype = dtype or default_dtype(device)
     folder = resolve(name, progress)
+    base_folder = base_of_heads(folder, progress)
     if (folder / "dynamo").is_dir():
         folder = folder / "dynamo"
     check_kind(name, model_type(folder))
     heads = model_type(folder) == DynamoConfig.model_type
-    fitting = _Fitting(name, [folder], device, dtype, quantize, device_map, max_memory)
-    model = fitting.load(load_dynamo if heads else load_base, folder)
-    tokenizer = _tokenizer_of(folder, model)
+    folders = _with_base(folder, base_folder)
+    fitting = _Fitting(name, folders, device, dtype, quantize, device_map, max_memory)
+    model = fitting.load(_dynamo_loader(base_folder) if heads else load_base, folder)
+    tokenizer = _tokenizer_of(folder, model, base_folder)
     return model, tokenizer, load_table(folder, model.config.vocab_size, tokenizer) if heads else None
+
+
+def base_of_heads(folder: Path, progress: Progress | None = None) -> Path | None:
+    """The base's folder where a model or pair folder has token heads alone, else None.
+
+    Raises OSError where the base that they name cannot be found or fetched, ValueError where they name none.
+    """
+    heads = folder / "dynamo" if (folder / "dynamo").is_dir() else folder
+    config = read_config(heads)
+    if config.get("heads_only") is not True:
+        return None
+    if heads != folder and (folder / "base").is_dir():
+        return resolve(str(folder / "base"))
+    named = config.get("base_model")
+    named = named.get("name") if isinstance(named, dict) else None
+    remedy = "or lay it beside them: a folder with the base in base/ and the heads in dynamo/"
+    if not isinstance(named, str) or not named:
+        raise ValueError(
+            f"base: {heads} does not name the base of its token heads; save_heads names it, {remedy}"
+        )
+    try:
+        return resolve(f"{SMOLLM2}/base" if named == SMOLLM2_HUB else named, progress)
+    except (OSError, ValueError) as error:
+        raise OSError(f"base of the token heads in {heads}: {error}, {remedy}") from error
+
+
+def _with_base(folder: Path, base_folder: Path | None) -> list[Path]:
+    return [folder] if base_folder is None else [base_folder, folder]
+
+
+def _dynamo_loader(base_folder: Path | None) -> Any:
+    return load_dynamo if base_folder is None else partial(_load_heads, base_folder)
+
+
+def _load_heads(base_folder: Path, folder: str, dtype: torch.dtype, **placing: Any) -> DynamoForCausalLM:
+    """Heads on their base, which is recognised as its files are; quantised or spread after that, as one."""
+    model = DynamoForCausalLM.from_heads(folder, str(base_folder), dtype)
+    if not placing:
+        return model
+    placing |= {"config": model.config, "state_dict": model.state_dict()}
+    try:
+        placed = load_filled(DynamoForCausalLM, "DynaMo", None, dtype, **placing)
+    except ValueError as error:
+        if "offload_folder" not in str(error):
+            raise
+        raise ValueError(
+            f"device_map: the token heads in {folder} and their base cannot wait on disk apart; save "
+            "them as one: DynamoForCausalLM.from_heads(..).save_pretrained(..)"
+        ) from None
+    placed.generation_config = model.generation_config
+    return placed
 
 
 class _Fitting:
@@ -209,8 +267,9 @@ class _Fitting:
         return told + ("or " if told else "") + "choose a smaller model"
 
 
-def _tokenizer_of(folder: Path, model: Any) -> Any:
-    tokenizer = load_tokenizer(folder)
+def _tokenizer_of(folder: Path, model: Any, base_folder: Path | None = None) -> Any:
+    alone = base_folder is not None and not (folder / "tokenizer.json").is_file()
+    tokenizer = load_tokenizer(base_folder if alone else folder)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"model: {folder}: its tokenizer has {len(tokenizer)} ids and its model "

@@ -12,6 +12,7 @@ Nothing here samples: decoding is `dynamo.decoding.engine`'s.
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,6 +23,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from dynamo.model import heads_file
 from dynamo.model.architectures import ARCHITECTURES, architecture_of
 from dynamo.model.capture import Capture
 from dynamo.model.checkpoints import load_base, load_filled
@@ -127,6 +129,7 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
         """
         if head_init not in ("random", "copy"):
             raise ValueError(f"head_init: expected 'random' or 'copy', got {head_init!r}")
+        name = base.config.name_or_path if isinstance(base, PreTrainedModel) else str(base)
         if not isinstance(base, PreTrainedModel):
             base = load_base(base, dtype=dtype, **hub)
         elif dtype is not None or hub:
@@ -141,6 +144,7 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
             head_gradient_scale=head_gradient_scale,
             correlator_rank=correlator_rank,
             correlator_kind=correlator_kind,
+            base_model=heads_file.origin(name, hub.get("revision")),
         )
         model = cls(config, backbone=base)
         model.token_heads.to(device=base.device, dtype=base.dtype)
@@ -179,6 +183,54 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
         return base
 
     to_pythia = to_base  # its older name
+
+    # -- heads alone --------------------------------------------------------------------------------------
+
+    def save_heads(self, folder: str | os.PathLike, base_name: str | None = None) -> None:
+        """The extra heads in 16 bits, with correlators and configuration, and which base they belong to.
+
+        base_name: hub id or folder by which `from_heads` finds the base, by default what `from_base` was
+        given. The folder is complete or as it was; other files in it stay. Heads that 16 bits do not hold
+        exactly are rounded. Of use only with the base as it is here: where it was trained along with the
+        heads, save the whole model.
+
+        Raises ValueError for a model without extra heads and a folder of a whole model, OSError where the
+        folder cannot be written.
+        """
+        heads_file.save_heads(self, folder, base_name)
+
+    @classmethod
+    def from_heads(
+        cls,
+        folder: str | os.PathLike,
+        base: str | PreTrainedModel | None = None,
+        dtype: torch.dtype | None = None,
+        **hub: Any,
+    ) -> DynamoForCausalLM:
+        """A whole model from heads saved alone, in a folder or on the hub, and their base.
+
+        base: a folder, a hub id or a loaded model, which becomes the backbone itself; by default the one that
+        the heads name, from its folder, the hub's cache or the hub. dtype: where the base is not loaded yet,
+        float32 by default. `hub` goes to both lookups, but `revision` to the heads' alone. Another precision
+        of the heads' base is taken, which is logged.
+
+        Raises ValueError for another model than their base and a damaged folder, OSError for a base that is
+        not found.
+        """
+        return heads_file.from_heads(cls, folder, base, dtype, **hub)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, *arguments: Any, **options: Any) -> Any:
+        """transformers' own; a folder of heads alone is told apart from a damaged one."""
+        try:
+            return super().from_pretrained(name, *arguments, **options)
+        except OSError:
+            if not heads_file.is_heads_only(name, options):
+                raise
+        raise ValueError(
+            f"{name} holds token heads alone, without their base: load them with "
+            f"dynamo.load({str(name)!r}) or DynamoForCausalLM.from_heads({str(name)!r})"
+        )
 
     # -- forward ------------------------------------------------------------------------------------------
 

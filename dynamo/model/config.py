@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -10,9 +12,21 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from dynamo.common.validation import short_repr
 from dynamo.model.architectures import PAPERS, architecture_of
 
 MAX_TOKEN_HEADS = 5
+AUTO_FILE = "modeling_dynamo.py"
+_AUTO_CODE = '''"""Lies beside every saved DynaMo model: Auto classes find the installed package by it."""
+
+try:
+    from dynamo import DynamoConfig, DynamoForCausalLM
+except ImportError as error:
+    raise ImportError(
+        "This is a DynaMo model (arXiv 2405.00888), whose code is in the package dynamo-multi-token: install "
+        "it, with `pip install -e .` in its folder, and load the model again"
+    ) from error
+'''
 # What is about a loaded model as a whole, and not about its base.
 _OF_THE_WHOLE = ("name_or_path", "attn_implementation", "torch_dtype", "output_attentions")
 
@@ -30,7 +44,10 @@ class DynamoConfig(PreTrainedConfig):
     own_output_embedding, own_final_norm: whether each extra head has its own instead of the base's;
     head_gradient_scale: LR_MB / LR_B, the share of the extra heads' gradient that reaches what they share;
     correlator_rank: inner width of each extra head's correlator (0: none; `dynamo.model.correlator`, ours);
-    correlator_kind: "mlp", or "markov" for one that sees only the token just before.
+    correlator_kind: "mlp", or "markov" for one that sees only the token just before;
+    base_model: what the model was made from, as far as known: {"name": hub id or folder, "revision"}, and
+    where heads are saved alone "sha256" (`dynamo.model.heads_file`);
+    heads_only: whether this is of token heads saved without their base.
     """
 
     model_type = "dynamo"
@@ -54,6 +71,8 @@ class DynamoConfig(PreTrainedConfig):
     head_gradient_scale: float = 0.1
     correlator_rank: int = 0
     correlator_kind: str = "mlp"
+    base_model: dict | None = None
+    heads_only: bool = False
 
     def __post_init__(self, **kwargs: Any):
         if self.text_config is None:
@@ -104,6 +123,11 @@ class DynamoConfig(PreTrainedConfig):
         if self.correlator_kind not in ("mlp", "markov"):
             raise ValueError(f"correlator_kind: expected 'mlp' or 'markov', got {self.correlator_kind!r}")
 
+    def validate_base_model(self):
+        for name, value in (self.base_model or {}).items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise ValueError(f"base_model: expected names and texts, got {short_repr(self.base_model)}")
+
     @classmethod
     def from_base(cls, config: PreTrainedConfig, **heads: Any) -> DynamoConfig:
         """A base's configuration with token heads; the object itself is kept, as `text_config`.
@@ -127,3 +151,16 @@ class DynamoConfig(PreTrainedConfig):
         base = copy.deepcopy(self.text_config)
         base.architectures = [architecture_of(self).model_class.__name__]
         return base
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """Also writes a file by which Auto classes find the installed package (`trust_remote_code=True`)."""
+        self.auto_map = {
+            "AutoConfig": f"{AUTO_FILE.removesuffix('.py')}.DynamoConfig",
+            "AutoModelForCausalLM": f"{AUTO_FILE.removesuffix('.py')}.DynamoForCausalLM",
+        }
+        super().save_pretrained(save_directory, **options)
+        (Path(save_directory) / AUTO_FILE).write_text(_AUTO_CODE, encoding="utf-8")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: transformers would copy this module's source into every folder that is saved later."""
