@@ -38,18 +38,22 @@ class Origin:
             raise ValueError("licence: name the licence of the weights, such as apache-2.0")
 
 
-def card(folder: Path, repo_id: str, origin: Origin) -> str:
-    """The README of a model folder or pair. Raises ValueError for a folder without a DynaMo model."""
+def card(folder: Path, repo_id: str, origin: Origin, report: dict[str, Any] | None = None) -> str:
+    """The README of a model folder, a pair or heads alone. report: the folder's own by default.
+
+    Raises ValueError for a folder without a DynaMo model.
+    """
     folders = model_folders(folder)
     dynamo = folders.get("dynamo", folder)
     if model_type(dynamo) != DynamoConfig.model_type:
         raise ValueError(f"model: {folder} holds no DynaMo model (no token heads); push those")
     config = DynamoConfig.from_pretrained(dynamo)
-    report = read_report(folder)
+    report = read_report(folder) if report is None else report
     parts = [
         f"# {repo_id.split('/')[-1]}",
         _what(config, origin, pair="base" in folders),
         _use(repo_id),
+        _from_transformers(repo_id, config, pair="base" in folders),
         _table(dynamo / TABLE_FILE),
         f"**Data.** {origin.data}" if origin.data else "",
         _losses(report.get("perplexity")),
@@ -86,6 +90,10 @@ def _metadata(origin: Origin, config: DynamoConfig) -> ModelCardData:
 
 def _what(config: DynamoConfig, origin: Origin, pair: bool) -> str:
     made_from = f", made from {origin.base}" if origin.base else ""
+    if config.heads_only:
+        made_from = (
+            f", as the token heads alone: its base is {origin.base}, which is fetched when it is loaded"
+        )
     text = (
         f"A DynaMo model{made_from}: a {architecture_of(config).name} model "
         f"({config.num_hidden_layers} layers of {config.hidden_size}) with {config.num_token_heads} token "
@@ -106,6 +114,24 @@ def _use(repo_id: str) -> str:
         'prompt, decoder = encode_prompt(pair.tokenizer, "Hello"), IncrementalDecoder(pair.tokenizer)\n'
         "for step in Engine(pair.dynamo, pair.table, pair.tokenizer).stream(prompt):\n"
         "    print(decoder.push(step.tokens))\n"
+        "```"
+    )
+
+
+def _from_transformers(repo_id: str, config: DynamoConfig, pair: bool) -> str:
+    if config.heads_only:
+        return (
+            f'`DynamoForCausalLM.from_heads("{repo_id}")` gives the model alone; a base that is loaded '
+            "already goes in as `base=`. Another model than the heads' own base is refused."
+        )
+    if pair:
+        return ""
+    return (
+        "transformers loads it too, with its first head for `generate`:\n\n"
+        "```python\n"
+        "import dynamo  # or trust_remote_code=True below, which imports the installed package\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{repo_id}")\n'
         "```"
     )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from hub import Repo
 from huggingface_hub import HfApi
 
 from dynamo import CooccurrenceTable, loading
@@ -80,6 +81,42 @@ def test_a_second_push_leaves_what_it_does_not_know(at_hub, pair_folder, capsys)
     at_hub.model("someone/talker").files["notes.md"] = b"of their own"
     pushed(capsys, pair_folder / "dynamo", "someone/talker", "--licence", "mit")
     assert at_hub.model("someone/talker").files["notes.md"] == b"of their own"
+
+
+def test_heads_go_alone_and_come_back_on_their_base(at_hub, pair_folder, capsys, tmp_path, tokenizer):
+    here = loading.load(str(pair_folder / "dynamo"), device="cpu")
+    save_model(here.dynamo.to_base(), tokenizer, tmp_path / "base")
+    base = {file.name: file.read_bytes() for file in (tmp_path / "base").iterdir()}
+    at_hub.repos[("model", "someone/base")] = Repo(base)
+    arguments = ("someone/heads", "--heads-only", "--licence", "mit", "--base", "someone/base")
+    result = pushed(capsys, pair_folder, *arguments)
+    files = at_hub.model("someone/heads").files
+    assert set(result["files"]) | {".gitattributes"} == set(files)
+    assert {"heads.safetensors", "cooccurrence.safetensors", "modeling_dynamo.py"} < set(files)
+    assert "model.safetensors" not in files and str(tmp_path) not in files["config.json"].decode()
+    card = files["README.md"].decode()
+    assert "base_model: someone/base" in card and 'from_heads("someone/heads")' in card
+    there = loading.load("someone/heads", device="cpu")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(here.base(ids).logits, there.base(ids).logits)
+        torch.testing.assert_close(
+            here.dynamo(ids).head_logits, there.dynamo(ids).head_logits, atol=2e-2, rtol=0
+        )
+    assert there.table.sizes == here.table.sizes
+    at_hub.requests.clear()
+    loading.load("someone/heads", device="cpu")  # a repository of heads is complete in the cache
+    assert at_hub.requests == []
+
+
+def test_heads_that_do_not_fit_the_named_base_are_not_pushed(at_hub, pair_folder, capsys):
+    base = {file.name: file.read_bytes() for file in (pair_folder / "base").iterdir()}
+    at_hub.repos[("model", "someone/base")] = Repo(base)
+    loading.resolve("someone/base")
+    arguments = (pair_folder, "someone/heads", "--heads-only", "--licence", "mit")
+    assert "another model than someone/base" in refused(capsys, *arguments, "--base", "someone/base")
+    assert "error: base: " in refused(capsys, *arguments)
+    assert ("model", "someone/heads") not in at_hub.repos
 
 
 def test_the_card_says_what_is_known_and_nothing_else(pair_folder):
