@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gc
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -135,10 +136,12 @@ def tiny_base(seed: int = 0, **changes) -> GPTNeoXForCausalLM:
 
 
 def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
-    """Weights are large enough for logits to differ clearly; `changes` are heads' options."""
+    """Weights are large enough for logits to differ clearly; `changes` are of the heads or of the base."""
     from dynamo.model import DynamoForCausalLM
 
-    return DynamoForCausalLM.from_base(tiny_base(seed), num_token_heads=heads, **changes).eval()
+    known = inspect.signature(DynamoForCausalLM.from_base).parameters
+    of_heads = {name: changes.pop(name) for name in list(changes) if name in known}
+    return DynamoForCausalLM.from_base(tiny_base(seed, **changes), num_token_heads=heads, **of_heads).eval()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.integrations import GGUF_CONFIG_MAPPING
 from transformers.integrations.gguf import read_gguf_metadata
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
@@ -208,7 +208,7 @@ class GGUFModel:
         stored = {each.name: each for each in GGUFReader(self._file).tensors}
         if self._scaled:
             divisors = torch.tensor(stored.pop(ROPE_DIVISORS).data)
-            self._config.rope_parameters |= _llama3_scaling(self._config.rope_parameters, divisors)
+            self._config.rope_parameters |= _scaling_by_wavelength(self._config, divisors)
         with torch.device("meta"):
             model = self._architecture.model_class(self._config)
         family = next(key for key, name in MODEL_ARCH_NAMES.items() if name == self._config.model_type)
@@ -233,10 +233,11 @@ class GGUFModel:
             yield name, values.to(self.dtype).contiguous(), left
 
 
-def _llama3_scaling(rope: dict[str, Any], divisors: Tensor) -> dict[str, Any]:
+def _scaling_by_wavelength(config: PreTrainedConfig, divisors: Tensor) -> dict[str, Any]:
     """Parameters of Llama 3.1's scaled rotary embedding, of which a file only has what each frequency is
     divided by (head_dim / 2,).
     """
+    rope = config.rope_parameters
     scaling = {
         "rope_type": "llama3",
         "factor": divisors.max().item(),
@@ -245,7 +246,7 @@ def _llama3_scaling(rope: dict[str, Any], divisors: Tensor) -> dict[str, Any]:
         "original_max_position_embeddings": 8192,
     }
     frequencies = rope["rope_theta"] ** -(torch.arange(len(divisors)) / len(divisors))
-    like = LlamaConfig(head_dim=2 * len(divisors), rope_parameters=rope | scaling)
+    like = type(config)(head_dim=2 * len(divisors), rope_parameters=rope | scaling)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](like, torch.device("cpu"))
     if not torch.allclose(scaled, frequencies / divisors, rtol=1e-3, atol=0):
         raise NotImplementedError(f"its {ROPE_DIVISORS} are not those of Llama 3, and not supported")
