@@ -39,6 +39,7 @@ function buildGrid(figure, stage) {
 
 /** What a stage is called, by eye and by ear. */
 function nameStage(grid, title) {
+  if (grid.title.textContent === title) return;
   say(grid.title, title);
   grid.table.setAttribute("aria-label", `${title}: rows are the first token, columns the second`);
 }

@@ -35,7 +35,7 @@ class LimitedPage:
 
     def ask(self, visitor: str, prompt: str = "hello", tokens: int = 1) -> httpx.Response:
         """One request, as a proxy hands on a visitor's."""
-        data = [prompt, "base", 0.5, 1.0, 0.7, 50, 1.1, 3, False, tokens, 0]
+        data = [prompt, "base", 0.5, 1.0, 0.7, 50, 1.1, 3, False, tokens, 0, []]
         return httpx.post(
             f"{self.api}call/generate",
             json={"data": data}, headers={"X-Forwarded-For": visitor}, timeout=PATIENCE,

@@ -222,7 +222,7 @@ def test_strange_calls_of_server_functions_are_refused(page, payload):
 def test_a_strange_prompt_comes_back_through_the_network(page, prompt):
     name = urllib.request.Request(
         f"{page}gradio_api/call/generate",
-        json.dumps({"data": [prompt, "dynamo", 0.5, 1, 0.7, 50, 1.1, 3, False, 96, 0]}).encode(),
+        json.dumps({"data": [prompt, "dynamo", 0.5, 1, 0.7, 50, 1.1, 3, False, 96, 0, []]}).encode(),
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(name, timeout=PATIENCE) as response:

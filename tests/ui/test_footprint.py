@@ -44,7 +44,7 @@ def held_beside(model):
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     found, total = {}, 0
     parts = [*decoder._stem, decoder._finals]
-    kept = [each for part in parts for each in (*part.project, *part.expand, *part.contract)]
+    kept = [product for part in parts for products in part.products for product in products.values()]
     for product in [*kept, decoder._unembed]:
         for cell in getattr(product, "__closure__", None) or ():
             if isinstance(cell.cell_contents, torch.ScriptObject):

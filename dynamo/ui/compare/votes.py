@@ -23,6 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 from dynamo.common.statistics import wilson
+from dynamo.sampling.options import CORRECTIONS, DRAWS
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ SCHEMA_VERSION = 1
 LOCK_SECONDS = 10.0
 
 _APPLICATION_ID = 0x44594D4F  # "DYMO": tells our file from another program's
+_WORDS = {"correction": CORRECTIONS, "draw": DRAWS}  # of the options
 _OPPONENT = re.compile(r"[a-z][a-z0-9-]{0,23}")
 
 _SCHEMA = f"""
@@ -223,7 +225,7 @@ def _check(
     for name, value in options.items():
         # Other words could be a visitor's: what was asked and answered is never kept.
         named = name == "opponent" and isinstance(value, str) and _OPPONENT.fullmatch(value)
-        if not (value is None or _is_number(value) or named):
+        if not (value is None or _is_number(value) or named or value in _WORDS.get(name, ())):
             raise ValueError(f"options: {name} must be a number or a switch, got {type(value).__name__}")
     threshold = options.get("threshold")
     if threshold is None or not 0 <= threshold <= 1:
