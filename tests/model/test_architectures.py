@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 import dynamo
-from dynamo import DynamoConfig, DynamoForCausalLM
+from dynamo import DynamoConfig, DynamoForCausalLM, Engine, SamplingOptions
 from dynamo.decoding.decoder import Decoder
 from dynamo.evaluation.shapes import SHAPES
 from dynamo.model import architecture_of, model_shape
@@ -114,22 +115,22 @@ def test_the_shape_counts_what_the_model_has(base, model):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_cached_decoding_in_chunks_gives_the_uncached_logits(model, packed):
-    """One text by itself and a batch of three, chunks of one to three, over more than 100 tokens each."""
+    """One text by itself and a batch of three, chunks of one to three, over 200 tokens and nearly as many."""
     decoder = Decoder(model, packed=None if packed else False)
     assert decoder.packed == (packed and not model_shape(model).layer.qk_norm)
-    texts = ids(3, 120)
+    texts = ids(3, 200)
     with torch.no_grad():
         expected = model(texts).head_logits  # (heads, texts, positions, vocab)
-    alone, batch = decoder.new_cache(128), decoder.new_batch(3, 128)
+    alone, batch = decoder.new_cache(256), decoder.new_batch(3, 256)
     at, rows = 0, [0, 0, 0]
-    sizes = torch.randint(1, 4, (200, 4), generator=torch.Generator().manual_seed(2)).tolist()
+    sizes = torch.randint(1, 4, (250, 4), generator=torch.Generator().manual_seed(2)).tolist()
     for *each, own in sizes:
-        own = min(own, 120 - at)
+        own = min(own, 200 - at)
         if own:
             logits = decoder.forward(alone, texts[0, at : at + own].tolist(), queries=own)
             torch.testing.assert_close(logits, expected[:, 0, at : at + own], atol=2e-4, rtol=1e-3)
             at += own
-        each = [min(size, 120 - row) for size, row in zip(each, rows, strict=True)]
+        each = [min(size, 200 - row) for size, row in zip(each, rows, strict=True)]
         if min(each):
             ends = [row + size for row, size in zip(rows, each, strict=True)]
             places = enumerate(zip(rows, ends, strict=True))
@@ -137,7 +138,19 @@ def test_cached_decoding_in_chunks_gives_the_uncached_logits(model, packed):
             rows = ends
             wanted = torch.stack([expected[:, i, row - 1] for i, row in enumerate(rows)], dim=1)
             torch.testing.assert_close(last, wanted, atol=2e-4, rtol=1e-3)
-    assert at == 120 and min(rows) > 100
+    assert at == 200 and min(rows) > 150
+
+
+def test_exact_mode_writes_the_bases_own_text(base, model):
+    """Drafts of copied heads are often right here, so that texts of several heads are compared."""
+    copied = DynamoForCausalLM.from_base(copy.deepcopy(base), head_init="copy").eval()
+    prompt, greedy = ids(6).tolist(), SamplingOptions(temperature=0.0, repetition_penalty=1.0)
+    with torch.no_grad():
+        expected = base.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0, 6:].tolist()
+    for each in (model, copied):
+        exact = replace(greedy, exact=True)
+        steps = list(Engine(each).stream(prompt, exact, max_new_tokens=60))
+        assert [token for step in steps for token in step.tokens] == expected
 
 
 def test_one_training_step_is_the_double_loop(model):
