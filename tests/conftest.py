@@ -144,9 +144,12 @@ def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
     return DynamoForCausalLM.from_base(tiny_base(seed, **changes), num_token_heads=heads, **of_heads).eval()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread():
-    """Tiny tensors gain nothing from a second thread and lose much where cores are busy."""
+    """Tiny tensors gain nothing from a second thread and lose much where cores are busy.
+
+    Before each test, as a command that measures which number is faster leaves it behind.
+    """
     import torch
 
     torch.set_num_threads(1)

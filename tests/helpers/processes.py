@@ -117,7 +117,6 @@ def pool(workers: int, method: str) -> ProcessPoolExecutor:
 
 
 def _run(ready: Connection, work: Callable[..., object], *args: Any) -> None:
-    torch.set_num_threads(1)  # as in the tests themselves: sums of two threads may differ in the last digit
     torch.set_num_threads(1)  # as in the test process: sums of floats depend on it
     tqdm.set_lock(threading.RLock())
     os.setsid()  # whom it starts belongs to its group
