@@ -144,11 +144,11 @@ def tiny_dynamo(heads: int = 3, seed: int = 0, **changes) -> DynamoForCausalLM:
     return DynamoForCausalLM.from_base(tiny_base(seed, **changes), num_token_heads=heads, **of_heads).eval()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors gain nothing from a second thread and lose much where cores are busy.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """One thread before each test and its fixtures, as a command may have left another number behind.
 
-    Before each test, as a command that measures which number is faster leaves it behind.
+    Tiny tensors gain nothing from a second one and lose much where cores are busy.
     """
     import torch
 
