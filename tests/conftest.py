@@ -12,6 +12,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import functools
 import gc
 import inspect
 import subprocess
@@ -247,6 +248,18 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "token")
     with serving(Hub(token="token")) as hub:
         yield hub
+
+
+@pytest.fixture
+def at_hub(hub, monkeypatch):
+    """The hub that names are looked up at, which has not been away."""
+    import huggingface_hub
+
+    from dynamo.loading import downloads
+
+    monkeypatch.setattr(downloads, "HfApi", functools.partial(huggingface_hub.HfApi, endpoint=hub.url))
+    monkeypatch.setattr(downloads, "_away", {})
+    return hub
 
 
 @pytest.fixture

@@ -158,15 +158,11 @@ class CooccurrenceTable:
 
         Raises ValueError where the blocks hold no tuple of some order, or ids outside the vocabulary.
         """
-        return CooccurrenceTable(
-            self.unigrams,
-            self.levels,
-            self.min_count,
-            self.vocab_inferred,
-            self.source,
-            self.tokenizer,
-            fit(self.unigrams, self.levels, blocks),
-        )
+        smoothing = fit(self.unigrams, self.levels, blocks)
+        return CooccurrenceTable(*self._counted()._replace(smoothing=smoothing))
+
+    def _counted(self) -> Counted:
+        return Counted(*(getattr(self, name) for name in Counted._fields))
 
     def check(self, vocab_size: int | None = None, order: int | None = None, tokenizer: str = "") -> None:
         """Raise ValueError unless the table fits the vocabulary size, the order and the tokenizer.
@@ -242,16 +238,7 @@ class CooccurrenceTable:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one safetensors file atomically: readers see the old file or the new, never a part."""
-        counted = Counted(
-            self.unigrams,
-            self.levels,
-            self.min_count,
-            self.vocab_inferred,
-            self.source,
-            self.tokenizer,
-            self.smoothing,
-        )
-        write_table(counted, Path(path))
+        write_table(self._counted(), Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CooccurrenceTable:

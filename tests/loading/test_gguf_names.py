@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 import time
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 from ggufs import TEMPLATE, tiny, write_gguf
 from hub import Repo
-from huggingface_hub import HfApi
 
 from dynamo import loading
 from dynamo.loading import downloads, names
@@ -25,13 +23,6 @@ from dynamo.training.trainer import save_model
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def at_hub(hub, monkeypatch):
-    monkeypatch.setattr(downloads, "HfApi", functools.partial(HfApi, endpoint=hub.url))
-    monkeypatch.setattr(downloads, "_away", {})
-    return hub
 
 
 @pytest.fixture

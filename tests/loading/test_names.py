@@ -1,6 +1,5 @@
 """Names and the hub: what is fetched, what is refused, and how often an absent hub is asked."""
 
-import functools
 import socket
 import time
 
@@ -12,13 +11,6 @@ from huggingface_hub import HfApi
 from dynamo import loading
 from dynamo.loading import downloads, names
 from dynamo.training.trainer import save_model
-
-
-@pytest.fixture
-def at_hub(hub, monkeypatch):
-    monkeypatch.setattr(downloads, "HfApi", functools.partial(HfApi, endpoint=hub.url))
-    monkeypatch.setattr(downloads, "_away", {})
-    return hub
 
 
 @pytest.fixture
