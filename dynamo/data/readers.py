@@ -17,7 +17,6 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
 from shutil import which
@@ -301,10 +300,6 @@ def _table(path: Path, delimiter: str | None) -> Iterator[tuple[dict[str, Any], 
 
 
 def _parquet(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    if find_spec("pyarrow") is None:
-        raise ValueError(
-            f"{path}: this is a parquet file; the package pyarrow reads it, install it (pip install pyarrow)"
-        )
     import pyarrow
     import pyarrow.parquet
 
