@@ -152,22 +152,31 @@ function visible(text) {
 }
 
 /**
- * The clocks of a lane over its first `count` passes. tokensPerSecond leaves the prompt's pass out on both sides;
- * firstToken is that pass, in milliseconds.
+ * The clocks of a lane over its first `count` passes. tokensPerSecond leaves the prompt's pass out on both sides, as
+ * does decoded, its tokens; firstToken is that pass, in milliseconds; spread: the standard error of the mean time of
+ * the other passes, as a share of it.
  */
 function laneClocks(passes, count = passes.length) {
-  const clocks = { passes: count, tokens: 0, milliseconds: 0, firstToken: 0, tokensPerPass: 0, tokensPerSecond: 0 };
-  let decoded = 0;
+  const clocks = { passes: count, tokens: 0, decoded: 0, milliseconds: 0, firstToken: 0 };
+  let [squares, timed] = [0, 0];
   for (const step of passes.slice(0, count)) {
     clocks.tokens += step.ids.length;
     clocks.milliseconds += step.ms;
     if (step.prefill) clocks.firstToken += step.ms;
-    else decoded += step.ids.length;
+    else {
+      clocks.decoded += step.ids.length;
+      squares += step.ms ** 2;
+      timed += 1;
+    }
   }
   const decoding = clocks.milliseconds - clocks.firstToken;
-  if (count > 0) clocks.tokensPerPass = clocks.tokens / count;
-  if (decoding > 0) clocks.tokensPerSecond = (1000 * decoded) / decoding;
-  return clocks;
+  const variance = Math.max(0, squares / timed - (decoding / timed) ** 2);
+  return {
+    ...clocks,
+    tokensPerPass: count > 0 ? clocks.tokens / count : 0,
+    tokensPerSecond: decoding > 0 ? (1000 * clocks.decoded) / decoding : 0,
+    spread: timed > 1 ? Math.sqrt(variance / (timed - 1)) / (decoding / timed) : 0,
+  };
 }
 
 function plural(count, word) {

@@ -20,15 +20,11 @@ function isBlind(lane) {
   return lane?.header?.lane === "blind";
 }
 
-/** Whether both lanes answer the same message; a lane decoded again has a run of its own. */
+/** Whether both lanes answer the same message at the same settings: lanes that were timed in one run do. */
 function areComparable({ base, dynamo }) {
-  return Boolean(base?.header && dynamo?.header) && base.header.prompt === dynamo.header.prompt;
-}
-
-/** The same message and seed at other settings: only DynaMo was decoded again. */
-function wasDecodedAgain(lanes) {
   const options = ({ header }) => JSON.stringify(Object.entries(header.options ?? {}).sort());
-  return areComparable(lanes) && options(lanes.base) !== options(lanes.dynamo);
+  if (!base?.header || !dynamo?.header || base.header.prompt !== dynamo.header.prompt) return false;
+  return options(base) === options(dynamo);
 }
 
 /** How many passes were done by a moment of model time; null: all of them. `ends` as in player.js. */
@@ -38,18 +34,25 @@ function doneBy(ends, moment) {
   return next < 0 ? ends.length : next;
 }
 
-/** The clocks of both lanes over what is shown of them, null until both have decoded something. */
+const LEAST_TOKENS = 16; // as in dynamo/trace/recorder.py
+
+/**
+ * The clocks of both lanes over what is shown of them, null until both have a pass. speedUp is null, and `unshown` says
+ * why, over too few tokens and where our own loop's ratio is above the gain in tokens per pass: a pass of DynaMo does
+ * more work, so something else held the base lane up. spread: two standard errors of speedUp.
+ */
 function clocksOf(lanes, counts) {
   if (!areComparable(lanes) || isBlind(lanes.base) || isBlind(lanes.dynamo)) return null;
   const base = laneClocks(lanes.base.passes, counts.base);
   const dynamo = laneClocks(lanes.dynamo.passes, counts.dynamo);
-  if (!base.tokensPerSecond || !dynamo.tokensPerSecond) return null;
-  return {
-    base,
-    dynamo,
-    speedUp: dynamo.tokensPerSecond / base.tokensPerSecond,
-    gain: dynamo.tokensPerPass / base.tokensPerPass,
-  };
+  if (!base.passes || !dynamo.passes) return null;
+  const gain = dynamo.tokensPerPass / base.tokensPerPass;
+  const speedUp = dynamo.tokensPerSecond / base.tokensPerSecond;
+  const few = Math.min(base.decoded, dynamo.decoded) < LEAST_TOKENS;
+  const disturbed = speedUp > gain && lanes.base.header.engine !== "generate";
+  const unshown = few ? "too few tokens to compare speeds" : disturbed ? "something disturbed the clocks; try again" : "";
+  const spread = 2 * speedUp * Math.hypot(base.spread, dynamo.spread);
+  return { base, dynamo, gain, speedUp: unshown ? null : speedUp, spread, unshown };
 }
 
 // ---- in words
@@ -63,17 +66,19 @@ function stopwatch(milliseconds) {
 
 /** What stands on the clocks' faces; `clocks` may be null. */
 function facesOf(clocks, lanes) {
-  const relation = clocks && clocks.speedUp < 1 ? "the speed of" : "faster than";
-  const speedName = `${relation} ${opponentOf(lanes.base?.header)[0]}`;
+  const opponent = opponentOf(lanes.base?.header)[0];
+  const speedName = `${clocks?.speedUp < 1 ? "the speed of" : "faster than"} ${opponent}`;
   const none = { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
   if (!clocks) return none;
-  const { base, dynamo } = clocks;
+  const { base, dynamo, speedUp, spread, unshown } = clocks;
+  const spreadInWords = spread >= 0.005 ? `± ${spread.toFixed(2)}, ` : "";
+  const rates = `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s (model time only)`;
   return {
     passes: dynamo.tokensPerPass.toFixed(2),
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
-    speed: `${clocks.speedUp.toFixed(2)}×`,
-    speedName,
-    speedNote: `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s (model time only)`,
+    speed: unshown ? "–" : `${speedUp.toFixed(2)}×`,
+    speedName: unshown ? `speed against ${opponent}` : speedName,
+    speedNote: unshown || spreadInWords + rates,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
   };
@@ -103,27 +108,6 @@ function arrivalInWords(lanes, ends, moment) {
   return done.length ? `After ${done.join(" and ")}.` : "Press Next pass.";
 }
 
-// What else may differ between the lanes, by the name of the option.
-const CHANGES = {
-  mask_strength: (strength) => (strength === 0 ? "without the mask" : `mask strength ${strength}`),
-  correction: (name) => ({ none: "without a correction", table: "with the counted mask" })[name] ?? `with ${name} correction`,
-  draw: (name) => (name === "anchored" ? "anchored draw" : "whole chunks drawn"),
-  adaptive: (on) => (on ? "with Otsu's threshold" : "without Otsu's threshold"),
-  blur: (width) => (width > 1 ? "with the blur" : "without the blur"),
-  max_order: (order) => `at most ${plural(order, "token")} per pass`,
-  top_k: (count) => `${count} candidates per head`,
-  temperature: (value) => `temperature ${value}`,
-  repetition_penalty: (value) => `repetition penalty ${value}`,
-};
-
-function decodedAgainInWords({ base, dynamo }) {
-  const [before, now] = [base?.header?.options ?? {}, dynamo.header.options];
-  const changed = Object.keys(CHANGES).filter((name) => name in before && name in now && before[name] !== now[name]);
-  const settings = [now.exact ? "in exact mode" : `at threshold ${now.threshold}`];
-  settings.push(...changed.map((name) => CHANGES[name](now[name])));
-  return `DynaMo re-decoded ${settings.join(", ")}; base lane unchanged.`;
-}
-
 /** The pace on screen, and the real time: both lanes' totals, or so far while they run. */
 function paceInWords(player, race, lanes) {
   if (player.phase === "empty" || player.phase === "waiting") return "";
@@ -137,6 +121,9 @@ function paceInWords(player, race, lanes) {
 }
 
 function totalsInWords(race, lanes) {
-  const took = (lane, i) => `${stopwatch(race.ends[i].at(-1) ?? 0)} (${nameOf(lane)})`;
-  return lanes.map(took).join(" and ");
+  const took = (lane, i) => {
+    const { tokens } = laneClocks(lane.passes);
+    return `${plural(tokens, "token")} in ${stopwatch(race.ends[i].at(-1) ?? 0)} (${nameOf(lane)})`;
+  };
+  return lanes.map(took).join(", ");
 }

@@ -23,7 +23,8 @@ const lanes = { base: null, dynamo: null };
 let race = raceOf([]);
 let player = newPlayer(reducedMotion.matches);
 let runs = ""; // of the race on screen
-let before = null; // the race that was on screen before it: {base, comparable, done, blind}
+let kind = ""; // of it, see begin()
+let before = null; // the race that was on screen before it: {question, done, blind}
 let sent = { playhead: null, widest: 0, player: "" };
 let frame = 0;
 
@@ -38,9 +39,13 @@ function onLane({ detail }) {
   race = raceOf(shown());
   const now = performance.now();
   const key = present().map((lane) => lane.run).join(" ");
-  player = key === runs ? arrive(player, race, now) : begin(player, race, kindOfRace(), now);
-  if (key !== runs) runs = key;
-  before = { base: lanes.base?.run, comparable: areComparable(lanes), done: race.done, blind: blind() };
+  if (key === runs) player = arrive(player, race, now);
+  else {
+    kind = kindOfRace();
+    player = begin(player, race, kind, now);
+    runs = key;
+  }
+  before = { question: questionOf(lanes.base), done: race.done && areComparable(lanes), blind: blind() };
   show();
 }
 
@@ -48,8 +53,14 @@ function onLane({ detail }) {
 function kindOfRace() {
   if (before?.blind && race.done) return "aside"; // the vote is in, and the answers are read
   if (present().some((lane) => lane.header.recorded)) return "recording";
-  const sameBase = before?.base && before.base === lanes.base?.run && before.comparable && before.done;
-  return wasDecodedAgain(lanes) || sameBase ? "aside" : "live";
+  // The lanes begin one after the other, and what was done before the first is not when the second does.
+  const again = before?.question === questionOf(lanes.base) && (before.done || kind === "aside");
+  return again ? "aside" : "live";
+}
+
+/** What tells an answer decoded again, at other settings, from another answer. */
+function questionOf(lane) {
+  return lane?.header ? JSON.stringify([lane.header.prompt, lane.header.options?.seed, lane.turns]) : "";
 }
 
 function act(next) {
@@ -150,10 +161,14 @@ function drawLines(counts = shownCounts()) {
   put("pace", paceInWords(player, race, shown()));
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
   const recorded = (dynamo ?? base)?.header?.recorded;
-  const remarks = [recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : ""];
-  if (shown().length && wasDecodedAgain(lanes)) remarks.push(decodedAgainInWords(lanes));
-  put("remark", remarks.filter(Boolean).join(" "));
+  put("remark", recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : "");
   put("status", typeof props.value === "string" ? props.value : "");
+}
+
+/** The clocks where there is a ratio to explain. */
+function measured() {
+  const clocks = clocksOf(lanes, shownCounts());
+  return clocks?.speedUp ? clocks : null;
 }
 
 // ---- the visitor
@@ -162,7 +177,7 @@ const drawWhy = connectWhy(
   parts.why,
   parts.split,
   async () => (server.get_split ? server.get_split() : null),
-  () => ({ clocks: clocksOf(lanes, shownCounts()), engine: lanes.base?.header?.engine, busy: !race.done }),
+  () => ({ clocks: measured(), engine: lanes.base?.header?.engine, busy: !race.done }),
 );
 
 parts.modes.addEventListener("change", (event) => act(chooseMode(player, race, event.target.value, performance.now())));

@@ -1,7 +1,7 @@
 // The quality dial laid out: one prompt at several thresholds, a row each.
 //
 // props.value is NDJSON that grows row by row: {"threshold", "text": chunks of token texts, "passes", "tokens", "ms",
-// "speed": against the base lane or null, "nats", "below"}; a first line {"thresholds": [..]} may announce them; the
+// "nats", "below"}; a first line {"thresholds": [..]} may announce them; the
 // last line is {"done": true} or {"end": why}. Texts reach the page as textContent and in no other way.
 //
 // trigger("use", {threshold}) is a Gradio event of this component: `strip.use(listener)` in Python.
@@ -108,7 +108,6 @@ function drawBars() {
     measuresOf(row).forEach(({ value }, i) => {
       const bar = body.children[at].children[1 + i].lastElementChild;
       bar.style.setProperty("--share", (value ?? 0) / scales[i]);
-      if (i === 1) bar.style.setProperty("--even", 1 / scales[i]);
     });
   });
 }

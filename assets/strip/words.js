@@ -3,7 +3,7 @@
 const THRESHOLDS = 7; // rows of a full strip, where its first line does not say
 const LEAD =
   "One click decodes this prompt at seven thresholds, from 0 (always three tokens) to 1 (always one), and lays " +
-  "speed, quality and text side by side.";
+  "tokens per pass, quality and text side by side.";
 
 /** NDJSON of a strip -> {rows, thresholds, end}: its complete lines; end is "", "done" or why it stopped. */
 function readStrip(text) {
@@ -23,7 +23,6 @@ function measuresOf(row) {
   const perPass = row.passes ? row.tokens / row.passes : null;
   return [
     { name: "Tokens per pass", value: perPass, words: perPass === null ? "–" : perPass.toFixed(2) },
-    { name: "Speed (base 1×)", value: row.speed ?? null, words: row.speed ? `${row.speed.toFixed(2)}×` : "–" },
     { name: "Nats per token", value: row.nats ?? null, words: row.nats === undefined ? "–" : row.nats.toFixed(2) },
     { name: "Below 1 %", value: row.below ?? null, words: row.below === undefined ? "–" : percent(row.below) },
   ];
@@ -31,7 +30,7 @@ function measuresOf(row) {
 
 /** What a full bar of each measure stands for, so that bars can be compared down a column. */
 function scalesOf(rows) {
-  const scales = [3, 1, 0, 0.05]; // three tokens, the base's own speed and 5 % always fit
+  const scales = [3, 0, 0.05]; // three tokens and 5 % always fit
   for (const row of rows) {
     measuresOf(row).forEach(({ value }, i) => (scales[i] = Math.max(scales[i], value ?? 0)));
   }

@@ -13,6 +13,8 @@ from typing import Protocol, Self
 from dynamo.sampling.records import StepRecord
 from dynamo.trace.ndjson import End, PassLine
 
+LEAST_TOKENS = 16  # that each lane decoded: fewer tell more of the machine than of the lanes
+
 
 class Decoder(Protocol):
     """Token ids to text, one piece per id (`dynamo.data.text.IncrementalDecoder`).
@@ -83,6 +85,22 @@ class RunCounts:
     def tokens_per_second(self) -> float | None:
         """Of model time, without the pass that reads the prompt; None if no pass followed it."""
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else None
+
+
+def speed_up(base: RunCounts, dynamo: RunCounts, *, same_loop: bool = True) -> float | None:
+    """DynaMo's tokens per second over the base lane's; both were timed in one run, alternating.
+
+    None over fewer than `LEAST_TOKENS` decoded tokens in a lane. Nor is there a ratio above the gain in
+    tokens per pass where both lanes run in our loop (same_loop): a pass of DynaMo does more work, so
+    something else held the base lane up.
+    """
+    if min(base.decode_tokens, dynamo.decode_tokens) < LEAST_TOKENS:
+        return None
+    fast, slow = dynamo.tokens_per_second, base.tokens_per_second
+    if not (fast and slow):
+        return None
+    possible = not same_loop or fast / slow <= dynamo.tokens_per_forward / base.tokens_per_forward
+    return fast / slow if possible else None
 
 
 class Recorder(RunCounts):

@@ -13,6 +13,7 @@ import gradio as gr
 
 from dynamo.common.validation import short_repr
 from dynamo.sampling.options import SamplingOptions
+from dynamo.trace.recorder import speed_up
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.handlers import in_one_sentence
 from dynamo.ui.compare.pair import OWN_LOOP
@@ -89,7 +90,8 @@ class Programs:
         max_new_tokens: int = LONGEST_ANSWER,
         seed: int = 0,
     ) -> Iterator[dict[str, Any]]:
-        """The base model and DynaMo on the same message and seed: both texts, both clocks.
+        """The base model and DynaMo on the same message and seed: both texts, both clocks, and their ratio
+        where the answers are long enough and nothing disturbed it.
 
         Args:
             prompt: the user's message.
@@ -100,9 +102,9 @@ class Programs:
         self._service.limits.check(prompt, max_new_tokens)
         settings = Settings(SamplingOptions(threshold=threshold), max_new_tokens, seed)
         lanes = self._service.lanes_run(prompt, settings, OWN_LOOP)
-        base, dynamo = (lanes[name].tokens_per_second for name in ("base", "dynamo"))
-        speed_up = round(dynamo / base, 3) if base and dynamo else None
-        yield {name: summary(lane) for name, lane in lanes.items()} | {"wall_clock_ratio": speed_up}
+        ratio = speed_up(lanes["base"], lanes["dynamo"])
+        summaries = {name: summary(lane) for name, lane in lanes.items()}
+        yield summaries | {"wall_clock_ratio": None if ratio is None else round(ratio, 3)}
 
     @in_one_sentence
     def threshold_sweep(

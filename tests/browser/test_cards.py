@@ -32,10 +32,10 @@ AUDIT = {
 }
 ROWS = [
     {"threshold": 0.0, "text": [["What", " time", HOSTILE], [" you"]], "passes": 2, "tokens": 4,
-     "ms": 30.0, "speed": 2.5, "nats": 1.2, "below": 0.08},
+     "ms": 30.0, "nats": 1.2, "below": 0.08},
     {"threshold": 0.5, "text": [["What", " time"], [" would"], [" you"]], "passes": 3, "tokens": 4,
-     "ms": 40.0, "speed": 1.25, "nats": 0.6, "below": 0.0},
-    {"threshold": 1.0, "text": [["What"], [" time"]], "passes": 2, "tokens": 2, "ms": 30.0, "speed": None},
+     "ms": 40.0, "nats": 0.6, "below": 0.0},
+    {"threshold": 1.0, "text": [["What"], [" time"]], "passes": 2, "tokens": 2, "ms": 30.0},
 ]  # fmt: skip
 
 
@@ -196,11 +196,11 @@ def test_rows_come_one_by_one_under_a_progress_bar(open_cards):
     assert page.locator(".dm-dial tbody tr").count() == 1
 
 
-def test_a_row_holds_speed_quality_and_the_text_in_chunks(dial):
+def test_a_row_holds_tokens_per_pass_quality_and_the_text_in_chunks(dial):
     cells = dial.locator(".dm-dial tbody tr").first.locator("th, td.dm-dial-measure > span:nth-child(2)")
-    assert cells.all_inner_texts() == ["0", "2.00", "2.50×", "1.20", "8 %"]
+    assert cells.all_inner_texts() == ["0", "2.00", "1.20", "8 %"]
     unmeasured = dial.locator(".dm-dial tbody tr").last.locator("td.dm-dial-measure > span:nth-child(2)")
-    assert unmeasured.all_inner_texts() == ["1.00", "–", "–", "–"]
+    assert unmeasured.all_inner_texts() == ["1.00", "–", "–"]
     chunks = dial.locator(".dm-dial tbody tr").first.locator(".dm-chunk")
     assert chunks.first.text_content() == "What time" + HOSTILE
     assert chunks.evaluate_all("(all) => all.map((one) => one.className)") == [
@@ -215,9 +215,9 @@ def test_bars_share_a_scale_down_each_column(dial):
         """(all) => all.map((row) => [...row.querySelectorAll("i")].map((bar) =>
         +bar.style.getPropertyValue("--share")))"""
     )
-    assert shares[0] == pytest.approx([2 / 3, 1, 1, 1])
-    assert shares[1] == pytest.approx([4 / 9, 0.5, 0.5, 0])
-    assert shares[2] == pytest.approx([1 / 3, 0, 0, 0])
+    assert shares[0] == pytest.approx([2 / 3, 1, 1])
+    assert shares[1] == pytest.approx([4 / 9, 0.5, 0])
+    assert shares[2] == pytest.approx([1 / 3, 0, 0])
 
 
 def test_stop_ends_the_dial_where_it_is(open_cards):
@@ -250,7 +250,7 @@ def test_a_phone_gets_cards_and_keeps_the_table_for_readers_that_speak(open_card
         .map((one) => `${one.tagName} ${one.className}`)"""
     )
     assert too_wide == []
-    assert page.locator(".dm-dial-label:visible").count() == 12
+    assert page.locator(".dm-dial-label:visible").count() == 9
     assert page.get_by_role("row").count() >= 4
     buttons = page.locator(".dm-dial button, .dm-audit summary:visible")
     assert min(buttons.evaluate_all("(all) => all.map((one) => one.offsetHeight)")) >= 24

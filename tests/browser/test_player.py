@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 from races import lane, long_race, short_race
+from scipy import stats
+
+from dynamo.trace.ndjson import PassLine
+from dynamo.trace.recorder import RunCounts, speed_up
 
 PLAYER = ("race/clocks.js", "race/player.js")
 READABLE = {1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300}
@@ -201,36 +205,60 @@ def test_clocks_compare_lanes_of_one_message_only_and_both_or_none(arithmetic):
     assert measured["gain"] == pytest.approx(3)
     other = {**dynamo, "header": {**dynamo["header"], "prompt": "another message"}}
     assert clocks(base=base, dynamo=other) is None
-    assert clocks(base={**base, "passes": base["passes"][:1]}, dynamo=dynamo) is None
+    again = {**dynamo, "header": {**dynamo["header"], "options": {"threshold": 0.8}}}
+    assert clocks(base=base, dynamo=again) is None, "it was timed in another run"
+    assert clocks(base={**base, "passes": []}, dynamo=dynamo) is None
     assert clocks(base={**base, "header": {**base["header"], "lane": "blind"}}, dynamo=dynamo) is None
 
 
-def test_only_a_lane_at_other_settings_counts_as_decoded_again(arithmetic):
-    base, dynamo = short_race()
-    again = {**dynamo, "header": {**dynamo["header"], "run": "new", "options": {"threshold": 0.3}}}
-    for lanes, expected in (((base, dynamo), False), ((base, again), True)):
-        pair = dict(zip(("base", "dynamo"), lanes, strict=True))
-        assert arithmetic("wasDecodedAgain(args[0])", pair, files=PLAYER) is expected
-    words = arithmetic("decodedAgainInWords(args[0])", {"dynamo": again}, files=PLAYER)
-    assert words == "DynaMo re-decoded at threshold 0.3; base lane unchanged."
-
-
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("base_ms", "dynamo_ms", "base_tokens", "engine", "shown"),
     [
-        ({"mask_strength": 0}, "at threshold 0.5, without the mask"),
-        ({"mask_strength": 0.5}, "at threshold 0.5, mask strength 0.5"),
-        ({"adaptive": False, "blur": 1}, "at threshold 0.5, without Otsu's threshold, without the blur"),
-        ({"exact": True}, "in exact mode"),
-        ({"threshold": 0.8, "temperature": 1}, "at threshold 0.8, temperature 1"),
+        ([5.0] * 30, [7.0] * 12, 1, "loop", 15 / 7),
+        ([5.0] * 15, [7.0] * 12, 1, "loop", None),  # too few tokens
+        ([5.0] * 30, [7.0] * 5, 1, "loop", None),
+        ([5.0] * 30, [4.0] * 12, 1, "loop", None),  # a pass of DynaMo cheaper than the base's: disturbed
+        ([50.0] * 30, [7.0] * 12, 1, "threshold-1", None),
+        ([50.0] * 30, [7.0] * 12, 1, "generate", 150 / 7),  # another loop may be that slow
     ],
 )
-def test_a_lane_decoded_again_says_which_settings_differ(arithmetic, changed, words):
-    options = {"threshold": 0.5, "mask_strength": 1, "adaptive": True, "blur": 3, "temperature": 0.7}
-    base, dynamo = short_race(options=options)
-    dynamo["header"] = {**dynamo["header"], "options": options | changed}
-    told = arithmetic("decodedAgainInWords(args[0])", {"base": base, "dynamo": dynamo}, files=PLAYER)
-    assert told == f"DynaMo re-decoded {words}; base lane unchanged."
+def test_page_and_programs_show_the_same_ratios(arithmetic, base_ms, dynamo_ms, base_tokens, engine, shown):
+    """Headlines once read 6.82x at 2.88 tokens a pass, and 1.59x over nine tokens."""
+    lanes = {
+        "base": lane("base", base_ms, base_tokens, engine=engine),
+        "dynamo": lane("dynamo", dynamo_ms, 3),
+    }
+    told = arithmetic(
+        "clocksOf(args[0], { base: args[0].base.passes.length, dynamo: args[0].dynamo.passes.length })",
+        lanes,
+        files=PLAYER,
+    )
+    counts = {
+        kind: RunCounts.fold(
+            PassLine(
+                each["pass"],
+                tuple(each["ids"]),
+                tuple(each["text"]),
+                len(each["ids"]),
+                each["ms"] / 1000,
+                prefill="prefill" in each,
+            )
+            for each in made["passes"]
+        )
+        for kind, made in lanes.items()
+    }
+    ratio = speed_up(counts["base"], counts["dynamo"], same_loop=engine != "generate")
+    assert ratio == (shown and pytest.approx(shown))
+    assert told["speedUp"] == (shown and pytest.approx(shown))
+    assert bool(told["unshown"]) == (shown is None)
+
+
+def test_a_ratio_says_how_far_its_passes_spread(arithmetic):
+    base, dynamo = lane("base", [4.0, 6.0] * 12), lane("dynamo", [7.0] * 12, 3)
+    lanes = {"base": base, "dynamo": dynamo}
+    clocks = arithmetic("clocksOf(args[0], { base: 25, dynamo: 13 })", lanes, files=PLAYER)
+    error = stats.sem([4.0, 6.0] * 12) / 5  # of a base pass, as a share
+    assert clocks["spread"] == pytest.approx(2 * error * clocks["speedUp"])
 
 
 @pytest.mark.parametrize("engine", ["", "loop", "constructor", "<b>"])

@@ -7,6 +7,7 @@ from fakes import HOSTILE
 from pages import assert_accessible
 from races import SPLIT, Splits, answered, lane, listen, long_race, send, serve_race, short_race, tell
 
+TRUTH = "Real time: 31 tokens in 0.16 s (base), 39 tokens in 0.10 s (DynaMo)."
 MOVING = {"reduced_motion": "no-preference"}
 
 
@@ -52,7 +53,9 @@ def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
     assert page.inner_text(".dm-speed-note") == "429 against 200 tok/s (model time only)"
     assert page.inner_text(".dm-first-note") == "against 12 ms"
     assert page.inner_text(".dm-tally") == "DynaMo wrote 39 tokens in 13 passes. One at a time needs 39."
-    assert page.inner_text(".dm-pace") == "Real time: 0.16 s (base) and 0.10 s (DynaMo)."
+    assert (
+        page.inner_text(".dm-pace") == "Real time: 31 tokens in 0.16 s (base), 39 tokens in 0.10 s (DynaMo)."
+    )
     assert page.inner_text(".dm-status") == "Both answer."
 
 
@@ -77,8 +80,7 @@ def test_a_short_race_is_shown_slowed_and_says_so_with_the_truth_beside(race):
     )
     send(page, short_race())
     page.wait_for_selector(".dm-race[data-phase=settled]")
-    truth = "Real time: 0.16 s (base) and 0.10 s (DynaMo)."
-    assert f"Slow motion, 20×. {truth}" in page.evaluate("window.paces")
+    assert f"Slow motion, 20×. {TRUTH}" in page.evaluate("window.paces")
     moments = [detail["milliseconds"] for detail in heard(page, "playhead")]
     moments = moments[len(moments) - moments[::-1].index(0) :]  # since both lanes were there
     assert moments[-1] is None and moments[:-1] == sorted(moments[:-1])
@@ -143,19 +145,29 @@ def test_a_recording_is_labelled_and_plays_by_itself(race):
     assert heard(still, "playhead") == []
 
 
-def test_a_lane_decoded_again_is_compared_and_noted(race):
-    """A lane decoded again is compared and noted and does not hide the base lane."""
-    base, dynamo = short_race()
-    page = race(base, dynamo, **MOVING)
+def test_an_answer_decoded_again_is_shown_as_it_comes(race):
+    """Both lanes have new runs of the same question: they are not played once more."""
+    page = race(*short_race(), **MOVING)
     page.wait_for_selector(".dm-race[data-phase=settled]")
-    again = lane("dynamo", [7.0] * 18, 2, state="running", run="another", options={"threshold": 0.8})
-    send(page, [again])
-    again = {**again, "state": "done", "end": "eos"}
-    send(page, [again])
+    again = {"run": "another", "options": {"threshold": 0.8}}
+    base, dynamo = lane("base", [5.0] * 30, **again), lane("dynamo", [7.0] * 18, 2, **again)
+    for lanes in ([{**base, "state": "running", "end": None}], [{**dynamo, "state": "running", "end": None}]):
+        send(page, lanes)
+        assert page.get_attribute(".dm-race", "data-phase") in ("following", "settled")
+    send(page, [base, dynamo])
     assert page.get_attribute(".dm-race", "data-phase") == "settled"
-    assert page.inner_text(".dm-remark") == "DynaMo re-decoded at threshold 0.8; base lane unchanged."
     assert page.inner_text(".dm-passes") == "2.00"
     assert heard(page, "playhead")[-1] == {"milliseconds": None}
+
+
+def test_no_ratio_stands_over_a_few_tokens_and_none_above_tokens_per_pass(race):
+    page = race(lane("base", [5.0] * 8), lane("dynamo", [7.0] * 12, 3))
+    assert page.inner_text(".dm-speed") == "–"
+    assert page.inner_text(".dm-speed-note") == "too few tokens to compare speeds"
+    assert page.is_hidden(".dm-why")
+    send(page, [lane("base", [50.0] * 30, run="slow"), lane("dynamo", [7.0] * 12, 3, run="slow")])
+    assert page.inner_text(".dm-passes") == "3.00" and page.inner_text(".dm-speed") == "–"
+    assert page.inner_text(".dm-speed-note") == "something disturbed the clocks; try again"
 
 
 def test_a_blind_duel_shows_no_clock_and_no_player_until_the_vote(race):
@@ -244,7 +256,7 @@ def test_axe_finds_nothing_to_complain_about(open_page, url, theme):
     page.locator(".dm-modes input[value=step]").check()
     tell(page, "threshold", 0.9)
     assert_accessible(page, "#race", "#timeline")
-    page.click(".dm-skip")
+    send(page, short_race(run="long enough"))
     page.click(".dm-why")
     page.wait_for_selector(".dm-split-table")
     assert_accessible(page, "#race", "#timeline")

@@ -57,7 +57,7 @@ def test_generate_and_compare_run_on_8_bit_weights_and_so_many_threads(folder, c
 
 
 def test_compare_runs_both_lanes_and_audits_them(folder, capsys):
-    code, result = run(capsys, "compare", "Hello", "--model", folder / "pair", "--max-new-tokens", 15)
+    code, result = run(capsys, "compare", "Hello", "--model", folder / "pair", "--max-new-tokens", 24)
     assert code == 0
     assert result["base"]["tokens"] == result["base"]["passes"]
     assert result["wall_clock_ratio"] > 0

@@ -93,7 +93,7 @@ def test_any_chat_and_opponent_may_come_back(base, dynamo, opponent):
     wired = handlers()
     told(lambda: list(wired.send("hello", True, False, opponent, base, dynamo, *SETTINGS.values())))
     told(lambda: list(wired.retry(opponent, base, dynamo, *SETTINGS.values())))
-    told(lambda: list(wired.decode_again(base, dynamo, *SETTINGS.values())))
+    told(lambda: list(wired.decode_again("loop", base, dynamo, *SETTINGS.values())))
     told(lambda: wired.edit(base, dynamo))
     told(lambda: wired.timeline_chart(base, dynamo))
     wired.audit(base, dynamo)

@@ -12,7 +12,7 @@ from dynamo.data.text import TokenLabels
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import Header
 from dynamo.ui.compare.chat import Chat
-from dynamo.ui.compare.presenter import FINISHED, Race, most_telling
+from dynamo.ui.compare.presenter import FINISHED, most_telling
 from dynamo.ui.compare.settings import Settings
 from dynamo.ui.server.store import RunStore
 
@@ -81,13 +81,6 @@ def test_a_pass_of_a_run_that_was_dropped_is_still_shown():
     store.start(Header("other", "base", "m", "hi"))
     line = running.take(next(running.steps))
     assert json.loads(store.put("gone", line, None))["pass"]["ids"] == [5]
-
-
-def test_a_lane_at_rest_stays_as_it_was():
-    lanes = {"dynamo": lane(Steps([0.1] * 3), "dynamo", before="earlier\n")}
-    for view in Race(lanes, store=RunStore(), still={"base": "rests"}).views(flush_seconds=0):
-        assert view.base == "rests"
-        assert view.dynamo.startswith("earlier\n")
 
 
 def test_two_runs_never_share_an_id():

@@ -39,14 +39,16 @@ def opinion(prompt, reply):
 # ---- the quality dial
 
 
-def test_decoding_again_keeps_the_base_lane_the_prompt_and_the_seed():
+def test_decoding_again_times_both_lanes_at_the_same_prompt_and_seed():
+    """Its ratio was DynaMo's new clock over the base lane's old one: 1.88 to 6.82 at 2.88 tokens a pass."""
     service = PageService(scripted_pair())
     chat = talk(service, "one", "two")
     at = replace(SETTINGS, options=replace(SETTINGS.options, threshold=1.0), seed=99)
     views = list(service.decode_again(chat, at))
-    assert {view.base for view in views} == {chat.wire("base")}
     again = Chat.read(views[-1].base, views[-1].dynamo)
-    assert again.dynamo[0].wire == chat.dynamo[0].wire
+    assert (again.base[0].wire, again.dynamo[0].wire) == (chat.base[0].wire, chat.dynamo[0].wire)
+    assert again.base[1].header.run != chat.base[1].header.run
+    assert again.base[1].header.options == again.dynamo[1].header.options
     header = again.dynamo[1].header
     assert (header.prompt, header.options["seed"], header.options["threshold"]) == ("two", 3, 1.0)
     assert all(len(line.tokens) == 1 for line in again.dynamo[1].passes)
@@ -66,9 +68,6 @@ def test_the_strip_shows_the_prompt_at_seven_thresholds_as_they_are_done():
     assert announced == {"thresholds": list(STRIP_THRESHOLDS)} and done == {"done": True}
     assert [row["threshold"] for row in rows] == list(STRIP_THRESHOLDS)
     assert rows[-1]["passes"] == rows[-1]["tokens"] > rows[0]["passes"]
-    assert (
-        rows[0]["speed"] > 2 > 1 > rows[-1]["speed"] > 0.8
-    )  # the script's DynaMo pass takes 1.08 of a base pass
     assert rows[0]["nats"] == 0.5 and rows[0]["below"] == 0.1
 
 
@@ -250,7 +249,7 @@ def test_sides_are_drawn_and_choices_follow_them():
 
 
 def test_a_duel_knows_its_speed_up():
-    one = duel("a b c d e f g h i j k l m n o p")
+    one = duel("a b c d e f g h i j k l m n o p q r s t u v w x y z")
     assert one.speed_up > 1 and one.tokens_per_forward > 1
     assert one.options["opponent"] == "loop" and one.options["threshold"] == 0.5
 

@@ -59,9 +59,9 @@ def test_exact_mode_runs_and_says_what_it_keeps(tokenizer, base, dynamo_model):
 def test_a_dial_let_go_where_it_was_asks_for_nothing():
     wired = handlers()
     chat = send(wired)[-1][:2]
-    assert list(wired.decode_again(*chat, *SETTINGS.values())) == [(gr.skip(),) * 4]
-    *_, again = wired.decode_again(*chat, *{**SETTINGS, "threshold": 0.7}.values())
-    assert again[0] == chat[0] and again[1] != chat[1]
+    assert list(wired.decode_again("loop", *chat, *SETTINGS.values())) == [(gr.skip(),) * 4]
+    *_, again = wired.decode_again("loop", *chat, *{**SETTINGS, "threshold": 0.7}.values())
+    assert again[0] != chat[0] and again[1] != chat[1]
 
 
 def test_an_empty_seed_is_seed_zero():

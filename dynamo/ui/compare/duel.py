@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from dynamo.trace.ndjson import End, Header, PassLine, encode_lines
+from dynamo.trace.recorder import speed_up
+from dynamo.ui.compare.pair import GENERATE
 from dynamo.ui.compare.presenter import RecordedRun
 
 CHOICES = ("left", "tie", "right")
@@ -34,7 +36,6 @@ class Duel:
     @classmethod
     def of(cls, lanes: dict[str, RecordedRun]) -> Duel:
         base, dynamo = lanes["base"], lanes["dynamo"]
-        speeds = base.tokens_per_second, dynamo.tokens_per_second
         return cls(
             id=dynamo.header.run,
             left=secrets.choice(("base", "dynamo")),
@@ -43,7 +44,7 @@ class Duel:
             prompt=dynamo.header.prompt,
             model=dynamo.header.model,
             options={**dynamo.header.options, "opponent": base.header.engine},
-            speed_up=speeds[1] / speeds[0] if all(speeds) else None,
+            speed_up=speed_up(base, dynamo, same_loop=base.header.engine != GENERATE),
             tokens_per_forward=len(dynamo.tokens) / max(1, dynamo.passes),
         )
 

@@ -14,17 +14,14 @@ def strip_row(
     threshold: float,
     lane: RecordedRun,
     passes: list[PassLine],
-    base_speed: float | None,
     audit: Callable[..., Opinion] | None,
 ) -> dict[str, Any]:
-    speed = lane.tokens_per_second
     row = {
         "threshold": threshold,
         "text": [list(line.texts) for line in passes],
         "passes": lane.passes,
         "tokens": len(lane.tokens),
         "ms": round(1000 * lane.seconds, 2),
-        "speed": round(speed / base_speed, 3) if speed and base_speed else None,
     }
     if audit is not None:
         opinion = audit(lane.prompt_ids, lane.tokens)

@@ -127,7 +127,7 @@ class Handlers:
     # ---- the quality dial
 
     @in_one_sentence
-    def decode_again(self, *values: Any) -> Iterator:
+    def decode_again(self, opponent: str, *values: Any) -> Iterator:
         """base, dynamo, inspector, status; nothing changes before the first answer.
 
         Nor where the settings are those of the answer: Gradio's slider fires "release" whenever it loses the
@@ -137,7 +137,7 @@ class Handlers:
         if not chat or asdict(settings.options).items() <= chat.last_options.items():
             yield (gr.skip(),) * 4
             return
-        for view in self._service.decode_again(chat, settings):
+        for view in self._service.decode_again(chat, settings, opponent):
             yield outputs(view)
 
     @in_one_sentence

@@ -26,7 +26,6 @@ WIDE_GRID = 25
 
 RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
-FINISHED_AGAIN = "Same prompt and seed; its text may differ."
 FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head."
 
 
@@ -95,17 +94,10 @@ class Throttle:
 
 
 class Race:
-    """One or both lanes run to their end, shown as `RaceView`s. still: the wire of a lane at rest."""
+    """Lanes run to their end, shown as `RaceView`s."""
 
-    def __init__(
-        self,
-        lanes: Mapping[str, RecordedRun],
-        *,
-        store: RunStore,
-        still: Mapping[str, str] | None = None,
-    ):
+    def __init__(self, lanes: Mapping[str, RecordedRun], *, store: RunStore):
         self.lanes = dict(lanes)
-        self._still = still or {}
         self._store = store
         self._inspector = ""
         self._telling = ("", (0, False, 0))
@@ -138,14 +130,12 @@ class Race:
         yield self.view(self._finished())
 
     def view(self, status: str) -> RaceView:
-        wires = {**self._still, **{name: lane.wire for name, lane in self.lanes.items()}}
+        wires = {name: lane.wire for name, lane in self.lanes.items()}
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), self._inspector, status)
 
     def _finished(self) -> str:
         exact = any(lane.header.options.get("exact") for lane in self.lanes.values())
-        if exact:
-            return FINISHED_EXACT
-        return FINISHED_AGAIN if self._still else FINISHED
+        return FINISHED_EXACT if exact else FINISHED
 
     def _step(self, lane: RecordedRun, record: StepRecord | None) -> None:
         if record is None:

@@ -22,7 +22,6 @@ from dynamo.sampling.options import SamplingOptions
 from dynamo.spaces.limits import UNLIMITED, Limits
 from dynamo.trace.joint_line import JointLine
 from dynamo.trace.ndjson import PassLine, Trace, read_runs
-from dynamo.trace.recorder import RunCounts
 from dynamo.ui.compare.chat import LANES, Chat
 from dynamo.ui.compare.figures import audit_figures, strip_row
 from dynamo.ui.compare.pair import OWN_LOOP, ModelPair, Opinion
@@ -92,13 +91,13 @@ class PageService:
         name, bits = _loaded_as(self.pair)
         return self._speeds.get((name, "" if in_full else bits), {})
 
-    def decode_again(self, chat: Chat, settings: Settings) -> Iterator[RaceView]:
-        """The last turn's DynaMo lane at other settings, same prompt and seed; the base lane stays."""
-        pair = self.pair
-        _check_answered(chat, pair)
+    def decode_again(self, chat: Chat, settings: Settings, opponent: str = OWN_LOOP) -> Iterator[RaceView]:
+        """The last turn at other settings, same prompt and seed. Both lanes run, as only clocks of one run
+        can be compared.
+        """
+        _check_answered(chat, self.pair)
         settings = replace(settings, seed=chat.last_seed)
-        lanes = pair.lanes(chat.without_last(), chat.last_prompt, settings, only=("dynamo",))
-        yield from self._race(lanes, still={"base": chat.wire("base")})
+        yield from self.answer(chat.without_last(), chat.last_prompt, settings, opponent)
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
         """A first turn run to its end unseen: for duels and programs."""
@@ -131,10 +130,8 @@ class PageService:
                 yield lane.take(record)
         lane.end()
 
-    def _race(
-        self, lanes: dict[str, RecordedRun], still: Mapping[str, str] | None = None
-    ) -> Iterator[RaceView]:
-        race = Race(lanes, store=self.store, still=still)
+    def _race(self, lanes: dict[str, RecordedRun]) -> Iterator[RaceView]:
+        race = Race(lanes, store=self.store)
         with self.exclusive(), self.pace.run(), closing(race.views()) as views:
             yield from views
 
@@ -145,7 +142,6 @@ class PageService:
         pair = self.pair
         _check_answered(chat, pair)
         before, prompt = chat.without_last(), chat.last_prompt
-        base_speed = RunCounts.fold(chat.base[-1].passes).tokens_per_second
         wire = json.dumps({"thresholds": STRIP_THRESHOLDS}) + "\n"
         yield wire
         for threshold in STRIP_THRESHOLDS:
@@ -153,7 +149,7 @@ class PageService:
             at = replace(settings, options=options, seed=chat.last_seed)
             lane = pair.lanes(before, prompt, at, only=("dynamo",))["dynamo"]
             passes = list(self._passes(lane))
-            row = strip_row(threshold, lane, passes, base_speed, pair.audit)
+            row = strip_row(threshold, lane, passes, pair.audit)
             wire += json.dumps(row) + "\n"
             yield wire
         yield wire + '{"done":true}\n'

@@ -88,7 +88,7 @@ class Wiring:
         threshold.change(None, threshold, None, js=_TO_BUS.format(name="threshold"), **IN_BROWSER)
         again = {
             "fn": self._handlers.decode_again,
-            "inputs": [*self._chat, *self._settings],
+            "inputs": [tab.opponent, *self._chat, *self._settings],
             "outputs": self._views,
             "show_progress_on": tab.bar,
             **RUN,
