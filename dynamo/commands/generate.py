@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
-                        help="the model's own, or 8-bit copies of a float32 model's on CPU: faster, and not "
-                        f"for exact mode (default: {WEIGHTS[0]})")  # fmt: skip
+                        help="the model's own, or copies of a float32 model's in 8 or 4 bits, on CPU "
+                        f"(default: {WEIGHTS[0]})")  # fmt: skip
     add_threads_argument(parser)
 
 

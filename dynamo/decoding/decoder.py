@@ -22,7 +22,8 @@ from dynamo import kernels
 from dynamo.common.laps import lap
 from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary, warm_up
 from dynamo.decoding.cache import BatchKVCache, KVCache
-from dynamo.decoding.packed import WEIGHTS, has_int8, matrix_product, pack
+from dynamo.decoding.few_bits import BYTES, fits_few_bits
+from dynamo.decoding.packed import WEIGHTS, matrix_product, pack
 from dynamo.model import architecture_of, model_shape, walk_heads
 from dynamo.model.packing import can_pack, fits_half, split_layers
 from dynamo.model.shape import LARGEST_COPY
@@ -33,7 +34,7 @@ class Decoder:
 
     heads: how many token heads it has (1 for a base); max_length: positions the model was made for; packed:
     whether it runs on packed copies of the layers. `packed=False` asks for the model's own modules,
-    weights="int8" for copies in 8 bits (ValueError where there can be none).
+    weights="int8" or "int4" for copies in so many bits (ValueError where there can be none).
     """
 
     def __init__(self, model: PreTrainedModel, packed: bool | None = None, weights: str = "own"):
@@ -54,11 +55,11 @@ class Decoder:
             head.final_layer_norm or head.output_embedding for head in self._token_heads
         )
         self.packed = packed is not False and can_pack(model, weights)
-        if weights == "int8" and not (self.packed and has_int8()):
+        if weights != "own" and not (self.packed and fits_few_bits(self._shape.layer)):
             raise ValueError(
-                "weights: int8 is for float32 models on CPUs with fbgemm whose layers are plain, in packed "
-                f"copies of at most {LARGEST_COPY // 2**30} GB; this one runs its {self._dtype} weights on "
-                f"{self.device}"
+                f"weights: {weights} is for float32 models on CPU whose layers are plain and their widths "
+                f"multiples of 32, in packed copies of at most {LARGEST_COPY // 2**30} GB; this one runs its "
+                f"{self._dtype} weights on {self.device}"
             )
         self._prepare()
         if self.packed:
@@ -79,7 +80,9 @@ class Decoder:
         looped = self._shape.layer.fits_loop(len(finals))
         self._finals = pack(finals, len(stem), self._weights, looped)
         if type(self._unembed) is nn.Linear:
-            self._unembed = matrix_product(self._weights, self._unembed.weight, self._unembed.bias)
+            # Its rounding goes into every logit, so it has 8 bits where the layers have 4.
+            kept = "int8" if self._weights == "int4" else self._weights
+            self._unembed = matrix_product(kept, self._unembed.weight, self._unembed.bias)
 
     def _warm_up(self) -> None:
         """Compile or load the loops that a pass runs, before one is timed."""
@@ -89,10 +92,10 @@ class Decoder:
         with kernels.tried():
             self.forward(self.new_cache(1), [0])
 
-    def bytes_per_weight(self) -> int:
+    def bytes_per_weight(self) -> float:
         """How many bytes a pass reads of one weight: fewer in a packed copy than in the model, or as many."""
-        if self.packed and self._weights == "int8":
-            return 1
+        if self._weights in BYTES:
+            return BYTES[self._weights]
         matrices = [each for layer in self._layers for each in layer.parameters() if each.ndim > 1]
         return 2 if self.packed and all(map(fits_half, matrices)) else self._dtype.itemsize
 

@@ -40,10 +40,9 @@ class Engine:
 
     tokenizer: for stop strings, for its tokens that end a text, and for its special tokens, which the
     repetition penalty never touches; without one these are the tokens that the model's own configuration
-    names (begin, end, padding). weights:
-    "own", or "int8" for 8-bit copies of a float32 model's on CPU: faster, a little other, and not for exact
-    mode. Raises ValueError for what is no such model, a table of another vocabulary, and weights that this
-    model cannot have.
+    names (begin, end, padding). weights: "own", or copies of a float32 model's on CPU in 8 bits ("int8") or 4
+    ("int4"): a little other, and exact mode then has the distribution of these. Raises ValueError for what is
+    no such model, a table of another vocabulary, and weights that this model cannot have.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Engine:
             )
         self._decoder = decoder_for(model, weights)
         self._built_from = BuiltFrom(model, copied=self._decoder.packed)
-        self.weights = weights
         self._pool = CachePool(lambda capacity: self._decoder.new_cache(capacity), self.max_length)
         self._table = table
         self._correlators = Correlators.of(model)
@@ -85,7 +83,7 @@ class Engine:
     def device(self) -> torch.device:
         return self._decoder.device
 
-    def bytes_per_weight(self) -> int:
+    def bytes_per_weight(self) -> float:
         """How many bytes a forward pass reads of one weight."""
         return self._decoder.bytes_per_weight()
 
@@ -150,11 +148,6 @@ class Engine:
         prompt = checked_prompt(input_ids, self._decoder.vocab_size, self.max_length)
         max_new_tokens = checked_count("max_new_tokens", max_new_tokens, 1)
         self._check_correction(options)
-        if options.exact and self.weights == "int8":
-            raise ValueError(
-                "exact: int8 logits depend on what is read beside them, so there is no distribution to be "
-                "exact to; use the model's own weights"
-            )
         return TokenSequence(
             prompt,
             options,

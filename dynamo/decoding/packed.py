@@ -6,7 +6,7 @@ layer and its extra heads) run side by side.
 Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
 numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
 into the sum, which stays float32: same numbers as the layers' own modules up to float32 rounding, at the
-price of a second copy of the weights. int8 uses a quarter of the memory; logits are approximate.
+price of a second copy of the weights. Fewer bits are `dynamo.decoding.few_bits`.
 
 For one text's few new positions the last layer and the heads are one compiled loop (`dynamo.kernels`): they
 need more than keys and values only at the last positions, so little that torch takes longer to call its
@@ -15,7 +15,6 @@ operators, some nine a layer, than to run them.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,13 +24,14 @@ from torch import Tensor
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
+from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep
 from dynamo.model import LayerWeights
 from dynamo.model.architectures import Norm, Part
 from dynamo.model.packing import all_half, fits_half
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
-WEIGHTS = ("own", "int8")
+WEIGHTS = ("own", "int8", "int4")
 
 Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
 
@@ -187,27 +187,8 @@ def _matrices(weights: Sequence[Tensor], half: bool) -> np.ndarray:
 
 def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> Product:
     """x @ weight.T + bias for the few rows of a chunk, weight (out, in) kept as `weights` says."""
-    return (int8_product if weights == "int8" else few_rows_product)(weight, bias)
-
-
-def int8_product(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """x @ weight.T + bias with a scale for each of the weight's rows, and one for all of x, found anew at
-    every call: what a row gives depends a little on the rows beside it.
-    """
-    scales = (weight.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).double()
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch 2.13 announces the end of its quantised tensors
-        warnings.simplefilter("ignore", UserWarning)
-        quantised = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(quantised, bias)
-    multiply = torch.ops.quantized.linear_dynamic.default
-    # 7 bits for x: with 8 the sums of processors without int8 dot products can overflow.
-    return lambda x: multiply(x.contiguous(), packed, True)
-
-
-def has_int8() -> bool:
-    """Whether this machine has the kernels of `int8_product`."""
-    return "fbgemm" in torch.backends.quantized.supported_engines
+    products = {"own": few_rows_product, "int8": few_bits.int8_product, "int4": few_bits.int4_product}
+    return products[weights](weight, bias)
 
 
 def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:

@@ -29,8 +29,8 @@ def can_pack(model: nn.Module, weights: str = "own") -> bool:
 
     Its layers must be plain: float32 on CPU, neither quantised, hooked nor with an adapter around a module;
     and their copies not too large.
-    Queries and keys that are normalised by head go through the modules. weights: "own", or "int8" for copies
-    in 8 bits.
+    Queries and keys that are normalised by head go through the modules. weights: "own", or another
+    for copies in 8 bits or fewer.
     """
     shape = model_shape(model)
     if shape.layer.qk_norm or not shape.side_by_side:

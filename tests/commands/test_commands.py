@@ -102,7 +102,6 @@ def test_model_trained_on_conversations_stops_at_the_end_of_a_turn(folder, capsy
 
 BAD = {
     "threads": (["generate", "hi", "--threads", "many"], "threads: "),
-    "exact int8": (["generate", "hi", "--weights", "int8", "--exact"], "exact: "),
     "too many heads": (
         ["train", "--model", "P", "--data", "D", "--output", "O", "--heads", "6"],
         "num_token_heads: ",

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamo import loading
-from dynamo.decoding.packed import has_int8
 from dynamo.loading import devices, sizes
 from dynamo.model import DynamoConfig, DynamoForCausalLM
 from dynamo.model.packing import bytes_of_copies
@@ -39,7 +38,9 @@ def test_parameters_are_those_of_the_architecture(size):
     assert needed - sizes.RESERVE - caches - 2 * weights == 2 * 2048 * 2 * hidden * 2
 
 
-@pytest.mark.skipif(not has_int8(), reason="copies in 16 bits need fbgemm")
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="copies in 16 bits need it"
+)
 def test_copies_estimated_for_a_pythia_are_those_of_its_float16_checkpoint():
     models = [GPTNeoXForCausalLM(config("14m"))]
     models.append(DynamoForCausalLM.from_base(models[0], num_token_heads=3))
