@@ -19,12 +19,13 @@ from dynamo.common.memory import peak_memory
 from dynamo.common.threads import AUTO, add_threads_argument, checked_threads, settle_threads
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
+from dynamo.decoding.packed import WEIGHTS
 from dynamo.evaluation.subprocess_lane import PairSpec
 from dynamo.sampling.options import SamplingOptions
 
 QUICK_PROMPTS = 10
 SPLIT_PROMPTS = 6
-SHAPE_LANES = ("generate", "own", "dynamo", "own_int8", "dynamo_int8")
+SHAPE_LANES = ("generate", "own", "dynamo", "own_int8", "dynamo_int8", "own_int4", "dynamo_int4")
 COMPILE_LIMIT = 300.0  # seconds
 SHAPE_PROMPTS, SHAPE_PROMPT_TOKENS = 4, 64
 
@@ -51,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draft-model", metavar="MODEL",
                         help="a smaller model of the same vocabulary: adds assisted generation")  # fmt: skip
-    parser.add_argument("--int8", action="store_true",
-                        help="adds our loop and DynaMo on 8-bit copies of the weights, on CPU")  # fmt: skip
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS[1:], default=[],
+                        help="adds our loop and DynaMo on such copies of the weights, on CPU")  # fmt: skip
     parser.add_argument("--compile-limit", type=float, default=COMPILE_LIMIT, metavar="SECONDS",
                         help="a compiled lane is left out if it takes longer; 0 for none "
                         f"(default: {COMPILE_LIMIT:.0f})")  # fmt: skip
@@ -133,7 +134,7 @@ def _race(
 
     only = SHAPE_LANES if arguments.shape else ()
     draft = _draft(arguments, pair)
-    lanes, flags, read = bench.lanes(pair, options, arguments.max_new_tokens, only, draft, arguments.int8)
+    lanes, flags, read = bench.lanes(pair, options, arguments.max_new_tokens, only, draft, arguments.weights)
     lost: dict[str, str] = {}
     with _compiled(arguments, pair, prompts, options, lost) as compiled:
         lanes |= compiled

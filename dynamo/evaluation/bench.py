@@ -25,7 +25,7 @@ from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 LOOKUP_TOKENS = 10
-DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8")
+DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8", "dynamo_int4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +84,14 @@ def lanes(
     max_new_tokens: int,
     only: Sequence[str] = (),
     draft: torch.nn.Module | None = None,
-    int8: bool = False,
+    weights: Sequence[str] = (),
 ) -> tuple[dict[str, Lane], dict[str, dict[str, Any]], dict[str, int]]:
     """The lanes by name (all, or `only` some), the flags that `transformers` runs with, and the bytes of
     weights that a pass of each lane reads.
 
     generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; assisted:
     the same with those of a `draft` model; own: our one-token loop on the base model; dynamo: at `options`;
-    exact: DynaMo's exact mode; own_int8, dynamo_int8: on 8-bit copies of the weights, if `int8`.
+    exact: DynaMo's exact mode; own_int8, dynamo_int8 and the like: on copies of the `weights`.
     """
     stock = {
         "generate": GenerateEngine(pair.base, pair.tokenizer),
@@ -101,8 +101,8 @@ def lanes(
         stock["assisted"] = GenerateEngine(pair.base, pair.tokenizer, draft)
     engines = {"own": _own(pair, "own"), "dynamo": _dynamo(pair, "own")}
     engines["exact"] = engines["dynamo"]
-    if int8:
-        engines |= {"own_int8": _own(pair, "int8"), "dynamo_int8": _dynamo(pair, "int8")}
+    for kept in weights:
+        engines |= {f"own_{kept}": _own(pair, kept), f"dynamo_{kept}": _dynamo(pair, kept)}
     exact = replace(options, exact=True)
     every: dict[str, Lane] = {
         name: lambda prompt, seed, engine=engine: RunCounts.fold(
@@ -191,6 +191,8 @@ PAIRS = (
     ("assisted", "generate"),
     ("own_int8", "own"),
     ("dynamo_int8", "dynamo"),
+    ("own_int4", "own"),
+    ("dynamo_int4", "dynamo"),
 )
 
 
@@ -208,14 +210,19 @@ def conversion(times: Mapping[str, Times]) -> float:
     return times["dynamo"].over(times["own"]).value / times["dynamo"].tokens_per_forward
 
 
-def bytes_per_pass(model: torch.nn.Module, bytes_per_weight: int | None = None) -> int:
-    """Bytes of weights that a pass reads: all but the token embedding, of which it reads a few rows.
+def bytes_per_pass(model: torch.nn.Module, bytes_per_weight: float | None = None) -> int:
+    """Bytes of weights that a pass reads: all but the token embedding, of which it reads a few rows, unless
+    that is the output embedding, too.
 
     bytes_per_weight: of matrices, if a packed copy is read instead of the model.
     """
-    token_embedding = model.get_input_embeddings().weight
-    weights = [weight for weight in model.parameters() if weight is not token_embedding]
-    return sum(
-        weight.numel() * (bytes_per_weight if bytes_per_weight and weight.ndim > 1 else weight.element_size())
-        for weight in weights
-    )
+    token_embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    total = 0.0
+    for weight in model.parameters():
+        size = weight.element_size()
+        if bytes_per_weight and weight.ndim > 1:
+            # The output embedding has 8 bits at least.
+            size = max(1, bytes_per_weight) if weight is output else bytes_per_weight
+        if weight is output or weight is not token_embedding:
+            total += size * weight.numel()
+    return round(total)

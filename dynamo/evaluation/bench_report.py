@@ -23,6 +23,8 @@ LANES = {
     "exact": "DynaMo, exact mode",
     "own_int8": "our one-token loop, int8",
     "dynamo_int8": "DynaMo, int8",
+    "own_int4": "our one-token loop, int4",
+    "dynamo_int4": "DynaMo, int4",
 }
 # Name: words, the least that is acceptable, the aim.
 RATIOS = {
@@ -35,6 +37,8 @@ RATIOS = {
     "assisted_over_generate": ("assisted / `generate`", "–", "–"),
     "own_int8_over_own": ("own loop, int8 / own loop", "–", "–"),
     "dynamo_int8_over_dynamo": ("DynaMo, int8 / DynaMo", "–", "–"),
+    "own_int4_over_own": ("own loop, int4 / own loop", "–", "–"),
+    "dynamo_int4_over_dynamo": ("DynaMo, int4 / DynaMo", "–", "–"),
     "conversion": ("conversion: (DynaMo / own loop) / tokens per pass", "0.65", "0.8"),
     "sampler_share": ("sampler / forward pass (profiled)", "at most 0.15", "0.05"),
 }

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from bases import new_base
 from conftest import tiny_dynamo
 from replies import PROMPTS, reply
 
@@ -94,17 +95,18 @@ def test_every_lane_decodes_what_its_name_says(pair):
     assert list(bench.lanes(pair, options, 12, only=("own",))[0]) == ["own"]
 
 
-def test_a_draft_model_and_int8_weights_add_lanes(pair):
+def test_a_draft_model_and_weights_of_fewer_bits_add_lanes(pair):
     options = SamplingOptions(temperature=0.0)
-    lanes, flags, read = bench.lanes(pair, options, 24, draft=pair.base, int8=True)
+    lanes, flags, read = bench.lanes(pair, options, 24, draft=pair.base, weights=("int8", "int4"))
     assert set(lanes) - {"generate", "prompt_lookup", "own", "dynamo", "exact"} == {
-        "assisted", "own_int8", "dynamo_int8",
+        "assisted", "own_int8", "dynamo_int8", "own_int4", "dynamo_int4",
     }  # fmt: skip
     assisted = lanes["assisted"](PROMPTS[0], 4)
     assert assisted.tokens == lanes["generate"](PROMPTS[0], 4).tokens and assisted.passes < 24
     assert flags["assisted"]["draft_parameters"] == pair.base.num_parameters()
-    assert 0 < len(lanes["own_int8"](PROMPTS[0], 4).tokens) <= 24
-    assert max(lanes["dynamo_int8"](PROMPTS[0], 4).orders) <= 3
+    for kept in ("int8", "int4"):
+        assert 0 < len(lanes[f"own_{kept}"](PROMPTS[0], 4).tokens) <= 24
+        assert max(lanes[f"dynamo_{kept}"](PROMPTS[0], 4).orders) <= 3
     assert read["own_int8"] < read["own"] / 3.5, "matrices in 8 bits, gains and shifts as they are"
 
 
@@ -118,3 +120,11 @@ def test_a_pass_reads_all_weights_but_the_token_embedding(pair):
     layer = 3 * 32 * 32 + 3 * 32 + 32 * 32 + 32 + 2 * 64 * 32 + 64 + 32 + 4 * 32
     assert bench.bytes_per_pass(pair.base) == 4 * (3 * layer + 2 * 32 + 300 * 32)
     assert bench.bytes_per_pass(pair.dynamo) == 4 * (5 * layer + 2 * 32 + 300 * 32)
+    tied = new_base("llama", intermediate_size=64)
+    output, norms = 97 * 32, (2 * 3 + 1) * 32
+    matrices = tied.num_parameters() - output - norms
+    assert bench.bytes_per_pass(tied) == 4 * (matrices + output + norms), "its token embedding is its output"
+    engine = Engine(tied, weights="int4")
+    # A group of 32 has 16 bytes, and 2 each for scale and zero; the output embedding has 8 bits.
+    four = 20 * matrices // 32 + output + 4 * norms
+    assert bench.bytes_per_pass(tied, engine.bytes_per_weight()) == four
