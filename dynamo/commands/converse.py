@@ -38,14 +38,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from dynamo import loading
-    from dynamo.data.sources import read_conversations
+    from dynamo.data.sources import read_questions
 
     options = from_arguments(ConverseOptions, arguments)
     questions = None
     if arguments.prompts:
         reading = Reading(arguments.strict)
-        asked = read_conversations(arguments.prompts, reading)
-        questions = [question for turns in asked if (question := _first_question(turns))]
+        questions = list(read_questions(arguments.prompts, reading))
         reading.say("prompts", f"{len(questions):,} first questions")
     folder = loading.resolve(arguments.model, any_kind=True)
     device = loading.checked_device(arguments.device)
@@ -63,10 +62,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.model,
         progress=True,
     )
-
-
-def _first_question(turns: list[dict[str, str]]) -> str | None:
-    return next((turn["content"] for turn in turns if turn["role"] == "user"), None)
 
 
 def faster_dtype(rows: int, device: torch.device) -> torch.dtype:

@@ -70,9 +70,9 @@ def file_format(name: str) -> tuple[str, str]:
     return next((each for each in FORMATS if stem.endswith(each)), ""), packing
 
 
-def read_values(path: str | Path, reading: Reading) -> Iterator[tuple[Any, str]]:
+def read_values(path: str | Path, reading: Reading, document: int = DOCUMENT) -> Iterator[tuple[Any, str]]:
     """The values of a file with their places, "FILE, line N" or "FILE, row N": objects by column, or a str
-    for a plain document. A line that is not JSON is left out.
+    for a plain document, lines of at least `document` characters. A line that is not JSON is left out.
 
     Raises ValueError for a file that is damaged or of another kind, OSError if there is none.
     """
@@ -86,7 +86,7 @@ def read_values(path: str | Path, reading: Reading) -> Iterator[tuple[Any, str]]
     if kind in (".csv", ".tsv"):
         yield from _table(path, "\t" if kind == ".tsv" else None)
     elif kind in TEXT_SUFFIXES and start != '{"':  # else JSON lines under another name
-        yield from _documents(path)
+        yield from _documents(path, document)
     elif kind or start[:1] in ("{", "["):
         yield from _json(path, reading)
     elif start:
@@ -315,16 +315,16 @@ def _parquet(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         raise ValueError(f"{path}, after row {number}: the file is damaged ({said})") from None
 
 
-def _documents(path: Path) -> Iterator[tuple[str, str]]:
-    """Whole lines as documents of at least `DOCUMENT` characters."""
+def _documents(path: Path, least: int) -> Iterator[tuple[str, str]]:
+    """Whole lines as documents of at least so many characters."""
     lines: list[str] = []
     size = begin = 0
     for number, line in _lines(path):
         begin = begin if lines else number
         lines.append(line)
-        size += len(line)
-        if size >= DOCUMENT:
+        size += len(line.strip())
+        if size >= least:
             yield "".join(lines), f"{path}, line {begin}"
             lines, size = [], 0
-    if lines:
+    if size:
         yield "".join(lines), f"{path}, line {begin}"

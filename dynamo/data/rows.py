@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.common.validation import clean, parse_json_values, short_repr
-from dynamo.data.readers import read_values
+from dynamo.data.readers import DOCUMENT, read_values
 from dynamo.data.reading import Reading
 
 Turns = list[
@@ -62,15 +62,16 @@ class _Unusable(Exception):
         self.detail = "" if value is None else f" ({short_repr(value)})"
 
 
-def rows(path: str | Path, reading: Reading) -> Iterator[Row]:
-    """The rows of a file that can be used.
+def rows(path: str | Path, reading: Reading, answered: bool = True) -> Iterator[Row]:
+    """The rows of a file that can be used; not `answered`: a question needs no answer, and each line of a
+    plain text is one.
 
     Raises ValueError for a file that is damaged, of another kind, or without one such row, and where
     `reading` is strict for a row that cannot be used; OSError if there is no such file.
     """
     here = Reading(reading.strict)
-    for value, where in read_values(path, here):
-        row = _row(value, where, here)
+    for value, where in read_values(path, here, DOCUMENT if answered else 1):
+        row = _row(value, where, here, answered)
         if row is not None:
             yield row
     if here.left_out:
@@ -92,10 +93,10 @@ def conversations(found: Iterable[Row], reading: Reading) -> Iterator[Row]:
             yield row
 
 
-def _row(value: Any, where: str, reading: Reading) -> Row | None:
+def _row(value: Any, where: str, reading: Reading, answered: bool) -> Row | None:
     parts: list[str] = []
     try:
-        content = _content(value, parts)
+        content = _content(value, parts, answered)
     except _Unusable as unusable:
         reading.leave_out(str(unusable), where, f"{where}: {unusable}{unusable.detail}")
         return None
@@ -122,7 +123,7 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _content(value: Any, parts: list[str]) -> Turns | str:
+def _content(value: Any, parts: list[str], answered: bool) -> Turns | str:
     """A row's conversation or text; names of what is left out of it are added to `parts`."""
     if isinstance(value, list):
         value = {"messages": value}
@@ -132,7 +133,7 @@ def _content(value: Any, parts: list[str]) -> Turns | str:
         raise _Unusable("a value that is no object", value)
     given = first_given(value, CONVERSATIONS)
     turns = None if given is None or given in ([], "") else _turns(given, parts)
-    turns = turns or _pair(value, parts)
+    turns = turns or _pair(value, parts, answered)
     if turns:
         return _with_system(value, turns, parts)
     text = value.get("text")
@@ -211,22 +212,26 @@ def _text(content: Any, turn: Any, parts: list[str]) -> str:
     return "".join(texts)
 
 
-def _pair(row: dict[str, Any], parts: list[str]) -> Turns | None:
-    """A question with its answer; None for a row without these columns."""
-    names = [names for names in PAIRS if row.get(names[0]) is not None and set(names[2]) & row.keys()]
+def _pair(row: dict[str, Any], parts: list[str], answered: bool) -> Turns | None:
+    """A question with its answer, or not `answered` alone; None for a row without these columns."""
+    names = [
+        names for names in PAIRS
+        if row.get(names[0]) is not None and (set(names[2]) & row.keys() or not answered)
+    ]  # fmt: skip
     if not names:
         return None
     question, more, answers = names[0]
-    asked, told = row[question], first_given(row, answers)
+    asked, told = row[question], first_given(row, answers) if answered else []
     if isinstance(asked, list) and isinstance(told, list):  # each a part of one conversation
         return _turns([*asked, *told], parts)
     asked, told, *about = (_text(each, row, parts) for each in (asked, told, *map(row.get, more)))
     asked = "\n\n".join(each for each in (asked, *about) if each.strip())
-    if not told.strip():
+    if answered and not told.strip():
         raise _Unusable("an empty reply")
     if not asked:
         raise _Unusable("an empty question")
-    return [*_history(row), {"role": "user", "content": asked}, {"role": "assistant", "content": told}]
+    turns = [*_history(row), {"role": "user", "content": asked}]
+    return [*turns, {"role": "assistant", "content": told}] if answered else turns
 
 
 def _history(row: dict[str, Any]) -> Turns:

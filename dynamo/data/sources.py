@@ -49,10 +49,27 @@ def data_files(names: Iterable[str]) -> list[Path]:
     return files
 
 
-def read_all(names: str | Path | Sequence[str], reading: Reading) -> Iterator[Row]:
-    """The usable rows of all files behind a name, or behind several."""
+def may_be_data(name: str) -> bool:
+    """Whether a name is a file, a folder or a glob of files, or could be a data set of the hub."""
+    return bool(Path(name).exists() or glob.glob(name, recursive=True) or _HUB_NAME.fullmatch(name))
+
+
+def read_all(names: str | Path | Sequence[str], reading: Reading, answered: bool = True) -> Iterator[Row]:
+    """The usable `rows` of all files behind a name, or behind several."""
     for path in data_files([str(names)] if isinstance(names, str | Path) else names):
-        yield from rows(path, reading)
+        yield from rows(path, reading, answered)
+
+
+def read_questions(names: Sequence[str], reading: Reading) -> Iterator[str]:
+    """What each row asks first: the first user turn of a conversation, a question that nothing answers, or a
+    text."""
+    for row in read_all(names, reading, answered=False):
+        if isinstance(row.content, str):
+            yield row.content.strip()
+        elif asked := [turn["content"] for turn in row.content if turn["role"] == "user"]:
+            yield asked[0]
+        else:
+            reading.leave_out("a conversation without a turn of the user", row.where, was_read=list)
 
 
 def read_conversations(names: str | Path | Sequence[str], reading: Reading | None = None) -> Iterator[Turns]:

@@ -21,12 +21,14 @@ from dynamo import loading
 from dynamo.common.files import replace_folder, write_json
 from dynamo.common.options import from_values, option, required
 from dynamo.data import text
+from dynamo.data.reading import DATA_HELP
+from dynamo.data.sources import may_be_data
 from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
 from dynamo.loading.downloads import check_format
 from dynamo.model.architectures import architecture_of_type
 from dynamo.pipelines.stages import Stage
-from dynamo.training.options import FinetuningRun, training_run
+from dynamo.training.options import FinetuningRun, accept_one_name, training_run
 from dynamo.training.recipes import RECIPES
 
 
@@ -41,8 +43,8 @@ class RecipeRun:
 
     recipe: str
     work: Path
-    data: str = required("what the heads learn: a file or hub data set, as `train` takes it")
-    validation: str = required("the same, held out")
+    data: tuple[str, ...] = required("what the heads learn: " + DATA_HELP)
+    validation: str = required("the same, held out: a file")
     instructions: str | None = option(None, "what both models are finetuned on, for chat")
     base: str = option("", "folder, GGUF file or hub id to start from, instead of the recipe's")
     heads: int = option(3, "token heads, 1 to 5")
@@ -55,6 +57,7 @@ class RecipeRun:
     finetune: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        accept_one_name(self)
         if self.recipe not in RECIPES:
             raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
         if self.repo and not self.licence:
@@ -63,9 +66,11 @@ class RecipeRun:
             raise ValueError(
                 "space: a Space loads its model from the hub; give --repo, where it is pushed to"
             )
-        for name, file in (("data", self.data), ("validation", self.validation)):
-            if not Path(file).exists() and (name == "validation" or file.count("/") != 1):
-                raise ValueError(f"{name}: there is no file {file}")
+        for name in self.data:
+            if not may_be_data(name):
+                raise ValueError(f"data: there is no file {name}")
+        if not Path(self.validation).exists():
+            raise ValueError(f"validation: there is no file {self.validation}")
         if self.instructions is not None and not Path(self.instructions).is_file():
             raise ValueError(f"instructions: there is no file {self.instructions}")
 
@@ -86,7 +91,7 @@ def stages(run: RecipeRun) -> list[Stage]:
         "recipe": run.recipe,
         "model": str(base),
         "heads": run.heads,
-        "data": (run.data,),
+        "data": run.data,
         "validation": run.validation,
         "output": work / "heads",
     }
@@ -103,7 +108,7 @@ def stages(run: RecipeRun) -> list[Stage]:
     table = work / TABLE_FILE
     pair, losses, speed = str(run.pair), work / "perplexity.json", work / "sweep.json"
     found += [
-        Stage("table", ["count", "--tokenizer", str(heads), "--data", run.data, "--order",
+        Stage("table", ["count", "--tokenizer", str(heads), "--data", *run.data, "--order",
                         str(max(2, run.heads)), "--output", str(table)], table),
         Stage("pair", partial(assemble, base, heads, table, run.pair), run.pair),
         Stage("losses", ["perplexity", "--model", pair, "--data", run.validation], losses, captured=True),
@@ -112,7 +117,7 @@ def stages(run: RecipeRun) -> list[Stage]:
         Stage("report", lambda: write_report(found, losses, speed, run.pair), run.pair / REPORT_FILE),
     ]  # fmt: skip
     if run.repo:
-        data = f"Heads: {Path(run.data).name}."
+        data = f"Heads: {', '.join(Path(name).name for name in run.data)}."
         if run.instructions is not None:
             data += f" Finetuning: {Path(run.instructions).name}."
         base_id = [] if Path(run.source).exists() else ["--base", run.source]

@@ -57,7 +57,8 @@ class TrainingOptions:
                 raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
 
 
-def _accept_one_name(run: TrainingRun | FinetuningRun) -> None:
+def accept_one_name(run: Any) -> None:
+    """A run's `data` may be given as one name."""
     if isinstance(run.data, str):
         object.__setattr__(run, "data", (run.data,))
 
@@ -121,7 +122,7 @@ class TrainingRun:
     options: TrainingOptions = TrainingOptions()
 
     def __post_init__(self):
-        _accept_one_name(self)
+        accept_one_name(self)
         check_types(self)
         if not 0 < self.position_share <= 1:
             raise ValueError(f"position_share: expected above 0, up to 1, got {self.position_share}")
@@ -172,7 +173,7 @@ class FinetuningRun:
     )
 
     def __post_init__(self):
-        _accept_one_name(self)
+        accept_one_name(self)
         check_types(self)
 
     def arguments(self) -> list[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dynamo.data.documents import encode_rows, fitted
 from dynamo.data.reading import Reading
 from dynamo.data.rows import Row, rows
+from dynamo.data.sources import read_questions
 from dynamo.data.text import CHAT_TEMPLATE
 
 U, A = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}
@@ -171,3 +172,26 @@ def test_rows_of_anything_are_read_or_refused(tmp_path_factory, tokenizer, value
         found = list(fitted(rows(path, reading), tokenizer, reading))
         assert len(found) == reading.rows == len(values) - reading.rows_left_out
         assert len(encode_rows([row.content for row in found], tokenizer)) == len(found)
+
+
+def test_a_question_needs_no_answer_where_only_questions_are_wanted(tmp_path):
+    asked = [
+        {"messages": [S, U]},
+        {"messages": [S, U, A, {"role": "user", "content": "More?"}]},
+        {"text": "hi"},
+        {"question": "hi"},
+        {"instruction": "hi", "input": "", "output": ""},
+        {"prompt": [S, U]},
+        {"prompt": "more", "response": "Hello.", "history": [["hi", "Hello."]]},
+        "hi",
+        {"messages": [A]},
+        {"answer": "hi"},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(asked))
+    (tmp_path / "lines.txt").write_text("\nhi\n\nWhat now?\n\n")
+    reading = Reading()
+    names = [str(tmp_path / name) for name in ("rows.json", "lines.txt")]
+    assert list(read_questions(names, reading)) == ["hi"] * 9 + ["What now?"]
+    assert (reading.conversations, reading.texts, reading.rows_left_out) == (6, 4, 2)
+    with pytest.raises(ValueError, match="row 9: a conversation without a turn of the user"):
+        list(read_questions(names[:1], Reading(strict=True)))

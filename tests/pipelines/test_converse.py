@@ -302,12 +302,14 @@ def test_the_command_answers_prompts_and_names_every_option(tokenizer, tmp_path,
     model = tiny_base()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     save_model(model, tokenizer, tmp_path / "model")
-    prompts = [{"messages": [{"role": "user", "content": question}]} for question in QUESTIONS]
+    chat, *bare, asked, last = QUESTIONS
+    prompts = [{"messages": [{"role": "user", "content": chat}]}, *bare, {"question": asked}]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    (tmp_path / "more.txt").write_text(last)
     code, result = run(
         capsys, "converse", "--model", tmp_path / "model", "--output", tmp_path / "talks.jsonl", "--prompts",
-        tmp_path / "prompts.jsonl", "--rows", 2, "--longest-answer", 8, "--longest-turn", 8, "--longest", 64,
-        "--dtype", "float32", "--device", "cpu",
+        tmp_path / "prompts.jsonl", tmp_path / "more.txt", "--rows", 2, "--longest-answer", 8,
+        "--longest-turn", 8, "--longest", 64, "--dtype", "float32", "--device", "cpu",
     )  # fmt: skip
     assert code == 0, result
     assert result["settings"]["questions"] == 5

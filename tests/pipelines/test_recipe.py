@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import shlex
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -211,6 +212,17 @@ def test_a_stage_that_trains_is_the_command_that_it_shows(ground, monkeypatch):
     for stage in training:
         run_command(shlex.split(stage.command())[3:])
     assert commands == [stage.task for stage in training]
+
+
+def test_data_is_several_files_or_a_glob_of_them_as_train_takes_it(ground):
+    texts = str(ground / "texts.jsonl")
+    several = (str(ground / "text*.jsonl"), str(ground / "instructions.json"))
+    run = RecipeRun("pythia-70m", ground, several, texts)
+    found = {stage.name: stage for stage in stages(run)}
+    assert found["heads"].task.data == several
+    assert found["table"].task[3:6] == ["--data", *several]
+    with pytest.raises(ValueError, match=r"^data: .*none\*"):
+        replace(run, data=(texts, str(ground / "none*")))
 
 
 def test_estimates_count_what_is_trained():
