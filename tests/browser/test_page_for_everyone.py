@@ -33,8 +33,7 @@ def test_the_whole_page_works_from_the_keyboard(page_at, page_url):
     page.get_by_text("Pass 2 of ").first.wait_for()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 375)])
 def test_axe_finds_nothing(page_at, recorded_url, theme, width):
     page = page_at(f"{recorded_url}?__theme={theme}", viewport={"width": width, "height": 900})
     assert_accessible(page)

@@ -171,7 +171,7 @@ def spoils(draw, files):
     )
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, deadline=None, max_examples=20)
 @given(st.data())
 def test_whatever_a_hub_answers_is_a_model_or_one_sentence(hubs, files, data):
     """Whatever a hub answers is a model or one sentence and the next try has it."""
@@ -249,7 +249,7 @@ def test_plain_names_are_none_of_these(path):
 
 
 @pytest.mark.parametrize("what", [f"/{CONFIG}", f"/{WEIGHTS}", f"/api/models/{NAME}", f"/tree/{SHA}"])
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("status", [302, 307])
 def test_a_redirect_to_elsewhere_gets_no_token(hubs, what, status):
     """The other server is another port, and so another origin; a hub's files do come from elsewhere."""
     hub, stranger = hubs

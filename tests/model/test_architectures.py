@@ -113,24 +113,24 @@ def test_the_shape_counts_what_the_model_has(base, model):
         assert architecture_of(again).model_shape(again) == shape.base
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_cached_decoding_in_chunks_gives_the_uncached_logits(model, packed):
-    """One text by itself and a batch of three, chunks of one to three, over 200 tokens and nearly as many."""
+@pytest.mark.parametrize(("packed", "length"), [(True, 200), (False, 50)])
+def test_cached_decoding_in_chunks_gives_the_uncached_logits(model, packed, length):
+    """One text by itself and a batch of three, chunks of one to three, to the end and nearly as far."""
     decoder = Decoder(model, packed=None if packed else False)
     assert decoder.packed == (packed and not model_shape(model).layer.qk_norm)
-    texts = ids(3, 200)
+    texts = ids(3, length)
     with torch.no_grad():
         expected = model(texts).head_logits  # (heads, texts, positions, vocab)
     alone, batch = decoder.new_cache(256), decoder.new_batch(3, 256)
     at, rows = 0, [0, 0, 0]
     sizes = torch.randint(1, 4, (250, 4), generator=torch.Generator().manual_seed(2)).tolist()
     for *each, own in sizes:
-        own = min(own, 200 - at)
+        own = min(own, length - at)
         if own:
             logits = decoder.forward(alone, texts[0, at : at + own].tolist(), queries=own)
             torch.testing.assert_close(logits, expected[:, 0, at : at + own], atol=2e-4, rtol=1e-3)
             at += own
-        each = [min(size, 200 - row) for size, row in zip(each, rows, strict=True)]
+        each = [min(size, length - row) for size, row in zip(each, rows, strict=True)]
         if min(each):
             ends = [row + size for row, size in zip(rows, each, strict=True)]
             places = enumerate(zip(rows, ends, strict=True))
@@ -138,7 +138,7 @@ def test_cached_decoding_in_chunks_gives_the_uncached_logits(model, packed):
             rows = ends
             wanted = torch.stack([expected[:, i, row - 1] for i, row in enumerate(rows)], dim=1)
             torch.testing.assert_close(last, wanted, atol=2e-4, rtol=1e-3)
-    assert at == 200 and min(rows) > 150
+    assert at == length and min(rows) > 0.75 * length
 
 
 def test_exact_mode_writes_the_bases_own_text(base, model):

@@ -36,8 +36,8 @@ from dynamo.data.corpus import tokenise
 from dynamo.data.sources import data_files
 from dynamo.ui.compare.votes import VoteBook
 
-pytestmark = pytest.mark.timeout(900)  # six that are killed, and one that comes to its end
-MOST_KILLS = 6
+pytestmark = pytest.mark.timeout(900)  # three that are killed, and one that comes to its end
+MOST_KILLS = 3
 EVERY_STEP = replace(OPTIONS, checkpoint_every=1)
 
 
@@ -124,7 +124,7 @@ def test_a_row_of_the_log_that_a_kill_cut_is_dropped(documents, tmp_path):
 def corpus(tmp_path):
     rng = random.Random(0)
     words = sorted({word for turns in DIALOGUES for turn in turns for word in turn["content"].split()})
-    lines = [json.dumps({"text": " ".join(rng.choices(words, k=30))}) for _ in range(6000)]
+    lines = [json.dumps({"text": " ".join(rng.choices(words, k=30))}) for _ in range(3000)]
     for number in range(4):
         (tmp_path / f"{number}.jsonl").write_text("\n".join(lines[number::4]))
     return tmp_path

@@ -50,7 +50,7 @@ def seen(logits, context, special):
     return own
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(corrected_steps())
 def test_every_correction_equals_the_dense_oracle(step):
     logits, context, table, options, uniform, special = step
@@ -62,7 +62,7 @@ def test_every_correction_equals_the_dense_oracle(step):
         assert ours.tokens == oracle.tokens
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(corrected_steps(), st.lists(st.floats(0, 0.999), min_size=4, max_size=4))
 def test_the_anchored_draw_equals_the_dense_oracle(step, uniforms):
     logits, context, table, options, _, special = step
@@ -75,7 +75,7 @@ def test_the_anchored_draw_equals_the_dense_oracle(step, uniforms):
         same_decision(ours, oracle)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(corrected_steps())
 def test_threshold_0_grows_to_all_heads_and_threshold_1_to_one(step):
     logits, context, table, options, uniform, special = step
@@ -96,7 +96,7 @@ def test_threshold_0_grows_to_all_heads_and_threshold_1_to_one(step):
         assert single.order == 1 and not single.backoffs and single.joint is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(corrected_steps())
 def test_a_joint_found_quickly_is_the_product_of_its_factors(step):
     """What the loops find of table and product is what `factors` say, chunk by chunk; conditionals, too."""

@@ -100,7 +100,7 @@ def context_of(text):
     return own
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(passes(), st.floats(0, 0.999))
 def test_the_correlators_joint_equals_the_dense_oracle(case, uniform):
     model, text, states, logits, options = case
@@ -112,7 +112,7 @@ def test_the_correlators_joint_equals_the_dense_oracle(case, uniform):
         assert ours.tokens == oracle.tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(passes(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
 def test_the_correlators_anchored_draw_equals_the_dense_oracle(case, uniforms):
     model, text, states, logits, options = case
@@ -125,7 +125,7 @@ def test_the_correlators_anchored_draw_equals_the_dense_oracle(case, uniforms):
         same_decision(ours, oracle)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(passes())
 def test_what_is_shown_of_a_correlators_joint_is_the_joint(case):
     """Grid, third tokens and best cell are those of all cells, though only the largest are listed."""

@@ -22,7 +22,6 @@ MODES = [
     {},
     {"exact_threshold": 0.1},
     {"mask_strength": 0.0},
-    {"repetition_penalty": 1.6},
     {"repetition_penalty": 1.6, "exact_threshold": 0.2, "mask_strength": 0.5},
     {"top_k": 3, "temperature": 0.6},
     {"max_order": 2},
@@ -49,7 +48,7 @@ def text_probabilities(options, length) -> dict[tuple[int, ...], float]:
     return done | open_
 
 
-def fit_of_texts(engine, options, draws=4000) -> float:
+def fit_of_texts(engine, options, draws=1500) -> float:
     """p-value of whole texts of up to four tokens against the first head's, the rare ones pooled."""
     expected = text_probabilities(options, 4)
     assert sum(expected.values()) == pytest.approx(1)
@@ -59,9 +58,9 @@ def fit_of_texts(engine, options, draws=4000) -> float:
         counts[tuple(tokens_of(steps))] += 1
         kept += sum(len(step.tokens) > 1 for step in steps)
         rejected += sum(len(step.rejected) for step in steps)
-    assert kept > 200 and rejected > 200, "the case must exercise both"
+    assert kept > 100 and rejected > 100, "the case must exercise both"
     common = [text for text, p in expected.items() if p * draws >= 5]
-    assert len(common) > 12
+    assert len(common) > 10
     observed = np.array([counts[text] for text in common])
     wanted = np.array([expected[text] for text in common]) * draws
     return stats.chisquare(
@@ -102,7 +101,7 @@ def test_whether_there_is_a_draft_does_not_depend_on_the_draft_that_is_drawn(cha
     """Only the joint and the tokens ahead of a place count: all uniforms find a draft there, or none."""
     options = SamplingOptions(exact=True, **changes)
     lengths = set()
-    places = np.linspace(0, 0.999, 12)
+    places = np.linspace(0, 0.999, 6)
     for prefix in itertools.product(range(VOCAB), repeat=2):
         candidates = TableCorrelator().attach(top_candidates(logits_after(prefix), options))
         for token in candidates.ids[0].tolist():
