@@ -97,8 +97,14 @@ class DynamoConfig(PreTrainedConfig):
             super().__setattr__(name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """With the base's `tie_word_embeddings` beside it, where peft looks before it merges an adapter."""
-        return super().to_dict() | {"tie_word_embeddings": self.tie_word_embeddings}
+        """With the base's `tie_word_embeddings` beside it, where peft looks before it merges an adapter, and
+        without the folder that the base was loaded from; a hub id stays."""
+        values = super().to_dict()
+        base = values.get("text_config") or {}
+        name = str(base.get("_name_or_path", ""))
+        if os.path.isabs(name) or os.path.exists(name):
+            base["_name_or_path"] = ""
+        return values | {"tie_word_embeddings": self.tie_word_embeddings}
 
     def validate_base(self):
         missing = architecture_of(self).unsupported(self.text_config)

@@ -210,3 +210,14 @@ def test_padding_changes_nothing_for_the_real_tokens(dynamo_model):
         alone = dynamo_model(short).head_logits
         together = dynamo_model(padded, attention_mask=mask).head_logits[:, :, :10]
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["", "someone/base"])
+def test_the_folder_of_a_base_is_not_in_its_configuration_and_a_hub_id_is(tmp_path, name):
+    tiny_base().save_pretrained(tmp_path / "base")
+    model = DynamoForCausalLM.from_base(tmp_path / "base")
+    assert model.config.text_config.name_or_path == str(tmp_path / "base")
+    model.config.text_config.name_or_path = name or model.config.text_config.name_or_path
+    model.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/config.json").read_text())
+    assert saved["text_config"].get("_name_or_path", "") == name
