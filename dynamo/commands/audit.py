@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamo.commands.generate import add_generation_arguments
-from dynamo.common.options import from_arguments
+from dynamo.commands.generate import add_generation_arguments, sampling_options
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("traces: give either trace files or --prompt or --data")
     if arguments.reply is not None and arguments.prompt is None:
         raise ValueError("reply: it needs the --prompt that it answers")
-    options = from_arguments(SamplingOptions, arguments)
+    options = sampling_options(arguments, SamplingOptions())
     if arguments.data:
         return _against_true_turns(arguments, options)
     base, tokenizer, pair = _judge(arguments.model, arguments.device)
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.traces:
         texts = [text for path in arguments.traces for text in _from_trace(path, tokenizer)]
     else:
-        texts = [_from_prompt(arguments, options, tokenizer, pair)]
+        texts = [_from_prompt(arguments, tokenizer, pair)]
     results = []
     for text in texts:
         opinion = audit(base, text.prompt_ids, text.ids, options.top_k)
@@ -144,7 +143,7 @@ def _from_trace(path: Path, tokenizer: Any) -> list[Text]:
     return texts
 
 
-def _from_prompt(arguments: argparse.Namespace, options: SamplingOptions, tokenizer: Any, pair: Any) -> Text:
+def _from_prompt(arguments: argparse.Namespace, tokenizer: Any, pair: Any) -> Text:
     from dynamo.data.text import encode_plain, encode_prompt
     from dynamo.decoding.engine import Engine
 
@@ -153,6 +152,7 @@ def _from_prompt(arguments: argparse.Namespace, options: SamplingOptions, tokeni
         return Text("reply", arguments.prompt, prompt_ids, encode_plain(tokenizer, [arguments.reply])[0])
     if pair is None:
         raise ValueError(f"reply: {arguments.model} has no token heads to write one; give --reply or a pair")
+    options = sampling_options(arguments, pair.options)
     steps = Engine(pair.dynamo, pair.table, tokenizer).stream(
         prompt_ids, options, arguments.max_new_tokens, arguments.seed, arguments.stop
     )

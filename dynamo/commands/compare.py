@@ -21,9 +21,9 @@ from dynamo.commands.generate import (
     add_loading_arguments,
     in_words,
     loading_options,
+    sampling_options,
     summary,
 )
-from dynamo.common.options import from_arguments
 from dynamo.common.threads import settle_threads
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
@@ -52,8 +52,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.decoding.race import race
     from dynamo.evaluation.audit import audit
 
-    options = from_arguments(SamplingOptions, arguments)
+    sampling_options(arguments, SamplingOptions())  # a mistake is said before a model is loaded
     pair = loading.load(arguments.model, **loading_options(arguments))
+    options = sampling_options(arguments, pair.options)
     prompt = text.encode_prompt(pair.tokenizer, arguments.prompt)
     engines = {
         "base": Engine(pair.base, None, pair.tokenizer, arguments.weights),

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_loading_arguments(parser)
     add_threads_argument(parser)
-    add_arguments(parser, SamplingOptions, leave_out=("threshold",))
+    add_arguments(parser, SamplingOptions, leave_out=("threshold",), absent=True)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.evaluation import completion, machine
     from dynamo.evaluation.journal import SharedJournal
 
-    options = from_arguments(SamplingOptions, arguments)
+    from_arguments(SamplingOptions, arguments)  # a mistake is said before a model is loaded
     prompts = completion.read_prompts(arguments.prompts) if arguments.prompts else completion.PAPER_PROMPTS
     thresholds = _thresholds(arguments.thresholds, any(prompt.chat for prompt in prompts))
     prompts = _part(prompts, arguments.part)
@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.device is None and arguments.device_map is None:
         arguments.device = processes.device
     pair = loading.load(arguments.model, **loading_options(arguments))
+    options = from_arguments(SamplingOptions, arguments, **asdict(pair.options))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     settings = {
         "model": arguments.model,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from dynamo.common.options import add_arguments, from_arguments
@@ -56,7 +57,16 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], help="end where this string begins; may be repeated"
     )
-    add_arguments(parser, SamplingOptions)
+    add_sampling_arguments(parser)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the sampler; those not given are as chosen for the model (`sampling_options`)."""
+    add_arguments(parser, SamplingOptions, absent=True)
+
+
+def sampling_options(arguments: argparse.Namespace, chosen: SamplingOptions) -> SamplingOptions:
+    return from_arguments(SamplingOptions, arguments, **asdict(chosen))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -64,8 +74,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.data import text
     from dynamo.decoding.engine import Engine
 
-    options = from_arguments(SamplingOptions, arguments)
+    sampling_options(arguments, SamplingOptions())  # a mistake is said before a model is loaded
     model, tokenizer, table = loading.load_model(arguments.model, **loading_options(arguments))
+    options = sampling_options(arguments, loading.chosen_options(model))
     engine = Engine(model, table, tokenizer, arguments.weights)
     settle_threads(engine, arguments.threads)
     reply = Recorder(text.IncrementalDecoder(tokenizer, arguments.stop))

@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     add_loading_arguments(parser)
     add_threads_argument(parser)
-    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
+    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"), absent=True)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -62,9 +62,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.evaluation import machine
     from dynamo.evaluation.sweep_report import SweepReport
 
-    options = from_arguments(SamplingOptions, arguments)
+    from_arguments(SamplingOptions, arguments)  # a mistake is said before a model is loaded
     _check(arguments)
     pair = loading.load(arguments.model, **loading_options(arguments))
+    options = from_arguments(SamplingOptions, arguments, **asdict(replace(pair.options, exact=False)))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
     documents = None if arguments.data is None else read_documents(arguments.data, pair.tokenizer)

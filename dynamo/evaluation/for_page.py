@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from dynamo.evaluation.machine import describe
@@ -14,7 +14,6 @@ from dynamo.evaluation.profile import profile_lanes
 from dynamo.evaluation.sweep import Point, sweep, sweep_replies
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import Pair
-from dynamo.sampling.options import SamplingOptions
 
 THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 PROFILED_PROMPTS = 6
@@ -34,7 +33,7 @@ def sweep_reports(
     after each threshold. progress: called with (done, total) after every reply; it may raise to cancel.
     """
     prompts = prompts[:count]
-    options = SamplingOptions()
+    options = replace(pair.options, exact=False)
     done, total = 0, sweep_replies(len(THRESHOLDS), len(prompts), 1)
 
     def replied() -> None:

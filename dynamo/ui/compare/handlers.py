@@ -74,7 +74,7 @@ class Handlers:
         self._uploaded = set() if uploaded is None else uploaded
 
     def _parsed(self, base: str, dynamo: str, *values: Any) -> tuple[Chat, Settings]:
-        chat, settings = Chat.read(base, dynamo), Settings.of(self._names, values)
+        chat, settings = Chat.read(base, dynamo), Settings.of(self._names, values, self._service.pair.options)
         self._service.limits.check(chat.last_prompt if chat else "", settings.max_new_tokens)
         return chat, settings
 

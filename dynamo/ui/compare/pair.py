@@ -74,7 +74,8 @@ class ModelPair:
     for one run, whose text ends where a given stop string begins; label: one token id to text that can be
     read alone; end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes
     text; general: whether it may be asked anything, or only about the dialogues' domains; footprint: its
-    memory; bits: of its weights where they are quantised, else 0.
+    memory; bits: of its weights where they are quantised, else 0; options: what the sampler's controls begin
+    with, and what those of them keep that have no control.
 
     audit: prompt ids and reply ids to the base's opinion; profile: where a pass's time goes; report: a
     finished sweep; sweep: runs one over so many prompts, calling back with (done, total) after every reply,
@@ -94,6 +95,7 @@ class ModelPair:
     general: bool = False
     footprint: Footprint | None = None
     bits: int = 0
+    options: SamplingOptions = SamplingOptions()
     audit: Callable[[Sequence[int], Sequence[int]], Opinion] | None = None
     profile: Callable[[], dict[str, Any]] | None = None
     report: dict[str, Any] | None = None
@@ -133,6 +135,7 @@ class ModelPair:
             general=pair.name != EMBEDDED,
             footprint=Footprint.of(pair) if gpu_worker is None else None,
             bits=int(quantised_as(pair.dynamo).removesuffix("bit") or 0),
+            options=pair.options,
         )
 
     @property

@@ -6,7 +6,7 @@ Defaults are those of `SamplingOptions`; a slider sends 50 or 50.0 as it likes, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -59,15 +59,17 @@ class Settings:
             )
 
     @classmethod
-    def of(cls, names: Sequence[str], values: Sequence[Any]) -> Settings:
-        """From the controls' values in their order. Raises ValueError naming the option."""
+    def of(cls, names: Sequence[str], values: Sequence[Any], chosen: SamplingOptions) -> Settings:
+        """From the controls' values in their order; what no control sets is as chosen for the pair.
+
+        Raises ValueError naming the option."""
         given = dict(zip(names, values, strict=True))
         longest = _whole("max_new_tokens", given.pop("max_new_tokens"))
         seed = _whole("seed", given.pop("seed") or 0)
         for name in ("top_k", "max_order"):
             given[name] = _whole(name, given[name])
         given["blur"] = 3 if given["blur"] else 1
-        return cls(SamplingOptions(**given), longest, seed)
+        return cls(replace(chosen, **given), longest, seed)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -77,12 +79,17 @@ def _whole(name: str, value: Any) -> int:
         raise ValueError(f"{name}: expected a whole number, got {short_repr(value)}") from None
 
 
-def threshold_dial() -> gr.Slider:
+def shown(options: SamplingOptions) -> dict[str, Any]:
+    """What each option's control shows, by name."""
+    return asdict(options) | {"blur": options.blur > 1}
+
+
+def threshold_dial(chosen: SamplingOptions) -> gr.Slider:
     """The one control that everybody should try."""
     return gr.Slider(
         0,
         1,
-        SamplingOptions().threshold,
+        chosen.threshold,
         step=0.01,
         label="Back-off threshold ε: the quality dial",
         info="Drag to preview; release to regenerate.",
@@ -92,9 +99,9 @@ def threshold_dial() -> gr.Slider:
     )
 
 
-def exact_switch() -> gr.Checkbox:
+def exact_switch(chosen: SamplingOptions) -> gr.Checkbox:
     return gr.Checkbox(
-        False,
+        chosen.exact,
         label="Exact mode: drafts are verified by the next pass",
         info="Same distribution as this model's first head; ε is not used",
         container=False,
@@ -102,9 +109,11 @@ def exact_switch() -> gr.Checkbox:
     )
 
 
-def settings_panel(heads: int, most_tokens: int | None = None) -> dict[str, gr.components.Component]:
+def settings_panel(
+    heads: int, default: SamplingOptions, most_tokens: int | None = None
+) -> dict[str, gr.components.Component]:
     """All other controls by the name of the option that they set; call it inside a `gr.Blocks`."""
-    default, longest = SamplingOptions(), min(MOST_TOKENS, most_tokens or MOST_TOKENS)
+    longest = min(MOST_TOKENS, most_tokens or MOST_TOKENS)
     controls: dict[str, gr.components.Component] = {}
 
     def slider(name: str, low: float, high: float, step: float, label: str, info: str) -> None:

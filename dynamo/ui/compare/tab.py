@@ -7,13 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from dynamo.sampling.options import SamplingOptions
 from dynamo.ui.compare.duel import CHOICES
 from dynamo.ui.compare.examples import Examples, all_examples, examples_for
 from dynamo.ui.compare.pair import GENERATE, OWN_LOOP, THRESHOLD_1, ModelPair
 from dynamo.ui.compare.presenter import RaceView
 from dynamo.ui.compare.service import READY, PageService
-from dynamo.ui.compare.settings import CUSTOM, PRESETS, exact_switch, settings_panel, threshold_dial
+from dynamo.ui.compare.settings import CUSTOM, PRESETS, exact_switch, settings_panel, shown, threshold_dial
 from dynamo.ui.components import IN_BROWSER, joint_inspector, part, race_bar, token_pane
 
 LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only stops pasted books
@@ -54,6 +53,7 @@ class CompareTab:
         strip: bool = True,
     ):
         first = recorded or RaceView("", "", "", READY)
+        self._chosen = service.pair.options
         self._prompt_row(examples_for(service.pair.examples))
         self.bar = race_bar(first.status, service.profile, elem_id="race")
         gr.HTML(_LEGEND)
@@ -86,8 +86,9 @@ class CompareTab:
             self.suggested: examples.first,
             self.examples: gr.update(**examples.samples()),
             self.opponent: gr.update(**_opponents(pair)),
+            **{self.settings[name]: value for name, value in shown(pair.options).items() if name in self.settings},
             self.settings["max_order"]: gr.update(
-                maximum=max(pair.heads, 2), value=min(pair.heads, SamplingOptions().max_order)
+                maximum=max(pair.heads, 2), value=min(pair.heads, pair.options.max_order)
             ),
             **dict.fromkeys((self.base, self.dynamo, self.inspector, *self.cards), ""),
             self.bar: READY,
@@ -174,7 +175,10 @@ class CompareTab:
     def _dial(self) -> None:
         with gr.Row(equal_height=True, elem_id="dial"):
             with gr.Column(min_width=260):
-                self.settings = {"threshold": threshold_dial(), "exact": exact_switch()}
+                self.settings = {
+                    "threshold": threshold_dial(self._chosen),
+                    "exact": exact_switch(self._chosen),
+                }
             self.preset = gr.Radio(
                 [*PRESETS, CUSTOM],
                 value=next(iter(PRESETS)),
@@ -199,7 +203,9 @@ class CompareTab:
             self.opponent = gr.Radio(
                 **_opponents(service.pair), label="Left lane", info=OPPONENT_INFO, elem_id="opponent"
             )
-            self.settings |= settings_panel(service.pair.heads, service.limits.answer_tokens)
+            self.settings |= settings_panel(
+                service.pair.heads, self._chosen, service.limits.answer_tokens
+            )
 
 
 def _opponents(pair: ModelPair) -> dict[str, Any]:
