@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     settle_threads(engine, arguments.threads)
     reply = Recorder(text.IncrementalDecoder(tokenizer, arguments.stop))
     prompt = text.encode_prompt(tokenizer, arguments.prompt)
-    if engine.heads > 1 and table is None:
+    if engine.heads > 1 and table is None and options.correction in ("table", "smoothed"):
         print("no co-occurrence table: the joint is not masked", file=sys.stderr)
     steps = engine.stream(prompt, options, arguments.max_new_tokens, arguments.seed, arguments.stop)
     try:

@@ -12,7 +12,7 @@ import argparse
 import sys
 import zlib
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH, check_batch
 from dynamo.sampling.options import SamplingOptions
 
+VARIED = ("threshold", "exact", "exact_threshold")  # no options of a sweep
 THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
 
 
@@ -52,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="write the report here, as JSON")
     add_loading_arguments(parser)
     add_threads_argument(parser)
-    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"), absent=True)
+    add_arguments(parser, SamplingOptions, leave_out=VARIED, absent=True)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _half_done(output: Path) -> Path:
 
 
 def _options(arguments: argparse.Namespace, options: SamplingOptions) -> dict[str, Any]:
-    own = {name: value for name, value in asdict(options).items() if name in vars(arguments)}
+    own = {name: value for name, value in asdict(options).items() if name not in VARIED}
     return {**own, "batch": arguments.batch, "quantize": arguments.quantize}
 
 

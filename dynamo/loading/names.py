@@ -37,7 +37,9 @@ def resolve(name: str, progress: Progress | None = None, any_kind: bool = False)
         return EMBEDDED_FOLDER / name.removeprefix(EMBEDDED + "/")
     if name == SMOLLM2:
         if not (SMOLLM2_FOLDER / "config.json").is_file():
-            raise ValueError(f"model: '{SMOLLM2}' needs the token heads in {SMOLLM2_FOLDER}, which are not there")
+            raise ValueError(
+                f"model: '{SMOLLM2}' needs the token heads in {SMOLLM2_FOLDER}, which are not there"
+            )
         return SMOLLM2_FOLDER
     if name == f"{SMOLLM2}/base":
         return smollm2_base(progress).folder

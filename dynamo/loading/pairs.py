@@ -43,8 +43,8 @@ EMBEDDED_DESCRIPTION = (
 )
 DESCRIPTIONS = {
     EMBEDDED: EMBEDDED_DESCRIPTION,
-    SMOLLM2: "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) with token heads trained by this project on the "
-    "model's own conversations. It chats about anything, and a model this small is often wrong.",
+    SMOLLM2: "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) with token heads trained by this project "
+    "on the model's own conversations. It chats about anything, and a model this small is often wrong.",
 }
 
 

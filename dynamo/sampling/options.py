@@ -88,7 +88,9 @@ class SamplingOptions:
         nothing. Raises ValueError for a name that is no option and for a value out of its range."""
         values = values or {}
         if unknown := set(values) - {each.name for each in fields(cls)}:
-            raise ValueError(f"sampling: expected names of options, got {short_repr(sorted(unknown, key=str))}")
+            raise ValueError(
+                f"sampling: expected names of options, got {short_repr(sorted(unknown, key=str))}"
+            )
         return cls(**values)
 
     @property

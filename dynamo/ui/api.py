@@ -72,8 +72,9 @@ class Programs:
             stop: strings that end the text where they begin.
         """
         options = replace(
-            self._service.pair.options, threshold=threshold, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
-            repetition_penalty=repetition_penalty, max_order=max_order, exact=exact,
+            self._service.pair.options, threshold=threshold, mask_strength=mask_strength,
+            temperature=temperature, top_k=top_k, repetition_penalty=repetition_penalty,
+            max_order=max_order, exact=exact,
         )  # fmt: skip
         self._service.limits.check(prompt, max_new_tokens)
         if not isinstance(stop, list | tuple):
@@ -100,7 +101,9 @@ class Programs:
             seed: same seed, same text.
         """
         self._service.limits.check(prompt, max_new_tokens)
-        settings = Settings(replace(self._service.pair.options, threshold=threshold, exact=False), max_new_tokens, seed)
+        settings = Settings(
+            replace(self._service.pair.options, threshold=threshold, exact=False), max_new_tokens, seed
+        )
         lanes = self._service.lanes_run(prompt, settings, OWN_LOOP)
         ratio = speed_up(lanes["base"], lanes["dynamo"])
         summaries = {name: summary(lane) for name, lane in lanes.items()}

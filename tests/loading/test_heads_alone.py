@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 import torch
+from command_line import run
 from conftest import tiny_base
 from tables import table_for
 
 from dynamo import DynamoForCausalLM, loading
+from dynamo.sampling.options import SamplingOptions
 from dynamo.training.trainer import save_model
 
 IDS = torch.arange(2, 10)[None]
@@ -79,3 +81,34 @@ def test_a_base_that_is_nowhere_is_named_with_a_remedy(folders):
     rename_base(folder / "heads", 7)
     with pytest.raises(ValueError, match=r"^base: "):
         loading.load(str(folder / "heads"))
+
+
+def test_a_pair_keeps_the_options_that_were_chosen_for_it(folders):
+    folder, _ = folders
+    config = folder / "dynamo" / "config.json"
+    fields = json.loads(config.read_text())
+    assert loading.load(str(folder / "dynamo"), device="cpu").options == SamplingOptions()
+    config.write_text(json.dumps(fields | {"sampling": {"correction": "correlator", "exact": True}}))
+    pair = loading.load(str(folder / "dynamo"), device="cpu")
+    assert pair.options == SamplingOptions(correction="correlator", exact=True)
+    pair.dynamo.save_heads(folder / "again", str(folder / "base"))
+    assert loading.load(str(folder / "again"), device="cpu").options == pair.options
+
+
+def test_commands_take_the_chosen_options_where_no_flag_says_otherwise(folders, capsys):
+    config = folders[0] / "dynamo" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sampling": {"temperature": 0}}))
+
+    def texts(*flags):
+        common = ("generate", "Hello", "--model", folders[0] / "dynamo", "--max-new-tokens", 12, *flags)
+        return {run(capsys, *common, "--seed", seed)[1]["text"] for seed in range(3)}
+
+    assert len(texts()) == 1 and len(texts("--temperature", 2)) > 1
+
+
+@pytest.mark.parametrize("wrong", [{"treshold": 0.5}, {"threshold": 2}, {"exact": "yes"}], ids=str)
+def test_options_that_are_none_are_named(folders, wrong):
+    config = folders[0] / "dynamo" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sampling": wrong}))
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        loading.load(str(folders[0] / "dynamo"), device="cpu")

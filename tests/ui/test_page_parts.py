@@ -16,7 +16,7 @@ from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui import build_demo, launch_options, layout
 from dynamo.ui.compare.examples import LABELS, all_examples, examples_for
 from dynamo.ui.compare.service import PageService
-from dynamo.ui.compare.settings import exact_switch, settings_panel, threshold_dial
+from dynamo.ui.compare.settings import Settings, exact_switch, settings_panel, threshold_dial
 from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import ASSETS, SCRIPTS, script
 
@@ -30,9 +30,10 @@ def config():
 
 
 def test_every_setting_starts_at_the_options_default():
-    with gr.Blocks():
-        controls = {"threshold": threshold_dial(), "exact": exact_switch(), **settings_panel(3)}
     default = SamplingOptions()
+    with gr.Blocks():
+        dial = {"threshold": threshold_dial(default), "exact": exact_switch(default)}
+        controls = dial | settings_panel(3, default)
     for name in controls.keys() - {"max_new_tokens", "seed", "blur"}:
         assert controls[name].value == getattr(default, name), name
     assert controls["blur"].value is (default.blur == 3)
@@ -131,3 +132,17 @@ def test_hostile_text_passes_through_unchanged():
     base, dynamo, *_ = send(handlers(scripted_pair(HOSTILE)), prompt="${alert(1)}")[-1]
     assert read_trace(base.splitlines()).text.replace(" ", "") == HOSTILE.replace(" ", "")
     assert read_trace(dynamo.splitlines()).header.prompt == "${alert(1)}"
+
+
+def test_a_pairs_own_options_are_what_its_controls_begin_with_and_what_a_run_keeps():
+    chosen = SamplingOptions(threshold=0.9, exact=True, correction="correlator", draw="anchored", blur=1)
+    pair = replace(scripted_pair(), options=chosen)
+    with gr.Blocks():
+        tab = CompareTab(PageService(pair))
+    assert tab.settings["threshold"].value == 0.9 and tab.settings["exact"].value is True
+    assert tab.settings["blur"].value is False
+    names = list(tab.settings)
+    asked = Settings.of(names, [each.value for each in tab.settings.values()], pair.options)
+    assert asked.options == chosen
+    updates = tab.pair_updates(scripted_pair())
+    assert updates[tab.settings["exact"]] is False and updates[tab.settings["threshold"]] == 0.5

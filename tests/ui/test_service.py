@@ -90,7 +90,7 @@ def test_presets_are_the_papers_ablation_and_are_recognised():
 def test_a_control_that_sends_nonsense_is_named(name, value, sentence):
     values = {"threshold": 0.5, "top_k": 50.0, "max_order": 3, "max_new_tokens": 96, "seed": 0, "blur": True}
     with pytest.raises(ValueError, match=sentence):
-        Settings.of(list(values), list({**values, name: value}.values()))
+        Settings.of(list(values), list({**values, name: value}.values()), SamplingOptions())
 
 
 # ---- the audit

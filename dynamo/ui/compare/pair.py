@@ -8,7 +8,7 @@ each other: `app.py` hands over what measures a pair.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
@@ -95,7 +95,7 @@ class ModelPair:
     general: bool = False
     footprint: Footprint | None = None
     bits: int = 0
-    options: SamplingOptions = SamplingOptions()
+    options: SamplingOptions = field(default_factory=SamplingOptions)
     audit: Callable[[Sequence[int], Sequence[int]], Opinion] | None = None
     profile: Callable[[], dict[str, Any]] | None = None
     report: dict[str, Any] | None = None

@@ -86,7 +86,11 @@ class CompareTab:
             self.suggested: examples.first,
             self.examples: gr.update(**examples.samples()),
             self.opponent: gr.update(**_opponents(pair)),
-            **{self.settings[name]: value for name, value in shown(pair.options).items() if name in self.settings},
+            **{
+                self.settings[name]: value
+                for name, value in shown(pair.options).items()
+                if name in self.settings
+            },
             self.settings["max_order"]: gr.update(
                 maximum=max(pair.heads, 2), value=min(pair.heads, pair.options.max_order)
             ),
@@ -203,9 +207,7 @@ class CompareTab:
             self.opponent = gr.Radio(
                 **_opponents(service.pair), label="Left lane", info=OPPONENT_INFO, elem_id="opponent"
             )
-            self.settings |= settings_panel(
-                service.pair.heads, self._chosen, service.limits.answer_tokens
-            )
+            self.settings |= settings_panel(service.pair.heads, self._chosen, service.limits.answer_tokens)
 
 
 def _opponents(pair: ModelPair) -> dict[str, Any]:
