@@ -31,7 +31,7 @@ function newPlayer(still = false) {
  *
  * ends: for each lane the model time at which each of its passes was done; arrived: the model time up to which all
  * is known; total: the longer lane's; firsts: when each lane's first pass was done; basePass: a decoded pass of the
- * first lane, the median, null while there is none; whole: no lane failed or was stopped.
+ * first lane, the median, null while there is none; whole: no lane failed or was stopped; stopped: by the visitor.
  */
 function raceOf(lanes) {
   const ends = lanes.map(({ passes }) => {
@@ -45,6 +45,7 @@ function raceOf(lanes) {
     ends,
     done: lanes.length > 0 && running.length === 0,
     whole: lanes.every(({ end }) => end !== "error" && end !== "cancelled"),
+    stopped: lanes.some(({ end }) => end === "cancelled"),
     arrived: Math.min(...(running.length ? running : [Math.max(0, ...last)])),
     total: Math.max(0, ...last),
     firsts: ends.filter((moments) => moments.length).map((moments) => moments[0]),
@@ -120,6 +121,7 @@ function begin(player, race, kind, now) {
 
 /** More passes, or an end. */
 function arrive(player, race, now) {
+  if (race.done && race.stopped && player.playhead > 0) return halt(player);
   if (race.done && !race.whole) return settle(player, race);
   if (player.phase === "waiting") {
     const slowdown = judge(race);
@@ -129,6 +131,11 @@ function arrive(player, race, now) {
   if (player.phase !== "following" || !race.done) return player;
   const brief = player.unwatched && player.mode === "auto" && judge(race) > 1;
   return brief ? startOver(player, race, now) : settle(player, race);
+}
+
+/** Nothing more appears, though more may have arrived. */
+function halt(player) {
+  return player.playhead === null ? player : { ...player, phase: "paused", unwatched: false };
 }
 
 /** The caller's clock says `now`. */

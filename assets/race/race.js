@@ -3,6 +3,8 @@
 // props.value is one sentence of status. All else is read off the "lane" events of the two panes. The clocks are those
 // of what is shown: while the player plays, up to its playhead. What is computed is in player.js (when), clocks.js
 // (words) and split.js (where the time goes); this file owns the DOM, the frames and the bus.
+//
+// trigger("replaying") and trigger("rested") are Gradio events of this component, `bar.replaying(..)` in Python.
 
 const root = element.querySelector(".dm-race");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
@@ -26,6 +28,7 @@ let runs = ""; // of the race on screen
 let kind = ""; // of it, see begin()
 let before = null; // the race that was on screen before it: {question, done, blind}
 let sent = { playhead: null, widest: 0, player: "" };
+bus.replaying = false; // whether a run that is over is still being shown: Stop has something to stop
 let frame = 0;
 
 const present = () => Object.values(lanes).filter((lane) => lane?.run && lane.state !== "empty");
@@ -82,8 +85,15 @@ function show() {
   const { mode, slowdown } = player;
   const detail = { playing: player.phase === "playing", mode, slowdown };
   tell("player", JSON.stringify(detail), detail);
+  noteReplay(detail.playing && race.done);
   if (detail.playing && !frame) frame = requestAnimationFrame(onFrame);
   draw();
+}
+
+function noteReplay(replaying) {
+  if (bus.replaying === replaying) return;
+  bus.replaying = replaying;
+  trigger(replaying ? "replaying" : "rested");
 }
 
 /** Dispatches once per change: what listens may well answer with a "lane" event. */
@@ -196,5 +206,6 @@ parts.player.addEventListener("keydown", (event) => {
 });
 reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);
+bus.addEventListener("stop", () => act(halt(player)));
 watch("value", () => drawLines());
 show();

@@ -181,7 +181,7 @@ def page_at(open_page):
     def page_at(url: str, **options):
         page = open_page(url, **options)
         page.wait_for_selector("#pane-dynamo .dm-pane")
-        page.wait_for_selector("#stop[disabled]")
+        page.wait_for_selector("#stop")
         return page
 
     return page_at

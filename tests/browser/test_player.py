@@ -66,14 +66,21 @@ def test_a_live_race_that_turned_out_short_is_replayed_slowed_once(play):
     assert play(hesitant, script, whole=short_race()) == ["following", "playing", 20, "settled"]
 
 
-@pytest.mark.parametrize("end", ["error", "cancelled"])
-def test_a_stopped_race_shows_all_that_came_at_once(play, end):
+@pytest.mark.parametrize(
+    ("end", "phase", "all_shown"), [("error", "settled", True), ("cancelled", "paused", False)]
+)
+def test_stop_freezes_what_is_seen_and_a_failure_shows_all_that_came(play, end, phase, all_shown):
+    """Text went on appearing for seconds after Stop."""
     running = short_race(state="running")
     script = """
-      player = begin(player, race, "live", 0); log.push(player.phase);
-      player = arrive(player, raceOf(stopped), 50); log.push(player.phase, player.playhead);
+      player = begin(player, race, "live", 0); player = tick(player, race, 200);
+      const seen = player.playhead; log.push(player.phase);
+      player = arrive(player, raceOf(stopped), 300); log.push(player.phase, player.playhead === seen);
+      player = tick(player, raceOf(stopped), 900); log.push(player.playhead === seen, player.playhead);
     """
-    assert play(running, script, stopped=short_race(end=end)) == ["playing", "settled", None]
+    begun, now, kept, still_kept, playhead = play(running, script, stopped=short_race(end=end))
+    assert (begun, now) == ("playing", phase)
+    assert kept == still_kept == (not all_shown) and (playhead is None) == all_shown
 
 
 def test_a_tenth_of_the_speed_takes_ten_times_the_models_time(play):

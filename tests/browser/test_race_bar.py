@@ -123,6 +123,17 @@ def test_pause_play_and_skip_do_what_they_say(race):
     assert page.evaluate("document.activeElement.className").endswith("dm-toggle")
 
 
+def test_stop_stops_the_replay_of_a_run_that_is_over(race):
+    page = race(*long_race(recorded="on a laptop, in spring"), **MOVING)
+    tell(page, "stop", None)
+    assert page.inner_text(".dm-toggle") == "Play"
+    still = heard(page, "playhead")[-1]
+    page.wait_for_timeout(150)
+    assert heard(page, "playhead")[-1] == still
+    page.click(".dm-skip")
+    assert heard(page, "playhead")[-1] == {"milliseconds": None}
+
+
 def test_modes_are_a_radio_group_that_arrows_move_in(race):
     page = race(*short_race())
     page.locator(".dm-modes input[value=auto]").focus()

@@ -21,7 +21,7 @@ STOPPED = "Stopped. What was generated so far stays on screen."
 
 _ENABLE_IF_PROMPT = "(prompt) => ({ __type__: 'update', interactive: Boolean(prompt?.trim()) })"
 _ENABLE = "() => ({ __type__: 'update', interactive: true })"
-_DISABLE = "() => ({ __type__: 'update', interactive: false })"
+_ENABLE_IF_REPLAYING = "() => ({ __type__: 'update', interactive: Boolean(window.dynamoBus?.replaying) })"
 _TO_BUS = "(value) => window.dynamoBus?.dispatchEvent(new CustomEvent('{name}', {{ detail: value }}))"
 # The box is emptied when its message was answered, unless something else was typed meanwhile.
 _EMPTY_IF_ANSWERED = """(prompt, wire) => {
@@ -105,7 +105,7 @@ class Wiring:
     def _after_a_run(self, event: Any) -> None:
         tab = self._tab
         for after in ends_of(event):
-            after(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
+            after(None, None, tab.stop, js=_ENABLE_IF_REPLAYING, **IN_BROWSER)
         event.then(lambda: False, None, tab.replacing, **QUIET)
         if tab.audit is not None:
             audit = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
@@ -123,11 +123,14 @@ class Wiring:
             **RUN,
         )
         for after in ends_of(running):
-            after(None, None, tab.stop, js=_DISABLE, **IN_BROWSER)
+            after(None, None, tab.stop, js=_ENABLE_IF_REPLAYING, **IN_BROWSER)
         return running
 
     def _connect_stop(self, runs: list[Any]) -> None:
+        """Stop ends the run, and the replay of one that is over."""
         tab = self._tab
+        for change in (tab.bar.replaying, tab.bar.rested):
+            change(None, None, tab.stop, js=_ENABLE_IF_REPLAYING, **IN_BROWSER)
         tab.stop.click(None, js=_TO_BUS.format(name="stop"), cancels=runs, **IN_BROWSER).then(
             lambda: (STOPPED, gr.update(interactive=False)), None, [tab.bar, tab.stop], **QUIET
         )
