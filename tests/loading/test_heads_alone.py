@@ -10,6 +10,8 @@ from conftest import tiny_base
 from tables import table_for
 
 from dynamo import DynamoForCausalLM, loading
+from dynamo.loading import names
+from dynamo.model.heads_file import read_heads
 from dynamo.sampling.options import SamplingOptions
 from dynamo.training.trainer import save_model
 
@@ -112,3 +114,18 @@ def test_options_that_are_none_are_named(folders, wrong):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sampling": wrong}))
     with pytest.raises(ValueError, match=next(iter(wrong))):
         loading.load(str(folders[0] / "dynamo"), device="cpu")
+
+
+def test_the_smollm2_heads_are_whole_and_name_their_base_and_options():
+    saved = read_heads(names.SMOLLM2_FOLDER)
+    assert saved.config.base_model["name"] == names.SMOLLM2_HUB and saved.config.num_token_heads == 3
+    assert SamplingOptions.chosen(saved.config.sampling) == SamplingOptions(
+        correction="correlator", exact=True
+    )
+    assert all(tensor.isfinite().all() for tensor in saved.heads.values())
+
+
+def test_a_copy_without_the_smollm2_heads_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(names, "SMOLLM2_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"smollm2.*not there"):
+        loading.load("smollm2")

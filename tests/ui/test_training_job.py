@@ -69,7 +69,7 @@ def test_conversations_are_text_for_a_model_without_the_template(tmp_path, dialo
     ("name", "content", "sentence"),
     [
         ("a.pdf", "x", r"a\.pdf: .*\.jsonl"),
-        ("a.txt", "  \n\n", r"a\.txt: no row"),
+        ("a.txt", "  \n\n", r"a\.txt is empty"),
         ("a.jsonl", "{", "line 1: not JSON"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -12,6 +11,7 @@ from fakes import ScriptedEngine, Vocabulary, scripted_pair
 from page_handlers import SETTINGS, handlers, send
 
 from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.loading import Pair
 from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui import ModelPair
 from dynamo.ui.compare.handlers import in_one_sentence
@@ -47,9 +47,7 @@ def test_whole_numbers_may_come_as_floats():
 
 
 def test_exact_mode_runs_and_says_what_it_keeps(tokenizer, base, dynamo_model):
-    pair = SimpleNamespace(
-        name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None
-    )
+    pair = Pair(name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None)
     _, dynamo, _, status, _ = send(handlers(ModelPair.from_pair(pair)), exact=True, max_new_tokens=24)[-1]
     assert "same distribution as this model's first head" in status
     passes = read_trace(dynamo.splitlines()).passes
@@ -122,7 +120,7 @@ def test_an_empty_prompt_is_a_remark_at_its_box_and_no_error():
 
 def test_real_models_race_to_the_same_end(tokenizer, base, dynamo_model):
     table = CooccurrenceTable.count([list(range(4, 300)) * 2], order=3)
-    pair = SimpleNamespace(
+    pair = Pair(
         name="tiny", description="tiny", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=table
     )
     wired = handlers(ModelPair.from_pair(pair))
@@ -139,9 +137,7 @@ def test_real_models_race_to_the_same_end(tokenizer, base, dynamo_model):
 
 @pytest.mark.parametrize("opponent", ["loop", "generate", "threshold-1"])
 def test_every_opponent_of_a_real_pair_answers_a_second_turn(tokenizer, base, dynamo_model, opponent):
-    pair = SimpleNamespace(
-        name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None
-    )
+    pair = Pair(name="tiny", description="", base=base, dynamo=dynamo_model, tokenizer=tokenizer, table=None)
     wired = handlers(ModelPair.from_pair(pair))
     first = send(wired, opponent=opponent, max_new_tokens=8)[-1]
     second = send(wired, "and then?", first[:2], opponent=opponent, max_new_tokens=8)[-1]
