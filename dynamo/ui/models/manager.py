@@ -30,7 +30,6 @@ from dynamo.loading import (
     resolve,
 )
 from dynamo.loading.downloads import is_cached
-from dynamo.loading.names import SMOLLM2, SMOLLM2_FOLDER
 from dynamo.loading.quantised import QUANTISATIONS
 from dynamo.loading.sizes import gigabytes, model_sizes, stored_bytes
 from dynamo.model import DynamoConfig
@@ -117,12 +116,9 @@ class ModelManager:
 
     def rows(self, quantize: str | None = None) -> list[Row]:
         own = [Row(EMBEDDED, "The embedded pair", "comes with the project", self._badge(EMBEDDED))]
-        if self.any_model and (SMOLLM2_FOLDER / "config.json").is_file():
-            where = "135 M parameters; chats about anything, base from its package or the hub"
-            own.append(Row(SMOLLM2, "SmolLM2-135M-Instruct", where, self._badge(SMOLLM2)))
-        taken = {row.name for row in own}
-        names = [name for name in self.names if name not in taken]
-        listed = [Row(name, name, self._where(name), self._badge(name)) for name in names]
+        listed = [
+            Row(name, name, self._where(name), self._badge(name)) for name in self.names if name != EMBEDDED
+        ]
         if not self.any_model:
             return [*own, *listed]
         return [*own, *listed, *self._trained(), *self._suite(quantize)]
