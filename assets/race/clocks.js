@@ -71,14 +71,14 @@ function facesOf(clocks, lanes) {
   const none = { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
   if (!clocks) return none;
   const { base, dynamo, speedUp, spread, unshown } = clocks;
-  const spreadInWords = spread >= 0.005 ? `± ${spread.toFixed(2)}, ` : "";
+  const spreadInWords = spread >= 0.005 ? `, ± ${spread.toFixed(2)}` : "";
   const rates = `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s (model time only)`;
   return {
     passes: dynamo.tokensPerPass.toFixed(2),
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
     speed: unshown ? "–" : `${speedUp.toFixed(2)}×`,
-    speedName: unshown ? `speed against ${opponent}` : speedName,
-    speedNote: unshown || spreadInWords + rates,
+    speedName: unshown ? `speed against ${opponent}` : speedName + spreadInWords,
+    speedNote: unshown || rates,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
   };
