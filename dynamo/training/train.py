@@ -35,6 +35,7 @@ from dynamo.model import DynamoForCausalLM, architecture_of
 from dynamo.model.architectures import max_positions, new_base_config
 from dynamo.model.shape import ModelShape, papers_layer
 from dynamo.training.head_trainer import HeadTrainer, StateRows
+from dynamo.training.loop import TrainingLoop
 from dynamo.training.options import TrainingRun
 from dynamo.training.stem_states import StemStates
 from dynamo.training.trainer import Trainer, save_model
@@ -141,7 +142,7 @@ def check_length(name: str, length: int, config: Any) -> None:
 
 
 def train_and_save(
-    trainer: Trainer | HeadTrainer, tokenizer: Any, table: CooccurrenceTable | None = None
+    trainer: TrainingLoop, tokenizer: Any, table: CooccurrenceTable | None = None
 ) -> dict[str, Any]:
     """Train to the last step and write model, tokenizer and table to OUTPUT/model; the fields of a result.
 

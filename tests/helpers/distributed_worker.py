@@ -15,7 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from dynamo.__main__ import main
 from dynamo.model import count_targets
-from dynamo.training.trainer import ADAMW_BETAS, ADAMW_EPS, gathered
+from dynamo.training.loop import ADAMW_BETAS, ADAMW_EPS
+from dynamo.training.trainer import gathered
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "configs/fsdp.yaml"
 

@@ -114,7 +114,7 @@ def test_training_lowers_every_heads_loss_and_logs_it(documents, tmp_path):
     run.run()
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     validations = [row["validation"] for row in rows if "validation" in row]
-    assert len(validations) == 2 and validations[-1] == run.last_validation
+    assert len(validations) == 3 and validations[-1] == run.last_validation
     assert all(after < start for after, start in zip(validations[-1], before, strict=True))
     assert all(len(row["losses"]) == 3 for row in rows if "losses" in row)
 
