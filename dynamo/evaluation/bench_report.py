@@ -1,4 +1,4 @@
-"""Tables of a page of speeds, written from the results of `bench` that the page names.
+"""Tables of a page of figures, written from the results of `bench` and `sweep` that the page names.
 
 A table is what lies between `<!-- bench TABLE RESULT.json -->` and `<!-- end -->`; the result's path is
 relative to the page. Rewriting replaces it, so no number is typed by hand.
@@ -123,6 +123,30 @@ def split(result: Result) -> str:
     return _table(["", *parts, "sum"], rows)
 
 
+def sweep(result: Result) -> str:
+    """Of a `sweep`: each threshold's gain and what it costs, against the base's own replies."""
+    base = result["base"]
+    length = base["tokens"] / base["replies"]
+    rows = []
+    for point in result["points"]:
+        quality, speed, drift = point["quality"], point["speed_up"], point["drift"]
+        points = {name: f"{100 * value:+.1f}" for name, value in drift.items()}
+        rows.append([
+            f"{point['threshold']:g}",
+            f"{point['tokens_per_forward']['value']:.2f}",
+            f"{speed['value']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})",
+            f"{points['value']} ({points['low']} to {points['high']})",
+            *(f"{quality[name]['value'] / base['quality'][name]['value']:.2f}"
+              for name in ("distinct_2", "repetition")),
+            f"{point['tokens'] / point['replies'] / length:.2f}",
+        ])  # fmt: skip
+    return _table(
+        ["threshold", "tokens per pass", "speed-up (95 %)", "drift, points (95 %)", "distinct bigrams",
+         "repetition", "length"],
+        rows,
+    )  # fmt: skip
+
+
 def _curve(field: str, label: str, digits: int) -> Callable[[Result], str]:
     def curve(result: Result) -> str:
         rows = result[field]
@@ -149,6 +173,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "lanes": lanes,
     "ratios": ratios,
     "split": split,
+    "sweep": sweep,
     "rows": _curve("rows_tokens_per_second", "rows", 0),
     "context": _curve("context_ms", "context", 2),
     "top-k": _curve("top_k_ms", "k", 3),

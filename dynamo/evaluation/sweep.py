@@ -42,7 +42,8 @@ class Point:
     tokens_per_forward: over all passes, the prompt's included; speed_up: decode tokens per second over the
     base loop's, timed in between; share_by_order: of passes by tokens decided on; backoff_rate: share of
     passes that gave up at least one order (at threshold 1 none is tried); reasons: "order:reason" to how
-    often; quality: by the names of `QUALITY`.
+    often; quality: by the names of `QUALITY`; drift: share_below_1_percent less the base loop's own for the
+    same prompts (None: of the base loop, and of files written before it was measured).
     """
 
     threshold: float | None
@@ -56,6 +57,7 @@ class Point:
     backoff_rate: float
     reasons: dict[str, int]
     quality: dict[str, Estimate]
+    drift: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -63,6 +65,7 @@ class Point:
             "tokens_per_forward": self.tokens_per_forward.to_json(),
             "speed_up": self.speed_up.to_json(),
             "quality": {name: each.to_json() for name, each in self.quality.items()},
+            "drift": None if self.drift is None else self.drift.to_json(),
         }
 
     @classmethod
@@ -89,6 +92,7 @@ class Point:
                 for reason, count in fields["reasons"].items()
             },
             quality={name: Estimate.from_json(fields["quality"][name]) for name in QUALITY},
+            drift=Estimate.from_json(drift) if (drift := fields.get("drift")) else None,
         )
 
 
@@ -164,12 +168,12 @@ def _points(
             progress()
         return runs
 
-    pool = _Pool(pair, prompts)
+    own_pool = _Pool(pair, prompts)
     others = untimed(base, options)
     for number, prompt in enumerate(prompts):
         runs = [reply(base, options, prompt, seed) for seed in range(timed)]
-        pool.add(number, runs, others[number], runs)
-    yield pool.point(None)
+        own_pool.add(number, runs, others[number], runs)
+    yield own_pool.point(None)
     for own in each:
         pool = _Pool(pair, prompts)
         others = untimed(dynamo, own)
@@ -180,7 +184,7 @@ def _points(
                 for engine in (base, dynamo) if (number * timed + seed) % 2 == 0 else (dynamo, base):
                     runs[engine].append(reply(engine, own, prompt, seed))
             pool.add(number, runs[dynamo], others[number], runs[base])
-        yield pool.point(own.threshold)
+        yield pool.point(own.threshold, own_pool)
 
 
 COLUMNS = ("tokens", "passes", "decode_tokens", "decode_seconds", "base_tokens", "base_seconds", "nats",
@@ -239,7 +243,8 @@ class _Pool:
         for name, amount in amounts.items():
             self.sums[name][number] += amount
 
-    def point(self, threshold: float | None) -> Point:
+    def point(self, threshold: float | None, base: _Pool | None = None) -> Point:
+        """What was counted; base: the pool of the base's own replies to the same prompts."""
         sums = self.sums
         passes = int(sums["passes"].sum())
         speeds = ("decode_tokens", "decode_seconds", "base_tokens", "base_seconds")
@@ -260,7 +265,18 @@ class _Pool:
                 name: bootstrap_ratio(sums[over], sums[under])
                 for name, (over, under) in zip(QUALITY, shares, strict=True)
             },
+            drift=None if base is None else self._drift(base),
         )
+
+    def _drift(self, base: _Pool) -> Estimate:
+        """The two shares of one prompt are resampled together."""
+        columns = [pool.sums[name] for pool in (self, base) for name in ("below", "tokens")]
+        return bootstrap(np.stack(columns, axis=1), _difference_of_shares)
+
+
+def _difference_of_shares(pooled: np.ndarray) -> np.ndarray:
+    over, under, base_over, base_under = pooled.T
+    return ratio(over, under) - ratio(base_over, base_under)
 
 
 def _speed_up(pooled: np.ndarray) -> np.ndarray:

@@ -61,6 +61,22 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
     assert rewrite(path) == 3 and path.read_text() == written
 
 
+def test_a_sweeps_table_sets_every_threshold_against_the_bases_own_replies(tmp_path):
+    shares = {"distinct_2": {"value": 0.8}, "repetition": {"value": 0.02}}
+    point = {
+        "threshold": 0.7, "tokens": 900, "replies": 10, "tokens_per_forward": {"value": 1.4},
+        "speed_up": {"value": 1.25, "low": 1.2, "high": 1.3},
+        "drift": {"value": 0.011, "low": -0.002, "high": 0.024},
+        "quality": {"distinct_2": {"value": 0.76}, "repetition": {"value": 0.03}},
+    }  # fmt: skip
+    result = {"base": {"tokens": 1000, "replies": 10, "quality": shares}, "points": [point]}
+    path = page(tmp_path, "<!-- bench sweep result.json -->\n<!-- end -->")
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert rewrite(path) == 1
+    row = "| 0.7 | 1.40 | 1.25 (1.20 to 1.30) | +1.1 (-0.2 to +2.4) | 0.95 | 1.50 | 0.90 |"
+    assert row in path.read_text()
+
+
 @pytest.mark.parametrize(
     "section, words",
     [

@@ -77,6 +77,20 @@ def test_threshold_one_on_the_same_weights_writes_the_bases_text(points):
     assert base.speed_up == Estimate(1.0, 1.0, 1.0)
 
 
+def test_drift_is_what_a_lane_adds_to_the_bases_own_unlikely_tokens(points):
+    base, *others = points
+    assert base.drift is None
+    shares = [point.quality["share_below_1_percent"].value for point in points]
+    for point, share in zip(others, shares[1:], strict=True):
+        assert point.drift.value == pytest.approx(share - shares[0])
+        assert point.drift.low <= point.drift.value <= point.drift.high
+    assert points[-1].drift == Estimate(0.0, 0.0, 0.0), "the same texts: prompts are resampled together"
+    written = points[1].to_json()
+    assert Point.from_json(written) == points[1]
+    del written["drift"]
+    assert Point.from_json(written) == replace(points[1], drift=None), "an older file"
+
+
 class ScriptedEngine:
     """Writes ten tokens, `per_pass` at a time, each pass a tenth of a second; the prompt's takes an hour."""
 
