@@ -114,6 +114,13 @@ def test_heavy_libraries_stay_in_their_packages(name):
         assert library not in HOMES or name.split(".")[0] in HOMES[library], f"{name} imports {library}"
 
 
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_function_is_at_most_60_lines(name):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{name}.{node.name}"
+
+
 def test_importing_the_package_touches_no_network_and_no_page(imported_modules):
     """A connection would have failed the import."""
     assert not {"gradio", "plotly", "bitsandbytes", "datasets"} & imported_modules

@@ -58,13 +58,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     held_out = data_files(arguments.held_out) if arguments.held_out else []
     work = (arguments.scratch or arguments.output.parent) / f"{arguments.output.name}.counting"
     tokens = arguments.tokens or work / "tokens"
+
+    def tokenised(files: list[Path]) -> Any:
+        return tokenise(files, tokenizer, tokens, arguments.workers, progress=True, reading=reading)
+
     try:
-        documents, others = (
-            tokenise(each, tokenizer, tokens, arguments.workers, progress=True, reading=reading)
-            if each
-            else []
-            for each in (files, held_out)
-        )
+        documents, others = tokenised(files), tokenised(held_out) if held_out else []
     finally:
         if not any(work.rglob("*.json")):  # no file is tokenised, so there is nothing to continue from
             shutil.rmtree(work, ignore_errors=True)
@@ -100,10 +99,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_mb": peak_resident(workers=True) / 1e6,
         "reading": reading.to_json(),
     }
-    speed = "partly by an earlier run" if resumed else f"at {result['tokens_per_second']:,.0f} a second"
+    _say(result)
+    return result
+
+
+def _say(result: dict[str, Any]) -> None:
+    rate = result["tokens_per_second"]
+    speed = "partly by an earlier run" if rate is None else f"at {rate:,.0f} a second"
     print(
-        f"{result['tokens']:,} tokens {speed}, at most "
-        f"{result['peak_mb']:.0f} MB in one process; {result['megabytes']:.2f} MB, minimum count {min_count}",
+        f"{result['tokens']:,} tokens {speed}, at most {result['peak_mb']:.0f} MB in one process; "
+        f"{result['megabytes']:.2f} MB, minimum count {result['min_count']}",
         file=sys.stderr,
     )
-    return result

@@ -263,40 +263,29 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
         Raises ValueError for arguments that it does not know and for losses that it cannot give.
         """
         check_arguments({"num_items_in_batch": num_items_in_batch, **kwargs}, labels)
-        config = self.config
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = config.output_attentions
+        hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        tokens = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        inputs = {**tokens, "attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if use_cache or past_key_values is not None or isinstance(logits_to_keep, Tensor) or logits_to_keep:
             if labels is not None:
                 raise ValueError("labels: losses need every position of every head; leave caches out")
+            cache = {"past_key_values": past_key_values, "use_cache": use_cache}
+            asked = {"output_hidden_states": hidden, "output_attentions": attentions}
             output = self.backbone(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                logits_to_keep=logits_to_keep,
-                output_hidden_states=output_hidden_states,
-                output_attentions=output_attentions,
-                return_dict=True,
-                **kwargs,
+                logits_to_keep=logits_to_keep, return_dict=True, **cache, **asked, **inputs
             )
             return DynamoOutput(**output)
         # A list of layers, or layer 0, is asked for as well as True is.
-        captured = Capture(output_hidden_states not in (None, False), bool(output_attentions))
+        captured = Capture(hidden not in (None, False), bool(attentions))
         with captured.of(self.backbone):
-            states = self.head_states(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+            states = self.head_states(**inputs)
         if return_logits is None:
             return_logits = labels is None or not self.training
         logits = [self.head_logits(n, state) for n, state in enumerate(states)] if return_logits else None
         losses = {}
         if labels is not None:
-            embedded = inputs_embeds
-            if embedded is None and config.correlator_rank:
-                embedded = self.get_input_embeddings()(input_ids)
+            embedded = self._embedded(input_ids, inputs_embeds) if self.config.correlator_rank else None
             losses = self.losses(
                 states, labels, embedded, position_ids, logits, target_counts, num_items_in_batch
             )
@@ -306,6 +295,9 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
             **losses,
             **captured.outputs(states[0]),
         )
+
+    def _embedded(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        return self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
 
     def head_states(
         self,
@@ -322,7 +314,7 @@ class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids, inputs_embeds: give exactly one of them")
         architecture, base, config = architecture_of(self.config), self.backbone, self.config
-        embedded = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        embedded = self._embedded(input_ids, inputs_embeds)
         hidden_states = architecture.embed_dropout(base, embedded)  # (batch, seq, hidden)
         window = architecture.window(config.text_config)
         if window is not None and hidden_states.shape[1] > window:
