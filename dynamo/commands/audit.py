@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo.commands.generate import add_generation_arguments, sampling_options
+from dynamo.data.reading import Reading
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
@@ -92,7 +93,9 @@ def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions)
 
     if arguments.limit < 0:
         raise ValueError(f"limit: expected 0 (all) or more dialogues, got {arguments.limit}")
-    conversations = list(read_conversations(arguments.data))
+    reading = Reading()
+    conversations = list(read_conversations(arguments.data, reading))
+    reading.say("data")
     model, tokenizer, table = loading.load_model(arguments.model, device=arguments.device)
     places = next_turns.places(conversations, arguments.limit or len(conversations), arguments.seed)
     lanes = len({*arguments.thresholds, 1.0})

@@ -38,13 +38,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from dynamo import loading
-    from dynamo.data.sources import read_questions
+    from dynamo.data.sources import data_files, read_questions
 
     options = from_arguments(ConverseOptions, arguments)
     questions = None
     if arguments.prompts:
         reading = Reading(arguments.strict)
-        questions = list(read_questions(arguments.prompts, reading))
+        questions = list(read_questions(data_files(arguments.prompts, "prompts"), reading))
         reading.say("prompts", f"{len(questions):,} first questions")
     folder = loading.resolve(arguments.model, any_kind=True)
     device = loading.checked_device(arguments.device)

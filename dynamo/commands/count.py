@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"output: the folder {arguments.output.parent} does not exist; make it first")
     tokenizer = loading.load_tokenizer(arguments.tokenizer)
     files, reading = data_files(arguments.data), Reading(arguments.strict)
-    held_out = data_files(arguments.held_out) if arguments.held_out else []
+    held_out = data_files(arguments.held_out, "held_out") if arguments.held_out else []
     work = (arguments.scratch or arguments.output.parent) / f"{arguments.output.name}.counting"
     tokens = arguments.tokens or work / "tokens"
 

@@ -101,7 +101,7 @@ def _rate(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.ratings is None:
         raise ValueError("ratings: name the file for the ratings with --ratings, for `finetune --ratings`")
     arguments.mode = "single"
-    arguments.instructions = list(map(str, data_files(arguments.instructions)))
+    arguments.instructions = list(map(str, data_files(arguments.instructions, "instructions")))
     reading = Reading(arguments.strict)
     texts = judge.example_rows(read_examples(arguments.instructions, reading))
     reading.say("instructions")

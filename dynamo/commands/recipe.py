@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     result = {"recipe": arguments.recipe, "pair": str(recipe_run.pair), "expected": expected}
     if arguments.plan:
         return {**result, "stages": {stage.name: stage.command() for stage in found}}
+    if not all(stage.done or stage.name in arguments.skip for stage in found):
+        recipe_run.fetch_data()
     recipe_run.work.mkdir(parents=True, exist_ok=True)
     return {**result, "ran": run_stages(found, run_command, arguments.skip)}
 

@@ -19,6 +19,7 @@ from typing import Any
 from dynamo.commands.generate import add_loading_arguments, loading_options
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
+from dynamo.data.reading import Reading
 from dynamo.data.sources import data_files
 from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH, check_batch
@@ -69,7 +70,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     options = from_arguments(SamplingOptions, arguments, **asdict(replace(pair.options, exact=False)))
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     prompts = read_prompts(arguments.prompts, pair.tokenizer, arguments.limit)
-    documents = None if arguments.data is None else read_documents(arguments.data, pair.tokenizer)
+    documents = None
+    if arguments.data is not None:
+        reading = Reading()
+        documents = read_documents(arguments.data, pair.tokenizer, reading)
+        reading.say("data")
     base, *points = _points(arguments, pair, options, prompts)
     report = SweepReport(
         model=arguments.model,

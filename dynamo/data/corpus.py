@@ -109,7 +109,7 @@ def tokenise(
             made = list(tqdm(results, desc="tokenising", unit="file", total=len(files), disable=not progress))
     for file in made:
         reading.add(Reading.from_json(file.reading))
-    reading.check(", ".join(map(str, files)))
+    reading.check(files)
     return made
 
 

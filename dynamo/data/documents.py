@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from dynamo.data import text
-from dynamo.data.reading import Reading
+from dynamo.data.reading import Names, Reading
 from dynamo.data.rows import Row, Turns
 from dynamo.data.sources import read_all
 from dynamo.model.loss import IGNORED_LABEL
@@ -26,12 +25,12 @@ R = TypeVar("R", bound=Row)
 
 
 def read_documents(
-    names: str | Path | Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: Reading | None = None
+    names: Names, tokenizer: PreTrainedTokenizerBase, reading: Reading | None = None
 ) -> list[np.ndarray]:
     """Every row of data as token ids (int32), in memory; `dynamo.data.corpus` is for larger files.
 
-    names: as `dynamo.data.sources.data_files` takes them. Conversations have their markers and end-of-turn
-    tokens. Raises ValueError as `rows` does, and if there is no row.
+    Conversations have their markers and end-of-turn tokens. Raises ValueError as `rows` does, and if there is
+    no row.
     """
     reading = reading or Reading()
     found = [row.content for row in fitted(read_all(names, reading), tokenizer, reading)]

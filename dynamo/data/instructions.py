@@ -17,14 +17,14 @@ import numpy as np
 from dynamo.data import text
 from dynamo.data.documents import padded
 from dynamo.data.readers import read_values
-from dynamo.data.reading import Reading
+from dynamo.data.reading import Names, Reading
 from dynamo.data.rows import RATINGS, Row, conversations, first_given, number
 from dynamo.data.sources import read_all
 from dynamo.model.loss import IGNORED_LABEL
 
 
-def read_examples(names: str | Path | Sequence[str], reading: Reading | None = None) -> list[Row]:
-    """The conversations of data that have a reply; names as `dynamo.data.sources.data_files` takes them.
+def read_examples(names: Names, reading: Reading | None = None) -> list[Row]:
+    """The conversations of data that have a reply.
 
     Raises ValueError if there is none, and as `dynamo.data.rows.rows` does.
     """

@@ -67,7 +67,7 @@ def look(names: Sequence[str], tokenizer: Any, block_size: int, reading: Reading
     if lacks_template:
         tokenizer = copy.deepcopy(tokenizer)
         text.add_chat_template(tokenizer)
-    files = list(map(str, data_files(names)))
+    files = data_files(names)
     rows = fitted(read_all(files, reading), tokenizer, reading)
     turns: Counter[str] = Counter()
     lengths: list[int] = []
@@ -80,11 +80,11 @@ def look(names: Sequence[str], tokenizer: Any, block_size: int, reading: Reading
             if len(samples) < SAMPLES:
                 cut = " .." if len(ids) > SAMPLE_TOKENS else ""
                 samples.append((row.where, tokenizer.decode(ids[:SAMPLE_TOKENS]) + cut))
-    reading.check(", ".join(names))
+    reading.check(names)
     of_rows = np.array(lengths)
     tokens = int(of_rows.sum())
     return Look(
-        files=files,
+        files=list(map(str, files)),
         reading=reading,
         turns=dict(turns),
         tokens=tokens,

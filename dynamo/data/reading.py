@@ -7,11 +7,12 @@ what they leave out, and every command says it before it starts to work.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+Names = str | Path | Sequence[str | Path]  # of data, as `dynamo.data.sources.data_files` takes them
 PLACES = 3  # of each reason that are named
 DATA_HELP = (
     "conversations or texts: JSON, JSON lines, CSV, TSV, parquet or text (also packed), as files, globs, "
@@ -73,8 +74,10 @@ class Reading:
     def leave_out_part(self, what: str, where: str) -> None:
         self.parts.setdefault(what, Tally()).add([Path(where).name])
 
-    def check(self, source: Any) -> None:
-        """Raise ValueError if nothing is left of `source`."""
+    def check(self, source: Names) -> None:
+        """Raise ValueError if nothing is left of a source, or of several."""
+        if not isinstance(source, str | Path):
+            source = ", ".join(map(str, source))
         if not self.rows and self.left_out:
             raise ValueError(f"{source}: no row can be used: {self._reasons()}")
         if not self.rows:

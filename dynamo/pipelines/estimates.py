@@ -9,6 +9,7 @@ layers computed twice where nothing else fits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from dynamo.data.sources import local_files
 from dynamo.loading import available_memory, default_device, default_dtype
 from dynamo.loading.sizes import RESERVE, gigabytes, pythia_shape
 from dynamo.model.architectures import model_shape
@@ -48,12 +50,12 @@ RANGES = (  # in words, below so many seconds
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Of one training. bytes: of the process that trains, libraries included; free: bytes of this machine,
-    None where the system does not say."""
+    """Of one training. tokens, seconds: None before the data is fetched; bytes: of the process that trains,
+    libraries included; free: bytes of this machine, None where the system does not say."""
 
     options: TrainingOptions
-    tokens: int
-    seconds: float
+    tokens: int | None
+    seconds: float | None
     bytes: int
     free: int | None
 
@@ -64,6 +66,8 @@ class CostEstimate:
             passes = f", each step is {options.accumulation} passes"
         if options.activation_checkpointing:
             passes += " and computes layers twice"
+        if self.tokens is None:
+            return f"time unknown before the data is fetched, {self.memory()}{passes}"
         return f"about {duration(self.seconds)}, {self.memory()}{passes}, {self.tokens:,} tokens"
 
     def memory(self) -> str:
@@ -79,9 +83,9 @@ class Estimator:
     shape: ModelShape
     free: int | None
 
-    def estimate(self, options: TrainingOptions, length: int, tokens: int) -> CostEstimate:
+    def estimate(self, options: TrainingOptions, length: int, tokens: int | None) -> CostEstimate:
         """Of `tokens` in rows of up to `length`."""
-        seconds = training_seconds(self.shape, options, tokens, machine_speed())
+        seconds = tokens and training_seconds(self.shape, options, tokens, machine_speed())
         return CostEstimate(options, tokens, seconds, self.bytes(options, length), self.free)
 
     def bytes(self, options: TrainingOptions, length: int) -> int:
@@ -121,16 +125,17 @@ def fit_stages(stages: Sequence[Stage], run: RecipeRun) -> tuple[list[Stage], di
     return fitted, costs
 
 
-def _tokens(run: TrainingRun | FinetuningRun) -> tuple[int, int]:
-    """The most tokens of a row, and those that a run reads in all."""
+def _tokens(run: TrainingRun | FinetuningRun) -> tuple[int, int | None]:
+    """The most tokens of a row, and those that a run reads in all, as far as files of this machine say."""
     batch = run.options.batch_size
     if isinstance(run, TrainingRun):
         return run.block_size, run.options.steps * batch * run.block_size
-    size = sum(path.stat().st_size for path in map(Path, run.data) if path.is_file())
-    read = run.epochs * size / TOKEN_BYTES
-    if run.steps is not None:
-        read = min(read, run.steps * batch * run.max_length)
-    return run.max_length, round(read)
+    files = [local_files(name) for name in run.data]
+    most = math.inf if run.steps is None else run.steps * batch * run.max_length
+    if None not in files:
+        size = sum(path.stat().st_size for found in files for path in found)
+        most = min(most, run.epochs * size / TOKEN_BYTES)
+    return run.max_length, None if most == math.inf else round(most)
 
 
 def _base_shape(run: RecipeRun) -> ModelShape:

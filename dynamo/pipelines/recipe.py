@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from dynamo.common.files import replace_folder, write_json
 from dynamo.common.options import from_values, option, required
 from dynamo.data import text
 from dynamo.data.reading import DATA_HELP
-from dynamo.data.sources import may_be_data
+from dynamo.data.sources import data_files, is_piped, local_files
 from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
 from dynamo.loading.downloads import check_format
@@ -44,8 +44,8 @@ class RecipeRun:
     recipe: str
     work: Path
     data: tuple[str, ...] = required("what the heads learn: " + DATA_HELP)
-    validation: str = required("the same, held out: a file")
-    instructions: str | None = option(None, "what both models are finetuned on, for chat")
+    validation: str = required("the same, held out: one of these")
+    instructions: str | None = option(None, "what both models are finetuned on, for chat: one of these")
     base: str = option("", "folder, GGUF file or hub id to start from, instead of the recipe's")
     heads: int = option(3, "token heads, 1 to 5")
     prompts: int = option(10, "prompts of the evaluation")
@@ -66,13 +66,21 @@ class RecipeRun:
             raise ValueError(
                 "space: a Space loads its model from the hub; give --repo, where it is pushed to"
             )
-        for name in self.data:
-            if not may_be_data(name):
-                raise ValueError(f"data: there is no file {name}")
-        if not Path(self.validation).exists():
-            raise ValueError(f"validation: there is no file {self.validation}")
-        if self.instructions is not None and not Path(self.instructions).is_file():
-            raise ValueError(f"instructions: there is no file {self.instructions}")
+        for name, given in self._data().items():
+            for each in given:
+                if is_piped(each):
+                    raise ValueError(f"{name}: several stages read it; write what is piped in to a file")
+                local_files(each, name)
+
+    def _data(self) -> dict[str, Sequence[str]]:
+        """What is read, by the option that names it."""
+        instructions = () if self.instructions is None else (self.instructions,)
+        return {"data": self.data, "validation": (self.validation,), "instructions": instructions}
+
+    def fetch_data(self) -> None:
+        """Fetch what the hub has of the data. Raises ValueError and OSError, naming the option."""
+        for name, given in self._data().items():
+            data_files(given, name)
 
     @property
     def source(self) -> str:

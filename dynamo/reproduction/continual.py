@@ -21,7 +21,6 @@ from torch import Tensor
 
 from dynamo.common.statistics import Estimate
 from dynamo.data.blocks import TokenBlocks
-from dynamo.data.documents import read_documents
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
@@ -98,7 +97,7 @@ def elastic_penalty(
 
 def second_corpus(workspace: Workspace) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Documents of the workspace's other file: to train on, and held out."""
-    documents = read_documents(workspace.other, workspace.pair.tokenizer)
+    documents = workspace.read(workspace.other)
     held_out = documents[::HELD_OUT]
     return [document for i, document in enumerate(documents) if i % HELD_OUT], held_out
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from dynamo.charts.lines import bars, lines
 from dynamo.common.statistics import bootstrap, ratio
-from dynamo.data.documents import read_documents
 from dynamo.data.text import special_ids
 from dynamo.evaluation import perplexity
 from dynamo.model import DynamoForCausalLM
@@ -107,7 +106,7 @@ def measure_other(workspace: Workspace) -> dict[str, Any]:
     pair = workspace.pair
     corpora = {
         "held-out documents of its own corpus": workspace.documents,
-        "another corpus": workspace.chosen(read_documents(workspace.other, pair.tokenizer)),
+        "another corpus": workspace.chosen(workspace.read(workspace.other)),
     }
     found = {}
     for name, documents in corpora.items():

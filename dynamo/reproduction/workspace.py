@@ -70,9 +70,18 @@ class Workspace:
     @cached_property
     def documents(self) -> list[Any]:
         """The held-out documents that are `chosen`, as ids."""
-        from dynamo.data.documents import read_documents
+        return self.chosen(self.read(self.validation))
 
-        return self.chosen(read_documents(self.validation, self.pair.tokenizer))
+    def read(self, path: Path) -> list[Any]:
+        """A file's documents as ids; says what is left out of it."""
+        from dynamo.data.documents import read_documents
+        from dynamo.data.reading import Reading
+
+        reading = Reading()
+        documents = read_documents(path, self.pair.tokenizer, reading)
+        for sentence in reading.sentences()[1:]:
+            self.progress(f"{path.name}: {sentence}")
+        return documents
 
     def chosen(self, documents: Sequence[Any]) -> list[Any]:
         """`sizes.documents` of them in their order: drawn by the seed, more of them with the fewer among

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data import instructions, text
 from dynamo.data.documents import fitted
 from dynamo.data.reading import Reading
+from dynamo.data.sources import data_files
 from dynamo.model import DynamoForCausalLM
 from dynamo.training.options import FinetuningRun
 from dynamo.training.train import (
@@ -51,20 +53,24 @@ def finetune(run: FinetuningRun) -> FinetuningResult:
     check_unfinished(run.output)
     if run.ratings and run.min_rating is None:
         raise ValueError("ratings: without --min-rating they decide nothing; give it, such as 4.5")
+    if run.ratings and not Path(run.ratings).is_file():
+        raise ValueError(f"ratings: there is no file {run.ratings}")
+    files = data_files(run.data)
+    held_out_files = data_files([run.validation], "validation") if run.validation else []
     reading, held_out = Reading(run.strict), Reading(run.strict)
-    rated = examples = instructions.read_examples(run.data, reading)
+    rated = examples = instructions.read_examples(files, reading)
     if run.min_rating is not None:
         ratings = instructions.read_ratings(run.ratings) if run.ratings else None
         rated = instructions.rated(examples, run.min_rating, ratings)
     model, tokenizer, table = _starting_model(run)
     check_length("max_length", run.max_length, model.config)
     taken = list(fitted(rated, tokenizer, reading))
-    reading.check(", ".join(run.data))
+    reading.check(run.data)
     encoded = instructions.encode(taken, tokenizer, run.max_length)
     rows = instructions.InstructionRows(encoded, run.options.seed)
     validation = []
-    if run.validation:
-        validation = fitted(instructions.read_examples(run.validation, held_out), tokenizer, held_out)
+    if held_out_files:
+        validation = fitted(instructions.read_examples(held_out_files, held_out), tokenizer, held_out)
         validation = instructions.encode(list(validation), tokenizer, run.max_length)
     trainer = Trainer(
         model,

@@ -72,18 +72,20 @@ def train(run: TrainingRun) -> TrainingResult:
         raise ValueError("new: leave it out to start from a model, or leave out --model")
     check_unfinished(run.output)
     files = on_main_first(lambda: data_files(run.data))
+    held_out_names = [run.validation] if run.validation else []
+    held_out_files = on_main_first(lambda: data_files(held_out_names, "validation"))
     model, tokenizer = _starting_model(run, files)
     check_length("block_size", run.block_size, model.config)
     stop_at_end_of_turn(model, tokenizer)
     if run.distill is not None:
-        return _train_on_states(run, model, tokenizer, files)
+        return _train_on_states(run, model, tokenizer, files, held_out_files)
     tokens = run.tokens or run.output / "tokens"
     reading, held_out = Reading(run.strict), Reading(run.strict)
     corpus = DiskCorpus(
         on_main_first(lambda: tokenise(files, tokenizer, tokens, run.workers, reading=reading))
     )
     blocks = TokenBlocks(corpus, _separator(tokenizer), run.block_size, run.options.seed)
-    validation = read_documents(run.validation, tokenizer, held_out) if run.validation else []
+    validation = read_documents(held_out_files, tokenizer, held_out) if held_out_files else []
     trainer = Trainer(model, blocks, run.options, run.output, validation, run.block_size)
     if trainer.is_main:
         reading.say(
@@ -96,7 +98,11 @@ def train(run: TrainingRun) -> TrainingResult:
 
 
 def _train_on_states(
-    run: TrainingRun, model: DynamoForCausalLM, tokenizer: Any, files: Sequence[Path]
+    run: TrainingRun,
+    model: DynamoForCausalLM,
+    tokenizer: Any,
+    files: Sequence[Path],
+    held_out_files: Sequence[Path],
 ) -> TrainingResult:
     """Heads alone, on what is kept of a base that runs once per token."""
     if started_together():
@@ -107,16 +113,16 @@ def _train_on_states(
     model.eval()
     states = StemStates(run.states or run.output / "states", model)
 
-    def rows(names: str | Sequence[str], reading: Reading) -> StateRows:
+    def rows(names: Sequence[Path], reading: Reading) -> StateRows:
         examples = fitted(instructions.read_examples(names, reading), tokenizer, reading)
         found = instructions.encode(list(examples), tokenizer, run.block_size)
         states.add(model, found, progress=True)
         return StateRows(states, states.places(found), run.options.seed)
 
     reading, held_out = Reading(run.strict), Reading(run.strict)
-    training = rows(list(map(str, files)), reading)
+    training = rows(files, reading)
     reading.say("data", f"{len(training):,} conversations of at most {run.block_size} tokens")
-    validation = rows(run.validation, held_out) if run.validation else None
+    validation = rows(held_out_files, held_out) if held_out_files else None
     if validation:
         held_out.say("validation")
     trainer = HeadTrainer(

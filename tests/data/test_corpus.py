@@ -1,6 +1,7 @@
 import copy
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dynamo.data.blocks import TokenBlocks
 from dynamo.data.corpus import DiskCorpus, tokenise
 from dynamo.data.documents import read_documents
 from dynamo.data.reading import Reading
-from dynamo.data.sources import data_files
+from dynamo.data.sources import data_files, read_all
 from dynamo.training.options import TrainingOptions
 from dynamo.training.recipes import BASE_LR, RECIPES
 from dynamo.training.trainer import save_model
@@ -120,8 +121,24 @@ def test_names_without_data_are_refused(folder):
         data_files([str(folder / "empty")])
     with pytest.raises(ValueError, match="No such file, folder or hub data set"):
         data_files(["nowhere.jsonl"])
-    with pytest.raises(OSError, match="is no local file or folder and cannot be fetched"):
-        data_files(["nobody/nothing"])
+    with pytest.raises(OSError, match=r"^validation: nobody/nothing is no local file .* cannot be fetched"):
+        data_files(["nobody/nothing"], "validation")
+
+
+def test_a_slip_in_a_path_is_no_data_set_of_the_hub(folder, monkeypatch):
+    """train/rows.jsonl has the form of owner/name, and deeper paths that of owner/name/FILE."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("dynamo.data.sources._fetched", lambda name, option: [Path("of the hub")])
+    for slip, meant in (
+        ("shards/aa.jsonl", "shards/a.jsonl"),
+        ("shards/below/x.jsonl", ""),
+        ("nowhere/rows.jsonl", ""),
+    ):
+        with pytest.raises(ValueError, match=rf"^validation: .*'{slip}'") as refusal:
+            data_files([slip], "validation")
+        assert meant in str(refusal.value)
+    for name in ("shards/words", "shards/words/a.jsonl", "shards/a.jsonl:train"):
+        assert data_files([name]) == [Path("of the hub")], name
 
 
 # -- data sets of the hub -----------------------------------------------------------------------------------
@@ -152,6 +169,36 @@ def test_a_data_set_of_the_hub_is_fetched_whole_or_in_part(data_set):
         assert [path.name for path in data_files([f"someone/words@{SHA}/{part}"])] == expected
     with pytest.raises(ValueError, match=r"data: someone/words/test holds no file"):
         data_files(["someone/words/test"])
+
+
+CHATS = [
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": reply}], "text": None}
+    for reply in ("Hello.", "Good morning.", "Naïve, but yes.")
+]
+
+
+def test_parquet_of_a_data_set_is_read_like_its_lines(data_set):
+    """As most data sets of the hub have it: a card that names parquet files by split."""
+    import pyarrow
+    import pyarrow.parquet
+
+    files = {}
+    for split, chats in (("train", CHATS[:2]), ("test", CHATS[2:])):
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(chats), sink)
+        files[f"data/{split}-00000-of-00001.parquet"] = sink.getvalue().to_pybytes()
+    paths = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in ("train", "test"))
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{paths}---\n"
+    data_set.repos["dataset", "someone/chats"] = Repo({**files, "README.md": card.encode()})
+    for name, expected in (
+        ("someone/chats:train", CHATS[:2]),
+        ("someone/chats:default:test", CHATS[2:]),
+        ("someone/chats/data/test-00000-of-00001.parquet", CHATS[2:]),
+        ("someone/chats", [CHATS[2], *CHATS[:2]]),
+    ):
+        reading = Reading()
+        read = [row.content for row in read_all(name, reading)]
+        assert read == [chat["messages"] for chat in expected] and reading.conversations == len(read), name
 
 
 CARD = """---

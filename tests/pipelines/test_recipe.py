@@ -145,11 +145,33 @@ def test_a_plan_tells_time_and_memory_and_does_nothing(ground, capsys):
         (["--instructions", "nowhere.json"], "instructions: "),
         (["--skip", "hheads"], "skip: "),
         (["--validation", "nowhere.jsonl"], "validation: "),
+        (["--data", "elsewhere/texts.jsonl"], "data: "),
+        (["--instructions", "-"], "instructions: several stages read it"),
     ],
 )
 def test_what_would_fail_hours_later_is_refused_at_once(ground, capsys, more, sentence):
     assert main(command(ground, *more)) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_data_set_that_the_hub_lacks_is_named_before_the_first_stage(ground, hub, monkeypatch, capsys):
+    for each in ("huggingface_hub.constants.ENDPOINT", "huggingface_hub.hf_api.constants.ENDPOINT"):
+        monkeypatch.setattr(each, hub.url)
+    assert main(command(ground, "--instructions", "someone/chats:train")) == 2
+    assert "error: instructions: someone/chats:train is no local file" in capsys.readouterr().err
+    assert not (ground / "work").exists()
+
+
+def test_a_plan_counts_a_glob_and_says_what_only_the_hub_knows(ground, capsys):
+    (ground / "more.json").write_text((ground / "instructions.json").read_text())
+    expected = []
+    for name in ("instructions.json", "*.json"):
+        words = ["--instructions", str(ground / name), "--finetune", "--epochs 100", "--plan"]
+        expected.append(done(capsys, *command(ground, *words))["expected"]["chat"])
+    one, two = (int(words.split()[-2].replace(",", "")) for words in expected)
+    assert two == 2 * one > 0
+    words = ["--instructions", "someone/chats", "--finetune", "--epochs 1", "--plan"]
+    assert "time unknown before" in done(capsys, *command(ground, *words))["expected"]["chat"]
 
 
 def test_a_space_that_could_not_be_deployed_is_refused_at_once(ground, small_space, capsys):
