@@ -24,6 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from dynamo.model import heads_file
+from dynamo.model.adapters import UntiedByAdapters
 from dynamo.model.architectures import ARCHITECTURES, architecture_of
 from dynamo.model.capture import Capture
 from dynamo.model.checkpoints import load_base, load_filled
@@ -35,7 +36,7 @@ from dynamo.model.heads import DynamoOutput, TokenHead, walk_heads
 from dynamo.model.optimiser import parameter_groups, scale_gradient, scaled_call
 
 
-class DynamoForCausalLM(HeadOutputs, PreTrainedModel, GenerationMixin):
+class DynamoForCausalLM(UntiedByAdapters, HeadOutputs, PreTrainedModel, GenerationMixin):
     """A base with `config.num_token_heads` token heads. `generate` and caches run the first head only."""
 
     config_class = DynamoConfig

@@ -58,26 +58,35 @@ def test_heads_send_their_share_of_the_gradient_to_an_adapter():
     assert not torch.allclose(none, whole)
 
 
-@pytest.mark.parametrize("kind, output", [("neox", ["lm_head"]), ("llama", [])])
-def test_a_merged_model_is_the_adapted_one_and_saves_as_any(kind, output, tmp_path):
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "from its folder"])
+@pytest.mark.parametrize(
+    "kind, embeddings",
+    [("neox", ["lm_head"]), ("llama", []), ("llama", ["lm_head"]), ("llama", ["embed_tokens"]),
+     ("llama", ["lm_head", "embed_tokens"])],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_merged_model_is_the_adapted_one_and_saves_as_any(kind, embeddings, again, tmp_path):
+    """Also where input and output embedding are tied, and an adapter stands around one of them."""
     base, text = new_base(kind), ids(2, 12)
-    model = adapted(with_heads(base), [*LAYERS[kind], *output]).eval()
+    model = adapted(with_heads(base), [*LAYERS[kind], *embeddings]).train()
+    model(input_ids=text, labels=text).loss.backward()
     with torch.no_grad():
-        expected = model(input_ids=text).head_logits
+        for weight in model.parameters():
+            if weight.grad is not None:
+                weight -= 0.1 * weight.grad
+        expected = model.eval()(input_ids=text).head_logits
+        if again:
+            model.save_pretrained(tmp_path / "adapter")
+            model = PeftModel.from_pretrained(with_heads(base), tmp_path / "adapter")
         merged = model.merge_and_unload()
+        assert not hasattr(merged, "peft_config")
+        assert merged.config.tie_word_embeddings == (kind == "llama" and not embeddings)
         assert type(merged) is DynamoForCausalLM
         torch.testing.assert_close(merged(text).head_logits, expected, atol=1e-4, rtol=1e-4)
         merged.save_pretrained(tmp_path)
         again = DynamoForCausalLM.from_pretrained(tmp_path)
         assert torch.equal(again(text).head_logits, merged(text).head_logits)
-
-
-def test_peft_sees_that_embeddings_are_tied():
-    """Merged into the one, an adapter would be in the other, too: its own warning says so."""
-    with pytest.warns(UserWarning, match="tie_word_embeddings"):
-        model = adapted(with_heads(new_base("llama")), ["lm_head"])
-    with pytest.warns(UserWarning, match="tied_target_modules"):
-        model.merge_and_unload()
+        assert torch.equal(merged.to_base()(text).logits, merged(text).logits)
 
 
 @pytest.mark.parametrize("kind", BASES)
