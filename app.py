@@ -1,7 +1,7 @@
 """The page: `python app.py`, then open the address that it prints.
 
-DYNAMO_MODEL names what to load (default "embedded", the small pair that comes with the project; it is the
-fallback too, and the page says so, if the named model is not available); DYNAMO_QUANTIZE may be 8bit or 4bit;
+DYNAMO_MODEL names what to load (default: SmolLM2 where the machine has it). The small pair that comes with
+the project stands in for what is not available, and the page says so; DYNAMO_QUANTIZE may be 8bit or 4bit;
 DYNAMO_VOTES names the folder of the blind votes ("" for none), DYNAMO_DATA that of the dialogues that heads
 may be trained on, if it exists. All may be set in spaces_config.yaml.
 """
@@ -26,15 +26,25 @@ from dynamo.data.prompts import read_prompts
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
-from dynamo.loading import EMBEDDED, Pair, load, load_or_embedded, memory_of
+from dynamo.loading import (
+    EMBEDDED,
+    SMOLLM2,
+    SMOLLM2_FOLDER,
+    Pair,
+    at_hand,
+    load,
+    load_or_embedded,
+    memory_of,
+    opening_model,
+)
 from dynamo.spaces import AppConfig, read_config
 from dynamo.ui import ModelManager, ModelPair, build_demo, launch_options, quota, serve
 from dynamo.ui.server.engines import DYNAMO
 from dynamo.ui.server.zerogpu import GpuWorker
 
 HERE = Path(__file__).parent
-RECORDING = HERE / "assets" / "recording.ndjson"
-SWEEP = HERE / "assets" / "sweep.json"
+# What was recorded and measured of the pairs that are shipped.
+SHIPPED = {EMBEDDED: HERE / "assets", SMOLLM2: SMOLLM2_FOLDER}
 
 
 def main() -> None:
@@ -53,12 +63,13 @@ def build(environment: Mapping[str, str]) -> tuple[gr.Blocks, dict[str, Any]]:
     # First of all on ZeroGPU, as loading must not touch a GPU that is not there yet.
     gpu_worker = GpuWorker(quota(config.gpu_seconds)) if config.zero_gpu else None
     stage = partial(staged, gpu_worker=gpu_worker, threads=torch.get_num_threads())
-    pair, notice = load_or_embedded(config.model, quantize=config.quantize)
+    model, missing = (config.model, "") if config.model else opening_model(config.models)
+    pair, notice = load_or_embedded(model, quantize=config.quantize)
     first = stage(pair)
     demo = build_demo(
         first,
-        notice=notice,
-        recording=RECORDING if pair.name == EMBEDDED else None,
+        notice=notice or missing,
+        recording=shipped(pair.name, "recording.ndjson"),
         votes=config.votes,
         strip=not config.zero_gpu,
         queue_size=config.queue_size,
@@ -72,8 +83,8 @@ def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) ->
     """A pair as the page runs it, with what can be measured of it; threads: of the processor, at most."""
     model_pair = ModelPair.from_pair(pair, gpu_worker)
     opinion = partial(audit, pair.base)
-    if pair.name == EMBEDDED:
-        model_pair = replace(model_pair, report=SweepReport.read(SWEEP).to_json())
+    if sweep := shipped(pair.name, "sweep.json"):
+        model_pair = replace(model_pair, report=SweepReport.read(sweep).to_json())
     if gpu_worker is not None:
         # A profile or a sweep would take the quota of many answers.
         return replace(model_pair, audit=gpu_worker.function(f"audit of {pair.name}", opinion))
@@ -87,6 +98,12 @@ def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) ->
     )
 
 
+def shipped(name: str, file: str) -> Path | None:
+    """A file that comes with a pair of this project."""
+    path = SHIPPED[name] / file if name in SHIPPED else None
+    return path if path is not None and path.is_file() else None
+
+
 def model_choice(
     config: AppConfig, stage: Callable[[Pair], ModelPair], first: ModelPair, held: int
 ) -> Callable[..., ModelManager] | None:
@@ -95,7 +112,8 @@ def model_choice(
         return None
     ready = {}
     if config.zero_gpu:
-        others = [each for each in dict.fromkeys((EMBEDDED, *config.models)) if each != first.name]
+        others = dict.fromkeys((EMBEDDED, *filter(at_hand, config.models)))
+        others.pop(first.name, None)
         ready = {first.name: first, **{each: stage(load(each, quantize=config.quantize)) for each in others}}
     return partial(
         ModelManager,

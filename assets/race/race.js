@@ -170,8 +170,8 @@ function drawLines(counts = shownCounts()) {
   const { base, dynamo } = lanes;
   put("pace", paceInWords(player, race, shown()));
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
-  const recorded = (dynamo ?? base)?.header?.recorded;
-  put("remark", recorded ? `Recording: ${recorded}. Press Generate to run it live here.` : "");
+  const { recorded, model } = (dynamo ?? base)?.header ?? {};
+  put("remark", recorded ? `Recording of ${model}: ${recorded}. Press Generate for a live race.` : "");
   put("status", typeof props.value === "string" ? props.value : "");
 }
 

@@ -1,5 +1,6 @@
 """From a name to a loaded pair, its device and its memory; the story is in `pairs`."""
 
+from dynamo.loading.about import KNOWN, About
 from dynamo.loading.devices import (
     MAPS,
     checked_device,
@@ -10,9 +11,16 @@ from dynamo.loading.devices import (
 )
 from dynamo.loading.downloads import HUB_FILES, model_folders
 from dynamo.loading.footprint import Footprint
-from dynamo.loading.names import EMBEDDED, EMBEDDED_FOLDER, resolve
+from dynamo.loading.names import (
+    EMBEDDED,
+    EMBEDDED_FOLDER,
+    SMOLLM2,
+    SMOLLM2_FOLDER,
+    at_hand,
+    opening_model,
+    resolve,
+)
 from dynamo.loading.pairs import (
-    EMBEDDED_DESCRIPTION,
     TABLE_FILE,
     Pair,
     chosen_options,
@@ -28,15 +36,19 @@ from dynamo.loading.sizes import ModelSize, available_memory, model_sizes
 
 __all__ = [
     "EMBEDDED",
-    "EMBEDDED_DESCRIPTION",
     "EMBEDDED_FOLDER",
     "HUB_FILES",
+    "KNOWN",
     "MAPS",
     "QUANTISATIONS",
+    "SMOLLM2",
+    "SMOLLM2_FOLDER",
     "TABLE_FILE",
+    "About",
     "Footprint",
     "ModelSize",
     "Pair",
+    "at_hand",
     "available_memory",
     "checked_device",
     "chosen_options",
@@ -52,5 +64,6 @@ __all__ = [
     "model_folders",
     "model_sizes",
     "model_type",
+    "opening_model",
     "resolve",
 ]

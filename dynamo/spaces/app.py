@@ -18,11 +18,12 @@ from dynamo.spaces.limits import UNLIMITED, Limits
 
 @dataclass(frozen=True)
 class AppConfig:
-    """model: what to load; votes: folder of the blind votes, None for no voting; queue_size: visitors that
-    may wait; zero_gpu: whether this is a ZeroGPU Space, where model time counts against a visitor's quota;
-    models: all that may be chosen; quantize: "8bit", "4bit" or None; gpu_seconds: of that quota, for one run;
-    limits: of one visitor; on_space: whether this is a Hugging Face Space, where only `models` can be loaded;
-    model_choice: whether a visitor may load another model; data: folder of the dialogues, None on a Space.
+    """model: what to load, "" for the first of `models` that is here; votes: folder of the blind votes, None
+    for no voting; queue_size: visitors that may wait; zero_gpu: whether this is a ZeroGPU Space, where model
+    time counts against a visitor's quota; models: all that may be chosen; quantize: "8bit", "4bit" or None;
+    gpu_seconds: of that quota, for one run; limits: of one visitor; on_space: whether this is a Hugging Face
+    Space, where only `models` can be loaded; model_choice: whether a visitor may load another model; data:
+    folder of the dialogues, None on a Space.
     """
 
     model: str
@@ -63,7 +64,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     limits = Limits.of(given, f"{path.name}: app.limits", behind_proxy)
     data = "" if on_space else environment.get("DYNAMO_DATA", _of(str, {"data": "", **app}, "data", path))
     return AppConfig(
-        model=environment.get("DYNAMO_MODEL") or models[0],
+        model=environment.get("DYNAMO_MODEL", ""),
         votes=path.parent / votes if votes else None,
         queue_size=queue_size,
         zero_gpu=environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from dynamo.common.validation import short_repr
+from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import speed_up
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.handlers import in_one_sentence
@@ -44,18 +45,20 @@ class Programs:
         self,
         prompt: str,
         lane: Literal["dynamo", "base"] = "dynamo",
-        threshold: float = 0.5,
-        mask_strength: float = 1.0,
-        temperature: float = 0.7,
-        top_k: int = 50,
-        repetition_penalty: float = 1.1,
-        max_order: int = 3,
-        exact: bool = False,
+        threshold: float | None = None,
+        mask_strength: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        repetition_penalty: float | None = None,
+        max_order: int | None = None,
+        exact: bool | None = None,
         max_new_tokens: int = LONGEST_ANSWER,
         seed: int = 0,
         stop: list[str] = [],  # noqa: B006  (the schema shows the default)
     ) -> Iterator[dict[str, Any]]:
         """Answers one message, and streams what is there after every few forward passes.
+
+        An option that is not given is as chosen for the loaded pair.
 
         Args:
             prompt: the user's message.
@@ -66,15 +69,15 @@ class Programs:
             top_k: candidates of each head, 1 or more.
             repetition_penalty: divides the probability of repeated tokens, 1 is none.
             max_order: most tokens of one pass.
-            exact: verify drafts, so that the text is distributed as the model's first head would have it.
+            exact: verify drafts, so that the text is distributed as the model's first head would have it;
+                a threshold that is given alone switches it off.
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
             stop: strings that end the text where they begin.
         """
-        options = replace(
-            self._service.pair.options, threshold=threshold, mask_strength=mask_strength,
-            temperature=temperature, top_k=top_k, repetition_penalty=repetition_penalty,
-            max_order=max_order, exact=exact,
+        options = self._options(
+            threshold, exact, mask_strength=mask_strength, temperature=temperature, top_k=top_k,
+            repetition_penalty=repetition_penalty, max_order=max_order,
         )  # fmt: skip
         self._service.limits.check(prompt, max_new_tokens)
         if not isinstance(stop, list | tuple):
@@ -87,7 +90,7 @@ class Programs:
     def compare(
         self,
         prompt: str,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         max_new_tokens: int = LONGEST_ANSWER,
         seed: int = 0,
     ) -> Iterator[dict[str, Any]]:
@@ -96,18 +99,25 @@ class Programs:
 
         Args:
             prompt: the user's message.
-            threshold: back-off threshold of DynaMo, 0 to 1.
+            threshold: back-off threshold of DynaMo, 0 to 1; not given, the pair's own options hold, exact
+                mode among them.
             max_new_tokens: longest answer in tokens.
             seed: same seed, same text.
         """
         self._service.limits.check(prompt, max_new_tokens)
-        settings = Settings(
-            replace(self._service.pair.options, threshold=threshold, exact=False), max_new_tokens, seed
-        )
+        settings = Settings(self._options(threshold), max_new_tokens, seed)
         lanes = self._service.lanes_run(prompt, settings, OWN_LOOP)
         ratio = speed_up(lanes["base"], lanes["dynamo"])
         summaries = {name: summary(lane) for name, lane in lanes.items()}
         yield summaries | {"wall_clock_ratio": None if ratio is None else round(ratio, 3)}
+
+    def _options(self, threshold: float | None, exact: bool | None = None, **others: Any) -> SamplingOptions:
+        """The loaded pair's own but for what is given; exact mode would not look at a threshold."""
+        if exact is None and threshold is not None:
+            exact = False
+        given = {"threshold": threshold, "exact": exact, **others}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return replace(self._service.pair.options, **chosen)
 
     @in_one_sentence
     def threshold_sweep(

@@ -23,6 +23,7 @@ from dynamo.ui.compare.wiring import Wiring
 from dynamo.ui.components import ASSETS, style
 from dynamo.ui.explore.tab import ExploreTab
 from dynamo.ui.models.manager import ModelManager
+from dynamo.ui.models.switch import ModelSwitch, model_line
 from dynamo.ui.models.tab import MODELS, ModelsTab
 from dynamo.ui.server.limits import LONGEST_FILE, RequestGuard
 from dynamo.ui.theme import theme
@@ -68,6 +69,9 @@ def build_demo(
     manager = models(service) if models else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
+        with gr.Row(elem_classes="dm-model-row"):
+            model = gr.HTML(model_line(pair), elem_id="model")
+            switch = ModelSwitch(manager) if manager is not None else None
         notice = notice or pair.notice
         notice_bar = gr.HTML(notice_html(notice), visible=bool(notice))
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
@@ -88,7 +92,7 @@ def build_demo(
                 description = gr.HTML(_about(pair.description))
         if manager is not None:
             with models_tab:
-                _models_tab(manager, compare, explore, notice_bar, description, tabs, demo)
+                _models_tab(manager, switch, compare, explore, (model, notice_bar, description), tabs, demo)
         Wiring(compare, Handlers(service, list(compare.settings), book, demo.upload_file_set)).connect()
         add_api(service)
     demo.pace = service.pace  # for the request guard in front of the page
@@ -98,24 +102,27 @@ def build_demo(
 
 def _models_tab(
     manager: ModelManager,
+    switch: ModelSwitch,
     compare: CompareTab,
     explore: ExploreTab,
-    notice: gr.HTML,
-    description: gr.HTML,
+    around: tuple[gr.HTML, gr.HTML, gr.HTML],
     tabs: gr.Tabs,
     demo: gr.Blocks,
 ) -> None:
-    def show_pair() -> dict[Any, Any]:
+    model, notice, description = around
+
+    def show_pair(opening: bool) -> dict[Any, Any]:
         pair = manager.service.pair
         return {
-            **compare.pair_updates(pair),
+            **compare.pair_updates(pair, opening),
             **explore.show(pair.report),
+            model: model_line(pair),
             notice: gr.update(value=notice_html(manager.notice), visible=bool(manager.notice)),
             description: _about(pair.description),
         }
 
-    about_pair = [*compare.pair_updates(manager.service.pair), *explore.outputs, notice, description]
-    ModelsTab(manager, compare, about_pair, show_pair, tabs, demo)
+    about_pair = [*compare.pair_updates(manager.service.pair), *explore.outputs, *around]
+    ModelsTab(manager, switch, compare, about_pair, show_pair, tabs, demo)
 
 
 def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from visitors import PATIENCE, until
 
 def test_the_first_visit_plays_a_recording_that_says_so(page_at, recorded_url):
     page = page_at(recorded_url, reduced_motion="no-preference")
-    page.get_by_text("Recording:").first.wait_for()
+    page.get_by_text("Recording of").first.wait_for()
     shown = page.locator("#pane-base .dm-chunk:visible").count()
     page.wait_for_function(
         "(before) => document.querySelectorAll('#pane-base .dm-chunk:not([hidden])').length > before",

@@ -146,7 +146,7 @@ def test_modes_are_a_radio_group_that_arrows_move_in(race):
 
 def test_a_recording_is_labelled_and_plays_by_itself(race):
     """A recording is labelled and plays by itself unless motion is unwelcome."""
-    said = "Recording: a laptop, spring. Press Generate to run it live here."
+    said = "Recording of tiny: a laptop, spring. Press Generate for a live race."
     moving = race(*long_race(recorded="a laptop, spring"), **MOVING)
     assert moving.get_attribute(".dm-race", "data-phase") == "playing"
     assert moving.inner_text(".dm-remark") == said

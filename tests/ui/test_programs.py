@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from fakes import scripted_pair
@@ -11,8 +12,11 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from visitors import PATIENCE, client_of, until
 
-from dynamo.trace.ndjson import read_trace
+from dynamo.sampling.options import SamplingOptions
+from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui import build_demo, launch_options
+from dynamo.ui.api import Programs
+from dynamo.ui.compare.service import PageService
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,24 @@ def test_a_program_compares_both_lanes(client):
     assert result["base"]["text"] == result["dynamo"]["text"]
     assert result["wall_clock_ratio"] > 1.1
     assert result["base"]["tokens_per_forward"] == 1
+
+
+def test_what_a_program_does_not_say_is_as_chosen_for_the_pair():
+    chosen = SamplingOptions(exact=True, temperature=0.5, correction="correlator")
+    programs = Programs(PageService(replace(scripted_pair(), options=chosen)))
+
+    def options(lane):
+        (run,) = read_runs(lane["trace"].splitlines())
+        return {name: run.header.options[name] for name in ("exact", "threshold", "temperature")}
+
+    for given, expected in (
+        ({}, {"exact": True, "threshold": 0.5, "temperature": 0.5}),
+        ({"threshold": 0.9}, {"exact": False, "threshold": 0.9, "temperature": 0.5}),
+    ):
+        assert options([*programs.generate("hello", **given)][-1]) == expected
+        assert options([*programs.compare("hello", **given)][-1]["dynamo"]) == expected
+    said = [*programs.generate("hello", threshold=0.9, exact=True, temperature=0.0)][-1]
+    assert options(said) == {"exact": True, "threshold": 0.9, "temperature": 0.0}
 
 
 def test_a_program_sweeps_thresholds(client):

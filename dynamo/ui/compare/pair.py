@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from dynamo.common.validation import message, short_repr
 from dynamo.data.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
+from dynamo.loading.about import About
 from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
@@ -75,7 +76,8 @@ class ModelPair:
     read alone; end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes
     text; general: whether it may be asked anything, or only about the dialogues' domains; footprint: its
     memory; bits: of its weights where they are quantised, else 0; options: what the sampler's controls begin
-    with, and what those of them keep that have no control.
+    with, and what those of them keep that have no control; about: in a few words; parameters: of the base,
+    and of what was added for DynaMo.
 
     audit: prompt ids and reply ids to the base's opinion; profile: where a pass's time goes; report: a
     finished sweep; sweep: runs one over so many prompts, calling back with (done, total) after every reply,
@@ -96,6 +98,8 @@ class ModelPair:
     footprint: Footprint | None = None
     bits: int = 0
     options: SamplingOptions = field(default_factory=SamplingOptions)
+    about: About = field(default_factory=About)
+    parameters: tuple[int, int] = (0, 0)
     audit: Callable[[Sequence[int], Sequence[int]], Opinion] | None = None
     profile: Callable[[], dict[str, Any]] | None = None
     report: dict[str, Any] | None = None
@@ -136,6 +140,8 @@ class ModelPair:
             footprint=Footprint.of(pair) if gpu_worker is None else None,
             bits=int(quantised_as(pair.dynamo).removesuffix("bit") or 0),
             options=pair.options,
+            about=pair.about,
+            parameters=_parameters(pair),
         )
 
     @property
@@ -198,6 +204,11 @@ class ModelPair:
             )
             for kind, request in requests.items()
         }
+
+
+def _parameters(pair: Pair) -> tuple[int, int]:
+    base = pair.base.num_parameters()
+    return base, pair.dynamo.num_parameters() - base
 
 
 def engine_makers(pair: Pair) -> dict[str, Callable[[], StepEngine]]:

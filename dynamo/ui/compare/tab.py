@@ -78,8 +78,9 @@ class CompareTab:
         """Cards about the last answer, emptied with each new chat."""
         return [card for card in (self.audit, self.strip) if card is not None]
 
-    def pair_updates(self, pair: ModelPair) -> dict[Any, Any]:
-        """Everything in the tab that is about a pair, and no chat yet; what the visitor typed stays."""
+    def pair_updates(self, pair: ModelPair, opening: bool = False) -> dict[Any, Any]:
+        """Everything in the tab that is about a pair, and no chat yet; what the visitor typed stays, and the
+        recording where the page is being opened."""
         examples = examples_for(pair.examples)
         return {
             self.prompt: gr.update(label=examples.label, placeholder=examples.placeholder),
@@ -94,11 +95,12 @@ class CompareTab:
             self.settings["max_order"]: gr.update(
                 maximum=max(pair.heads, 2), value=min(pair.heads, pair.options.max_order)
             ),
-            **dict.fromkeys((self.base, self.dynamo, self.inspector, *self.cards), ""),
-            self.bar: READY,
-            self.replacing: False,
-            self.duel: None,
+            **({} if opening else self._empty()),
         }
+
+    def _empty(self) -> dict[Any, Any]:
+        lanes = (self.base, self.dynamo, self.inspector, *self.cards)
+        return {**dict.fromkeys(lanes, ""), self.bar: READY, self.replacing: False, self.duel: None}
 
     def suggest(self, event: Any, opening: bool = False) -> Any:
         """After `event` the box holds the suggested prompt, unless the visitor has typed another by then.

@@ -18,7 +18,11 @@ from typing import Any
 from dynamo.common.memory import give_back
 from dynamo.loading import (
     EMBEDDED,
+    KNOWN,
+    SMOLLM2,
+    SMOLLM2_FOLDER,
     Pair,
+    at_hand,
     available_memory,
     checked_device,
     default_dtype,
@@ -115,13 +119,20 @@ class ModelManager:
     # ---- what there is
 
     def rows(self, quantize: str | None = None) -> list[Row]:
-        own = [Row(EMBEDDED, "The embedded pair", "comes with the project", self._badge(EMBEDDED))]
-        listed = [
-            Row(name, name, self._where(name), self._badge(name)) for name in self.names if name != EMBEDDED
-        ]
         if not self.any_model:
-            return [*own, *listed]
-        return [*own, *listed, *self._trained(), *self._suite(quantize)]
+            return self.pairs()
+        return [*self.pairs(), *self._suite(quantize)]
+
+    def pairs(self) -> list[Row]:
+        """Those with token heads, which can race."""
+        shipped = [SMOLLM2] if self.any_model and (SMOLLM2_FOLDER / "config.json").is_file() else []
+        rows = [self._row(name) for name in dict.fromkeys((EMBEDDED, *shipped, *self.names))]
+        return [*rows, *self._trained()] if self.any_model else rows
+
+    def _row(self, name: str) -> Row:
+        known = KNOWN.get(name)
+        title, detail = (known.title, f"{known.good_for}; ") if known else (name, "")
+        return Row(name, title, detail + self._where(name), self._badge(name))
 
     def _suite(self, quantize: str | None) -> list[Row]:
         """The Pythia sizes that no row above names."""
@@ -151,6 +162,10 @@ class ModelManager:
     def _where(self, name: str) -> str:
         if name in self._ready:
             return "ready"
+        if name == EMBEDDED:
+            return "comes with the project"
+        if name == SMOLLM2:
+            return "its base is on this machine" if at_hand(name) else "its base comes from the hub"
         if Path(name).expanduser().is_dir():
             return "a folder"
         return "in the cache" if is_cached(name) else "from the hub"

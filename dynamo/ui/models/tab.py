@@ -21,6 +21,7 @@ from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import IN_BROWSER, QUIET, RUN, part
 from dynamo.ui.models.footprint import footprint_table
 from dynamo.ui.models.manager import LoadProgress, ModelManager
+from dynamo.ui.models.switch import ModelSwitch
 from dynamo.ui.models.training import TrainingSection
 
 MODELS = "Models"  # label of the tab
@@ -47,20 +48,23 @@ _NOTE_NAMING = """() => { document.addEventListener("input", ({ target }) => {
 class ModelsTab:
     """Builds the tab inside a `gr.Tab(MODELS)` and connects it.
 
-    compare: the tab in which the pair races; show_pair: updates of all of `about_pair`, the components of
-    other tabs that are about the loaded pair; demo: the page, refreshed for whoever opens it later.
+    compare: the tab in which the pair races; switch: the picker in the page's head, and where it reports;
+    show_pair: updates of all of `about_pair`, the components elsewhere that are about the loaded pair; it is
+    told whether a page is being opened; demo: the page, refreshed for whoever opens it later.
     """
 
     def __init__(
         self,
         manager: ModelManager,
+        switch: ModelSwitch,
         compare: CompareTab,
         about_pair: list[Any],
-        show_pair: Callable[[], Updates],
+        show_pair: Callable[[bool], Updates],
         tabs: gr.Tabs,
         demo: gr.Blocks,
     ):
-        self._manager, self._compare, self._show_pair = manager, compare, show_pair
+        self._manager, self._switch, self._compare = manager, switch, compare
+        self._show_pair = show_pair
         self._build()
         self._training = None
         if manager.training_folder is not None:
@@ -71,7 +75,7 @@ class ModelsTab:
         self.opened_with = gr.Textbox(manager.loaded, visible=False)
         self._refreshed = [
             self.seen, self.opened_with, self.name, self.loaded, self.picker, self.headless,
-            self.headless_title, self.written, self.speed, *about_pair,
+            self.headless_title, self.written, self.speed, switch.picked, *about_pair,
         ]  # fmt: skip
         self._connect_loading(tabs, demo)
         self._connect_opening(demo)
@@ -127,19 +131,21 @@ class ModelsTab:
     def _connect_loading(self, tabs: gr.Tabs, demo: gr.Blocks) -> None:
         buttons = [self.load, self.cancel]
         begun = self.load.click(_buttons(loading=True), None, buttons, **QUIET)
-        self._connect_load(begun.then, self.name)
+        self._connect_load(begun.then, self.name, self.status)
+        picked = self._switch.picked.input(_buttons(loading=True), None, buttons, **QUIET)
+        self._connect_load(picked.then, self._switch.picked, self._switch.status)
         self.cancel.click(self._manager.cancel, None, None, **QUIET)
         if self._training is not None:
             self._show_estimate(demo.load)
             finished = self._training.finished
-            self._connect_load(finished.change, finished).then(
+            self._connect_load(finished.change, finished, self.status).then(
                 lambda folder: gr.Tabs(selected="compare") if self._manager.loaded == folder else gr.skip(),
                 finished, tabs, **QUIET,
             )  # fmt: skip
 
-    def _connect_load(self, event: Any, source: Any) -> Any:
+    def _connect_load(self, event: Any, source: Any, status: gr.HTML) -> Any:
         """After `event` the model that `source` names is loaded, and the page shows it."""
-        loading = event(self._load, [source, self.quantize], self.status, **LOADING)
+        loading = event(self._load, [source, self.quantize], status, **LOADING)
         shown = self._compare.suggest(loading.then(self._refresh, self.seen, self._refreshed, **QUIET).then)
         if self._training is not None:
             self._show_estimate(shown.then)
@@ -182,10 +188,11 @@ class ModelsTab:
             self.headless_title: _HEADLESS.format(name=in_html(completion.name)) if completion else "",
             self.written: "",
             self.speed: "",
+            self._switch.picked: self._switch.update(),
         }
         if swaps != manager.service.swaps:
             name = self.opened_with if opening else self.name
-            updates |= {self.seen: manager.service.swaps, name: manager.loaded, **self._show_pair()}
+            updates |= {self.seen: manager.service.swaps, name: manager.loaded, **self._show_pair(opening)}
         return updates
 
     def _missed(self, swaps: int) -> Updates:

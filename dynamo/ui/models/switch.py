@@ -1,0 +1,50 @@
+"""The line in the page's head that says which model answers, and the picker of pairs beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dynamo.common.bidi import in_html
+from dynamo.ui.compare.pair import ModelPair
+from dynamo.ui.models.manager import ModelManager
+
+
+def model_line(pair: ModelPair) -> str:
+    """Name, size, licence, and what it is good for."""
+    about = pair.about
+    base, added = pair.parameters
+    facts = [
+        f"{_millions(base)} parameters + {_millions(added)} of token heads" if base else "",
+        about.licence,
+        about.good_for,
+    ]
+    said = "".join(f" <span>{in_html(fact)}</span>" for fact in facts if fact)
+    return f'<p class="dm-model"><b><bdi>{in_html(about.title or pair.name)}</bdi></b>{said}</p>'
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+
+
+class ModelSwitch:
+    """The pairs that this machine can run, in one list, and where it is said how far a load has come."""
+
+    def __init__(self, manager: ModelManager):
+        self._manager = manager
+        self.picked = gr.Dropdown(
+            **self._choices(), label="Model, for everyone on this page", min_width=220, scale=0,
+            elem_id="model-switch",
+        )  # fmt: skip
+        self.status = gr.HTML(elem_id="switch-status")
+
+    def update(self) -> dict[Any, Any]:
+        """What is there and what is loaded, by now."""
+        return gr.update(**self._choices())
+
+    def _choices(self) -> dict[str, Any]:
+        loaded = self._manager.loaded
+        rows = {row.name: row.title for row in self._manager.pairs() if not row.reason}
+        names = rows if loaded in rows else {loaded: loaded, **rows}
+        return {"choices": [(title, name) for name, title in names.items()], "value": loaded}
