@@ -28,7 +28,7 @@ class About:
 EMBEDDED_ABOUT = About(
     "Embedded pair",
     "CC BY-SA 4.0",
-    "books hotels, flights, tables and the like; takes any other question for one of these",
+    "knows booking talk only: hotels, flights, tables and the like",
     "A small dialogue model trained by this project on the Schema-Guided Dialogue corpus. "
     "It has Pythia's architecture but is not a Pythia checkpoint, and it only knows that corpus's domains: "
     "restaurants, hotels, flights, films, music, weather, banking, calendars, rides and events. Asked about "
@@ -38,7 +38,7 @@ EMBEDDED_ABOUT = About(
 SMOLLM2_ABOUT = About(
     "SmolLM2-135M-Instruct",
     "Apache-2.0",
-    "chats about anything in English; so small that it is often wrong",
+    "chats about anything, and is often wrong",
     "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) with token heads trained by this project "
     "on the model's own conversations. It chats about anything, and a model this small is often wrong.",
 )

@@ -24,7 +24,7 @@ from dynamo.ui.components import ASSETS, style
 from dynamo.ui.explore.tab import ExploreTab
 from dynamo.ui.models.manager import ModelManager
 from dynamo.ui.models.switch import ModelSwitch, model_line
-from dynamo.ui.models.tab import MODELS, ModelsTab
+from dynamo.ui.models.tab import MODELS, NOTE_NAMING, ModelsTab
 from dynamo.ui.server.limits import LONGEST_FILE, RequestGuard
 from dynamo.ui.theme import theme
 
@@ -69,9 +69,11 @@ def build_demo(
     manager = models(service) if models else None
     with gr.Blocks(title=TITLE) as demo:
         gr.HTML(_HEADER)
+        loading = gr.HTML(elem_id="switch-status", render=False)
         with gr.Row(elem_classes="dm-model-row"):
-            model = gr.HTML(model_line(pair), elem_id="model")
-            switch = ModelSwitch(manager) if manager is not None else None
+            model = gr.HTML(model_line(pair), elem_id="model", min_width=260)
+            switch = ModelSwitch(manager, loading) if manager is not None else None
+        loading.render()
         notice = notice or pair.notice
         notice_bar = gr.HTML(notice_html(notice), visible=bool(notice))
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
@@ -130,7 +132,7 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
     return {
         "theme": theme(),
         # Not `css=`: Gradio rewrites every selector of it, and breaks those in media queries.
-        "head": f"<style>{style()}</style>",
+        "head": f"<style>{style()}</style><script>{NOTE_NAMING}</script>",
         "footer_links": ["api"],
         "run_history": False,
         "show_error": True,

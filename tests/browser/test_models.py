@@ -174,6 +174,18 @@ def test_a_name_that_is_being_written_stays(open_page, url, folder, written_name
     assert name.input_value() == written_name
 
 
+def test_a_pair_is_picked_in_the_head_and_named_there(open_page, url, folder):
+    page = open_page(url)
+    page.locator("#model-switch input").click()
+    page.get_by_role("option", name=str(folder / "<b>second")).click()
+    page.locator("#switch-status").get_by_text("is loaded for every visitor").wait_for()
+    page.locator("#model").get_by_text(str(folder / "<b>second")).wait_for()
+    assert "parameters" in page.locator("#model").inner_text()
+    assert_accessible(page)
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page, url, folder):
     """The page asks about the pair when it opens; on a slow line the visitor may load another one by then."""
     first = at_models(open_page, url)

@@ -16,7 +16,7 @@ def model_line(pair: ModelPair) -> str:
     about = pair.about
     base, added = pair.parameters
     facts = [
-        f"{_millions(base)} parameters + {_millions(added)} of token heads" if base else "",
+        f"{_millions(base)} parameters + {_millions(added)} in token heads" if base else "",
         about.licence,
         about.good_for,
     ]
@@ -25,19 +25,20 @@ def model_line(pair: ModelPair) -> str:
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} B"
+    return f"{count / 1e6:.0f} M" if count >= 1e8 else f"{count / 1e6:.1f} M"
 
 
 class ModelSwitch:
-    """The pairs that this machine can run, in one list, and where it is said how far a load has come."""
+    """The pairs that this machine can run, in one list; status: where it is said how far a load has come."""
 
-    def __init__(self, manager: ModelManager):
-        self._manager = manager
+    def __init__(self, manager: ModelManager, status: gr.HTML):
+        self._manager, self.status = manager, status
         self.picked = gr.Dropdown(
-            **self._choices(), label="Model, for everyone on this page", min_width=220, scale=0,
+            **self._choices(), label="Model, for every visitor", container=False, min_width=230, scale=0,
             elem_id="model-switch",
         )  # fmt: skip
-        self.status = gr.HTML(elem_id="switch-status")
 
     def update(self) -> dict[Any, Any]:
         """What is there and what is loaded, by now."""

@@ -41,8 +41,9 @@ pair in Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
 
 
 # Whether the visitor has written or picked a name, perhaps before the page has learned which pair is loaded.
-_NOTE_NAMING = """() => { document.addEventListener("input", ({ target }) => {
-  if (target.closest("#model-name, #models-picker")) window.dynamoModelNamed = true; }, true); }"""
+# It is in the page's head, as Gradio's load events may come after the first letters.
+NOTE_NAMING = """document.addEventListener("input", ({ target }) => {
+  if (target.closest("#model-name, #models-picker")) window.dynamoModelNamed = true; }, true);"""
 
 
 class ModelsTab:
@@ -168,7 +169,6 @@ class ModelsTab:
             None, [self.name, self.opened_with], self.name,
             js="(name, loaded) => window.dynamoModelNamed ? name : loaded", **IN_BROWSER,
         )  # fmt: skip
-        demo.load(None, None, None, js=_NOTE_NAMING, **IN_BROWSER)
 
     def _connect_choice(self, tabs: gr.Tabs) -> None:
         chosen = [self.quantize, self.name]
@@ -231,7 +231,7 @@ class ModelsTab:
             kept = manager.notice or f"{manager.loaded} goes on answering."
             yield failed(f"{str(error).rstrip('.')}. {kept}")
             return
-        message = f"{name.strip()} is loaded; it answers in Compare from the next run on."
+        message = f"{name.strip()} is loaded for every visitor; it answers in Compare from the next run on."
         if manager.completion is not None:
             message = f"{name.strip()} is loaded. It has no token heads: see below."
         yield _status(LoadProgress(message))
