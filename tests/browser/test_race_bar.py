@@ -147,10 +147,10 @@ def test_modes_are_a_radio_group_that_arrows_move_in(race):
 def test_a_recording_is_labelled_and_plays_by_itself(race):
     """A recording is labelled and plays by itself unless motion is unwelcome."""
     said = "Recording of tiny: a laptop, spring. Press Generate for a live race."
-    moving = race(*long_race(recorded="a laptop, spring"), **MOVING)
+    moving = race(*long_race(recorded="a laptop, spring", model="tiny"), **MOVING)
     assert moving.get_attribute(".dm-race", "data-phase") == "playing"
     assert moving.inner_text(".dm-remark") == said
-    still = race(*short_race(recorded="a laptop, spring"))
+    still = race(*short_race(recorded="a laptop, spring", model="tiny"))
     assert still.get_attribute(".dm-race", "data-phase") == "settled"
     assert still.inner_text(".dm-remark") == said
     assert heard(still, "playhead") == []
