@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -48,17 +49,27 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def open_page(browser):
-    """Opens a page, and fails the test on a script error, a dialog or a request to another host."""
-    contexts, troubles = [], []
+@pytest.fixture(scope="package")
+def window(browser):
+    """What most pages are opened in: what they are made of is then fetched once for all tests. Pages share
+    nothing else, as they store nothing in a browser."""
+    return browser.new_context()
 
-    def open_page(url: str, **options):
-        # With reduced motion nothing plays by itself, which most tests would have to wait for.
-        defaults = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-        context = browser.new_context(**{**defaults, **options})
-        contexts.append(context)
-        page = context.new_page()
+
+@pytest.fixture
+def open_page(browser, window):
+    """Opens a page, and fails the test on a script error, a dialog or a request to another host.
+
+    With reduced motion nothing plays by itself, which most tests would have to wait for. options: of a window
+    of the page's own.
+    """
+    opened, troubles = [], []
+
+    def open_page(url: str, viewport: Any = None, reduced_motion: str = "reduce", **options: Any):
+        page = (browser.new_context(**options) if options else window).new_page()
+        opened.append(page.context if options else page)
+        page.set_viewport_size(viewport or {"width": 1280, "height": 900})
+        page.emulate_media(reduced_motion=reduced_motion)
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
@@ -67,8 +78,8 @@ def open_page(browser):
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for each in opened:
+        each.close()
     assert not troubles
 
 

@@ -129,7 +129,7 @@ def test_a_closed_tab_frees_the_model(page_at):
         page = page_at(url)
         page.click("#generate")
         page.locator("#pane-base .dm-chunk").nth(2).wait_for()
-        page.context.close()
+        page.close()
         other = page_at(url)
         other.click("#generate")
         other.locator("#pane-base .dm-chunk").nth(2).wait_for()

@@ -30,6 +30,13 @@ def pair(tmp_path_factory, tokenizer):
     return folder / "pair"
 
 
+@pytest.fixture(scope="module")
+def three_prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("Once", "The sea", "A city is")))
+    return path
+
+
 SHAPE = ["--thresholds", "1", "0", "--seeds", "2", "--max-new-tokens", "8", "--mask-strength", "0"]
 
 
@@ -56,13 +63,16 @@ def test_every_prompt_seed_and_threshold_is_written_once_beside_the_base(pair, t
     assert again == 0 and result["written"] == 0 and lines(output) == rows
 
 
-def test_seeds_decoded_together_write_the_same_texts_and_carry_no_clock(pair, tmp_path, capsys):
+def test_seeds_decoded_together_write_the_same_texts_and_carry_no_clock(
+    pair, three_prompts, tmp_path, capsys
+):
+    arguments = ["complete", "--model", pair, "--prompts", three_prompts, *SHAPE, "--seeds", 4]
     rows = {}
     for batch in (1, 3):
         output = tmp_path / f"{batch}.jsonl"
-        run(capsys, "complete", "--model", pair, "--output", output, *SHAPE, "--seeds", 4, "--batch", batch)
+        run(capsys, *arguments, "--output", output, "--batch", batch)
         rows[batch] = {tuple(row[name] for name in completion.KEY): row for row in lines(output)}
-    assert rows[1].keys() == rows[3].keys() and len(rows[1]) == 10 * 4 * 3
+    assert rows[1].keys() == rows[3].keys() and len(rows[1]) == 3 * 4 * 3
     for key, row in rows[3].items():
         clocks = ("decode_tokens", "decode_seconds", "prefill_seconds")
         one = rows[1][key]
@@ -88,13 +98,13 @@ def _complete_until_killed(arguments):
     main(arguments)
 
 
-def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, tmp_path, capsys):
+def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, three_prompts, tmp_path, capsys):
     """kill -9 in the middle of writing the eighth row."""
     killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
-    arguments = ["complete", "--model", str(pair), *SHAPE, "--output"]
+    arguments = ["complete", "--model", str(pair), "--prompts", str(three_prompts), *SHAPE, "--output"]
     assert killed_itself(_complete_until_killed, [*arguments, str(killed)])
     assert killed.read_text().endswith('{"prompt_id": "paper-')
-    assert run(capsys, *arguments, killed)[1]["written"] == 60 - 7
+    assert run(capsys, *arguments, killed)[1]["written"] == 18 - 7
     run(capsys, *arguments, whole)
 
     def texts(path):
@@ -104,21 +114,23 @@ def test_a_killed_run_goes_on_to_the_texts_of_a_whole_one(pair, tmp_path, capsys
 
 
 @pytest.mark.timeout(900)
-def test_two_processes_share_the_prompts_out_and_write_the_texts_of_one(pair, tmp_path, capsys):
+def test_two_processes_share_the_prompts_out_and_write_the_texts_of_one(
+    pair, three_prompts, tmp_path, capsys
+):
     together, one = tmp_path / "together.jsonl", tmp_path / "one.jsonl"
-    arguments = ["complete", "--model", str(pair), *SHAPE, "--output"]
+    arguments = ["complete", "--model", str(pair), "--prompts", str(three_prompts), *SHAPE, "--output"]
     printed = printed_by_ranks(tmp_path, 2, main, [*arguments, str(together)])
     told = {
         each["process"]: each["written"]
         for each in (json.loads(line) for line in "".join(printed).splitlines() if line.startswith("{"))
     }
-    assert told == {0: 60, 1: 30}
+    assert told == {0: 18, 1: 6}
     run(capsys, *arguments, one)
     texts = [
         sorted((row["prompt_id"], row["seed"], str(row["threshold"]), row["text"]) for row in lines(path))
         for path in (together, one)
     ]
-    assert texts[0] == texts[1] and len(texts[0]) == 60
+    assert texts[0] == texts[1] and len(texts[0]) == 18
     assert [path.name for path in tmp_path.iterdir()].count("together.jsonl") == 1
     assert not list(tmp_path.glob("*.share-*"))
 
