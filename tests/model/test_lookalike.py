@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi
+from processes import completed
 from visitors import client_of
 
 from dynamo import Engine, SamplingOptions, loading
@@ -129,10 +130,11 @@ def test_a_program_asks_the_served_page(pairs):
     assert result["dynamo"]["tokens_per_forward"] > 1
 
 
-def test_the_command_that_tells_its_memory(checkpoint, capsys):
+def test_the_command_that_tells_its_memory(checkpoint, capsys, monkeypatch):
     told = measure_memory(str(checkpoint), "float32")
     assert told["weights_mb"] == {"cpu": pytest.approx(57.9, abs=0.1)}
     assert told["peak_mb"] >= told["before_mb"] > 0  # this process may have held more before
+    monkeypatch.setattr("dynamo.commands.memory.subprocess.run", completed)
     command = ["memory", "--model", "embedded", "--ways", "8bit"]
     assert main(command) == 0
     shown = capsys.readouterr()

@@ -47,11 +47,10 @@ def tiny_llama(**changes):
     ).eval()  # fmt: skip
 
 
-@pytest.fixture
-def talkative(tokenizer, monkeypatch):
+def talkative_model(tokenizer, patch):
     """A tiny model whose turns are plain letters and end after some seven tokens; without the compiled loop,
     whose threads a busy machine keeps waiting."""
-    monkeypatch.setattr(writer_module, "loops", lambda: None)
+    patch.setattr(writer_module, "loops", lambda: None)
     model = tiny_base()
     plain = [
         i for i in range(300) if tokenizer.decode([i]).strip().isalpha() and tokenizer.decode([i]).isascii()
@@ -69,6 +68,19 @@ def talkative(tokenizer, monkeypatch):
     model.forward = lean
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model
+
+
+@pytest.fixture
+def talkative(tokenizer, monkeypatch):
+    return talkative_model(tokenizer, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tokenizer, tmp_path_factory):
+    """The file of a run that nothing ended early, and its result."""
+    output = tmp_path_factory.mktemp("whole") / "talks.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        return output, converse(talkative_model(tokenizer, patch), tokenizer, output, 200, OPTIONS)
 
 
 def written(output):
@@ -105,12 +117,11 @@ def test_rows_of_different_lengths_say_what_transformers_says(family, kernels, t
         assert logits.argmax(-1).tolist() == answer
 
 
-def test_conversations_have_the_shape_that_training_reads(talkative, tokenizer, tmp_path):
-    output = tmp_path / "talks.jsonl"
-    result = converse(talkative, tokenizer, output, 300, OPTIONS)
+def test_conversations_have_the_shape_that_training_reads(whole):
+    output, result = whole
     rows = written(output)
     assert result["conversations"] == len(rows) > 5
-    assert result["answer_tokens"] == sum(row["answer_tokens"] for row in rows.values()) >= 300
+    assert result["answer_tokens"] == sum(row["answer_tokens"] for row in rows.values()) >= 200
     assert json.loads(output.with_suffix(".json").read_text()) == result
     turns = list(read_conversations(output))
     assert turns == [row["messages"] for number, row in rows.items() if split_of(number) == "train"]
@@ -152,9 +163,9 @@ def killed_after(count):
 
 
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
-def test_a_run_that_ended_early_goes_on_with_the_same_conversations(kill, talkative, tokenizer, tmp_path):
-    expected = tmp_path / "whole.jsonl"
-    converse(talkative, tokenizer, expected, 200, OPTIONS)
+def test_a_run_that_ended_early_goes_on_with_the_same_conversations(
+    kill, whole, talkative, tokenizer, tmp_path
+):
     output = tmp_path / "talks.jsonl"
     if kill:
         with pytest.raises(Killed):
@@ -166,11 +177,11 @@ def test_a_run_that_ended_early_goes_on_with_the_same_conversations(kill, talkat
     begun = written_before_cut(output)
     assert begun and json.loads(output.with_suffix(".json").read_text())["under_way"]
     result = converse(talkative, tokenizer, output, 200, OPTIONS)
-    rows, whole = written(output), written(expected)
+    rows, expected = written(output), written(whole[0])
     assert begun <= rows.keys() and result["answer_tokens"] >= 200
-    common = rows.keys() & whole.keys()
-    assert len(common) > len(begun) and len(common) > 0.7 * len(whole)
-    assert all(rows[number] == whole[number] for number in common)
+    common = rows.keys() & expected.keys()
+    assert len(common) > len(begun) and len(common) > 0.7 * len(expected)
+    assert all(rows[number] == expected[number] for number in common)
 
 
 def written_before_cut(output):
