@@ -184,6 +184,8 @@ def _turn(turn: Any, parts: list[str]) -> dict[str, str] | None:
     calls = turn.get("tool_calls") or turn.get("function_call")
     if calls:
         parts.append("tool calls")
+    if turn.get("weight") == 0:  # of OpenAI: a reply that is not to be learnt
+        parts.append("weights of 0, as every reply is learnt")
     content = _text(first_given(turn, ("content", "value", "text")), turn, parts)
     if content.strip():
         return {"role": role, "content": content}

@@ -70,11 +70,12 @@ def test_system_history_and_input_are_kept(read):
 
 def test_what_is_no_text_of_a_turn_is_counted(read):
     image = {"type": "image_url", "image_url": {"url": "data:"}}
-    found, reading = read({"messages": [U | {"content": [image, "hi"]}, CALL, T, A]})
+    found, reading = read({"messages": [U | {"content": [image, "hi"]}, CALL, T, A | {"weight": 0}]})
     assert found == [[U, T, A]]
     assert {what: tally.count for what, tally in reading.parts.items()} == {
         "parts of turns that are not text": 1,
         "tool calls": 1,
+        "weights of 0, as every reply is learnt": 1,
     }
 
 

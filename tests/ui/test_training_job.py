@@ -9,6 +9,7 @@ from processes import ForkedCommand
 
 from dynamo import charts
 from dynamo.data.readers import DOCUMENT
+from dynamo.data.reading import Reading
 from dynamo.data.rows import read_rows
 from dynamo.loading import load
 from dynamo.training.options import TrainingOptions
@@ -35,7 +36,9 @@ def stock(tmp_path, tokenizer):
 @pytest.fixture
 def dialogues(tmp_path):
     path = tmp_path / "dialogues.jsonl"
-    path.write_text("".join(json.dumps({"turns": turns}) + "\n" for turns in DIALOGUES * 60), "utf-8")
+    silent = [{"role": "user", "content": ""}]
+    talks = [*DIALOGUES * 60, silent]
+    path.write_text("".join(json.dumps({"turns": turns}) + "\n" for turns in talks), "utf-8")
     return path
 
 
@@ -53,16 +56,18 @@ def wait(job, phases, seconds=400):
 def test_a_plain_text_becomes_documents_and_loses_no_line(tmp_path):
     lines = [f"line {number} of a long story\n" for number in range(1000)]
     (tmp_path / "story.txt").write_text("".join(lines), encoding="utf-8")
-    rows = list(read_rows(prepare(tmp_path / "story.txt", tmp_path / "run", chat=False)))
+    rows = list(read_rows(prepare(tmp_path / "story.txt", tmp_path / "run", False, Reading())))
     assert "".join(rows) == "".join(lines)
     assert all(len(row) >= DOCUMENT for row in rows[:-1]) and len(rows) > 3
 
 
 def test_conversations_are_text_for_a_model_without_the_template(tmp_path, dialogues):
     """Conversations stay as they are for a model with the template and are text for others."""
-    assert prepare(dialogues, tmp_path / "run", chat=True) == dialogues
-    rows = list(read_rows(prepare(dialogues, tmp_path / "run", chat=False)))
+    assert prepare(dialogues, tmp_path / "run", True, Reading()) == dialogues
+    reading = Reading()
+    rows = list(read_rows(prepare(dialogues, tmp_path / "run", False, reading)))
     assert rows[0] == "\n".join(turn["content"] for turn in DIALOGUES[0])
+    assert list(reading.left_out) == ["an empty turn"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_what_is_no_text_is_a_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_text(content, encoding="utf-8")
     for chat in (False, name.endswith("jsonl")):
         with pytest.raises(ValueError, match=sentence):
-            prepare(tmp_path / name, tmp_path / "run", chat)
+            prepare(tmp_path / name, tmp_path / "run", chat, Reading())
     with pytest.raises(ValueError, match="there is no file"):
         TrainingJob(tmp_path).start("m", tmp_path / "absent.txt", 10, chat=False)
 
@@ -111,6 +116,7 @@ def test_a_training_is_stopped_goes_on_and_its_model_races(tmp_path, stock, dial
     job.start(stock, dialogues, STEPS, chat=True)
     done = wait(job, ("done", "failed"))
     assert done.phase == "done", done.message
+    assert done.left_out == ("left out 1 row: an empty turn (1: dialogues.jsonl, line 121)",)
     steps = [row["step"] for row in done.rows]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
     first, last = done.rows[0]["losses"], done.rows[-1]["losses"]

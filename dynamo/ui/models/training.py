@@ -196,7 +196,8 @@ def _in_words(progress: Progress) -> str:
         "stopped": f"Stopped after {done}.{losses} “Go on” goes on from there.",
         "failed": f"The training failed: {progress.message}",
     }
-    return _html(words[progress.phase], bad=progress.phase == "failed")
+    not_learnt = [f" Of the text, {sentence}." for sentence in progress.left_out]
+    return _html("".join((words[progress.phase], *not_learnt)), bad=progress.phase == "failed")
 
 
 def _left(progress: Progress) -> str:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynamo.data.rows import read_rows
+from dynamo.data.reading import Reading
+from dynamo.data.rows import read_rows, rows
 from dynamo.loading import TABLE_FILE
 from dynamo.training.options import TrainingOptions, TrainingRun
 from dynamo.training.recipes import RECIPES
@@ -34,7 +35,8 @@ LARGEST_TABLE = 50  # megabytes
 
 @dataclass(frozen=True)
 class Progress:
-    """phase: "idle", "training", "counting", "done", "stopped" or "failed"; rows: of the training's log."""
+    """phase: "idle", "training", "counting", "done", "stopped" or "failed"; rows: of the training's log;
+    left_out: what is not learnt of the text, in sentences."""
 
     phase: str = "idle"
     model: str = ""
@@ -43,6 +45,7 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     message: str = ""
     result: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -77,13 +80,16 @@ class TrainingJob:
                 )
             folder = folder or self.folder_of(model, data, steps)
             if is_done(folder):
+                self._folder = folder
                 result = str(folder / "model")
                 self._progress = Progress("done", model, steps, steps, _log(folder), "", result)
                 return
-            prepared = prepare(Path(data).expanduser(), folder, chat)
+            reading = Reading()
+            prepared = prepare(Path(data).expanduser(), folder, chat, reading)
             folder.mkdir(parents=True, exist_ok=True)
             self._folder, self._stopping = folder, False
-            self._progress = Progress("training", model, 0, steps)
+            left_out = tuple(reading.sentences()[1:])
+            self._progress = Progress("training", model, 0, steps, left_out=left_out)
         run = page_run(model, prepared, steps, folder)
         threading.Thread(target=self._watch, args=(run,), daemon=True).start()
 
@@ -103,7 +109,8 @@ class TrainingJob:
         if progress.phase == "idle":
             return progress
         rows = _log(self._folder) if progress.running else progress.rows
-        return replace(progress, rows=rows, step=rows[-1]["step"] if rows else 0)
+        left_out = progress.left_out or _left_out(self._folder)
+        return replace(progress, rows=rows, step=rows[-1]["step"] if rows else 0, left_out=left_out)
 
     def _watch(self, run: TrainingRun) -> None:
         try:
@@ -159,8 +166,9 @@ def page_run(model: str, data: Path, steps: int, folder: Path) -> TrainingRun:
     return TrainingRun((str(data),), folder, model=model, block_size=BLOCK_SIZE, options=options)
 
 
-def prepare(data: Path, folder: Path, chat: bool) -> Path:
-    """A file that `train` can read: `data` itself, or for a model without the template its text.
+def prepare(data: Path, folder: Path, chat: bool, reading: Reading) -> Path:
+    """A file that `train` can read: `data` itself, or for a model without the template its text, of which
+    `reading` then counts what is left out.
 
     Raises ValueError for a file of another kind, or one without a row that can be used.
     """
@@ -172,16 +180,19 @@ def prepare(data: Path, folder: Path, chat: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     prepared, partial = folder / "data.jsonl", folder / "data.partial"
     with open(partial, "w", encoding="utf-8") as lines:
-        written = sum(bool(lines.write(json.dumps({"text": text}) + "\n")) for text in _as_texts(data))
+        written = sum(
+            bool(lines.write(json.dumps({"text": text}) + "\n")) for text in _as_texts(data, reading)
+        )
     if not written:
         raise ValueError(f"data: {data.name} is empty")
     os.replace(partial, prepared)
     return prepared
 
 
-def _as_texts(data: Path) -> Iterator[str]:
-    for row in read_rows(data):
-        yield row if isinstance(row, str) else "\n".join(turn["content"] for turn in row)
+def _as_texts(data: Path, reading: Reading) -> Iterator[str]:
+    for row in rows(data, reading):
+        turns = row.content
+        yield turns if isinstance(turns, str) else "\n".join(turn["content"] for turn in turns)
 
 
 def _folder_name(model: str, data: str | Path, steps: int) -> str:
@@ -221,6 +232,14 @@ def _log(folder: Path) -> list[dict[str, Any]]:
             if "losses" in row:
                 rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
+
+
+def _left_out(folder: Path) -> tuple[str, ...]:
+    """As the training says it."""
+    path = folder / "output.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    said = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    return tuple(sentence for sentence in said if sentence.startswith("left out"))
 
 
 def _environment() -> dict[str, str]:
