@@ -261,14 +261,3 @@ def _loop(cache: Tensor, new: int, filled: int) -> Callable | None:
     few = new <= FEW_QUERIES and filled * cache.shape[-3] * cache.shape[-1] <= LOOP_NUMBERS
     fits = few and cache.device.type == "cpu" and cache.dtype == torch.float32
     return getattr(kernels.loops(), "attend", None) if fits else None
-
-
-def warm_up() -> None:
-    """Compile or load the loop of `AttentionStep.attend_packed`, if there is one, before a pass is timed."""
-    if kernels.loops() is not None:
-        with kernels.tried():
-            turns = torch.zeros(1, 1, 1, 2)
-            step = AttentionStep(
-                KVCache(torch.zeros(2, 1, 1, 1, 2)), [1], [1], (turns, turns), lambda new, stop: turns
-            )
-            step.attend_packed([torch.zeros(1, 6)], 0, 1.0, all_positions=True)

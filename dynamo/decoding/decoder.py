@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from dynamo import kernels
 from dynamo.common.laps import lap
-from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary, warm_up
+from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.few_bits import BYTES, fits_few_bits
 from dynamo.decoding.packed import WEIGHTS, matrix_product, pack
@@ -86,11 +86,9 @@ class Decoder:
 
     def _warm_up(self) -> None:
         """Compile or load the loops that a pass runs, before one is timed."""
-        if self._finals.looped is None:
-            warm_up()
-            return
-        with kernels.tried():
-            self.forward(self.new_cache(1), [0])
+        if kernels.loops() is not None:
+            with kernels.tried():
+                self.forward(self.new_cache(1), [0])
 
     def bytes_per_weight(self) -> float:
         """How many bytes a pass reads of one weight: fewer in a packed copy than in the model, or as many."""
@@ -139,18 +137,33 @@ class Decoder:
         tokens: Sequence[int],
         heads: int | None = None,
         queries: int | None = None,
-        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Read `tokens` after what the cache holds; logits (heads, vocab) at the last of them, or of the last
-        `queries` of them (heads, queries, vocab), in the model's dtype.
-
-        heads: how many to run, all by default; the others' caches then miss these positions for good;
-        states: a list that gets the heads' hidden states behind the final norm, (heads, queries, hidden).
+        `queries` of them (heads, queries, vocab), in the model's dtype; heads as in `read`.
         """
-        step = self._step(state, [len(tokens)], [queries or 1])
-        logits = self._run(tokens, step, heads, states)
-        state.length += len(tokens)
+        logits = self.logits(self.read(state, tokens, heads, queries or 1))
         return logits[:, 0] if queries is None else logits
+
+    @torch.inference_mode()
+    def read(
+        self, state: KVCache, tokens: Sequence[int], heads: int | None = None, queries: int = 1
+    ) -> Tensor:
+        """`forward` up to the final norm: hidden states behind it, (heads, queries, hidden).
+
+        heads: how many to run, all by default; the others' caches then miss these positions for good.
+        """
+        step = self._step(state, [len(tokens)], [queries])
+        states = self._run(tokens, step, heads)
+        state.length += len(tokens)
+        return states
+
+    def by_position(self, states: Tensor) -> LogitsByPosition | Tensor:
+        """Logits (heads, vocab) of one position after the other, from states (heads, queries, hidden).
+
+        On CPU they are made when a position is asked for: in exact mode most positions are behind a draft
+        that is rejected, and a product of many rows takes longer than one of few.
+        """
+        return LogitsByPosition(self, states) if self.packed else self.logits(states).transpose(0, 1)
 
     @torch.inference_mode()
     def forward_batch(
@@ -159,27 +172,34 @@ class Decoder:
         tokens: Sequence[Sequence[int]],
         heads: int | None = None,
         queries: Sequence[int] | None = None,
-        states: list[Tensor] | None = None,
     ) -> Tensor:
         """One pass for all texts: row i reads `tokens[i]`, one or more; rows need not agree in number.
 
-        Logits (heads, all queries, vocab) at the last `queries[i]` positions of each row, 1 by default;
-        states as in `forward`.
+        Logits (heads, all queries, vocab) at the last `queries[i]` positions of each row, 1 by default.
         """
+        return self.logits(self.read_batch(state, tokens, heads, queries))
+
+    @torch.inference_mode()
+    def read_batch(
+        self,
+        state: BatchKVCache,
+        tokens: Sequence[Sequence[int]],
+        heads: int | None = None,
+        queries: Sequence[int] | None = None,
+    ) -> Tensor:
+        """`forward_batch` up to the final norm: (heads, all queries, hidden)."""
         step = self._step(state, [len(each) for each in tokens], queries or [1] * len(tokens))
-        logits = self._run([token for each in tokens for token in each], step, heads, states)
+        states = self._run([token for each in tokens for token in each], step, heads)
         for row, each in zip(state.rows, tokens, strict=True):
             row.length += len(each)
-        return logits
+        return states
 
     def _step(
         self, state: KVCache | BatchKVCache, counts: Sequence[int], queries: Sequence[int]
     ) -> AttentionStep:
         return AttentionStep(state, counts, queries, self._rotary, self._masks)
 
-    def _run(
-        self, tokens: Sequence[int], step: AttentionStep, heads: int | None, states: list[Tensor] | None
-    ) -> Tensor:
+    def _run(self, tokens: Sequence[int], step: AttentionStep, heads: int | None) -> Tensor:
         heads = self.heads if heads is None else heads
         assert 1 <= heads <= self.heads, f"{heads} heads asked of {self.heads}"
         hidden_states = self._embed(torch.tensor(tokens, device=self.device))  # (new, hidden)
@@ -187,12 +207,7 @@ class Decoder:
         run = self._packed_pass if self.packed else self._module_pass
         outputs = run(hidden_states, heads, step)  # (heads, queries, hidden)
         lap("heads")
-        normed = self._normed(outputs)
-        if states is not None:
-            states.append(normed)
-        logits = self._logits(normed)
-        lap("output embedding")
-        return logits
+        return self._normed(outputs)
 
     def _packed_pass(self, hidden_states: Tensor, heads: int, step: AttentionStep) -> Tensor:
         """Outputs of the last layer and the extra heads where they are wanted, (heads, queries, hidden)."""
@@ -242,13 +257,31 @@ class Decoder:
             rows.append((head.final_layer_norm or norm)(output).to(rows[0].device))
         return torch.stack(rows)
 
-    def _logits(self, normed: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def logits(self, states: Tensor) -> Tensor:
         """The output embedding, read once where it is shared: (heads, queries, hidden) -> (.., vocab)."""
         if self._output_is_shared:
-            heads, queries, hidden = normed.shape
-            return self._unembed(normed.view(-1, hidden)).view(heads, queries, -1)
-        extra = self._token_heads[: len(normed) - 1]
-        rows = [self._unembed(normed[0])]
-        for head, states in zip(extra, normed[1:], strict=True):
-            rows.append((head.output_embedding or self._unembed)(states).to(rows[0].device))
-        return torch.stack(rows)
+            heads, queries, hidden = states.shape
+            logits = self._unembed(states.reshape(-1, hidden)).view(heads, queries, -1)
+        else:
+            extra = self._token_heads[: len(states) - 1]
+            rows = [self._unembed(states[0])]
+            for head, own in zip(extra, states[1:], strict=True):
+                rows.append((head.output_embedding or self._unembed)(own).to(rows[0].device))
+            logits = torch.stack(rows)
+        lap("output embedding")
+        return logits
+
+
+class LogitsByPosition:
+    """A pass's logits, `self[position]` (heads, vocab), each made when it is first asked for."""
+
+    def __init__(self, decoder: Decoder, states: Tensor):
+        self._decoder, self._states = decoder, states  # (heads, queries, hidden)
+        self._made: dict[int, Tensor] = {}
+
+    def __getitem__(self, position: int) -> Tensor:
+        if position not in self._made:
+            at = self._states[:, position : position + 1]
+            self._made[position] = self._decoder.logits(at)[:, 0]
+        return self._made[position]

@@ -175,11 +175,10 @@ class Engine:
     def _pass(self, sequence: TokenSequence, cache: KVCache, heads: int) -> StepRecord:
         assert cache.length == sequence.cached, f"{cache.length} positions cached, {sequence.cached} expected"
         started = time.perf_counter()
-        states = [] if sequence.wants_states else None
-        given = {} if states is None else {"states": states}
-        logits = self._decoder.forward(cache, sequence.pending, heads, sequence.queries, **given)
+        states = self._decoder.read(cache, sequence.pending, heads, sequence.queries)
+        logits = self._decoder.by_position(states)
         # Bringing the candidates to the host is the step's one synchronisation.
-        record = sequence.advance(logits, lambda: time.perf_counter() - started, states and states[0])
+        record = sequence.advance(logits, lambda: time.perf_counter() - started, states)
         cache.crop(sequence.rejected)
         return record
 
@@ -201,14 +200,14 @@ class Engine:
             pending, queries = zip(
                 *((sequence.pending, sequence.queries) for _, sequence in rows), strict=True
             )
-            states = [] if sequences[0].wants_states else None
-            logits = self._decoder.forward_batch(cache, pending, heads, queries, states)
+            states = self._decoder.read_batch(cache, pending, heads, queries)
+            logits = self._decoder.logits(states)  # at once: the output embedding is read once for all rows
             records, end = [], 0
             for (index, sequence), row_cache, count in zip(rows, cache.rows, queries, strict=True):
                 end += count
                 own = slice(end - count, end)
-                given = states and states[0][:, own]
-                records.append((index, sequence.advance(logits[:, own], lambda: 0.0, given)))
+                by_position = logits[:, own].transpose(0, 1)
+                records.append((index, sequence.advance(by_position, lambda: 0.0, states[:, own])))
                 row_cache.crop(sequence.rejected)
             seconds = (time.perf_counter() - started) / len(rows)
             for index, record in records:

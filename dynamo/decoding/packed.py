@@ -131,7 +131,7 @@ class SequentialLayers(PackedLayers):
     def _normed(self, states: Tensor, norm: Norm) -> Tensor:
         gain, shift = norm
         if shift is None:
-            return F.rms_norm(states, (self.hidden,), gain, self.eps)
+            return rms_normed(states, gain, self.eps)
         return F.layer_norm(states, (self.hidden,), gain, shift, self.eps)
 
 
@@ -183,6 +183,14 @@ def _matrices(weights: Sequence[Tensor], half: bool) -> np.ndarray:
     """(layers, out, in): float32, or the bits of float16 as uint16."""
     stacked = torch.stack(tuple(weights)).detach()
     return stacked.half().numpy().view(np.uint16) if half else stacked.numpy()
+
+
+def rms_normed(states: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """(rows, hidden) -> (rows, hidden); for few rows in the compiled loop."""
+    loops = kernels.loops() if len(states) <= MOST_ROWS else None
+    if loops is None:
+        return F.rms_norm(states, gain.shape, gain, eps)
+    return torch.from_numpy(loops.rms_normed(states.numpy(), gain.detach().numpy(), float(eps)))
 
 
 def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> Product:

@@ -1,14 +1,15 @@
 """One text in the making: what it holds so far, what the next pass must read, what its logits lead to.
 
 The baseline, DynaMo and exact mode are one lane each way: what differs is how tokens are chosen. A lane knows
-no model and no clock; whoever runs it feeds `pending` to a decoder, asks for the logits of the last `queries`
-positions, hands them to `advance`, and takes back the last `rejected` positions it fed.
+no model and no clock; whoever runs it feeds `pending` to a decoder, hands the logits of the last `queries`
+positions to `advance`, which may not look at all of them, and takes back the last `rejected` positions fed.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,12 @@ from dynamo.sampling.exact import Draft, propose, shown_joint, verify
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint, StepRecord
 from dynamo.sampling.sampler import Context, choose
+
+
+class ByPosition(Protocol):
+    """A pass's logits: those of the first query are `self[0]`, (heads, vocab)."""
+
+    def __getitem__(self, position: int, /) -> Tensor: ...
 
 
 class TokenSequence:
@@ -61,19 +68,12 @@ class TokenSequence:
         return 1 + len(self._drafts)
 
     @property
-    def wants_states(self) -> bool:
-        """Whether `advance` needs the heads' hidden states, too."""
-        return self._correlators is not None and self._options.highest_order > 1
-
-    @property
     def cached(self) -> int:
         """How many positions the lane's cache must hold before the next pass."""
         return self.prompt_length + self.emitted - (len(self.pending) - len(self._drafts))
 
-    def advance(
-        self, logits: Tensor, seconds: Callable[[], float], states: Tensor | None = None
-    ) -> StepRecord:
-        """Choose the next tokens from logits (heads, queries, vocab); `seconds` is asked after that.
+    def advance(self, logits: ByPosition, seconds: Callable[[], float], states: Tensor) -> StepRecord:
+        """Choose the next tokens from each position's logits (heads, vocab); `seconds` is asked after that.
 
         states: hidden states behind the final norm, (heads, queries, hidden), for a correlator.
         """
@@ -81,10 +81,9 @@ class TokenSequence:
         self.emitted += len(record.tokens)
         return record
 
-    def _chosen(self, logits: Tensor, seconds: Callable[[], float], states: Tensor | None) -> StepRecord:
-        candidates = top_candidates(logits[:, -1], self._options)
-        if states is not None:
-            candidates = self._correlators.attach(candidates, logits[1:, -1], states[1:, -1], self._options)
+    def _chosen(self, logits: ByPosition, seconds: Callable[[], float], states: Tensor) -> StepRecord:
+        last = logits[0]  # the one position
+        candidates = self._given(top_candidates(last, self._options), last, states[:, 0])
         lap("top-k")
         step = candidates, self._context, self._table, self._options
         anchored = self._options.draw == "anchored"
@@ -107,16 +106,26 @@ class TokenSequence:
             anchored=anchored,
         )
 
-    def _verified(self, logits: Tensor, seconds: Callable[[], float], states: Tensor | None) -> StepRecord:
+    def _given(self, candidates: Candidates, logits: Tensor, states: Tensor) -> Candidates:
+        """Candidates with the correlator's conditionals, where the options ask for it; logits (heads, vocab),
+        states (heads, hidden)."""
+        if self._correlators is None or self._options.highest_order == 1:
+            return candidates
+        further = len(candidates.ids)
+        return self._correlators.attach(candidates, logits[1:further], states[1:further], self._options)
+
+    def _verified(self, logits: ByPosition, seconds: Callable[[], float], states: Tensor) -> StepRecord:
         drafts, options = self._drafts, self._options
-        verdict = verify(logits[0], drafts, self._context, options, self._uniform, self._end_ids)
+        verdict = verify(logits, drafts, self._context, options, self._uniform, self._end_ids)
+        lap("draw")
         tokens, going_on = self._cut(verdict.tokens)
         self.rejected = len(drafts) - verdict.accepted
         self._drafts, self.pending, joint = (), [], None
         if going_on:
-            own = None if states is None else states[1:, verdict.accepted]
-            joint = self._propose(logits[1:, verdict.accepted], verdict.last, tokens, own)
+            at = verdict.accepted
+            joint = self._propose(logits[at], verdict.last, tokens, states[:, at])
             self.pending = [tokens[-1], *(draft.token for draft in self._drafts)]
+            lap("joint and mask")
         return StepRecord(
             tokens=tokens,
             order=len(verdict.tokens),
@@ -130,17 +139,18 @@ class TokenSequence:
         )
 
     def _propose(
-        self, logits: Tensor, first: Candidates, tokens: tuple[int, ...], states: Tensor | None
+        self, logits: Tensor, first: Candidates, tokens: tuple[int, ...], states: Tensor
     ) -> Joint | None:
         """Draft what may follow `tokens`; the joint that the drafts are from."""
         # A pass makes one token more final than it reads drafts, and there is no use for more than the limit.
-        most = min(len(logits), self._options.highest_order - 1, self.limit - self.emitted - len(tokens) - 1)
+        left = self.limit - self.emitted - len(tokens) - 1
+        most = min(len(logits) - 1, self._options.highest_order - 1, left)
         if most < 1:
             return None
-        rest = top_candidates(logits[:most], self._options)
+        rest = top_candidates(logits[1 : 1 + most], self._options)
+        lap("top-k")
         heads = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
-        if states is not None:
-            heads = self._correlators.attach(heads, logits[:most], states[:most], self._options)
+        heads = self._given(heads, logits, states)
         self._drafts = propose(
             heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
         )

@@ -36,6 +36,7 @@ class Loops(NamedTuple):
     drawn: Callable
     attend: Callable
     side_by_side: Callable
+    rms_normed: Callable
     widens_halves: Callable
 
 
@@ -54,7 +55,7 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import compiling, layers, masked_joint, thresholds, top_k
+        from dynamo.kernels import compiling, layers, masked_joint, norms, thresholds, top_k
     except ImportError:
         return None
     return Loops(
@@ -67,6 +68,7 @@ def loops() -> Loops | None:
         thresholds.drawn,
         layers.attend,
         layers.side_by_side,
+        norms.rms_normed,
         compiling.widens_halves,
     )
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.corrections import NOTHING, correction_of
@@ -57,14 +59,16 @@ class Verdict:
 
 
 def verify(
-    logits: Tensor | NDArray[np.floating],
+    logits: Any,
     drafts: tuple[Draft, ...],
     context: Context,
     options: SamplingOptions,
     uniform: Uniform,
     ends: frozenset[int] = frozenset(),
 ) -> Verdict:
-    """Speculative sampling. logits (drafts + 1, vocab): the first head's, at each draft and after the last.
+    """Speculative sampling. logits[i]: (vocab,) of the first head where draft i is to be verified, or behind
+    the last; further heads' below it are ignored, (heads, vocab). Positions behind a rejected draft are not
+    asked for.
 
     Final tokens are added to `context`, so that the penalty at each position includes those before it. Takes
     one uniform for each draft that it examines and one for the drawn token.
@@ -77,10 +81,10 @@ def verify(
         tokens.append(token)
         probabilities.append(_at(token, head.ids[0], head.f[0]))
 
-    heads = top_candidates(logits, options)  # a row per position: (drafts + 1, k)
-    for accepted in range(len(logits)):
-        # Penalised one by one: the tokens accepted before are part of the context.
-        head = Candidates(heads.ids[accepted : accepted + 1], heads.f[accepted : accepted + 1])  # (1, k)
+    for accepted in range(len(drafts) + 1):
+        # One by one: the tokens accepted before are part of the penalty's context.
+        head = top_candidates(torch.atleast_2d(torch.as_tensor(logits[accepted]))[:1], options)  # (1, k)
+        lap("top-k")
         p = _first_head(head, context, options)
         if accepted < len(drafts):
             draft = drafts[accepted]
@@ -93,7 +97,7 @@ def verify(
             p = _residual(p, head.ids[0], draft)  # weights: `sample_index` needs no sum of 1
         settle(int(head.ids[0][sample_index(p, options, uniform())]), head)
         return Verdict(accepted, tuple(tokens), tuple(probabilities), head)
-    raise AssertionError(f"{len(logits)} rows of logits for {len(drafts)} drafts")
+    raise AssertionError("the last position draws")
 
 
 def _first_head(head: Candidates, context: Context, options: SamplingOptions) -> NDArray[np.float64]:

@@ -54,13 +54,15 @@ class TableDecoder:
     def new_cache(self, capacity: int) -> TableState:
         return TableState()
 
-    def forward(self, state, tokens, heads, queries, states=None) -> torch.Tensor:
-        if states is not None:
-            states.append(torch.zeros(self.heads, queries, 1))
+    def read(self, state, tokens, heads, queries) -> torch.Tensor:
+        """Logits in the place of states."""
         state.tokens += tokens
         self.fed.append(len(tokens))
         after = [logits_after(state.tokens[: state.length - back]) for back in reversed(range(queries))]
         return torch.tensor(np.stack(after, axis=1)[:heads])
+
+    def by_position(self, states):
+        return states.transpose(0, 1)
 
 
 class TableCorrelator:
