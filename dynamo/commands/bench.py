@@ -1,7 +1,8 @@
 """Measure speed on this machine: lanes interleaved, warmed up and pooled; tokens per pass and per second.
 
 Lanes are transformers' generate (eager; compiled with a static cache), its prompt lookup, assisted generation
-with a draft model, our one-token loop on the base model, DynaMo at the default threshold and in exact mode.
+with a draft model, our one-token loop on the base model, DynaMo at the default threshold and in exact mode,
+other engines on the same weights where they are asked for.
 Also where a pass's time goes, and what share of the memory bandwidth is used.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dynamo.common.threads import AUTO, add_threads_argument, checked_threads, s
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.decoding.packed import WEIGHTS
+from dynamo.evaluation import peers
 from dynamo.evaluation.subprocess_lane import PairSpec
 from dynamo.sampling.options import SamplingOptions
 
@@ -54,6 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="a smaller model of the same vocabulary: adds assisted generation")  # fmt: skip
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS[1:], default=[],
                         help="adds our loop and DynaMo on such copies of the weights, on CPU")  # fmt: skip
+    parser.add_argument("--peer", nargs="+", choices=peers.PEERS, default=[],
+                        help="adds these engines, where they are installed")  # fmt: skip
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PROGRAM",
+                        help="the Python that has them (default: this one)")  # fmt: skip
+    parser.add_argument("--peer-model", type=Path, metavar="FILE",
+                        help="GGUF file for llama.cpp (default: what the base was read from)")  # fmt: skip
     parser.add_argument("--compile-limit", type=float, default=COMPILE_LIMIT, metavar="SECONDS",
                         help="a compiled lane is left out if it takes longer; 0 for none "
                         f"(default: {COMPILE_LIMIT:.0f})")  # fmt: skip
@@ -86,20 +94,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     options = replace(pair.options, threshold=arguments.threshold, exact=False)
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
     times, flags, read, lost = _race(arguments, pair, prompts, options)
-    ratios = bench.ratios(times)
     profile = profile_lanes(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
+    estimates = bench.ratios(times) | {
+        "tokens_per_forward": times["dynamo"].per_forward(),
+        "conversion": bench.conversion(times),
+        "sampler_share": profile["dynamo"].sampler_estimate(),
+        "bandwidth_share": times["own"].share_of(reading, read["own"]),
+    }
     result = {
         "model": pair.name,
-        **{name: each.value for name, each in ratios.items()},
-        "tokens_per_forward": times["dynamo"].tokens_per_forward,
-        "conversion": bench.conversion(times),
-        "sampler_share": profile["dynamo"].sampler_share,
-        "intervals": {name: [each.low, each.high] for name, each in ratios.items()},
+        **{name: each.value for name, each in estimates.items()},
+        "intervals": {name: [each.low, each.high] for name, each in estimates.items()},
         "lanes": {
             name: {
                 **each.to_json(),
-                "share_of_bandwidth": read[name] * each.passes_per_second / reading,
+                "share_of_bandwidth": each.share_of(reading, read[name]).value if name in read else None,
                 **({"flags": flags[name]} if name in flags else {}),
             }
             for name, each in times.items()
@@ -129,6 +139,7 @@ def _race(
     arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], dict[str, str]]:
     """By lane: its times, the flags of `transformers`' lanes, bytes a pass reads, why a lane was left out."""
+    import torch
     from tqdm import tqdm
 
     from dynamo.evaluation import bench
@@ -137,8 +148,17 @@ def _race(
     draft = _draft(arguments, pair)
     lanes, flags, read = bench.lanes(pair, options, arguments.max_new_tokens, only, draft, arguments.weights)
     lost: dict[str, str] = {}
-    with _compiled(arguments, pair, prompts, options, lost) as compiled:
-        lanes |= compiled
+    context = max(map(len, prompts)) + arguments.max_new_tokens
+    with ExitStack() as open_lanes:
+        compiled = open_lanes.enter_context(_compiled(arguments, pair, prompts, options, lost))
+        others = peers.start(
+            arguments.peer, pair, options, arguments.max_new_tokens, context, torch.get_num_threads(), lost,
+            arguments.peer_python, arguments.peer_model,
+        )  # fmt: skip
+        for lane in others.values():
+            open_lanes.callback(lane.close)
+        lanes |= compiled | others
+        flags |= {name: lane.flags for name, lane in others.items()}
         if compiled:
             flags["compiled"] = GenerateEngine(pair.base, pair.tokenizer, compiled=True).flags
             read["compiled"] = read["generate"]
@@ -239,15 +259,13 @@ def _print(result: dict[str, Any]) -> None:
         print(
             f"{name:15}  {lane['tokens_per_second']:8.0f}  {lane['spread']:4.0f}  "
             f"{lane['tokens_per_forward']:11.2f}  {lane['ms_per_pass']:7.3f}  {lane['prefill_ms']:9.2f}  "
-            f"{100 * lane['share_of_bandwidth']:7.0f} %",
+            + ("" if lane["share_of_bandwidth"] is None else f"{100 * lane['share_of_bandwidth']:7.0f} %"),
             file=sys.stderr,
         )
     for name, reason in result["lost"].items():
         print(f"{name:15}  left out: {reason}", file=sys.stderr)
     for name, (low, high) in result["intervals"].items():
-        print(f"{name:22} {result[name]:5.2f}   95 % over prompts {low:.2f} to {high:.2f}", file=sys.stderr)
-    print(f"{'conversion':22} {result['conversion']:5.2f}", file=sys.stderr)
-    print(f"{'sampler / forward':22} {result['sampler_share']:5.2f}", file=sys.stderr)
+        print(f"{name:33} {result[name]:5.2f}   95 % over prompts {low:.2f} to {high:.2f}", file=sys.stderr)
     for lane, parts in result["split"].items():
         shown = "  ".join(f"{part} {ms:.3f}" for part, ms in parts["parts"].items())
         print(f"{lane}, profiled, ms a pass: {shown}  sum {parts['pass_ms']:.3f}", file=sys.stderr)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dynamo.common.statistics import Estimate, bootstrap, ratio
+from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.subprocess_lane import Lane, LaneLost
@@ -25,7 +25,7 @@ from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
 LOOKUP_TOKENS = 10
-DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8", "dynamo_int4")
+DYNAMO_LANES = ("dynamo", "exact", "dynamo_int8", "exact_int8", "dynamo_int4", "exact_int4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,14 @@ class Times:
             np.stack(sums, axis=1), lambda s: ratio(ratio(s[:, 0], s[:, 1]), ratio(s[:, 2], s[:, 3]))
         )
 
+    def per_forward(self) -> Estimate:
+        return bootstrap_ratio(self.tokens.sum(axis=0), self.passes.sum(axis=0))
+
+    def share_of(self, bandwidth: float, bytes_per_pass: int) -> Estimate:
+        """Of that many bytes a second, what the passes read."""
+        read = bytes_per_pass / bandwidth * self.passes.sum(axis=0)
+        return bootstrap_ratio(read, self.seconds.sum(axis=0))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "tokens_per_second": self.tokens_per_second,
@@ -91,7 +99,7 @@ def lanes(
 
     generate: `transformers`' own, eager; prompt_lookup: the same with its drafts from the prompt; assisted:
     the same with those of a `draft` model; own: our one-token loop on the base model; dynamo: at `options`;
-    exact: DynaMo's exact mode; own_int8, dynamo_int8 and the like: on copies of the `weights`.
+    exact: DynaMo's exact mode; own_int8, dynamo_int8, exact_int8 and the like: on copies of the `weights`.
     """
     stock = {
         "generate": GenerateEngine(pair.base, pair.tokenizer),
@@ -103,6 +111,7 @@ def lanes(
     engines["exact"] = engines["dynamo"]
     for kept in weights:
         engines |= {f"own_{kept}": _own(pair, kept), f"dynamo_{kept}": _dynamo(pair, kept)}
+        engines[f"exact_{kept}"] = engines[f"dynamo_{kept}"]
     exact = replace(options, exact=True)
     every: dict[str, Lane] = {
         name: lambda prompt, seed, engine=engine: RunCounts.fold(
@@ -110,12 +119,11 @@ def lanes(
         )
         for name, engine in stock.items()
     }
-    every |= {
-        name: lambda prompt, seed, engine=engine, own=exact if name == "exact" else options: RunCounts.fold(
+    for name, engine in engines.items():
+        own = exact if name.startswith("exact") else options
+        every[name] = lambda prompt, seed, engine=engine, own=own: RunCounts.fold(
             engine.stream(prompt, own, max_new_tokens, seed)
         )
-        for name, engine in engines.items()
-    }
     chosen = {name: lane for name, lane in every.items() if not only or name in only}
     read = {
         name: bytes_per_pass(
@@ -181,6 +189,7 @@ def interleave(
     return {name: Times(*sums[name]) for name in names}
 
 
+LOOPS = ("own", "dynamo", "exact")
 PAIRS = (
     ("own", "generate"),
     ("dynamo", "own"),
@@ -193,6 +202,13 @@ PAIRS = (
     ("dynamo_int8", "dynamo"),
     ("own_int4", "own"),
     ("dynamo_int4", "dynamo"),
+    ("exact_int8", "own_int8"),
+    ("exact_int4", "own_int4"),
+    *((f"{lane}{kept}", "llamacpp") for kept in ("", "_int8", "_int4") for lane in LOOPS),
+    ("own", "ctranslate2"),
+    ("dynamo", "ctranslate2"),
+    ("own_int8", "ctranslate2_int8"),
+    ("dynamo_int8", "ctranslate2_int8"),
 )
 
 
@@ -205,9 +221,14 @@ def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:
     }
 
 
-def conversion(times: Mapping[str, Times]) -> float:
+def conversion(times: Mapping[str, Times]) -> Estimate:
     """Wall-clock speed-up over the own loop, as a share of DynaMo's tokens per forward pass."""
-    return times["dynamo"].over(times["own"]).value / times["dynamo"].tokens_per_forward
+    own, dynamo = times["own"], times["dynamo"]
+    # Tokens cancel: passes a second of DynaMo over the own loop's tokens a second.
+    sums = [each.sum(axis=0) for each in (dynamo.passes, dynamo.seconds, own.tokens, own.seconds)]
+    return bootstrap(
+        np.stack(sums, axis=1), lambda s: ratio(ratio(s[:, 0], s[:, 1]), ratio(s[:, 2], s[:, 3]))
+    )
 
 
 def bytes_per_pass(model: torch.nn.Module, bytes_per_weight: float | None = None) -> int:

@@ -25,6 +25,11 @@ LANES = {
     "dynamo_int8": "DynaMo, int8",
     "own_int4": "our one-token loop, int4",
     "dynamo_int4": "DynaMo, int4",
+    "exact_int8": "DynaMo, exact mode, int8",
+    "exact_int4": "DynaMo, exact mode, int4",
+    "llamacpp": "llama.cpp, the GGUF file that the base is from",
+    "ctranslate2": "CTranslate2, float32",
+    "ctranslate2_int8": "CTranslate2, int8",
 }
 # Name: words, the least that is acceptable, the aim.
 RATIOS = {
@@ -39,6 +44,21 @@ RATIOS = {
     "dynamo_int8_over_dynamo": ("DynaMo, int8 / DynaMo", "–", "–"),
     "own_int4_over_own": ("own loop, int4 / own loop", "–", "–"),
     "dynamo_int4_over_dynamo": ("DynaMo, int4 / DynaMo", "–", "–"),
+    "exact_int8_over_own_int8": ("exact mode / own loop, int8", "–", "–"),
+    "exact_int4_over_own_int4": ("exact mode / own loop, int4", "–", "–"),
+    "own_over_llamacpp": ("own loop / llama.cpp", "–", "–"),
+    "dynamo_over_llamacpp": ("DynaMo / llama.cpp", "–", "–"),
+    "exact_over_llamacpp": ("exact mode / llama.cpp", "–", "–"),
+    "own_int8_over_llamacpp": ("own loop, int8 / llama.cpp", "–", "–"),
+    "dynamo_int8_over_llamacpp": ("DynaMo, int8 / llama.cpp", "–", "–"),
+    "exact_int8_over_llamacpp": ("exact mode, int8 / llama.cpp", "–", "–"),
+    "own_int4_over_llamacpp": ("own loop, int4 / llama.cpp", "1.0", "1.5"),
+    "dynamo_int4_over_llamacpp": ("DynaMo, int4 / llama.cpp", "1.1", "2.0"),
+    "exact_int4_over_llamacpp": ("exact mode, int4 / llama.cpp", "1.1", "1.7"),
+    "own_over_ctranslate2": ("own loop / CTranslate2, float32", "1.0", "1.3"),
+    "dynamo_over_ctranslate2": ("DynaMo / CTranslate2, float32", "–", "–"),
+    "own_int8_over_ctranslate2_int8": ("own loop / CTranslate2, both int8", "1.0", "1.3"),
+    "dynamo_int8_over_ctranslate2_int8": ("DynaMo / CTranslate2, both int8", "–", "–"),
     "conversion": ("conversion: (DynaMo / own loop) / tokens per pass", "0.65", "0.8"),
     "sampler_share": ("sampler / forward pass (profiled)", "at most 0.15", "0.05"),
 }
@@ -92,7 +112,7 @@ def lanes(result: Result) -> str:
             f"{lane['tokens_per_forward']:.2f}",
             f"{lane['ms_per_pass']:.2f}",
             f"{lane['prefill_ms']:.1f}",
-            f"{100 * lane['share_of_bandwidth']:.0f} %",
+            _share(lane),
         ]
         for name, lane in ((name, result["lanes"][name]) for name in LANES if name in result["lanes"])
     ]
@@ -101,6 +121,10 @@ def lanes(result: Result) -> str:
          "share of memory bandwidth"],
         rows,
     )  # fmt: skip
+
+
+def _share(lane: Result) -> str:
+    return "–" if lane["share_of_bandwidth"] is None else f"{100 * lane['share_of_bandwidth']:.0f} %"
 
 
 def ratios(result: Result) -> str:

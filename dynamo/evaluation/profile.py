@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from dynamo.common.laps import Stopwatch, running
+from dynamo.common.statistics import Estimate, bootstrap_ratio
 from dynamo.decoding.engine import Engine
 from dynamo.loading import Pair
 from dynamo.sampling.options import SamplingOptions
@@ -32,12 +34,17 @@ class LaneSplit:
     parts: dict[str, float]
     pass_ms: float
     passes: int
+    by_prompt: tuple[tuple[float, float], ...] = ()  # seconds of sampler and of all else
 
     @property
     def sampler_share(self) -> float:
         """Top-k, joint, mask, thresholds and draw over the forward pass, which is everything else."""
         sampler = sum(self.parts[part] for part in SAMPLER_PARTS)
         return sampler / (self.pass_ms - sampler)
+
+    def sampler_estimate(self) -> Estimate:
+        """The same with its interval over prompts."""
+        return bootstrap_ratio(*np.array(self.by_prompt).T)
 
     def to_json(self) -> dict[str, Any]:
         return {"parts": self.parts, "pass_ms": self.pass_ms, "passes": self.passes}
@@ -70,18 +77,22 @@ def _profile(
 ) -> LaneSplit:
     seconds: Counter[str] = Counter()
     total, passes = 0.0, 0
+    by_prompt: list[tuple[float, float]] = []
     list(engine.stream(prompts[0], options, max_new_tokens, seed))  # to warm up
     stopwatch = Stopwatch(torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None)
     with running(stopwatch):
         for prompt in prompts:
+            before = total, sum(seconds[part] for part in SAMPLER_PARTS)
             for step in engine.stream(prompt, options, max_new_tokens, seed):
                 taken = stopwatch.take()
                 if not step.prefill:
                     seconds.update(taken)
                     total += step.seconds
                     passes += 1
+            sampler = sum(seconds[part] for part in SAMPLER_PARTS) - before[1]
+            by_prompt.append((sampler, total - before[0] - sampler))
     if not passes:
         raise ValueError("prompts: no reply is longer than one pass; give other prompts or more new tokens")
     parts = {part: 1000 * seconds[part] / passes for part in PARTS}
     pass_ms = 1000 * total / passes
-    return LaneSplit({**parts, REST: pass_ms - sum(parts.values())}, pass_ms, passes)
+    return LaneSplit({**parts, REST: pass_ms - sum(parts.values())}, pass_ms, passes, tuple(by_prompt))

@@ -120,6 +120,7 @@ HEADLINE = (
     "tokens_per_forward",
     "conversion",
     "sampler_share",
+    "bandwidth_share",
 )
 
 
@@ -150,6 +151,8 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
         0.1,
         "--draft-model",
         folder / "pair" / "base",
+        "--peer",
+        "llama.cpp",
         "--output",
         output,
         *LONGEST,
@@ -158,7 +161,9 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
     assert all(isinstance(result[name], float) and result[name] > 0 for name in HEADLINE)
     assert result["conversion"] == pytest.approx(result["dynamo_over_own"] / result["tokens_per_forward"])
     assert set(result["lanes"]) == {"generate", "prompt_lookup", "assisted", "own", "dynamo", "exact"}
-    assert result["lost"] == {"compiled": "no reply within 0 s"}, "left out with its reason"
+    assert set(HEADLINE) <= set(result["intervals"])
+    assert result["lost"].pop("compiled") == "no reply within 0 s", "left out with its reason"
+    assert "not read from a GGUF file" in result["lost"].pop("llamacpp") and not result["lost"]
     for name, lane in result["lanes"].items():
         assert len(lane["runs"]) == 2 and lane["share_of_bandwidth"] > 0
         assert ("flags" in lane) == (name in ("generate", "prompt_lookup", "assisted"))

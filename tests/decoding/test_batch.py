@@ -145,7 +145,7 @@ def test_a_stream_that_fails_gives_its_state_back(monkeypatch):
     stream = engine.stream(PROMPT)
     next(stream)
     assert engine._pool.idle == 0
-    monkeypatch.setattr(Decoder, "forward", lambda *_: 1 / 0)
+    monkeypatch.setattr(Decoder, "read", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(stream)
     assert engine._pool.idle == 1

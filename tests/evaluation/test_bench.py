@@ -57,7 +57,7 @@ def test_speeds_are_pooled_and_ratios_are_of_pooled_speeds():
     assert {name: each.value for name, each in ratios.items()} == pytest.approx(
         {"own_over_generate": 2.0, "dynamo_over_own": 3.0, "dynamo_over_generate": 6.0}
     )
-    assert bench.conversion(times) == pytest.approx(1.5)
+    assert bench.conversion(times).value == pytest.approx(1.5)
 
 
 def test_interval_of_a_ratio_is_over_prompts():
@@ -99,7 +99,7 @@ def test_a_draft_model_and_weights_of_fewer_bits_add_lanes(pair):
     options = SamplingOptions(temperature=0.0)
     lanes, flags, read = bench.lanes(pair, options, 24, draft=pair.base, weights=("int8", "int4"))
     assert set(lanes) - {"generate", "prompt_lookup", "own", "dynamo", "exact"} == {
-        "assisted", "own_int8", "dynamo_int8", "own_int4", "dynamo_int4",
+        "assisted", "own_int8", "dynamo_int8", "exact_int8", "own_int4", "dynamo_int4", "exact_int4",
     }  # fmt: skip
     assisted = lanes["assisted"](PROMPTS[0], 4)
     assert assisted.tokens == lanes["generate"](PROMPTS[0], 4).tokens and assisted.passes < 24
