@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -20,8 +20,6 @@ import plotly.graph_objects as go
 WIDTH = 820
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")  # the first on the path draws
 _PAPER = "#ffffff"  # a file is seen on any background, the page's figures are transparent
-
-Draw = Callable[[Mapping[str, go.Figure]], Mapping[str, bytes]]
 
 
 def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> dict[str, Path]:

@@ -20,7 +20,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "diamond", "triangle-up", "x", "pentagon", "star")
 
 
-def lines(series: Sequence[Series], x_title: str, y_title: str, *, log_y: bool = False) -> go.Figure:
+def lines(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
     """One line with marks for each series, in a colour, dash and mark of its own."""
     figure = go.Figure()
     for number, each in enumerate(series):
@@ -36,12 +36,12 @@ def lines(series: Sequence[Series], x_title: str, y_title: str, *, log_y: bool =
         )
     dress(figure)
     figure.update_xaxes(title={"text": x_title, "standoff": 8})
-    figure.update_yaxes(title={"text": y_title, "standoff": 8}, **_scale(log_y))
+    figure.update_yaxes(title={"text": y_title, "standoff": 8})
     return figure
 
 
-def bars(series: Sequence[Series], y_title: str, *, log_y: bool = False) -> go.Figure:
-    """Bars side by side over names (x), one colour for each series."""
+def bars(series: Sequence[Series], y_title: str) -> go.Figure:
+    """Bars side by side over names (x) on a logarithmic scale, one colour for each series."""
     figure = go.Figure()
     for number, each in enumerate(series):
         figure.add_bar(
@@ -52,12 +52,8 @@ def bars(series: Sequence[Series], y_title: str, *, log_y: bool = False) -> go.F
             marker={"color": COLOURS[number % len(COLOURS)], "line": {"width": 0}},
         )
     dress(figure, barmode="group")
-    figure.update_yaxes(title={"text": y_title, "standoff": 8}, **_scale(log_y))
+    figure.update_yaxes(title={"text": y_title, "standoff": 8}, type="log", dtick="D2")
     return figure
-
-
-def _scale(logarithmic: bool) -> dict[str, Any]:
-    return {"type": "log", "dtick": "D2"} if logarithmic else {"type": "linear"}
 
 
 def _intervals(series: Series, colour: str) -> dict[str, Any] | None:

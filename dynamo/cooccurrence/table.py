@@ -114,12 +114,6 @@ class CooccurrenceTable:
         ratio[seen] = self._ratios[len(columns) - 2][positions[seen]]
         return ratio.reshape(ids.shape[:-1])
 
-    def log_ratio(self, ids: Any) -> Any:
-        """log M, as `ratio`; -inf where not in the table."""
-        ratio = self.ratio(ids)
-        with np.errstate(divide="ignore"):
-            return ratio.log() if is_tensor(ratio) else np.log(ratio)
-
     def candidates(self, heads: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Every tuple of the grid heads[0] x .. x heads[m - 1] that is in the table, and its ratio M.
 

@@ -31,6 +31,7 @@ from dynamo.sampling.options import MAX_ORDER, SamplingOptions
 from dynamo.sampling.records import Cell
 
 BINS = 10
+CUT = 512
 EVENTS = {"text": "equals the next tokens of held-out text", "base": "equals the base model's greedy text"}
 
 
@@ -116,12 +117,11 @@ def measure_calibration(
     orders: Sequence[int] = (2, 3),
     positions: int = 4000,
     per_document: int = 20,
-    cut: int = 512,
     seed: int = 0,
 ) -> list[Reliability]:
     """Both curves of every order, at `per_document` random positions of randomly chosen documents.
 
-    documents: ids, cut at `cut` tokens; positions: how many in all, fewer if the documents are used up;
+    documents: ids, cut at `CUT` tokens; positions: how many in all, fewer if the documents are used up;
     options: temperature, top-k, correction and mask strength are used. Raises ValueError if an order is not
     the model's or no document is long enough.
     """
@@ -129,7 +129,7 @@ def measure_calibration(
     heads, longest = model.config.num_token_heads, max(orders)
     if not 2 <= min(orders) <= longest <= heads:
         raise ValueError(f"orders: expected 2 to {heads} (the model's heads), got {tuple(orders)}")
-    cut = min(cut, max_positions(base), max_positions(model))
+    cut = min(CUT, max_positions(base), max_positions(model))
     long_enough = [document[:cut] for document in documents if len(document[:cut]) > longest]
     if not long_enough:
         raise ValueError(f"documents: none has more than {longest} tokens")

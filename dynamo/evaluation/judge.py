@@ -19,7 +19,6 @@ from dynamo.evaluation.completion import check_key
 from dynamo.evaluation.endpoint import Answer, Endpoint, NoAnswer
 from dynamo.evaluation.verdict import WINNERS
 
-Mode = Literal["single", "pairwise"]
 KEYS = {
     "single": ("prompt_id", "seed", "threshold"),
     "pairwise": ("prompt_id", "seed", "threshold", "first"),

@@ -55,7 +55,6 @@ def profile_lanes(
     prompts: Sequence[Sequence[int]],
     options: SamplingOptions | None = None,
     max_new_tokens: int = 64,
-    seed: int = 0,
 ) -> dict[str, LaneSplit]:
     """Profile "base", the one-token loop on the base model, and "dynamo" on a few prompts (ids).
 
@@ -67,23 +66,21 @@ def profile_lanes(
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
     }
     with _one_at_a_time:
-        return {
-            lane: _profile(engine, prompts, options, max_new_tokens, seed) for lane, engine in engines.items()
-        }
+        return {lane: _profile(engine, prompts, options, max_new_tokens) for lane, engine in engines.items()}
 
 
 def _profile(
-    engine: Engine, prompts: Sequence[Sequence[int]], options: SamplingOptions, max_new_tokens: int, seed: int
+    engine: Engine, prompts: Sequence[Sequence[int]], options: SamplingOptions, max_new_tokens: int
 ) -> LaneSplit:
     seconds: Counter[str] = Counter()
     total, passes = 0.0, 0
     by_prompt: list[tuple[float, float]] = []
-    list(engine.stream(prompts[0], options, max_new_tokens, seed))  # to warm up
+    list(engine.stream(prompts[0], options, max_new_tokens))  # to warm up
     stopwatch = Stopwatch(torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None)
     with running(stopwatch):
         for prompt in prompts:
             before = total, sum(seconds[part] for part in SAMPLER_PARTS)
-            for step in engine.stream(prompt, options, max_new_tokens, seed):
+            for step in engine.stream(prompt, options, max_new_tokens):
                 taken = stopwatch.take()
                 if not step.prefill:
                     seconds.update(taken)

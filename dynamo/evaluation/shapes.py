@@ -25,30 +25,28 @@ SURE = 200.0  # standard deviation of the logits
 WEIGHT_STD = 0.02
 
 
-def random_pair(
-    shape: str, device: torch.device, dtype: torch.dtype | None = None, heads: int = 3, seed: int = 0
-) -> Pair:
+def random_pair(shape: str, device: torch.device, dtype: torch.dtype | None = None) -> Pair:
     """A pair by a name of `SHAPES` or as LAYERSxHIDDENxHEADSxVOCABULARY; base and DynaMo share weights.
 
     Raises ValueError for a shape that is neither.
     """
     base = replace(_shape(shape), positions=POSITIONS)
     config = DynamoConfig.from_base(
-        new_base_config(base, bos_token_id=None, eos_token_id=None), num_token_heads=heads
+        new_base_config(base, bos_token_id=None, eos_token_id=None), num_token_heads=3
     )
     with torch.device("meta"):
         model = DynamoForCausalLM(config)
     model = model.to(dtype or default_dtype(device)).to_empty(device=device)
     model.tie_weights()
-    _fill(model, seed)
+    _fill(model)
     description = f"Random weights in the shape of {shape}, not a checkpoint."
     model.eval()
     return Pair(shape, description, model.to_base(shared=True), model, None, None)
 
 
 @torch.no_grad()
-def _fill(model: DynamoForCausalLM, seed: int) -> None:
-    generator = torch.Generator(model.device).manual_seed(seed)
+def _fill(model: DynamoForCausalLM) -> None:
+    generator = torch.Generator(model.device).manual_seed(0)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             weight.normal_(0.0, WEIGHT_STD, generator=generator)

@@ -206,7 +206,7 @@ class Rating:
     mean: Estimate | None
 
 
-def ratings(judgements: Iterable[dict[str, Any]], seed: int = 0) -> list[Rating]:
+def ratings(judgements: Iterable[dict[str, Any]]) -> list[Rating]:
     """Mean ratings by threshold, the base's first, with intervals over prompts."""
     groups: dict[float | None, list[dict[str, Any]]] = {}
     for row in judgements:

@@ -74,16 +74,16 @@ class ModelSize:
 
 
 def model_sizes(
-    dtype: torch.dtype, memory: int | None, quantize: str | None = None, heads: int = 3, packed: bool = False
+    dtype: torch.dtype, memory: int | None, quantize: str | None = None, packed: bool = False
 ) -> list[ModelSize]:
-    """Every Pythia size as a pair with `heads` token heads, smallest first.
+    """Every Pythia size as a pair with three token heads, smallest first.
 
     memory: bytes that may be taken (`available_memory`), None where unknown: then everything fits; packed:
     whether small models will run on packed copies (float32 on CPU).
     """
     rows = []
     for size in PYTHIA:
-        needed = pair_bytes(size, dtype, quantize, heads, packed)
+        needed = pair_bytes(size, dtype, quantize, packed)
         fits = memory is None or needed <= memory
         reason = "" if fits else f"needs about {gigabytes(needed)}, {gigabytes(memory)} are free"
         rows.append(
@@ -101,12 +101,10 @@ def pythia_shape(size: str, heads: int = 1) -> ModelShape:
     return ModelShape(layer, layers, vocabulary, POSITIONS, extra_heads=heads - 1)
 
 
-def pair_bytes(
-    size: str, dtype: torch.dtype, quantize: str | None = None, heads: int = 3, packed: bool = False
-) -> int:
-    """Bytes that base and DynaMo model of one size take together while both run."""
+def pair_bytes(size: str, dtype: torch.dtype, quantize: str | None = None, packed: bool = False) -> int:
+    """Bytes that a base and its model of three token heads take together while both run."""
     total = RESERVE
-    for shape in (pythia_shape(size), pythia_shape(size, heads)):
+    for shape in (pythia_shape(size), pythia_shape(size, heads=3)):
         total += shape.weight_bytes(dtype.itemsize, _bytes_each(dtype, quantize))
         total += shape.cache_bytes(dtype.itemsize)
         total += shape.copied_bytes() if packed and quantize is None else 0

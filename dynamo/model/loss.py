@@ -61,7 +61,6 @@ def summed_nats_by(
     hidden_states: Tensor,
     targets: Tensor,
     vocabulary: int,
-    piece_logits: int = PIECE_LOGITS,
 ) -> Tensor:
     """The same where logits are more than one product: `project` makes them, (rows, hidden) -> (rows, vocab).
 
@@ -71,7 +70,7 @@ def summed_nats_by(
     def nats(states: Tensor, wanted: Tensor) -> Tensor:
         return F.cross_entropy(project(states).float(), wanted, ignore_index=IGNORED_LABEL, reduction="sum")
 
-    rows = max(1, piece_logits // vocabulary)
+    rows = max(1, PIECE_LOGITS // vocabulary)
     pieces = zip(hidden_states.split(rows), targets.split(rows), strict=True)
     return torch.stack([checkpoint(nats, *piece, use_reentrant=False) for piece in pieces]).sum()
 

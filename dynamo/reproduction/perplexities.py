@@ -97,7 +97,7 @@ def _ratios(own: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Any
     series = [{"name": "this pair", "x": heads, "y": [own[name]["value"] for name in heads]}]
     for model in ("DynaMo-77M-T3", "DynaMo-7.3B-T3"):
         series.append({"name": f"{model} (paper)", "x": heads, "y": list(PAPER[model][: len(heads)])})
-    return bars(series, "perplexity", log_y=True)
+    return bars(series, "perplexity")
 
 
 def measure_other(workspace: Workspace) -> dict[str, Any]:

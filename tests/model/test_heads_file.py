@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import tiny_base, tiny_config
+from processes import printed
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -274,9 +275,13 @@ def test_auto_classes_load_a_saved_model_in_a_fresh_process(tmp_path, how):
         "print(type(model).__module__, float(model.float()(torch.arange(8)[None]).head_logits.sum()))\n"
         f"model.save_pretrained({str(tmp_path / 'again')!r})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    module, total = done.stdout.split()[-2:]
+    if how:
+        output = printed(code)
+    else:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        output = done.stdout
+    module, total = output.split()[-2:]
     with torch.no_grad():
         expected = model(torch.arange(8)[None]).head_logits.sum()
     assert module == "dynamo.model.causal_lm" and float(total) == pytest.approx(expected.item(), rel=1e-4)
