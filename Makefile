@@ -7,9 +7,9 @@ DATA ?= data
 WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CORE := $(addprefix tests/,common kernels model cooccurrence sampling data decoding trace training charts)
 
-.PHONY: demo test check test-newest test-space lint bench bench-page bench-load models clean
+.PHONY: demo test check test-newest test-space lint bench bench-page bench-load models models-smollm2 recording clean
 
-demo: $(VENV)/ready $(VENV)/smollm2  ## open the page on the embedded pair
+demo: $(VENV)/ready $(VENV)/smollm2  ## open the page on SmolLM2, or on the embedded pair without it
 	$(BIN)/python app.py
 
 test: $(VENV)/ready-for-tests lint  ## lint, then all tests, on up to 8 cores
@@ -39,6 +39,21 @@ bench-load: $(VENV)/ready-for-tests  ## 1 to 64 visitors at once and a soak of h
 
 models: $(VENV)/ready  ## train the embedded pair; DATA is the folder of the dialogues (see docs/embedded.md)
 	$(BIN)/python -m dynamo embedded --data $(DATA)
+
+# Without any data set: SmolLM2 writes its own conversations. TOKENS and STEPS are what your machine has time for, and
+# two runs are alike, not the same.
+TOKENS ?= 5000000
+STEPS ?= 3000
+models-smollm2: $(VENV)/ready $(VENV)/smollm2  ## make the heads of assets/models/smollm2 anew: days on two cores
+	$(BIN)/python -m dynamo recipe smollm2/base --self --licence apache-2.0 --work runs/smollm2-pair \
+		--tokens $(TOKENS) --train "--steps $(STEPS)"
+	cp runs/smollm2-pair/pair/* assets/models/smollm2/
+	$(MAKE) recording
+
+SEED ?= 0
+recording: $(VENV)/ready $(VENV)/smollm2  ## record what the page plays on a first visit; SEED chooses the answer
+	$(BIN)/python -m dynamo compare "Why is the sky blue?" --model smollm2 --max-new-tokens 200 --seed $(SEED) \
+		--trace assets/models/smollm2/recording.ndjson
 
 # A virtual environment of its own; the browser tests, which need a Chromium of their Playwright, are left out.
 test-newest:  ## all tests but the browser's, on the newest versions of everything but torch; not in CI

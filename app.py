@@ -22,7 +22,7 @@ import gradio as gr
 import torch
 
 from dynamo.common.threads import settle_threads
-from dynamo.data.prompts import read_prompts
+from dynamo.data.prompts import EVERYDAY_FILE, read_prompts
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
@@ -89,7 +89,7 @@ def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) ->
         # A profile or a sweep would take the quota of many answers.
         return replace(model_pair, audit=gpu_worker.function(f"audit of {pair.name}", opinion))
     settle_threads(model_pair.engines.by_name[DYNAMO], most=threads)
-    prompts = read_prompts(None, pair.tokenizer)
+    prompts = read_prompts(None if pair.name == EMBEDDED else EVERYDAY_FILE, pair.tokenizer)
     return replace(
         model_pair,
         audit=opinion,

@@ -1,4 +1,5 @@
-"""The prompts that commands reply to: a JSON list of chats, each a list of turns (`role`, `content`).
+"""The prompts that commands reply to: a JSON list of chats, each a list of turns (`role`, `content`), or
+lines of Vicuna questions.
 
 A model whose tokenizer lacks the chat template completes the last turn's text instead.
 """
@@ -13,6 +14,7 @@ from dynamo.data.rows import rows
 from dynamo.data.text import encode_chat, encode_prompt, has_chat_template
 
 PROMPTS_FILE = Path(__file__).resolve().parents[2] / "assets" / "prompts.json"
+EVERYDAY_FILE = PROMPTS_FILE.with_name("prompts-everyday.jsonl")  # for models that chat about anything
 
 
 def read_prompts(path: Path | None, tokenizer: Any, limit: int = 0) -> list[list[int]]:

@@ -132,6 +132,8 @@ def _content(value: Any, parts: list[str], answered: bool) -> Turns | str:
     elif not isinstance(value, dict):
         raise _Unusable("a value that is no object", value)
     given = first_given(value, CONVERSATIONS)
+    if "question_id" in value and isinstance(given, list) and len(given) == 1:  # a Vicuna question
+        given = [{"role": "user", "content": given[0]}]
     turns = None if given is None or given in ([], "") else _turns(given, parts)
     turns = turns or _pair(value, parts, answered)
     if turns:

@@ -57,6 +57,8 @@ def card(folder: Path, repo_id: str, origin: Origin, report: dict[str, Any] | No
         _table(dynamo / TABLE_FILE),
         f"**Data.** {origin.data}" if origin.data else "",
         _losses(report.get("perplexity")),
+        _heads(report.get("heads")),
+        _exact(report.get("exact")),
         _speed(report.get("sweep")),
         _recipe(report.get("commands")),
     ]
@@ -159,6 +161,29 @@ def _losses(measured: dict[str, Any] | None) -> str:
         f"at {measured['cut']} tokens ({measured['bits_per_byte']:.3f} bits per byte of head 1):\n\n"
         "| head | nats per token | perplexity |\n|---|---|---|\n" + "\n".join(rows)
     )
+
+
+def _heads(measured: dict[str, Any] | None) -> str:
+    """What `HeadTrainer` measured last."""
+    if not measured:
+        return ""
+    rows = []
+    for kind, words in (("heads", "alone"), ("correlator", "given the tokens before")):
+        for number, each in enumerate(measured.get(kind) or (), 2):
+            figures = f"{each['nats']:.3f} | {100 * each['top1']:.1f} % | {each['overlap']:.3f}"
+            rows.append(f"| head {number}, {words} | {figures} |")
+    return (
+        f"**Heads** on held-out conversations of its own, {max(measured['positions']):,} positions, answer "
+        f"tokens only, where the first head has {measured['first_nats']:.3f} nats. Overlap: the share of the "
+        "base's sampling distribution that a head covers.\n\n"
+        "| | nats | likeliest token right | overlap |\n|---|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _exact(counts: dict[str, int] | None) -> str:
+    if not counts:
+        return ""
+    return f"**Exact mode**: {counts['tokens'] / max(1, counts['passes']):.2f} tokens per forward pass."
 
 
 def _speed(sweep: dict[str, Any] | None) -> str:

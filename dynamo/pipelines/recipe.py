@@ -27,7 +27,7 @@ from dynamo.hub.cards import REPORT_FILE
 from dynamo.loading import TABLE_FILE
 from dynamo.loading.downloads import check_format
 from dynamo.model.architectures import architecture_of_type
-from dynamo.pipelines.stages import Stage
+from dynamo.pipelines.stages import Stage, commands_of
 from dynamo.training.options import FinetuningRun, accept_one_name, training_run
 from dynamo.training.recipes import RECIPES
 
@@ -181,17 +181,11 @@ def assemble(base: Path, dynamo: Path, table: Path, target: Path) -> None:
 
 
 def write_report(found: list[Stage], losses: Path, speed: Path, pair: Path) -> None:
-    """Write what the card is made from; the commands without the names of this machine's folders."""
-    work = str(pair.parent)
-    commands = [
-        " ".join(Path(word).name if Path(word).is_absolute() else word
-                 for word in stage.command().replace(work, "WORK").split(" "))
-        for stage in found if not callable(stage.task) and stage.name not in ("push", "space")
-    ]  # fmt: skip
+    """Write what the card is made from."""
     report: dict[str, Any] = {
         "perplexity": json.loads(losses.read_text(encoding="utf-8")),
         "sweep": json.loads(speed.read_text(encoding="utf-8")),
-        "commands": commands,
+        "commands": commands_of(found, pair.parent, leave_out=("push", "space")),
     }
     report["perplexity"]["model"] = report["sweep"]["model"] = "this pair"
     write_json(pair / REPORT_FILE, report)

@@ -44,6 +44,18 @@ class Stage:
         return f"python -m dynamo {shlex.join(words)}"
 
 
+def commands_of(stages: Sequence[Stage], work: Path, leave_out: Collection[str] = ()) -> list[str]:
+    """What a person would type to do the same, without the names of this machine's folders."""
+    return [
+        " ".join(
+            Path(word).name if Path(word).is_absolute() else word
+            for word in stage.command().replace(str(work), "WORK").split(" ")
+        )
+        for stage in stages
+        if not callable(stage.task) and stage.name not in leave_out
+    ]
+
+
 def run_stages(stages: Sequence[Stage], run_command: RunCommand, skip: Collection[str] = ()) -> list[str]:
     """Run what is not done and not skipped, in order; the names of what ran.
 
