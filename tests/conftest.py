@@ -15,7 +15,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import functools
 import gc
 import inspect
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,27 +190,6 @@ def base():
 @pytest.fixture(scope="session")
 def dynamo_model():
     return tiny_dynamo()
-
-
-@pytest.fixture(scope="session")
-def imported_modules() -> set[str]:
-    """What is imported after `import dynamo` in a new interpreter that may not connect to anything."""
-    code = (
-        "import socket, sys\n"
-        "def refuse(*_): raise AssertionError('network')\n"
-        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "import dynamo\n"
-        "print(*sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
 
 
 def be_patient_with_hubs(patch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,6 @@ ASK = "import numpy as np\nfrom dynamo import kernels\nloops = kernels.loops()\n
 DRAW = "print(loops.drawn(np.array([0.25, 0.75]), 0.5))"
 
 
-def test_numba_is_not_imported_before_a_loop_is_asked_for(imported_modules):
-    assert "numba" not in imported_modules and "dynamo.kernels" in imported_modules
-
-
 def test_a_machine_without_numba_does_it_in_numpy():
     assert printed(f"import sys; sys.modules['numba'] = None\n{ASK}print(loops)") == "None"
 
