@@ -139,7 +139,7 @@ def test_a_function_is_at_most_60_lines():
     assert {name: length for name, length in lengths.items() if length > 60} == {}
 
 
-def test_importing_the_package_touches_no_network_and_nothing_that_can_wait():
+def test_importing_the_package_touches_no_network_and_no_page():
     """In a new interpreter that may not connect to anything; loops are compiled when one is asked for."""
     code = (
         "import socket, sys\n"

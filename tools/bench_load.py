@@ -160,8 +160,8 @@ def _soak(server: Server, arguments: argparse.Namespace, expected: Any) -> dict[
 def _report(result: dict[str, Any]) -> None:
     """Puts the figures between the marks of docs/reliability.md."""
     machine, soak = result["machine"], result["soak"]
-    told = f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, torch {machine['torch']}"
-    lines = [f"`{result['command']}` on {machine['date']}: {told}.", ""]
+    where = f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, torch {machine['torch']}"
+    lines = [f"`{result['command']}` on {machine['date']}: {where}.", ""]
     lines += [f"| {' | '.join(COLUMNS.values())} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(str(level[name]) for name in COLUMNS)} |" for level in result["levels"]]
     if soak is not None:

@@ -57,13 +57,13 @@ def brought() -> dict[str, metadata.Distribution]:
 
 def licence(package: metadata.Distribution) -> str:
     """The expression where the metadata has one, else its classifiers, else the first line of its text."""
-    told = package.metadata
-    if told.get("License-Expression"):
-        return told["License-Expression"]
+    fields = package.metadata
+    if fields.get("License-Expression"):
+        return fields["License-Expression"]
     classifiers = [
-        line.split(" :: ")[-1] for line in told.get_all("Classifier") or () if "License ::" in line
+        line.split(" :: ")[-1] for line in fields.get_all("Classifier") or () if "License ::" in line
     ]
-    text = (told.get("License") or "").strip().splitlines()
+    text = (fields.get("License") or "").strip().splitlines()
     return ", ".join(each for each in classifiers if each != "OSI Approved") or (
         text[0] if text else "not stated"
     )

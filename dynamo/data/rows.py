@@ -225,17 +225,17 @@ def _pair(row: dict[str, Any], parts: list[str], answered: bool) -> Turns | None
     if not names:
         return None
     question, more, answers = names[0]
-    asked, told = row[question], first_given(row, answers) if answered else []
-    if isinstance(asked, list) and isinstance(told, list):  # each a part of one conversation
-        return _turns([*asked, *told], parts)
-    asked, told, *about = (_text(each, row, parts) for each in (asked, told, *map(row.get, more)))
+    asked, answer = row[question], first_given(row, answers) if answered else []
+    if isinstance(asked, list) and isinstance(answer, list):  # each a part of one conversation
+        return _turns([*asked, *answer], parts)
+    asked, answer, *about = (_text(each, row, parts) for each in (asked, answer, *map(row.get, more)))
     asked = "\n\n".join(each for each in (asked, *about) if each.strip())
-    if answered and not told.strip():
+    if answered and not answer.strip():
         raise _Unusable("an empty reply")
     if not asked:
         raise _Unusable("an empty question")
     turns = [*_history(row), {"role": "user", "content": asked}]
-    return [*turns, {"role": "assistant", "content": told}] if answered else turns
+    return [*turns, {"role": "assistant", "content": answer}] if answered else turns
 
 
 def _history(row: dict[str, Any]) -> Turns:

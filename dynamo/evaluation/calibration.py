@@ -173,7 +173,7 @@ def _top_cells(
     states = model.head_states(torch.from_numpy(document)[None].to(execution_device(model)))
     states = torch.stack([state[0, places] for state in states], dim=1)  # (places, heads, hidden)
     logits = torch.stack([model.head_logits(n, each) for n, each in enumerate(states.unbind(1))], dim=1)
-    correlators = Correlators.of(model) if options.correction == "correlator" else None
+    correlators = Correlators.from_model(model) if options.correction == "correlator" else None
     found = []
     for place, rows, own in zip(places.tolist(), logits.float(), states, strict=True):
         candidates = top_candidates(rows, options)

@@ -192,7 +192,7 @@ def _decided(
     logits = torch.stack(
         [model.head_logits(n, state) for n, state in enumerate(states.unbind(1))], dim=1
     ).float()
-    correlators = Correlators.of(model) if each[0].correction == "correlator" else None
+    correlators = Correlators.from_model(model) if each[0].correction == "correlator" else None
     targets = torch.from_numpy(document[places[:, None] + np.arange(1, heads + 1)])  # (places, heads)
     log_p = logits.log_softmax(-1).gather(2, targets.to(logits.device)[:, :, None])[:, :, 0]
     summed = -log_p.double().cumsum(1).cpu().numpy()

@@ -265,8 +265,8 @@ class _Fitting:
     def _remedy(self) -> str:
         smaller = {None: "load it in 8bit or 4bit, ", "8bit": "load it in 4bit, "}
         spread = "spread it with device_map auto, " if self._map is None and self._quantize is None else ""
-        told = smaller.get(self._quantize, "") + spread
-        return told + ("or " if told else "") + "choose a smaller model"
+        first = smaller.get(self._quantize, "") + spread
+        return first + ("or " if first else "") + "choose a smaller model"
 
 
 def _tokenizer_of(folder: Path, model: Any, base_folder: Path | None = None) -> Any:

@@ -24,7 +24,7 @@ class Capture:
         self.attentions: list[Tensor] | None = [] if attentions else None
 
     @contextmanager
-    def of(self, base: PreTrainedModel) -> Iterator[None]:
+    def recording(self, base: PreTrainedModel) -> Iterator[None]:
         """Fill it with what the base's layers do meanwhile in this thread."""
         architecture, thread = architecture_of(base), threading.get_ident()
 

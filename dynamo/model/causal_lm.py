@@ -279,7 +279,7 @@ class DynamoForCausalLM(UntiedByAdapters, HeadOutputs, PreTrainedModel, Generati
             return DynamoOutput(**output)
         # A list of layers, or layer 0, is asked for as well as True is.
         captured = Capture(hidden not in (None, False), bool(attentions))
-        with captured.of(self.backbone):
+        with captured.recording(self.backbone):
             states = self.head_states(**inputs)
         if return_logits is None:
             return_logits = labels is None or not self.training

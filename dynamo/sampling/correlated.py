@@ -35,7 +35,7 @@ class Correlators:
         self._unembed = model.get_output_embeddings()
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Correlators | None:
+    def from_model(cls, model: PreTrainedModel) -> Correlators | None:
         return cls(model) if getattr(model.config, "correlator_rank", 0) else None
 
     @torch.inference_mode()

@@ -61,7 +61,7 @@ def read_config(path: Path, environment: Mapping[str, str]) -> AppConfig:
     votes = _of(str, app, "votes_on_space" if on_space else "votes", path)
     votes = environment.get("DYNAMO_VOTES", votes)
     limited, behind_proxy = _limited(environment, on_space)
-    limits = Limits.of(given, f"{path.name}: app.limits", behind_proxy)
+    limits = Limits.from_config(given, f"{path.name}: app.limits", behind_proxy)
     data = "" if on_space else environment.get("DYNAMO_DATA", _of(str, {"data": "", **app}, "data", path))
     return AppConfig(
         model=environment.get("DYNAMO_MODEL", ""),

@@ -27,7 +27,7 @@ class Limits:
     behind_proxy: bool = False
 
     @classmethod
-    def of(cls, given: dict[str, Any], where: str, behind_proxy: bool) -> Limits:
+    def from_config(cls, given: dict[str, Any], where: str, behind_proxy: bool) -> Limits:
         """Limits from the file's keys. Raises ValueError naming the key."""
         names = [field.name for field in fields(cls) if field.name != "behind_proxy"]
         for name, value in given.items():

@@ -194,7 +194,7 @@ def test_measuring_commands_write_the_same_of_a_spread_pair_as_of_a_whole_one(
     data.write_text("".join(json.dumps({"turns": turns}) + "\n" for turns in DIALOGUES), "utf-8")
     if verb == "sweep":
         prompts.write_text(json.dumps(chats), "utf-8")
-        more = ["--seeds", "2", "--batch", "2", "--data", str(data), "--positions", "12"]
+        more = ["--seeds", "2", "--batch", "2", "--data", str(data), "--positions", "6"]
     else:
         prompts.write_text('{"prompt": "Hello"}\n{"prompt": "A room"}\n', "utf-8")
         more = ["--seeds", "3"]

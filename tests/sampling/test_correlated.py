@@ -91,7 +91,7 @@ def passes(draw):
 
 def attached(model, states, logits, options):
     candidates = top_candidates(logits, options)
-    return Correlators.of(model).attach(candidates, logits[1:], states[1:], options)
+    return Correlators.from_model(model).attach(candidates, logits[1:], states[1:], options)
 
 
 def context_of(text):
