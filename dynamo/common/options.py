@@ -8,6 +8,7 @@ writes it as flags. The fields of a nested dataclass become flags too, except na
 from __future__ import annotations
 
 import argparse
+import difflib
 import numbers
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -131,12 +132,19 @@ def _flag(name: str) -> str:
 
 
 def from_arguments(cls: type[T], arguments: argparse.Namespace, **defaults: Any) -> T:
-    """The dataclass from parsed flags, `defaults` for absent flags. Raises the dataclass's ValueError."""
-    return from_values(cls, {**defaults, **vars(arguments)})
+    """The dataclass from parsed flags, `defaults` for absent flags; other flags are ignored. Raises the
+    dataclass's ValueError."""
+    known = _names(cls)
+    return from_values(cls, {k: v for k, v in {**defaults, **vars(arguments)}.items() if k in known})
 
 
 def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass from values by name, including a nested dataclass's; other names are ignored."""
+    """The dataclass from values by name, including a nested dataclass's. Raises ValueError for another name,
+    and the dataclass's."""
+    if unknown := sorted(values.keys() - _names(cls)):
+        near = difflib.get_close_matches(unknown[0], _names(cls), n=1)
+        remedy = f"; did you mean {near[0]}?" if near else f", which has {', '.join(sorted(_names(cls)))}"
+        raise ValueError(f"{unknown[0]}: no option of {cls.__name__}{remedy}")
     names = {each.name for each in fields(cls)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     own = {name: value for name, value in given.items() if name in names}
@@ -145,6 +153,15 @@ def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
             inner = {name: given[name] for name in vars(each.default) if name in given and name not in names}
             own[each.name] = replace(each.default, **inner)
     return cls(**own)
+
+
+def _names(cls: type) -> set[str]:
+    """Of a dataclass's fields and of its nested dataclasses' fields."""
+    return {
+        name
+        for each in fields(cls)
+        for name in (each.name, *(vars(each.default) if is_dataclass(each.default) else ()))
+    }
 
 
 def to_arguments(options: Any, usual: Any, leave_out: Collection[str] = ()) -> list[str]:

@@ -97,6 +97,13 @@ def test_a_field_of_another_type_is_named(name, value):
         training_run(**{"data": ("texts.jsonl",), "output": Path("run"), name: value})
 
 
+@pytest.mark.parametrize(("slip", "remedy"), [("step", "steps"), ("zebra", "batch_size")])
+def test_a_misspelt_option_is_not_passed_over(slip, remedy):
+    """It would train for a day in the place of a minute."""
+    with pytest.raises(ValueError, match=f"^{slip}: no option of TrainingRun.*{remedy}"):
+        training_run(data=("texts.jsonl",), output=Path("run"), model="m", **{slip: 3})
+
+
 @pytest.mark.parametrize(("start", "name"), [({}, "model"), ({"model": "m", "new": "1x8x1"}, "new")])
 def test_a_run_starts_from_one_model(tmp_path, start, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
