@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     arguments.train = _further(TrainingRun, "train", arguments.train)
     arguments.finetune = _further(FinetuningRun, "finetune", arguments.finetune)
     if arguments.own:
+        others = {each.name for each in fields(RecipeRun)} - {each.name for each in fields(SelfRun)}
+        given = [name for name, value in vars(arguments).items() if name in others - {"recipe"} and value]
+        if given:
+            raise ValueError(f"{given[0]}: --self has no use for it; leave it out")
         own_run = from_arguments(SelfRun, arguments, model=arguments.recipe)
         return _go(arguments, own_run, self_recipe.stages(own_run), {})
     missing = [f"--{name}" for name in ("data", "validation") if name not in arguments]

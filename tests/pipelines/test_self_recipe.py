@@ -64,5 +64,7 @@ def test_from_conversations_to_heads_that_load_with_their_options(ground, capsys
 def test_what_is_missing_or_out_of_range_is_said_at_once(ground, capsys):
     code, said = run(capsys, *command(ground, "--heads", 1))
     assert code == 2 and "heads: expected 2 to 5" in said
+    code, said = run(capsys, *command(ground, "--repo", "someone/talker"))
+    assert code == 2 and "repo: --self has no use for it" in said
     code, said = run(capsys, "recipe", "pythia-70m-quick")
     assert code == 2 and "data: a recipe needs --data and --validation, or --self" in said
