@@ -35,6 +35,10 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_fac
           "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 SHAPED = {
+    "neox": (GPTNeoXConfig, {}),
+    "neox, yarn on half of a head": (
+        GPTNeoXConfig, {"rope_parameters": YARN | {"partial_rotary_factor": 0.5}},
+    ),
     "neox, sequential, no biases": (GPTNeoXConfig, {"use_parallel_residual": False, "attention_bias": False}),
     "neox, tied, whole heads turned": (GPTNeoXConfig, {"tie_word_embeddings": True, "rotary_pct": 1.0}),
     "llama": (LlamaConfig, {}),
