@@ -15,7 +15,7 @@ from dynamo.ui.components import ASSETS
 
 DIALOGUES, CHAT, COMPLETION = "dialogues", "chat", "completion"
 LABELS = {
-    DIALOGUES: "Your message",
+    DIALOGUES: "Your message (this model knows booking talk only)",
     CHAT: "Your message",
     COMPLETION: "Text to complete (this model was not finetuned to chat)",
 }
