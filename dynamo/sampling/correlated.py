@@ -25,6 +25,8 @@ from dynamo.model.heads import TokenHead
 from dynamo.sampling.candidates import Candidates
 from dynamo.sampling.options import SamplingOptions
 
+MOST_KEPT = 4096  # tokens' parts, of some 2 KB each
+
 
 class Correlators:
     """The correlators of a model's extra heads; `of` gives None for a model without any."""
@@ -33,6 +35,7 @@ class Correlators:
         self._heads: list[TokenHead] = list(model.token_heads)
         self._embed = model.get_input_embeddings()
         self._unembed = model.get_output_embeddings()
+        self._parts: dict[tuple[int, int, int], Tensor] = {}  # by head, place and token
 
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> Correlators | None:
@@ -48,8 +51,8 @@ class Correlators:
         temperature = options.temperature or 1.0
         logits = logits.float() if logits.itemsize < 4 else logits
         # The likeliest token's share of all tokens over its share of the candidates.
-        falls = (logits - logits.amax(dim=1, keepdim=True)) / temperature
-        shares = np.minimum(falls.exp().sum(dim=1).cpu().numpy() ** -1.0 / candidates.f[1:, 0], 1.0)
+        likeliest = torch.softmax(logits / temperature, dim=1).amax(dim=1).cpu().numpy()
+        shares = np.minimum(likeliest / candidates.f[1:, 0], 1.0)
         inner = [
             head.correlator.h_part(state.to(head.correlator.to_hidden))
             for head, state in zip(heads, states, strict=True)
@@ -57,11 +60,22 @@ class Correlators:
         return candidates._replace(given=Conditionals(self, candidates, shares, inner, temperature))
 
     def token_part(self, head: int, place: int, tokens: NDArray[np.int64]) -> Tensor:
-        """What tokens (n,) chosen at a place add to head `head`'s inner state: (n, rank)."""
+        """What tokens (n,) chosen at a place add to head `head`'s inner state: (n, rank).
+
+        One token's is kept, as exact mode asks for one at a time and texts repeat a few hundred.
+        """
+        key = (head, place, int(tokens[0]))
+        if len(tokens) == 1 and (known := self._parts.get(key)) is not None:
+            return known
         device = self._embed.weight.device
         rows = self._embed(torch.from_numpy(tokens).to(device))
         correlator = self._heads[head - 1].correlator
-        return correlator.e_part(place, rows.to(correlator.to_hidden))
+        part = correlator.e_part(place, rows.to(correlator.to_hidden))
+        if len(tokens) == 1:
+            if len(self._parts) == MOST_KEPT:
+                self._parts.clear()
+            self._parts[key] = part
+        return part
 
     def output_rows(self, head: int, ids: NDArray[np.int64]) -> Tensor:
         """E_c of ids (k,): (k, hidden)."""
