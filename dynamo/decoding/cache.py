@@ -10,8 +10,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ T = TypeVar("T")
 class KVCache:
     """One text's keys and values, filled up to `length` positions.
 
-    cache: (2, slots, kv_heads, capacity, head_dim), keys and then values.
+    cache: (2, slots, kv_heads, capacity, head_dim), keys and then values; passes: those of fixed shape that
+    were made for this memory (`dynamo.decoding.static`).
     """
 
     cache: Tensor
     length: int = 0
+    passes: dict[tuple[int, ...], Any] = field(default_factory=dict)
 
     @property
     def capacity(self) -> int:

@@ -18,15 +18,24 @@ from dynamo.common.device_map import execution_device, is_dispatched
 from dynamo.decoding.attention import AttentionStep, CausalMasks
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.decoder import Decoder
+from dynamo.decoding.static import StaticDecoder
 
 
 def decoder_for(model: PreTrainedModel, weights: str = "own") -> Decoder:
     """The decoder that a model's placement asks for. Raises ValueError for weights that it cannot have."""
     if not is_dispatched(model):
+        if weights == "own" and _captures(model):
+            return StaticDecoder(model)
         return Decoder(model, weights=weights)
     if weights != "own":
         raise ValueError(f"weights: a model spread over devices runs its own, got {weights!r}")
     return DispatchedDecoder(model)
+
+
+def _captures(model: PreTrainedModel) -> bool:
+    """Whether passes of this model are to be captured as CUDA graphs. Quantised modules may look at their
+    numbers on the host, which a graph cannot."""
+    return model.device.type == "cuda" and getattr(model, "hf_quantizer", None) is None
 
 
 class SpreadKVCache:

@@ -55,8 +55,7 @@ def top_candidates(logits: Tensor | NDArray[np.floating], options: SamplingOptio
             raise _not_finite(np.fmax.reduce(rows, axis=1).tolist())
         return Candidates(ids, f)
     # More than k: ties with the last one must be seen, and half-precision logits often tie.  (heads, k + 64)
-    values, indices = torch.topk(logits, min(k + TIED, logits.shape[1]))
-    best, ids = _on_host(values), _on_host(indices)
+    best, ids = _copied(*torch.topk(logits, min(k + TIED, logits.shape[1])))
     if not np.isfinite(best[:, 0]).all():  # NaN counts as the largest
         raise _not_finite(best[:, 0].tolist())
     if best.shape[1] < logits.shape[1] and (best[:, -1] == best[:, k - 1]).any():
@@ -84,6 +83,14 @@ def _not_finite(largest: list[float]) -> ValueError:
 def _on_host(values: Tensor) -> NDArray[Any]:
     half = values.is_floating_point() and values.itemsize < 4
     return (values.float() if half else values).numpy(force=True)
+
+
+def _copied(values: Tensor, indices: Tensor) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Both on the host, by one copy where values are of 32 bits at most: each copy waits for the device."""
+    if values.is_cpu or values.itemsize > 4:
+        return _on_host(values), _on_host(indices)
+    both = torch.stack([values.float().view(torch.int32), indices.int()]).numpy(force=True)
+    return both[0].view(np.float32), both[1].astype(np.int64)
 
 
 def _top_k_of_ties(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
