@@ -179,6 +179,20 @@ function laneClocks(passes, count = passes.length) {
   };
 }
 
+/**
+ * Of a lane's first passes: how many of its pairs of tokens are different (distinct-2), and how many runs of four
+ * stood there before (seq-rep-4), as shares; null where there are none. As dynamo/evaluation/text_measures.py.
+ */
+function varietyOf(passes, count = passes.length) {
+  const ids = passes.slice(0, count).flatMap((step) => step.ids);
+  const different = (n) => {
+    const grams = ids.slice(n - 1).map((_, i) => ids.slice(i, i + n).join());
+    return grams.length ? new Set(grams).size / grams.length : null;
+  };
+  const fours = different(4);
+  return { distinct: different(2), repeated: fours === null ? null : 1 - fours };
+}
+
 function plural(count, word) {
   return `${count} ${word}${count === 1 ? "" : word.endsWith("s") ? "es" : "s"}`;
 }

@@ -41,6 +41,7 @@ function buildGrid(figure, stage) {
 function nameStage(grid, title) {
   if (grid.title.textContent === title) return;
   say(grid.title, title);
+  say(grid.tab, title);
   grid.table.setAttribute("aria-label", `${title}: rows are the first token, columns the second`);
 }
 

@@ -14,6 +14,7 @@ const part = (name) => root.querySelector(`.dm-${name}`);
 const FRAME = 33; // milliseconds from one draw to the next, at least
 const SHARE_OF_TIME = 1 / 4; // of the browser's time that drawing may take
 const QUIET_FRAME = 500;
+const TEACHING_DELAY = 180;
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 const LESSON = [
@@ -24,12 +25,13 @@ const LESSON = [
 const AT_REST =
   "Every pass of DynaMo is taken apart here while it happens; a click on a chunk of its text comes back to the pass " +
   "it came from. The three pictures below only show the idea.";
-const READ_ME = "Point at a cell to read it in all three stages.";
-const SINGLE = "This pass built no joint distribution: single tokens were asked for, or the text ended.";
-const NOT_RECORDED = "The joint distribution of this pass was not recorded.";
+const READ_ME = "Point at a cell to read it.";
+const SINGLE = "It built no joint distribution: single tokens were asked for, or the text ended.";
+const NOT_RECORDED = "Its joint distribution was not recorded.";
 const LOST = "This pass is no longer stored. Generate again to look inside it.";
 
-const grids = ["product", "mask", "threshold"].map((name, i) => buildGrid(part(`stage-${name}`), i));
+const STAGES = ["product", "mask", "threshold"];
+const grids = STAGES.map((name, i) => buildGrid(part(`stage-${name}`), i));
 const cache = new PassCache((wanted) => server.get_passes(wanted));
 
 let current = null; // the run that the panes are about
@@ -39,6 +41,7 @@ let following = true;
 let running = false;
 let held = false; // the player shows less than has arrived
 let mode = "";
+let playing = false;
 let played = null; // the latest pass that the panes asked for
 let slider = null; // the threshold slider, once it was moved while this run was shown
 let wanted = 0; // of several requests under way, only the last may draw
@@ -64,8 +67,7 @@ function startRun(run) {
   wanted += 1;
 }
 
-function onShow({ run, index, pinned, reveal }) {
-  if (reveal) bringIntoView(root, reducedMotion.matches);
+function onShow({ run, index, pinned }) {
   if (pinned) following = false;
   else {
     played = { run, index };
@@ -84,9 +86,19 @@ async function lookUp(run, index, atOnce) {
 }
 
 function show(value, atOnce = false) {
+  if (playing && mode === "teach" && value !== shown) dropIn();
   if (value.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
   shown = value;
   schedule(atOnce);
+}
+
+/** At teaching pace mask and threshold come one after the other. */
+function dropIn() {
+  if (reducedMotion.matches) return;
+  const [, ...later] = grids;
+  later.forEach(({ table }, i) => {
+    table.animate({ opacity: [0, 1] }, { duration: 120, delay: TEACHING_DELAY * (i + 1), fill: "backwards" });
+  });
 }
 
 /** Draws now or as soon as drawing does not take more than its share of the time. */
@@ -143,11 +155,10 @@ function draw() {
   const { pass, joint } = shown;
   if (joint) shown.unpacked = shown.unpacked ?? unpackJoint(joint);
   drawEmitted(part("emitted"), pass);
-  const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
-  say(part("lead"), joint ? "" : tried ? NOT_RECORDED : SINGLE);
+  say(part("lead"), "");
   drawStages();
+  drawVerdict();
   if (joint) {
-    drawVerdict();
     part("tries").hidden = isGrown(pass);
     drawLadder(part("ladder"), pass, joint, threshold());
   }
@@ -219,12 +230,37 @@ function drawStages() {
 /** What the pass did; while the slider is away from the run's threshold, what it would have done there. */
 function drawVerdict() {
   const { pass, joint } = shown;
+  if (!joint) {
+    const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
+    root.classList.remove("dm-asking");
+    say(part("verdict").children[0], `This pass emitted ${plural(pass.ids.length, "token")}.`);
+    say(part("verdict").children[1], tried ? NOT_RECORDED : SINGLE);
+    return;
+  }
   const asking = Math.abs(threshold() - joint.threshold) > 1e-9;
   const [phrase, reason] = asking ? whatIfInWords(pass, joint, slider) : verdictInWords(pass, joint);
   root.classList.toggle("dm-asking", asking);
   say(part("verdict").children[0], phrase);
   say(part("verdict").children[1], asking ? `${reason} This answer ran at ${joint.threshold}.` : reason);
 }
+
+// ---- one stage at a time, where there is room for one
+
+function lookAt(stage) {
+  root.dataset.stage = stage;
+  for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.stage === stage));
+}
+
+const tabs = STAGES.map((stage, i) => {
+  const tab = document.createElement("button");
+  tab.type = "button";
+  tab.className = "dm-button";
+  tab.dataset.stage = stage;
+  tab.addEventListener("click", () => lookAt(stage));
+  grids[i].tab = tab;
+  part("stage-tabs").append(tab);
+  return tab;
+});
 
 // ---- reading cells
 
@@ -239,7 +275,13 @@ function readCell(cell, politely) {
   for (const grid of grids) grid.cells[at].classList.add("read");
 }
 
+function unread() {
+  root.querySelectorAll(".dm-cell.read").forEach((cell) => cell.classList.remove("read"));
+  say(part("readout"), READ_ME);
+}
+
 root.addEventListener("mouseover", (event) => readCell(event.target.closest(".dm-cell"), false));
+part("stages").addEventListener("mouseleave", unread);
 root.addEventListener("click", (event) => readCell(event.target.closest(".dm-cell"), false));
 root.addEventListener("focusin", (event) => readCell(event.target.closest(".dm-cell"), true));
 root.addEventListener("keydown", (event) => moveInGrid(event, grids));
@@ -286,12 +328,14 @@ function onPlayhead({ milliseconds }) {
 bus.addEventListener("show", (event) => onShow(event.detail));
 bus.addEventListener("lane", (event) => onLane(event.detail));
 bus.addEventListener("playhead", (event) => onPlayhead(event.detail));
-bus.addEventListener("player", (event) => (mode = event.detail.mode));
+bus.addEventListener("player", ({ detail }) => ({ mode, playing } = detail));
 bus.addEventListener("threshold", (event) => {
   slider = event.detail;
   if (shown?.joint) schedule(true);
 });
 say(part("readout"), READ_ME);
+for (const grid of grids) say(grid.tab, grid.title.textContent);
+lookAt("mask");
 draw();
 watch("value", onValue);
 onValue();

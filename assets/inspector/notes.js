@@ -71,12 +71,3 @@ function drawDrafts(node, pass) {
   });
   node.replaceChildren("Drafted by the pass before and rejected: ", ...struck.flatMap((draft) => [draft, " "]));
 }
-
-const READABLE = 240; // pixels of the inspector: its head and what the pass came to
-
-/** Scrolls to it, as far as needed, unless enough of its top is in sight. */
-function bringIntoView(root, still) {
-  const { top } = root.getBoundingClientRect();
-  if (top >= 0 && top + READABLE <= window.innerHeight) return;
-  root.scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
-}

@@ -2,14 +2,14 @@
 
 /** What is done in each stage. */
 function stageCaptions(pass, joint, threshold, unmasked) {
-  const stay = `only ${joint.order === 2 ? "pairs" : "whole chunks"} above ${barInWords(threshold, joint.order)} stay`;
+  const stay = `keeps ${chunkWord(joint.order)}s above ${barInWords(threshold, joint.order)}`;
   return [
-    "every head's own guess, multiplied",
+    "each head's own guess, multiplied",
     correctionCaption(joint, unmasked),
     isExact(pass)
-      ? "exact mode: drafts are drawn from the row of the token drawn"
+      ? "drafts: the row of the token drawn"
       : isGrown(pass)
-        ? "anchored: the first token was drawn alone, the second from its row"
+        ? "the row of the token drawn first"
         : stay,
   ];
 }
@@ -19,16 +19,15 @@ function correctionTitle(correction) {
   return { correlator: "Given the token before", smoothed: "Smoothed counts" }[correction] ?? "Mask";
 }
 
-function correctionCaption({ correction, order }, unmasked) {
-  if (correction === "correlator") return "each row is its own distribution: the second token, once the first is known";
-  const removed = unmasked ? "off: nothing is removed" : "never seen together: removed; the rest reweighted";
-  const done = correction === "smoothed" ? "reweighted by how often tokens follow each other; nothing is removed" : removed;
-  return `${done}${order > 2 ? ", summed over the third token" : ""}`;
+function correctionCaption({ correction }, unmasked) {
+  if (correction === "correlator") return "each row: what follows that token";
+  if (correction === "smoothed") return "weighted by how often they follow";
+  return unmasked ? "off: drops nothing" : "drops pairs never seen together";
 }
 
 /** The three grids' own results, one line each; `after` is `applyThreshold`'s. */
 function stageResults(pass, joint, unpacked, after) {
-  const kept = pass.kept === undefined || joint.correction ? "" : `${percent(pass.kept)} of the product is kept; `;
+  const kept = pass.kept === undefined || joint.correction ? "" : `${percent(pass.kept)} kept; `;
   return [
     likeliestInWords(joint, unpacked.product),
     kept + likeliestInWords(joint, unpacked.masked),
@@ -45,7 +44,7 @@ function likeliestInWords(joint, grid) {
   const at = grid.indexOf(Math.max(...grid));
   if (!(grid[at] > 0)) return "no pair of the candidates shown is left";
   const pair = rows[Math.floor(at / columns.length)] + columns[at % columns.length];
-  return `likeliest pair: “${bidiIsolate(pair.trim())}” ${percent(grid[at])}`;
+  return `likeliest: “${bidiIsolate(pair.trim())}” ${percent(grid[at])}`;
 }
 
 function leftInWords(joint, after) {
@@ -173,5 +172,5 @@ function rungInWords({ order, best, bar, reason, verdict, atMost }) {
   if (best === null) return `bar ${percent(bar)}`;
   if (reason === "mask") return "never seen in training";
   if (reason === "kept_mass") return "too little survived the mask";
-  return `best ${atMost ? "at most " : ""}${percent(best)}, bar ${percent(bar)}`;
+  return `${atMost ? "at most " : ""}${percent(best)} ${best > bar ? ">" : "≤"} ${percent(bar)}`;
 }

@@ -5,7 +5,7 @@
 // clocks and the playhead are about it, while the chunks of every turn can be looked at. On window.dynamoBus:
 //   lane      this pane's run and how much of it is shown, at most once a frame   (pane -> all)
 //   playhead  {milliseconds}: show what was done by then, null: all that arrived   (player -> panes)
-//   show      look at this pass of this run; reveal: bring the inspector in sight  (pane -> inspector)
+//   show      look at this pass of this run                                        (pane -> inspector)
 //   shown     the inspector shows this pass                                        (inspector -> pane)
 //   widest    the number of passes that a strip's width stands for                 (race -> panes)
 //   stop      the visitor stopped the run                                          (Stop button -> panes)
@@ -202,8 +202,8 @@ function passAt(event) {
   return { turn: chat.turns[number], index: Number(target.dataset.index), target };
 }
 
-function request(turn, index, pinned, reveal = false) {
-  bus.dispatchEvent(new CustomEvent("show", { detail: { run: turn.header.run, index, pinned, reveal } }));
+function request(turn, index, pinned) {
+  bus.dispatchEvent(new CustomEvent("show", { detail: { run: turn.header.run, index, pinned } }));
 }
 
 /** Outlines the pass that the inspector shows, once it is drawn here. */
@@ -217,7 +217,7 @@ function mark() {
 }
 
 function showTip({ turn, index, target }, pointer = null) {
-  const hint = inspectable() ? "Click to look at this pass below" : "";
+  const hint = inspectable() ? "Click to look inside this pass" : "";
   tip.show(target, drawTip(turn, turn.passes[index], hint), pointer);
 }
 
@@ -233,7 +233,7 @@ function onKey(event) {
   const pass = passAt(event);
   if (!pass || event.altKey || event.ctrlKey || event.metaKey) return;
   if (["ArrowRight", "ArrowLeft", "Home", "End"].includes(event.key)) neighbourOf(pass.target, event.key, parts.text)?.focus();
-  else if (inspectable() && (event.key === "Enter" || event.key === " ")) request(pass.turn, pass.index, true, true);
+  else if (inspectable() && (event.key === "Enter" || event.key === " ")) request(pass.turn, pass.index, true);
   else return;
   event.preventDefault();
 }
@@ -257,7 +257,7 @@ root.addEventListener("click", (event) => {
   const pass = passAt(event);
   if (!pass || !inspectable()) return;
   if (event.pointerType === "mouse") tip.hide(); // a finger needs it: it says where to look
-  request(pass.turn, pass.index, true, event.pointerType === "mouse");
+  request(pass.turn, pass.index, true);
 });
 parts.text.addEventListener("scroll", () => {
   const { scrollHeight, scrollTop, clientHeight } = parts.text;

@@ -14,11 +14,16 @@ function connectSaving(buttons, currentTurn, announce, server) {
   for (const button of buttons) {
     const label = button.querySelector("span");
     const usual = label.textContent;
+    button.title = usual;
     button.addEventListener("click", async () => {
       const message = (await SAVINGS[button.dataset.action](currentTurn(), server)) ?? "Saved";
       button.style.minWidth = `${button.offsetWidth}px`; // a shorter word moves nothing
       label.textContent = announce.textContent = message;
-      setTimeout(() => (label.textContent = usual), LABEL_MILLISECONDS);
+      button.dataset.said = "";
+      setTimeout(() => {
+        label.textContent = usual;
+        delete button.dataset.said;
+      }, LABEL_MILLISECONDS);
     });
   }
 }

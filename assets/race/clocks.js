@@ -65,23 +65,32 @@ function stopwatch(milliseconds) {
 }
 
 /** What stands on the clocks' faces; `clocks` may be null. */
-function facesOf(clocks, lanes) {
+function facesOf(clocks, lanes, counts) {
   const opponent = opponentOf(lanes.base?.header)[0];
   const speedName = `${clocks?.speedUp < 1 ? "the speed of" : "faster than"} ${opponent}`;
-  const none = { passes: "–", passesNote: "", speed: "–", speedName, speedNote: "", first: "–", firstNote: "" };
-  if (!clocks) return none;
+  const faces = { passes: "–", speed: "–", speedName, first: "–", variety: "–" };
+  for (const note of ["passesNote", "speedNote", "firstNote", "varietyNote"]) faces[note] = "";
+  if (!clocks) return faces;
   const { base, dynamo, speedUp, spread, unshown } = clocks;
   const spreadInWords = spread >= 0.005 ? `, ± ${spread.toFixed(2)}` : "";
-  const rates = `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s (model time only)`;
+  const rates = `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s`;
+  const [own, others] = ["dynamo", "base"].map((lane) => varietyOf(lanes[lane].passes, counts[lane]));
   return {
     passes: dynamo.tokensPerPass.toFixed(2),
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
     speed: unshown ? "–" : `${speedUp.toFixed(2)}×`,
-    speedName: unshown ? `speed against ${opponent}` : speedName + spreadInWords,
-    speedNote: unshown || rates,
+    speedName: unshown ? `speed against ${opponent}` : speedName,
+    speedNote: unshown || rates + spreadInWords,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
+    variety: shareInWords(own.distinct),
+    varietyNote: `against ${shareInWords(others.distinct)}; repeats ${shareInWords(own.repeated)}, ${shareInWords(others.repeated)}`,
   };
+}
+
+/** 0.861 -> "86 %"; a text that is too short has no share. */
+function shareInWords(share) {
+  return share === null ? "–" : `${Math.round(100 * share)} %`;
 }
 
 /** The question that opens the time split: where the passes saved went. */
@@ -108,16 +117,16 @@ function arrivalInWords(lanes, ends, moment) {
   return done.length ? `After ${done.join(" and ")}.` : "Press Next pass.";
 }
 
-/** The pace on screen, and the real time: both lanes' totals, or so far while they run. */
+/** The pace on screen, and the real time where it is another; that of a settled race stands beside its bars. */
 function paceInWords(player, race, lanes) {
-  if (player.phase === "empty" || player.phase === "waiting") return "";
-  if (player.phase === "following") return "Live, as it arrives.";
+  if (["empty", "waiting", "settled"].includes(player.phase)) return "";
+  if (player.phase === "following") return "Live. Both lanes take turns on this machine, so each moves at half its speed.";
   const took = race.done ? totalsInWords(race, lanes) : `${stopwatch(player.playhead ?? 0)} so far`;
   const truth = `Real time: ${took}.`;
-  if (player.phase === "settled") return truth;
   if (player.mode === "step") return `${arrivalInWords(lanes, race.ends, player.playhead)} ${truth}`;
-  const pace = player.slowdown > 1 ? `Slow motion, ${player.slowdown}×. ` : "Shown at model speed. ";
-  return (player.phase === "paused" ? "Paused. " : "") + pace + truth;
+  const pace = player.slowdown > 1 ? `${player.mode === "teach" ? "Teaching pace" : "Slow motion"}, ${player.slowdown}×. ` : "Shown at model speed. ";
+  if (player.phase !== "paused") return pace + truth;
+  return `${isAtFirstBackOff(player, race) ? "Stopped at the first pass that backed off: Play goes on." : "Paused."} ${pace}${truth}`;
 }
 
 function totalsInWords(race, lanes) {

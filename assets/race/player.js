@@ -2,17 +2,17 @@
 // arrived and what time it is, and shows what it answers.
 //
 // Model time is what the passes took, in milliseconds; on screen it takes `slowdown` times as long, for both lanes
-// alike. A player is a value {mode, phase, playhead, slowdown, ticked, still, unwatched}:
+// alike. A player is a value {mode, phase, playhead, slowdown, ticked, still, taught}:
 //   phase      empty, waiting (a new race of which too little is known to choose a pace), following (what arrives is
 //              shown at once), playing, paused, settled (all has arrived and all is shown)
 //   playhead   the moment shown, null: everything that arrived
 //   ticked     when the playhead was moved last, by the caller's clock
 //   still      the visitor asked for little motion: nothing plays by itself
-//   unwatched  this race has not been shown slowed yet, and may be, once
+//   taught     at teaching pace: the first pass that backed off was stopped at
 
-const A_BLINK = 3000; // model time that is too short to follow
-const USUAL_ANSWER = 60; // tokens: what a run is expected to take at most before its end is known
+const LIVE_PASS = 25; // of the base: 40 a second, as many as can be followed live
 const BASE_PASS_ON_SCREEN = 100;
+const TEACHING_PASS_ON_SCREEN = 650; // of DynaMo
 const LONGEST_SHOW = 15_000; // on screen, of a race whose length is known
 const LONGEST_PROMPT_ON_SCREEN = 3000; // for one lane's first token after the other's
 const LEAD_IN = 500; // on screen, before the first token appears
@@ -23,7 +23,7 @@ const READABLE = [1, 10, 100, 1000].flatMap((ten) =>
 );
 
 function newPlayer(still = false) {
-  return { mode: "auto", phase: "empty", playhead: null, slowdown: 1, ticked: 0, still, unwatched: false };
+  return { mode: "auto", phase: "empty", playhead: null, slowdown: 1, ticked: 0, still, taught: false };
 }
 
 /**
@@ -31,7 +31,8 @@ function newPlayer(still = false) {
  *
  * ends: for each lane the model time at which each of its passes was done; arrived: the model time up to which all
  * is known; total: the longer lane's; firsts: when each lane's first pass was done; basePass: a decoded pass of the
- * first lane, the median, null while there is none; whole: no lane failed or was stopped; stopped: by the visitor.
+ * first lane, the median, null while there is none; lastPass: one of the last lane; backOff: when DynaMo's first pass
+ * that backed off was done, Infinity while there is none; whole: no lane failed or was stopped; stopped: by the visitor.
  */
 function raceOf(lanes) {
   const ends = lanes.map(({ passes }) => {
@@ -40,7 +41,9 @@ function raceOf(lanes) {
   });
   const last = ends.map((moments) => moments.at(-1) ?? 0);
   const running = last.filter((_, i) => lanes[i].state === "running");
-  const decoded = (lanes[0]?.passes ?? []).filter((step) => !step.prefill).map((step) => step.ms);
+  const decoded = lanes.map(({ passes }) => passes.filter((step) => !step.prefill).map((step) => step.ms));
+  const dynamo = lanes.findIndex(({ kind }) => kind === "dynamo");
+  const backOff = lanes[dynamo]?.passes.findIndex((step) => step.backoffs?.length) ?? -1;
   return {
     ends,
     done: lanes.length > 0 && running.length === 0,
@@ -49,10 +52,15 @@ function raceOf(lanes) {
     arrived: Math.min(...(running.length ? running : [Math.max(0, ...last)])),
     total: Math.max(0, ...last),
     firsts: ends.filter((moments) => moments.length).map((moments) => moments[0]),
-    decoded: decoded.length,
-    basePass: decoded.length ? decoded.toSorted((a, b) => a - b)[decoded.length >> 1] : null,
-    tokens: Math.max(0, ...lanes.map(({ header }) => header?.options?.max_new_tokens ?? USUAL_ANSWER)),
+    decoded: decoded[0]?.length ?? 0,
+    basePass: medianOf(decoded[0]),
+    lastPass: medianOf(decoded.at(-1)),
+    backOff: backOff < 0 ? Infinity : ends[dynamo][backOff],
   };
+}
+
+function medianOf(values) {
+  return values?.length ? values.toSorted((a, b) => a - b)[values.length >> 1] : null;
 }
 
 // ---- paces
@@ -73,27 +81,19 @@ function slowdownFor(race) {
 
 /** The pace of a race of which only the beginning may be known: a slowdown, 1 for live, null while it is too early. */
 function judge(race) {
-  if (race.done) return race.basePass && race.total < A_BLINK ? slowdownFor(race) : 1;
-  if (race.basePass === null) return null;
-  if (expectedTotal(race) >= A_BLINK) return 1;
-  return race.decoded < PASSES_TO_JUDGE_BY ? null : slowdownFor(race);
-}
-
-/** Of a race that is on; most answers end before the longest that is allowed. */
-function expectedTotal(race) {
-  if (race.basePass === null) return race.total;
-  return Math.max(...race.firsts) + race.basePass * Math.min(race.tokens, USUAL_ANSWER);
+  if (!race.done && race.decoded < PASSES_TO_JUDGE_BY && !(race.basePass >= BASE_PASS_ON_SCREEN)) return null;
+  return race.basePass === null || race.basePass >= LIVE_PASS ? 1 : slowdownFor(race);
 }
 
 function paceOf(player, race) {
-  if (player.mode === "tenth") return 10;
+  if (player.mode === "teach") return race.lastPass ? readable(TEACHING_PASS_ON_SCREEN / race.lastPass) : 1;
   return player.mode === "auto" ? (judge(race) ?? 1) : 1;
 }
 
 // ---- what happens to a player
 
 function settle(player, race) {
-  return { ...player, phase: race.done ? "settled" : "following", playhead: null, unwatched: false };
+  return { ...player, phase: race.done ? "settled" : "following", playhead: null };
 }
 
 /** From the beginning; what came before the first token is not dwelt on. */
@@ -102,7 +102,7 @@ function startOver(player, race, now) {
   const first = race.firsts.length ? Math.min(...race.firsts) : 0;
   const playhead = player.mode === "step" ? 0 : Math.max(0, first - LEAD_IN / slowdown);
   const phase = player.mode === "step" ? "paused" : "playing";
-  return { ...player, phase, playhead, slowdown, ticked: now, unwatched: false };
+  return { ...player, phase, playhead, slowdown, ticked: now, taught: false };
 }
 
 /**
@@ -110,12 +110,12 @@ function startOver(player, race, now) {
  * looked at: a lane decoded again, the lanes of a duel after the vote.
  */
 function begin(player, race, kind, now) {
-  const fresh = { ...player, slowdown: 1, ticked: now, unwatched: false };
+  const fresh = { ...player, slowdown: 1, ticked: now, taught: false };
   if (race.ends.length === 0) return { ...fresh, phase: "empty", playhead: null };
   if (kind === "aside" || (player.still && player.mode !== "step")) return settle(fresh, race);
   if (kind === "recording") return startOver(fresh, race, now);
   if (player.mode === "live") return settle(fresh, race);
-  if (player.mode === "auto") return arrive({ ...fresh, phase: "waiting", playhead: 0, unwatched: true }, race, now);
+  if (player.mode === "auto") return arrive({ ...fresh, phase: "waiting", playhead: 0 }, race, now);
   return startOver(fresh, race, now);
 }
 
@@ -126,16 +126,14 @@ function arrive(player, race, now) {
   if (player.phase === "waiting") {
     const slowdown = judge(race);
     if (slowdown === null) return player;
-    return slowdown === 1 ? { ...settle(player, race), unwatched: true } : startOver(player, race, now);
+    return slowdown === 1 ? settle(player, race) : startOver(player, race, now);
   }
-  if (player.phase !== "following" || !race.done) return player;
-  const brief = player.unwatched && player.mode === "auto" && judge(race) > 1;
-  return brief ? startOver(player, race, now) : settle(player, race);
+  return player.phase === "following" && race.done ? settle(player, race) : player;
 }
 
 /** Nothing more appears, though more may have arrived. */
 function halt(player) {
-  return player.playhead === null ? player : { ...player, phase: "paused", unwatched: false };
+  return player.playhead === null ? player : { ...player, phase: "paused" };
 }
 
 /** The caller's clock says `now`. */
@@ -143,15 +141,22 @@ function tick(player, race, now) {
   if (player.phase !== "playing") return player;
   const passed = Math.min(LONGEST_TICK, Math.max(0, now - player.ticked));
   const playhead = player.playhead + passed / player.slowdown;
+  if (player.mode === "teach" && !player.taught && playhead >= race.backOff && race.arrived >= race.backOff) {
+    return { ...player, phase: "paused", playhead: race.backOff, taught: true };
+  }
   if (race.done && playhead >= race.total) return settle(player, race);
   return { ...player, playhead: Math.max(player.playhead, Math.min(playhead, race.arrived)), ticked: now };
+}
+
+function isAtFirstBackOff({ mode, taught, playhead }, race) {
+  return mode === "teach" && taught && playhead === race.backOff;
 }
 
 function chooseMode(player, race, mode, now) {
   const chosen = { ...player, mode };
   if (player.phase === "empty") return chosen;
   if (mode === "live") return settle(chosen, race);
-  if (mode === "step") return { ...chosen, phase: "paused", playhead: player.playhead ?? 0, unwatched: false };
+  if (mode === "step") return { ...chosen, phase: "paused", playhead: player.playhead ?? 0 };
   if (player.still && player.phase === "paused") return { ...chosen, slowdown: paceOf(chosen, race) };
   if (player.still && player.phase !== "playing") return chosen;
   if (mode === "auto" && !race.done && judge(race) === 1) return settle(chosen, race);
@@ -159,7 +164,7 @@ function chooseMode(player, race, mode, now) {
 }
 
 function resume(player, race, now) {
-  return { ...player, phase: "playing", slowdown: paceOf(player, race), ticked: now, unwatched: false };
+  return { ...player, phase: "playing", slowdown: paceOf(player, race), ticked: now };
 }
 
 /** Play, pause, play again: what the one button does now. */
@@ -168,7 +173,7 @@ function toggle(player, race, now) {
   if (player.phase === "settled") return startOver(player, race, now);
   if (player.phase === "paused" && player.mode !== "step") return resume(player, race, now);
   if (player.mode === "step") return startOver(player, race, now);
-  return { ...player, phase: "paused", playhead: player.playhead ?? race.arrived, unwatched: false };
+  return { ...player, phase: "paused", playhead: player.playhead ?? race.arrived };
 }
 
 /** One pass further, of whichever lane's next pass was done first; `direction` -1 takes the last one back. */
@@ -178,5 +183,5 @@ function stepBy(player, race, direction) {
   const moments = race.ends.flat().filter((moment) => (moment - at) * direction > 0 && moment <= race.arrived);
   const next = direction > 0 ? Math.min(...moments) : Math.max(0, ...moments);
   if (race.done && next >= race.total) return settle(player, race);
-  return { ...player, phase: "paused", playhead: Number.isFinite(next) ? next : at, unwatched: false };
+  return { ...player, phase: "paused", playhead: Number.isFinite(next) ? next : at };
 }

@@ -10,8 +10,8 @@ const root = element.querySelector(".dm-race");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
 const part = (name) => root.querySelector(`.dm-${name}`);
 const parts = Object.fromEntries(
-  ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "why", "split", "clock-row"]
-    .concat(["hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
+  ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "variety", "variety-note"]
+    .concat(["why", "split", "clock-row", "hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
     .concat(["remark", "status"])
     .map((name) => [name, part(name)]),
 );
@@ -128,7 +128,7 @@ function shownCounts() {
 function drawClocks(counts) {
   const clocks = clocksOf(lanes, counts);
   root.dataset.measured = String(Boolean(clocks));
-  const faces = facesOf(clocks, lanes);
+  const faces = facesOf(clocks, lanes, counts);
   put("passes", faces.passes);
   put("passes-note", faces.passesNote);
   put("speed", faces.speed);
@@ -136,6 +136,8 @@ function drawClocks(counts) {
   put("speed-note", faces.speedNote);
   put("first", faces.first);
   put("first-note", faces.firstNote);
+  put("variety", faces.variety);
+  put("variety-note", faces.varietyNote);
   drawWhy();
 }
 
@@ -156,6 +158,7 @@ function drawLaps(counts) {
   const clocks = shown().map((lane) => laneClocks(lane.passes, counts[lane.kind]));
   const arrived = Math.max(0, ...shown().map((lane) => laneClocks(lane.passes).tokens));
   const scale = race.done ? arrived : Math.max(arrived, SHORTEST_LAP);
+  for (const kind in laps) laps[kind][0].parentElement.hidden = !shown().some((lane) => lane.kind === kind);
   for (const [i, lane] of shown().entries()) {
     const [name, track, text] = laps[lane.kind];
     name.textContent = nameOf(lane);

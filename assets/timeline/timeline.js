@@ -12,12 +12,10 @@ const parts = Object.fromEntries(
     .map((name) => [name.replace("timeline-", ""), part(name)]),
 );
 
-const LEAD =
-  "One column per forward pass. The mark is the model's best guess; the bar is what it had to beat. Below the bar: " +
-  "back off.";
+const LEAD = "The mark is the model's best guess; the bar is what it had to beat. Below the bar: back off.";
 const EXACT_LEAD =
-  "Exact mode: one column per forward pass. The higher its mark, the more tokens it made final: drafts of the pass " +
-  "before, and one of its own. Nothing is backed off; below the line stand the drafts that it rejected.";
+  "Exact mode: the higher the mark, the more tokens the pass made final: drafts of the pass before and one of its own. " +
+  "Below the line: drafts that it rejected.";
 const EMPTY = "Every forward pass of DynaMo's answer will appear here: what it was sure of, and where it backed off.";
 const HINT = "Point at a column to read it; click to look inside.";
 const HIGHEST_MARK = 4; // tokens of a pass in exact mode, which has no probability to stand at
@@ -185,7 +183,7 @@ parts.columns.addEventListener("keydown", (event) => {
 });
 parts.columns.addEventListener("click", (event) => {
   const index = indexOf(event);
-  if (index >= 0) bus.dispatchEvent(new CustomEvent("show", { detail: { run: lane.run, index, pinned: true, reveal: true } }));
+  if (index >= 0) bus.dispatchEvent(new CustomEvent("show", { detail: { run: lane.run, index, pinned: true } }));
 });
 
 // ---- the other parts of the page

@@ -35,8 +35,8 @@ MOST_SESSIONS = 200
 _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
-  <p>A language model normally runs once per token. DynaMo proposes the next <b>two or three tokens in one
-  forward pass</b>, keeps what belongs together, and <b>backs off</b> to fewer when it is not sure.</p>
+  <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in one forward
+  pass</b>, keeps what belongs together, and <b>backs off</b> when it is not sure.</p>
 </header>
 """
 
@@ -68,14 +68,13 @@ def build_demo(
     book = VoteBook(votes) if votes else None
     manager = models(service) if models else None
     with gr.Blocks(title=TITLE) as demo:
+        notice = notice or pair.notice
+        notice_bar = gr.HTML(notice_html(notice), visible=bool(notice))
+        loading = gr.HTML(elem_id="switch-status")
         gr.HTML(_HEADER)
-        loading = gr.HTML(elem_id="switch-status", render=False)
         with gr.Row(elem_classes="dm-model-row"):
             model = gr.HTML(model_line(pair), elem_id="model", min_width=260)
             switch = ModelSwitch(manager, loading) if manager is not None else None
-        loading.render()
-        notice = notice or pair.notice
-        notice_bar = gr.HTML(notice_html(notice), visible=bool(notice))
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(service, recorded, voting=book is not None, strip=strip)

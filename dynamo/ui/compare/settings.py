@@ -93,7 +93,7 @@ def threshold_dial(chosen: SamplingOptions) -> gr.Slider:
         step=0.01,
         label="Back-off threshold ε: the quality dial",
         info="Drag to preview; release to regenerate.",
-        min_width=260,
+        min_width=220,
         buttons=["reset"],
         elem_id="threshold",
     )
@@ -105,6 +105,7 @@ def exact_switch(chosen: SamplingOptions) -> gr.Checkbox:
         label="Exact mode: drafts are verified by the next pass",
         info="Same distribution as this model's first head; ε is not used",
         container=False,
+        min_width=180,
         elem_id="exact",
     )
 

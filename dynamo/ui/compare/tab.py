@@ -27,7 +27,7 @@ OPPONENT_INFO = (
 )
 
 _LEGEND = """
-<p class="dm-legend" aria-label="Legend"><span>One forward pass emitted</span>
+<p class="dm-legend" aria-label="Legend"><span>One pass emitted</span>
   <span class="dm-chunk size-1 backed-off">one</span>
   <span class="dm-chunk size-2"><span class="dm-token">two </span><span class="dm-token">tokens</span></span>
   <span class="dm-chunk size-3"><span class="dm-token">three </span><span class="dm-token">tokens </span><span
@@ -54,15 +54,21 @@ class CompareTab:
     ):
         first = recorded or RaceView("", "", "", READY)
         self._chosen = service.pair.options
-        self._prompt_row(examples_for(service.pair.examples))
-        self.bar = race_bar(first.status, service.profile, elem_id="race")
-        gr.HTML(_LEGEND)
-        self._panes(service, first)
-        self._vote_row(voting)
-        self._chat_row(voting)
-        self._dial()
-        self.inspector = joint_inspector(service.store.get_pass, elem_id="inspector", value=first.inspector)
-        part("timeline", elem_id="timeline")
+        with gr.Column(elem_id="stage"):
+            self.bar = race_bar(first.status, service.profile, elem_id="race")
+            gr.HTML(_LEGEND, elem_id="legend")
+            self._panes(service, first)
+            with gr.Column(elem_id="say", min_width=0):
+                self._prompt_row(examples_for(service.pair.examples))
+                self._vote_row(voting)
+                self._chat_row(voting)
+                self._dial()
+            with gr.Column(elem_id="look", min_width=0):
+                self.inspector = joint_inspector(
+                    service.store.get_pass, elem_id="inspector", value=first.inspector
+                )
+                part("timeline", elem_id="timeline")
+        self._ablations()
         self.audit = part("audit", elem_id="audit") if service.pair.audit else None
         self._strip(strip)
         self._settings(service)
@@ -115,19 +121,19 @@ class CompareTab:
 
     def _prompt_row(self, examples: Examples) -> None:
         with gr.Row(elem_classes="dm-prompt-row"):
-            with gr.Column(scale=5, min_width=300):
-                self.prompt = gr.Textbox(
-                    examples.first,
-                    label=examples.label,
-                    placeholder=examples.placeholder,
-                    lines=1,
-                    max_lines=4,
-                    max_length=LONGEST_PROMPT,
-                    elem_id="prompt",
-                )
-            with gr.Column(scale=1, min_width=220), gr.Row(elem_classes="dm-actions"):
-                self.generate = gr.Button("Generate", variant="primary", min_width=100, elem_id="generate")
-                self.stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="stop")
+            self.prompt = gr.Textbox(
+                examples.first,
+                label=examples.label,
+                placeholder=examples.placeholder,
+                lines=1,
+                max_lines=4,
+                max_length=LONGEST_PROMPT,
+                container=False,
+                min_width=120,
+                elem_id="prompt",
+            )
+            self.generate = gr.Button("Generate", variant="primary", min_width=90, elem_id="generate")
+            self.stop = gr.Button("Stop", min_width=70, interactive=False, elem_id="stop")
         self.examples = gr.Dataset(
             components=[self.prompt],
             **examples.samples(),
@@ -139,11 +145,8 @@ class CompareTab:
 
     def _panes(self, service: PageService, first: RaceView) -> None:
         get_trace = service.store.get_trace
-        with gr.Row(equal_height=True, elem_classes="dm-panes"):
-            with gr.Column(min_width=320):
-                self.base = token_pane("base", first.base, get_trace, elem_id="pane-base")
-            with gr.Column(min_width=320):
-                self.dynamo = token_pane("dynamo", first.dynamo, get_trace, elem_id="pane-dynamo")
+        self.base = token_pane("base", first.base, get_trace, elem_id="pane-base")
+        self.dynamo = token_pane("dynamo", first.dynamo, get_trace, elem_id="pane-dynamo")
 
     def _vote_row(self, voting: bool) -> None:
         self.votes, self.vote_buttons = None, {}
@@ -179,20 +182,20 @@ class CompareTab:
                 self.blind = gr.State(False)
 
     def _dial(self) -> None:
-        with gr.Row(equal_height=True, elem_id="dial"):
-            with gr.Column(min_width=260):
-                self.settings = {
-                    "threshold": threshold_dial(self._chosen),
-                    "exact": exact_switch(self._chosen),
-                }
-            self.preset = gr.Radio(
-                [*PRESETS, CUSTOM],
-                value=next(iter(PRESETS)),
-                label="Ablations: which correction is on",
-                info="From the paper: one click decodes the answer again without a part",
-                min_width=260,
-                elem_id="preset",
-            )
+        with gr.Row(elem_id="dial"):
+            self.settings = {
+                "threshold": threshold_dial(self._chosen),
+                "exact": exact_switch(self._chosen),
+            }
+
+    def _ablations(self) -> None:
+        self.preset = gr.Radio(
+            [*PRESETS, CUSTOM],
+            value=next(iter(PRESETS)),
+            label="Ablations: which correction is on",
+            info="From the paper: one click decodes the answer again without a part",
+            elem_id="preset",
+        )
 
     def _strip(self, offered: bool) -> None:
         self.strip = self.strip_start = None
