@@ -57,8 +57,8 @@ def test_three_stages_are_drawn_with_the_chunk_that_was_drawn(inspector):
         == ["0"] * 3
     )
     assert inspector.locator(".dm-stage-result").all_inner_texts() == [
-        "likeliest pair: “What time” 36 %",
-        "20.7 % of the product is kept; likeliest pair: “What time” 60 %",
+        "likeliest: “What time” 36 %",
+        "20.7 % kept; likeliest: “What time” 60 %",
         "2 chunks left to draw from",
     ]
     assert inspector.locator(".dm-third li").all_inner_texts() == ["·would\n100 %"]
@@ -69,8 +69,8 @@ def test_the_ladder_says_which_orders_were_given_up_and_why(inspector):
     assert verdict(inspector) == "This pass backed off to 1 token."
     rungs = [rung.split("\n") for rung in inspector.locator(".dm-ladder li").all_inner_texts()]
     assert rungs == [
-        ["3 tokens", "best 20 %, bar 25 %", "backed off"],
-        ["2 tokens", "best 40 %, bar 50 %", "backed off"],
+        ["3 tokens", "20 % ≤ 25 %", "backed off"],
+        ["2 tokens", "40 % ≤ 50 %", "backed off"],
         ["1 token", "always possible", "emitted"],
     ]
     show(inspector, RUN, 1)
@@ -126,8 +126,8 @@ def test_without_the_mask_no_cell_is_called_removed(arithmetic):
     assert not arithmetic("isUnmasked({ kept: 0.4 }, args[0])", joint, files=files)
     assert not arithmetic("isUnmasked({ kept: 1 }, args[0])", {**joint, "product": [0.9, 0.1]}, files=files)
     captions = "stageCaptions({}, { order: 2 }, 0.5, args[0])[1]"
-    assert arithmetic(captions, True, files=files) == "off: nothing is removed"
-    assert arithmetic(captions, False, files=files).startswith("never seen together")
+    assert arithmetic(captions, True, files=files) == "off: drops nothing"
+    assert arithmetic(captions, False, files=files).startswith("drops pairs never seen")
 
 
 def test_a_correlators_stage_is_no_mask_and_a_grown_chunk_has_no_threshold(arithmetic):
@@ -135,8 +135,8 @@ def test_a_correlators_stage_is_no_mask_and_a_grown_chunk_has_no_threshold(arith
     assert arithmetic("correctionTitle('correlator')", files=files) == "Given the token before"
     assert arithmetic("correctionTitle()", files=files) == "Mask"
     caption = "stageCaptions({}, { order: 3, correction: args[0] }, 0.5, false)[1]"
-    assert arithmetic(caption, "correlator", files=files).startswith("each row is its own distribution")
-    assert "nothing is removed" in arithmetic(caption, "smoothed", files=files)
+    assert arithmetic(caption, "correlator", files=files).startswith("each row: what follows")
+    assert arithmetic(caption, "smoothed", files=files).startswith("weighted by")
     cell = "correctedInWords(0, { correction: 'correlator' }, { masked: [0.1], given: [0.25] }, 'a')"
     assert arithmetic(cell, files=files) == ["25 % given “a”", "together 10 %"]
     grown = {"anchored": True, "ids": [1, 2], "text": ["a", "b"], "backoffs": [[3, "threshold", 0.2, 0.25]]}
@@ -172,8 +172,9 @@ def test_a_single_token_run_has_no_stages(inspector, runs):
     alone = StepRecord((1,), 1, 0.01, probabilities=(0.3,))
     values, _ = fill(runs[0], "6" * 32, [alone], threshold=1.0)
     give(inspector, "inspector", values[0])
-    inspector.get_by_text("This pass built no joint distribution: single tokens were asked for").wait_for()
-    assert inspector.locator(".dm-stages, .dm-verdict").filter(visible=True).count() == 0
+    inspector.get_by_text("It built no joint distribution: single tokens were asked for").wait_for()
+    assert verdict(inspector) == "This pass emitted 1 token."
+    assert inspector.locator(".dm-stage table").filter(visible=True).count() == 0
 
 
 # ---- the threshold slider
@@ -255,6 +256,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(open_inspector, runs):
     give(page, "inspector", runs[1][RUN][0][0])
     page.get_by_text("Pass 1 of 1").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
+    assert page.locator(".dm-stage table:visible").count() == 1  # one stage at a time
+    page.get_by_role("button", name="Threshold").click()
+    assert page.locator(".dm-stage-threshold table").is_visible()
     small = page.locator(".dm-inspector button:visible").evaluate_all(
         "(all) => all.filter((one) => Math.min(one.offsetHeight, one.offsetWidth) < 24).length"
     )

@@ -189,21 +189,6 @@ def test_a_clicked_chunk_pins_the_inspector_and_every_pass_can_be_called(page_at
         page.get_by_text(f"Pass {i + 1} of {every.count()}").first.wait_for()
 
 
-def test_whoever_clicks_a_chunk_gets_to_see_the_inspector(page_at, page_url):
-    page = page_at(page_url, viewport={"width": 1280, "height": 700})
-    generate(page)
-    page.evaluate("scrollTo(0, 0)")
-    verdict = "#inspector .dm-verdict"
-    in_sight = f"() => document.querySelector('{verdict}').getBoundingClientRect().bottom <= innerHeight"
-    assert not page.evaluate(f"({in_sight})()")
-    chunks(page).nth(2).click()
-    page.wait_for_function(in_sight)
-    there, title = page.evaluate("scrollY"), page.inner_text(".dm-title")
-    page.click(".dm-next")
-    page.wait_for_function("(title) => document.querySelector('.dm-title').textContent !== title", arg=title)
-    assert page.evaluate("scrollY") == there  # it is in sight already
-
-
 def test_the_dial_shows_what_if_and_then_decodes_again(page_at, page_url):
     page = page_at(page_url)
     generate(page)

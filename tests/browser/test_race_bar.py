@@ -50,12 +50,13 @@ def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
     send(page, [dynamo])
     assert [page.inner_text(face) for face in faces] == ["3.00", "2.14×", "19 ms"]
     assert page.inner_text(".dm-passes-note") == "against 1.00"
-    assert page.inner_text(".dm-speed-note") == "429 against 200 tok/s (model time only)"
+    assert page.inner_text(".dm-speed-note") == "429 against 200 tok/s"
     assert page.inner_text(".dm-first-note") == "against 12 ms"
     assert page.inner_text(".dm-tally") == "DynaMo wrote 39 tokens in 13 passes. One at a time needs 39."
-    assert (
-        page.inner_text(".dm-pace") == "Real time: 31 tokens in 0.16 s (base), 39 tokens in 0.10 s (DynaMo)."
-    )
+    assert page.inner_text(".dm-variety") == "3 %"  # its one word, again and again
+    assert page.inner_text(".dm-variety-note") == "against 3 %; repeats 97 %, 96 %"
+    laps = [page.inner_text(f".dm-lap-{lane} span:last-child") for lane in ("base", "dynamo")]
+    assert laps == ["31 tokens in 0.16 s", "39 tokens in 0.10 s"] and page.inner_text(".dm-pace") == ""
     assert page.inner_text(".dm-status") == "Both answer."
 
 
@@ -140,7 +141,7 @@ def test_modes_are_a_radio_group_that_arrows_move_in(race):
     page.keyboard.press("ArrowRight")
     assert heard(page, "player")[-1]["mode"] == "live"
     page.keyboard.press("ArrowRight")
-    assert heard(page, "player")[-1] == {"playing": False, "mode": "tenth", "slowdown": 1}
+    assert heard(page, "player")[-1] == {"playing": False, "mode": "teach", "slowdown": 1}
     assert page.get_by_role("radiogroup", name="Pace").get_by_role("radio").count() == 4
 
 
@@ -179,6 +180,16 @@ def test_no_ratio_stands_over_a_few_tokens_and_none_above_tokens_per_pass(race):
     send(page, [lane("base", [50.0] * 30, run="slow"), lane("dynamo", [7.0] * 12, 3, run="slow")])
     assert page.inner_text(".dm-passes") == "3.00" and page.inner_text(".dm-speed") == "–"
     assert page.inner_text(".dm-speed-note") == "something disturbed the clocks; try again"
+
+
+def test_a_lane_that_is_not_there_has_no_bar(race):
+    """A loaded trace of DynaMo alone kept the base's last "39 tokens in 46 ms"."""
+    base, dynamo = short_race()
+    page = race(base, dynamo)
+    nothing = {**base, "run": None, "header": None, "state": "empty", "end": None, "passes": [], "count": 0}
+    send(page, [nothing, {**dynamo, "run": "loaded"}])
+    assert page.is_hidden(".dm-lap-base span:last-child")
+    assert page.inner_text(".dm-lap-dynamo span:last-child") == "39 tokens in 0.10 s"
 
 
 def test_a_blind_duel_shows_no_clock_and_no_player_until_the_vote(race):

@@ -160,7 +160,7 @@ def test_a_click_pins_the_pass_and_the_shown_pass_is_marked(timeline):
     page = timeline(answered())
     page.locator(".dm-column").nth(2).click()
     shown = {"run": "dynamo-run", "index": 2}
-    assert page.evaluate("window.heard") == [["show", {**shown, "pinned": True, "reveal": True}]]
+    assert page.evaluate("window.heard") == [["show", {**shown, "pinned": True}]]
     tell(page, "shown", shown)
     page.mouse.move(0, 0)
     assert page.locator(".dm-column[aria-current]").get_attribute("data-index") == "2"

@@ -1,0 +1,87 @@
+"""The stage: both answers, the pass that is decided, the timeline and the dial on one screen, while it happens."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from fakes import scripted_pair
+from pages import PROMPT, served
+
+LEFT = (".dm-clock-row", ".dm-player", "#pane-base .dm-pane", "#pane-dynamo .dm-pane", "#prompt", "#dial")
+RIGHT = (".dm-inspector", ".dm-timeline")
+
+
+def boxes(page, *parts):
+    return {part: page.locator(part).bounding_box() for part in parts}
+
+
+def overlap(one, other):
+    apart_x = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+    apart_y = one["y"] + one["height"] <= other["y"] or other["y"] + other["height"] <= one["y"]
+    return not (apart_x or apart_y)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720), (1920, 1080)])
+def test_everything_that_explains_it_is_on_one_screen(page_at, recorded_url, width, height, theme):
+    """The inspector began at 1180 of 900 pixels, and a click on a chunk scrolled the text away."""
+    page = page_at(f"{recorded_url}?__theme={theme}", viewport={"width": width, "height": height})
+    page.wait_for_selector(".dm-inspector[data-state=joint]")
+    before = boxes(page, *LEFT, *RIGHT, ".dm-stages", ".dm-timeline-plot", "#threshold input[type=range]")
+    for part, box in before.items():
+        assert box["x"] >= 0 and box["y"] >= 0, part
+        assert box["x"] + box["width"] <= width and box["y"] + box["height"] <= height, (part, box)
+    for one, other in combinations((*LEFT, *RIGHT), 2):
+        assert not overlap(before[one], before[other]), (one, other)
+    used = max(box["x"] + box["width"] for box in before.values()) - min(box["x"] for box in before.values())
+    assert used > 0.94 * width
+    assert before["#pane-base .dm-pane"]["width"] < before["#pane-dynamo .dm-pane"]["width"]
+    assert before["#pane-dynamo .dm-pane"]["height"] > 200
+    title = page.inner_text(".dm-title")
+    page.locator("#pane-dynamo .dm-chunk").nth(4).click()
+    page.wait_for_function("(title) => document.querySelector('.dm-title').textContent !== title", arg=title)
+    assert page.evaluate("scrollY") == 0
+    assert boxes(page, *before) == before
+
+
+def test_on_a_tablet_the_lanes_stand_beside_each_other(page_at, recorded_url):
+    page = page_at(recorded_url, viewport={"width": 768, "height": 1024})
+    base, dynamo = boxes(page, "#pane-base", "#pane-dynamo").values()
+    assert base["y"] == dynamo["y"] and base["x"] + base["width"] <= dynamo["x"]
+    assert dynamo["y"] + dynamo["height"] < 1024
+
+
+def test_on_a_phone_dynamo_and_its_pass_come_first(page_at, recorded_url):
+    page = page_at(recorded_url, viewport={"width": 375, "height": 812})
+    page.wait_for_selector(".dm-inspector[data-state=joint]")
+    dynamo, cells, base, box = boxes(
+        page, "#pane-dynamo", ".dm-stage-mask tbody", "#pane-base", "#prompt textarea"
+    ).values()
+    assert dynamo["y"] < cells["y"] < base["y"]
+    assert cells["y"] + cells["height"] < box["y"], "the heatmap ends above the message box"
+    assert box["y"] + box["height"] <= 812
+
+
+def test_the_heatmap_follows_the_decoding(page_at):
+    """The charts were a replay of what was over."""
+    with served(scripted_pair(seconds=0.1, sleep=True)) as url:  # a base of ten passes a second: shown live
+        page = page_at(url, reduced_motion="no-preference")
+        page.evaluate(
+            """() => {
+              window.seen = new Set();
+              let running = false;
+              dynamoBus.addEventListener("lane", ({ detail }) => {
+                if (detail.kind === "dynamo") running = detail.state === "running";
+              });
+              const title = document.querySelector(".dm-title");
+              new MutationObserver(() => running && seen.add(title.textContent)).observe(title, {
+                childList: true, characterData: true, subtree: true });
+            }"""
+        )
+        page.fill("#prompt textarea", PROMPT)
+        page.click("#generate")
+        page.wait_for_selector(".dm-race[data-phase=following]")
+        page.get_by_text("Live. Both lanes take turns").wait_for()
+        page.wait_for_selector(".dm-race[data-phase=settled]")
+        assert len({title.split(" of ")[0] for title in page.evaluate("[...seen]")}) >= 10
