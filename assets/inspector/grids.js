@@ -12,6 +12,11 @@ const SKETCHES = [
   [1, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE, GONE],
 ];
 
+const LESSON = [
+  "Each head of the model guesses a token for its own place. Multiplied, every pair gets a value.",
+  "Heads do not know of each other, so nonsense scores too. Pairs never seen together in training go.",
+  "What is above the threshold ε is drawn from and emitted whole. Nothing left: back off to fewer tokens.",
+];
 function buildGrid(figure, stage) {
   figure.querySelector("table").before(sketch(SKETCHES[stage], stage === 2 ? 0 : -1));
   const table = figure.querySelector("table");
@@ -43,6 +48,34 @@ function nameStage(grid, title) {
   say(grid.title, title);
   say(grid.tab, title);
   grid.table.setAttribute("aria-label", `${title}: rows are the first token, columns the second`);
+}
+
+/** Buttons that choose the one stage on screen, where there is no room for three. */
+function connectTabs(root, box, names, grids) {
+  const tabs = names.map((name, i) => {
+    const tab = document.createElement("button");
+    tab.type = "button";
+    tab.className = "dm-button";
+    tab.addEventListener("click", () => lookAt(i));
+    say(tab, grids[i].title.textContent);
+    grids[i].tab = tab;
+    return tab;
+  });
+  const lookAt = (at) => {
+    root.dataset.stage = names[at];
+    tabs.forEach((tab, i) => tab.setAttribute("aria-pressed", String(i === at)));
+  };
+  box.append(...tabs);
+  lookAt(1);
+}
+
+const TEACHING_DELAY = 180;
+
+/** At teaching pace mask and threshold come one after the other. */
+function dropIn([, ...later]) {
+  later.forEach(({ table }, i) => {
+    table.animate({ opacity: [0, 1] }, { duration: 120, delay: TEACHING_DELAY * (i + 1), fill: "backwards" });
+  });
 }
 
 function sketch(heats, picked) {

@@ -14,20 +14,12 @@ const part = (name) => root.querySelector(`.dm-${name}`);
 const FRAME = 33; // milliseconds from one draw to the next, at least
 const SHARE_OF_TIME = 1 / 4; // of the browser's time that drawing may take
 const QUIET_FRAME = 500;
-const TEACHING_DELAY = 180;
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-const LESSON = [
-  "Each head of the model guesses a token for its own place. Multiplied, every pair gets a value.",
-  "Heads do not know of each other, so nonsense scores too. Pairs never seen together in training go.",
-  "What is above the threshold ε is drawn from and emitted whole. Nothing left: back off to fewer tokens.",
-];
 const AT_REST =
   "Every pass of DynaMo is taken apart here while it happens; a click on a chunk of its text comes back to the pass " +
   "it came from. The three pictures below only show the idea.";
 const READ_ME = "Point at a cell to read it.";
-const SINGLE = "It built no joint distribution: single tokens were asked for, or the text ended.";
-const NOT_RECORDED = "Its joint distribution was not recorded.";
 const LOST = "This pass is no longer stored. Generate again to look inside it.";
 
 const STAGES = ["product", "mask", "threshold"];
@@ -86,19 +78,10 @@ async function lookUp(run, index, atOnce) {
 }
 
 function show(value, atOnce = false) {
-  if (playing && mode === "teach" && value !== shown) dropIn();
+  if (playing && mode === "teach" && value !== shown && !reducedMotion.matches) dropIn(grids);
   if (value.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
   shown = value;
   schedule(atOnce);
-}
-
-/** At teaching pace mask and threshold come one after the other. */
-function dropIn() {
-  if (reducedMotion.matches) return;
-  const [, ...later] = grids;
-  later.forEach(({ table }, i) => {
-    table.animate({ opacity: [0, 1] }, { duration: 120, delay: TEACHING_DELAY * (i + 1), fill: "backwards" });
-  });
 }
 
 /** Draws now or as soon as drawing does not take more than its share of the time. */
@@ -230,37 +213,12 @@ function drawStages() {
 /** What the pass did; while the slider is away from the run's threshold, what it would have done there. */
 function drawVerdict() {
   const { pass, joint } = shown;
-  if (!joint) {
-    const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
-    root.classList.remove("dm-asking");
-    say(part("verdict").children[0], `This pass emitted ${plural(pass.ids.length, "token")}.`);
-    say(part("verdict").children[1], tried ? NOT_RECORDED : SINGLE);
-    return;
-  }
-  const asking = Math.abs(threshold() - joint.threshold) > 1e-9;
+  const asking = joint && Math.abs(threshold() - joint.threshold) > 1e-9;
   const [phrase, reason] = asking ? whatIfInWords(pass, joint, slider) : verdictInWords(pass, joint);
-  root.classList.toggle("dm-asking", asking);
+  root.classList.toggle("dm-asking", Boolean(asking));
   say(part("verdict").children[0], phrase);
   say(part("verdict").children[1], asking ? `${reason} This answer ran at ${joint.threshold}.` : reason);
 }
-
-// ---- one stage at a time, where there is room for one
-
-function lookAt(stage) {
-  root.dataset.stage = stage;
-  for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.stage === stage));
-}
-
-const tabs = STAGES.map((stage, i) => {
-  const tab = document.createElement("button");
-  tab.type = "button";
-  tab.className = "dm-button";
-  tab.dataset.stage = stage;
-  tab.addEventListener("click", () => lookAt(stage));
-  grids[i].tab = tab;
-  part("stage-tabs").append(tab);
-  return tab;
-});
 
 // ---- reading cells
 
@@ -334,8 +292,7 @@ bus.addEventListener("threshold", (event) => {
   if (shown?.joint) schedule(true);
 });
 say(part("readout"), READ_ME);
-for (const grid of grids) say(grid.tab, grid.title.textContent);
-lookAt("mask");
+connectTabs(root, part("stage-tabs"), STAGES, grids);
 draw();
 watch("value", onValue);
 onValue();

@@ -74,10 +74,17 @@ function namedByPass(pass, joint, head) {
   return isExact(pass) ? " …" : pass.text[head];
 }
 
+const SINGLE = "It built no joint distribution: single tokens were asked for, or the text ended.";
+const NOT_RECORDED = "Its joint distribution was not recorded.";
+
 /** How many tokens the pass came to and why: [phrase, reason]. */
 function verdictInWords(pass, joint) {
   if (isExact(pass)) return exactInWords(pass);
   if (isGrown(pass)) return anchoredInWords(pass);
+  if (!joint) {
+    const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
+    return [`This pass emitted ${plural(pass.ids.length, "token")}.`, tried ? NOT_RECORDED : SINGLE];
+  }
   const tries = triesOf(pass, joint);
   const order = pass.order ?? pass.ids.length;
   if (order === 1) return ["This pass backed off to 1 token.", refusalInWords(tries, joint.threshold)];
