@@ -16,7 +16,7 @@ function stageCaptions(pass, joint, threshold, unmasked) {
 
 /** What the second stage is called: only the table's is a mask. */
 function correctionTitle(correction) {
-  return { correlator: "Given the token before", smoothed: "Smoothed counts" }[correction] ?? "Mask";
+  return { correlator: "Given the first", smoothed: "Smoothed counts" }[correction] ?? "Mask";
 }
 
 function correctionCaption({ correction }, unmasked) {

@@ -80,7 +80,7 @@ function addColumn(step) {
     column.append(piece("stem"), piece("if"), piece("bar"));
   }
   if (isGrown(step)) column.style.setProperty("--value", Math.min(1, tokens / HIGHEST_MARK));
-  column.append(piece(best === null && !isGrown(step) ? "none" : `mark size-${tokens}`));
+  column.append(piece(best === null && !isGrown(step) ? "none" : `mark size-${tokens}${givenUp ? "" : " sure"}`));
   for (let i = 0; i < givenUp; i++) column.append(piece("given-up"));
   columns.push(column);
   parts.columns.append(column);

@@ -42,7 +42,7 @@ def backoff_timeline(passes: Sequence[PassLine], threshold: float) -> go.Figure:
     from, and `threshold` is exact mode's own.
     """
     exact = any(line.drafted for line in passes)
-    word = "drafted" if exact else "emitted"
+    word = "drafted" if exact else "above the bar"  # the text may end inside of what was drawn
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.06)
     tries = [each for line in passes for each in _tries(line, exact)]
     orders = sorted({each.order for each in tries}, reverse=True)
@@ -57,11 +57,11 @@ def backoff_timeline(passes: Sequence[PassLine], threshold: float) -> go.Figure:
     figure.update_yaxes(
         title={"text": "best joint value", "standoff": 8}, row=1, col=1, **_value_axis(logarithmic)
     )
-    most = max((line.order for line in passes), default=1)
+    most = max((len(line.tokens) for line in passes), default=1)
     figure.update_yaxes(
         title={"text": "tokens", "standoff": 8}, row=2, col=1, dtick=1, range=[0, most + 0.2], fixedrange=True
     )
-    figure.update_xaxes(range=[0.4, max(len(passes), 8) + 0.6])
+    figure.update_xaxes(range=[0.4, len(passes) + 0.6])
     figure.update_xaxes(title={"text": "forward pass", "standoff": 8}, row=2, col=1)
     if not tries:
         figure.add_annotation(
@@ -127,7 +127,7 @@ def _add_bar(figure: go.Figure, order: int, threshold: float, passes: int, logar
     if logarithmic and bar < _FLOOR:
         return
     figure.add_scatter(
-        x=[0.4, max(passes, 8) + 0.6],
+        x=[0.4, passes + 0.6],
         y=[bar, bar],
         mode="lines",
         name=f"{order} must exceed {bar_in_words(threshold, order)}",
@@ -139,13 +139,13 @@ def _add_bar(figure: go.Figure, order: int, threshold: float, passes: int, logar
 
 
 def _add_emitted(figure: go.Figure, passes: Sequence[PassLine], exact: bool) -> None:
-    for order in sorted({line.order for line in passes}):
-        lines = [line for line in passes if line.order == order]
+    for emitted in sorted({len(line.tokens) for line in passes}):
+        lines = [line for line in passes if len(line.tokens) == emitted]
         figure.add_bar(
             x=[line.index + 1 for line in lines],
-            y=[len(line.tokens) for line in lines],
+            y=[emitted] * len(lines),
             width=0.85,
-            marker={"color": ORDERS[order], "line": {"width": 0}},
+            marker={"color": ORDERS[emitted], "line": {"width": 0}},
             hoverinfo="text",
             hovertext=[_story(line, exact) for line in lines],
             showlegend=False,

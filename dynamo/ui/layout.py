@@ -35,8 +35,8 @@ MOST_SESSIONS = 200
 _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
-  <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in one forward
-  pass</b>, keeps what belongs together, and <b>backs off</b> when it is not sure.</p>
+  <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in one
+  forward pass</b>, keeps what belongs together, and <b>backs off</b> when unsure.</p>
 </header>
 """
 

@@ -132,7 +132,7 @@ def test_without_the_mask_no_cell_is_called_removed(arithmetic):
 
 def test_a_correlators_stage_is_no_mask_and_a_grown_chunk_has_no_threshold(arithmetic):
     files = ("inspector/grids.js", "inspector/words.js")
-    assert arithmetic("correctionTitle('correlator')", files=files) == "Given the token before"
+    assert arithmetic("correctionTitle('correlator')", files=files) == "Given the first"
     assert arithmetic("correctionTitle()", files=files) == "Mask"
     caption = "stageCaptions({}, { order: 3, correction: args[0] }, 0.5, false)[1]"
     assert arithmetic(caption, "correlator", files=files).startswith("each row: what follows")

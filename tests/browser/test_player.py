@@ -93,7 +93,9 @@ def test_teaching_pace_stops_once_where_a_pass_backed_off_first(play):
     base, dynamo = lane("base", [5.0] * 30), answered()
     script = """
       player = begin({ ...player, mode: "teach" }, race, "live", 0);
-      const play = () => { for (let now = 0; player.phase === "playing"; now += 16) player = tick(player, race, now); };
+      const play = () => {
+        for (let now = 0; player.phase === "playing"; now += 16) player = tick(player, race, now);
+      };
       play(); log.push(player.phase, doneBy(race.ends[1], player.playhead), isAtFirstBackOff(player, race));
       player = toggle(player, race, 0); play(); log.push(player.phase);
     """

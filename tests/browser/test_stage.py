@@ -1,4 +1,4 @@
-"""The stage: both answers, the pass that is decided, the timeline and the dial on one screen, while it happens."""
+"""The stage: both answers, the pass, the timeline and the dial on one screen, while it happens."""
 
 from __future__ import annotations
 

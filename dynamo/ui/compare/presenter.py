@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dynamo.decoding.race import race
 from dynamo.sampling.records import StepRecord
 from dynamo.trace.joint_line import GRID_SIZE, JointLine
-from dynamo.trace.ndjson import End, Header, PassLine, encode_lines
+from dynamo.trace.ndjson import End, Header, PassLine, Trace, encode_lines
 from dynamo.trace.recorder import Decoder, Recorder
 from dynamo.ui.server.store import RunStore
 
@@ -100,7 +100,7 @@ class Race:
         self.lanes = dict(lanes)
         self._store = store
         self._inspector = ""
-        self._telling = ("", (0, False, 0))
+        self._telling: tuple[str, tuple] = ("", (False,))
 
     def views(
         self, flush_seconds: float = FLUSH_SECONDS, clock: Callable[[], float] = time.perf_counter
@@ -146,7 +146,7 @@ class Race:
         value = self._store.put(lane.header.run, line, joint, wide)
         if lane.header.lane == "dynamo":
             self._inspector = value
-            self._remember_if_telling(joint)
+            self._remember_if_telling(line, joint)
 
     def _stop(self, running: Iterator, reason: str, message: str = "") -> None:
         """Closes the streams, and ends the lanes that have not come to an end of their own."""
@@ -159,18 +159,22 @@ class Race:
             lane.end(reason, message)
             self._store.finish(lane.header.run, lane.end_line)
 
-    def _remember_if_telling(self, joint: JointLine | None) -> None:
-        """When the race is over the inspector rests on the pass with most to see: many tokens, many cells."""
-        if joint is not None and (weight := telling(joint)) > self._telling[1]:
+    def _remember_if_telling(self, line: PassLine, joint: JointLine | None) -> None:
+        if joint is not None and (weight := telling(line, joint)) > self._telling[1]:
             self._telling = (self._inspector, weight)
 
 
-def telling(joint: JointLine) -> tuple[int, bool, int]:
-    """How much there is to see in a joint, comparable: tokens, whether the tables show them, cells."""
+def telling(line: PassLine, joint: JointLine) -> tuple:
+    """What the inspector rests on when a race is over, comparable: the first pass that backed off, as it
+    explains itself; where none did the one with most to see, by tokens, whether the tables show them, cells.
+    """
+    if line.backoffs:
+        return (True,)
     visible = max(joint.picked[:2], default=0) < len(joint.grid)
-    return len(joint.picked), visible, min(len(joint.chunks), 6)
+    return False, len(line.tokens), visible, min(len(joint.chunks), 6)
 
 
-def most_telling(joints: Mapping[int, JointLine]) -> int:
+def most_telling(trace: Trace) -> int:
     """The pass of a finished run that the inspector rests on, by its index: as after a race."""
-    return max(sorted(joints), key=lambda index: telling(joints[index]), default=0)
+    seen = [line for line in trace.passes if line.index in trace.joints]
+    return max(seen, key=lambda line: telling(line, trace.joints[line.index])).index if seen else 0

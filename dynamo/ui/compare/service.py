@@ -229,7 +229,7 @@ class PageService:
         if not shown:
             raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
         wires = {lane: trace.wire for lane, trace in shown.items()}
-        best = most_telling(shown["dynamo"].joints) if "dynamo" in shown else None
+        best = most_telling(shown["dynamo"]) if "dynamo" in shown else None
         inspector = "" if best is None else self.store.get_pass(shown["dynamo"].header.run, best) or ""
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), inspector, status)
 

@@ -208,7 +208,7 @@ class CompareTab:
             self.strip = part("strip", elem_id="strip")
 
     def _settings(self, service: PageService) -> None:
-        with gr.Accordion("All settings, and the left lane", open=False, elem_id="settings"):
+        with gr.Accordion("All settings, and the left lane", open=False, elem_id="settings") as self.panel:
             self.opponent = gr.Radio(
                 **_opponents(service.pair), label="Left lane", info=OPPONENT_INFO, elem_id="opponent"
             )

@@ -13,7 +13,7 @@ import gradio as gr
 
 from dynamo.ui.compare.handlers import Handlers
 from dynamo.ui.compare.service import READY
-from dynamo.ui.compare.settings import PRESETS, preset_of
+from dynamo.ui.compare.settings import CUSTOM, PRESETS, preset_of
 from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import IN_BROWSER, QUIET, RUN, ends_of
 
@@ -23,6 +23,7 @@ _ENABLE_IF_PROMPT = "(prompt) => ({ __type__: 'update', interactive: Boolean(pro
 _ENABLE = "() => ({ __type__: 'update', interactive: true })"
 _ENABLE_IF_REPLAYING = "() => ({ __type__: 'update', interactive: Boolean(window.dynamoBus?.replaying) })"
 _TO_BUS = "(value) => window.dynamoBus?.dispatchEvent(new CustomEvent('{name}', {{ detail: value }}))"
+_BRING_INTO_VIEW = "() => document.getElementById('{}').scrollIntoView({{ block: 'nearest' }})"
 # The box is emptied when its message was answered, unless something else was typed meanwhile.
 _EMPTY_IF_ANSWERED = """(prompt, wire) => {
   const header = (wire || "").split("\\n").filter((line) => line.startsWith('{"format"')).pop();
@@ -97,6 +98,15 @@ class Wiring:
         picked = tab.preset.input(
             lambda name, *now: PRESETS.get(name, now), [tab.preset, *knobs], knobs, **QUIET
         )
+        # Whoever wants a custom correction sets it there.
+        tab.preset.input(
+            lambda name: gr.update(open=True) if name == CUSTOM else gr.skip(), tab.preset, tab.panel, **QUIET
+        ).then(
+            None,
+            tab.preset,
+            js=f"(name) => name === '{CUSTOM}' && ({_BRING_INTO_VIEW.format('settings')})()",
+            **IN_BROWSER,
+        )
         for knob in knobs:
             knob.input(preset_of, knobs, tab.preset, **QUIET)
         switched = tab.settings["exact"].input(**again)
@@ -137,7 +147,9 @@ class Wiring:
 
     def _connect_chat_buttons(self) -> None:
         tab = self._tab
-        tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET)
+        tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET).then(
+            None, js="() => document.querySelector('#prompt textarea').focus()", **IN_BROWSER
+        )
         tab.new_chat.click(
             lambda: ("", "", "", READY, False, None, *("" for _ in tab.cards)),
             None,
@@ -159,7 +171,9 @@ class Wiring:
     def _connect_charts(self) -> None:
         tab = self._tab
         tab.charts.expand(self._handlers.timeline_chart, self._chat, tab.timeline_chart, **QUIET)
-        tab.inspector.enlarge(self._handlers.heatmap, None, [tab.heatmap, tab.charts], **QUIET)
+        tab.inspector.enlarge(self._handlers.heatmap, None, [tab.heatmap, tab.charts], **QUIET).then(
+            None, js=_BRING_INTO_VIEW.format("charts"), **IN_BROWSER
+        )
 
     def _connect_votes(self, sent: Any) -> None:
         """The row is visible while a duel waits for its vote."""
