@@ -149,7 +149,7 @@ def test_every_order_that_was_tried_is_a_mark_on_its_side_of_the_bar(threshold):
     tried |= {(line.index + 1, line.order, True) for line in lines if line.order > 1}
     drawn = set()
     for order in (2, 3):
-        for kept, name in ((True, f"{order} emitted"), (False, f"{order} backed off")):
+        for kept, name in ((True, f"{order} above the bar"), (False, f"{order} backed off")):
             for trace in [trace for trace in figure.data if trace.name == name]:
                 drawn |= {(x, order, kept) for x in trace.x}
                 assert all((y > threshold ** (order - 1)) == kept for y in trace.y)
