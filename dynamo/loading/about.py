@@ -38,7 +38,7 @@ EMBEDDED_ABOUT = About(
 SMOLLM2_ABOUT = About(
     "SmolLM2-135M-Instruct",
     "Apache-2.0",
-    "chats about anything, and is often wrong",
+    "chats about anything, often wrongly",
     "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) with token heads trained by this project "
     "on the model's own conversations. It chats about anything, and a model this small is often wrong.",
 )

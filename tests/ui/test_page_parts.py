@@ -11,6 +11,7 @@ import pytest
 from fakes import HOSTILE, scripted_pair
 from page_handlers import SETTINGS, handlers, send
 
+from dynamo.pipelines.self_recipe import RECORDED
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui import build_demo, launch_options, layout
@@ -73,11 +74,24 @@ def test_a_recording_is_on_the_page_before_anything_was_asked(tmp_path):
     assert run not in tab.dynamo.value
 
 
+def test_a_page_that_opens_after_a_switch_still_plays_the_recording():
+    pair = scripted_pair()
+    with gr.Blocks():
+        tab = CompareTab(PageService(pair))
+    lanes = {tab.base, tab.dynamo, tab.inspector, tab.bar}
+    assert lanes <= tab.pair_updates(pair).keys() and not lanes & tab.pair_updates(pair, opening=True).keys()
+
+
 def test_the_first_example_is_what_the_recording_answers():
     """The first example is what the recording answers so that generate runs it live."""
     with (ASSETS / "recording.ndjson").open(encoding="utf-8", newline="\n") as file:
         asked = {trace.header.prompt for trace in read_runs(file)}
     assert asked == {examples_for("dialogues").first}
+
+
+def test_so_is_what_is_recorded_of_smollm2():
+    assert examples_for("chat").first == RECORDED
+    assert f'compare "{RECORDED}" --model smollm2' in (ASSETS.parent / "Makefile").read_text(encoding="utf-8")
 
 
 def test_every_kind_of_model_has_about_ten_examples():

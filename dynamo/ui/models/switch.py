@@ -16,7 +16,7 @@ def model_line(pair: ModelPair) -> str:
     about = pair.about
     base, added = pair.parameters
     facts = [
-        f"{_millions(base)} parameters + {_millions(added)} in token heads" if base else "",
+        f"{_millions(base)} parameters + {_millions(added)} of heads" if base else "",
         about.licence,
         about.good_for,
     ]
