@@ -167,6 +167,7 @@ def test_a_draft_model_changes_the_passes_and_not_the_greedy_text():
         assert len(records) < (25 if draft is model else 41), "a draft by the model itself is always right"
 
 
+@pytest.mark.slow
 def test_a_draft_model_has_a_random_state_of_its_own():
     """Weighed, not drawn: over all first tokens the shares are those that the processor gives."""
     engine = GenerateEngine(tiny_base(), draft=tiny_base(seed=5))
