@@ -1,12 +1,14 @@
-"""Products with weights in 8 or 4 bits, by torch's own kernels for CPU.
+"""Products with weights in 8 or 4 bits on CPU: 8 in a compiled loop (`dynamo.kernels`), 4 by torch's own
+kernel, and 8 too where there are no loops.
 
 int8: a scale for each of the weight's rows. int4: each group of 32 along a row has its least and its largest
 number on a grid of 16, as Q4_1 of llama.cpp has them: weights that were read from such a file get the file's
 own bits back.
 
 Only weights have fewer bits. Activations in 8 bits would lose much: a few of a Llama's are very large, and
-set the scale of all others. Products are in bfloat16 with wider sums, and what a row gives does not depend on
-the rows beside it, so there is one distribution, which exact mode keeps to.
+set the scale of all others. torch's products are in bfloat16 with wider sums, the loop's in float32. What a
+row gives does not depend on the rows beside it (in the loop up to the rounding of float32 sums), so there is
+one distribution, which exact mode keeps to.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dynamo import kernels
 from dynamo.model.shape import LayerShape
 
 GROUP = 32  # weights along a row that share a scale and a zero
@@ -33,6 +36,17 @@ def fits_few_bits(layer: LayerShape) -> bool:
 def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """x @ weight.T + bias with the weight as `in_rows` has it."""
     bits, scales = in_rows(weight)
+    loops = kernels.loops()
+    if loops is not None:
+        in_loop, on_all_cores = loops.product, loops.product_on_all_cores
+        weights = bits.numpy(), scales.numpy()
+
+        def looped(x: Tensor) -> Tensor:
+            # numba counts its own threads; more than one only where torch may have them.
+            run = in_loop if torch.get_num_threads() == 1 else on_all_cores
+            return torch.from_numpy(run(x.contiguous().numpy(), *weights))
+
+        return looped if bias is None else lambda x: looped(x).add_(bias)
     scales = scales.bfloat16()
     multiply = torch.ops.aten._weight_int8pack_mm.default
     return _shifted(lambda x: multiply(x, bits, scales), bias)

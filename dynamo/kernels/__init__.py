@@ -37,6 +37,8 @@ class Loops(NamedTuple):
     attend: Callable
     side_by_side: Callable
     rms_normed: Callable
+    product: Callable
+    product_on_all_cores: Callable
     widens_halves: Callable
 
 
@@ -55,7 +57,7 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import compiling, layers, masked_joint, norms, thresholds, top_k
+        from dynamo.kernels import compiling, layers, masked_joint, norms, products, thresholds, top_k
     except ImportError:
         return None
     return Loops(
@@ -69,6 +71,8 @@ def loops() -> Loops | None:
         layers.attend,
         layers.side_by_side,
         norms.rms_normed,
+        products.product,
+        products.product_on_all_cores,
         compiling.widens_halves,
     )
 
