@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dynamo.commands import finetune, train
 from dynamo.common.options import from_arguments
+from dynamo.training.finetune import finetune as finetune_model
 from dynamo.training.options import FinetuningRun, TrainingOptions, TrainingRun, training_run
 from dynamo.training.recipes import RECIPES
 from dynamo.training.train import train as train_heads
@@ -95,6 +96,21 @@ def test_a_field_of_another_type_is_named(name, value):
     assert name in {each.name for each in fields(TrainingRun)}
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         training_run(**{"data": ("texts.jsonl",), "output": Path("run"), name: value})
+
+
+@pytest.mark.parametrize("name", ["data", "validation", "ratings"])
+def test_a_slip_in_a_path_is_named_before_anything_is_read(tmp_path, monkeypatch, name):
+    """Not when the data is tokenised, or the model loaded: there is no such model here."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts.jsonl").write_text("no row at all")
+    values = {"data": ("texts.jsonl",), "output": tmp_path / "run", "model": "nowhere"}
+    slip = {name: ("text.jsonl",) if name == "data" else "text.jsonl"}
+    with pytest.raises(ValueError, match=f"^{name}: .*text.jsonl"):
+        finetune_model(FinetuningRun(**{**values, "min_rating": 1.0, **slip}))
+    if name != "ratings":
+        with pytest.raises(ValueError, match=f"^{name}: .*did you mean texts.jsonl"):
+            train_heads(training_run(**{**values, **slip}))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("slip", "remedy"), [("step", "steps"), ("zebra", "batch_size")])
