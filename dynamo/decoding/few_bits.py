@@ -42,8 +42,10 @@ def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor
         weights = bits.numpy(), scales.numpy()
 
         def looped(x: Tensor) -> Tensor:
-            # numba counts its own threads; more than one only where torch may have them.
-            run = in_loop if torch.get_num_threads() == 1 else on_all_cores
+            threads = torch.get_num_threads()
+            if threads > 1:
+                loops.use_threads(threads)  # numba counts its own
+            run = in_loop if threads == 1 else on_all_cores
             return torch.from_numpy(run(x.contiguous().numpy(), *weights))
 
         return looped if bias is None else lambda x: looped(x).add_(bias)

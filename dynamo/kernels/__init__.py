@@ -39,6 +39,7 @@ class Loops(NamedTuple):
     rms_normed: Callable
     product: Callable
     product_on_all_cores: Callable
+    use_threads: Callable
     widens_halves: Callable
 
 
@@ -73,6 +74,7 @@ def loops() -> Loops | None:
         norms.rms_normed,
         products.product,
         products.product_on_all_cores,
+        compiling.use_threads,
         compiling.widens_halves,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import llvmlite.binding
 from filelock import FileLock
-from numba import njit
+from numba import config, njit, set_num_threads
 from numba.core.errors import NumbaError
 
 FAILURES = (OSError, NumbaError)  # what a first call may end in, on a full disk for one
@@ -63,6 +63,11 @@ def _alone(compile: Callable, folder: str) -> Callable:
 @cache
 def _lock(folder: str) -> FileLock:
     return FileLock(Path(folder) / "compiling.lock")
+
+
+def use_threads(count: int) -> None:
+    """How many threads of numba's the loops on all cores have in this thread; never more than it has."""
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
 
 
 def widens_halves() -> bool:
