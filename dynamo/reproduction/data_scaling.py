@@ -119,6 +119,6 @@ HOW_MUCH = Experiment(
     "two runs are apart.",
     run=measure,
     show=show,
-    depends=("train", "validation", "documents", "steps", "seed"),
+    depends=measures.LOSSES_DEPEND,
     version=2,
 )

@@ -95,6 +95,6 @@ BETTER = Experiment(
     "none above holds, one above differs; where all hold 0 it cannot be told at this size.",
     run=measure,
     show=show,
-    depends=("train", "validation", "documents", "steps", "seed"),
+    depends=measures.LOSSES_DEPEND,
     version=2,
 )

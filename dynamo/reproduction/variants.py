@@ -165,7 +165,7 @@ def _table_10(
         "only in the order of rows are apart too (see how much data). All must hold.",
         run=partial(measure_variants, names=names),
         show=partial(show_variants, comparisons=compared),
-        depends=("train", "validation", "documents", "steps", "seed"),
+        depends=measures.LOSSES_DEPEND,
         version=version,
     )
 
