@@ -19,6 +19,7 @@ from dynamo.charts.look import BACK_OFF, MUTED, ORDERS, SYMBOLS, dress, percent,
 Row = Mapping[str, Any]
 
 _LABEL_DISTANCE = 0.09  # of a figure's width or height; closer labels would cover each other
+_FAINT = "rgba(138,148,163,0.45)"  # intervals stand behind the path
 _RARE = ("share_", "repetition")  # shares whose distance from zero matters
 _SHARES = (*_RARE, "distinct_")
 
@@ -48,12 +49,18 @@ def sweep_speed_quality(
     figure.add_scatter(
         x=[each["value"] for each in x],
         y=[each["value"] for each in y],
-        error_x=_error(x, MUTED),
-        error_y=_error(y, MUTED),
+        error_x=_error(x, _FAINT),
+        error_y=_error(y, _FAINT),
         mode="lines+markers+text",
         name="DynaMo at threshold ε",
         line={"color": ORDERS[2], "width": 1.5},
-        marker={"size": 8, "color": ORDERS[2]},
+        # A path, not a curve: its arrows point to the next higher threshold.
+        marker={
+            "symbol": ["circle", *["arrow"] * (len(points) - 1)],
+            "angleref": "previous",
+            "size": 11,
+            "color": ORDERS[2],
+        },
         text=_sparse_labels(points, x, y, current),
         textposition="top right",
         textfont={"size": 11},

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from dynamo.common.bidi import in_html
 from dynamo.spaces.limits import UNLIMITED, Limits
@@ -139,7 +140,8 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
         "mcp_server": True,
         "max_file_size": limits.upload_bytes(LONGEST_FILE),
         "state_session_capacity": MOST_SESSIONS,
-        "app_kwargs": {"middleware": [Middleware(RequestGuard, limits=limits)]},
+        # Gradio compresses its scripts, but not the page that names all components: 600 kB, or 125.
+        "app_kwargs": {"middleware": [Middleware(RequestGuard, limits=limits), Middleware(GZipMiddleware)]},
         # Someone sits at this terminal; on a Space and under tests nobody does.
         "inbrowser": sys.stdout.isatty(),
     }

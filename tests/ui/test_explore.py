@@ -77,7 +77,8 @@ def test_the_caption_says_what_ran_on_what_and_whose_numbers_they_are(here, badg
 
 def test_every_measure_of_a_report_is_a_choice_with_a_sentence():
     sweep = report()
-    assert [name for _, name in sweep_view.measures(sweep)] == list(sweep["quality"])
+    names = [name for _, name in sweep_view.measures(sweep)]
+    assert names[0] == "distinct_2" and sorted(names) == sorted(sweep["quality"])
     for name in sweep["quality"]:
         assert len(sweep_view.measure_in_words(sweep, name)) > 60
 

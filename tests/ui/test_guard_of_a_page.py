@@ -38,6 +38,14 @@ def page():
         yield page
 
 
+def test_the_page_goes_over_the_wire_compressed(page):
+    """Its 550 kB of HTML came as they are."""
+    with page[1].stream("GET", "/", headers={"Accept-Encoding": "gzip"}) as answer:
+        answer.read()
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.num_bytes_downloaded < 200_000 < len(answer.content)
+
+
 @pytest.fixture
 def no_time_passes(monkeypatch):
     monkeypatch.setattr("dynamo.ui.server.limits.Rates", partial(Rates, clock=lambda: 0.0))

@@ -41,9 +41,14 @@ MEASURES = {
 UNKNOWN_MACHINE = dict.fromkeys(("device", "dtype", "torch", "transformers", "date"), "unknown")
 
 
+# What a low threshold costs most is shown first.
+_FIRST = ("distinct_2", "share_below_1_percent")
+
+
 def measures(report: Report) -> list[tuple[str, str]]:
     """(label, name) of the measures that a report has, as choices."""
-    return [(MEASURES.get(name, (name.replace("_", " "),))[0], name) for name in report["quality"]]
+    names = sorted(report["quality"], key=lambda name: (*_FIRST, name).index(name))
+    return [(MEASURES.get(name, (name.replace("_", " "),))[0], name) for name in names]
 
 
 def measure_in_words(report: Report, measure: str) -> str:
@@ -102,7 +107,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
                 f"{100 * point['backoff_rate']:.0f} %",
                 *(
                     _interval(point["quality"][name], "" if name == "nats_per_token" else " %")
-                    for name in report["quality"]
+                    for _, name in measures(report)
                 ),
             ]
         )

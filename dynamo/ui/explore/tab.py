@@ -29,7 +29,7 @@ _INTRO = """<div class="dm-explore"><h2>What the threshold buys, and what it cos
 <p>The same prompts at every back-off threshold, in turn with the base model on the same machine.</p></div>"""
 _EMPTY = """<div class="dm-explore"><p class="dm-empty">No sweep for this model yet; run
 <code>python -m dynamo sweep</code></p></div>"""
-_SPEED = """<div class="dm-explore"><h3>Quality against speed</h3></div>"""
+_SPEED = """<div class="dm-explore"><h3>Quality against speed: arrows point to higher thresholds</h3></div>"""
 _SHARES = """<div class="dm-explore"><h3>How many tokens a pass emits</h3></div>"""
 _CALIBRATION = """<div class="dm-explore"><h2>Is its confidence honest?</h2>
 <p>DynaMo backs off by the largest value of the joint. At random positions of held-out text: how often were
@@ -115,6 +115,7 @@ class ExploreTab:
             self.table = gr.Dataframe(
                 label="The same numbers",
                 interactive=False,
+                wrap=True,
                 pinned_columns=1,
                 elem_id="sweep-table",
                 **values["table"],
