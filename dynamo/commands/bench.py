@@ -68,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[], metavar="ROWS",
                         help="also the throughput of this many replies decoded together")  # fmt: skip
     parser.add_argument("--context", type=int, nargs="+", default=[], metavar="TOKENS",
-                        help="also the cost of a pass at these lengths of context")  # fmt: skip
+                        help="also a pass's cost, and tokens/s, at these lengths of context")  # fmt: skip
     parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K",
                         help="also the cost of a pass at these numbers of candidates")  # fmt: skip
     parser.add_argument("--thread-counts", type=int, nargs="+", default=[], metavar="N",
@@ -96,6 +96,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     times, flags, read, lost = _race(arguments, pair, prompts, options)
     profile = profile_lanes(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
+    context = cost.context_cost(pair, arguments.context, options, weights=arguments.weights)
     estimates = bench.ratios(times) | {
         "tokens_per_forward": times["dynamo"].per_forward(),
         "conversion": bench.conversion(times),
@@ -124,7 +125,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "options": asdict(options),
         "machine": machine.describe(pair.dynamo),
         "rows_tokens_per_second": cost.rows_throughput(pair, prompts, arguments.rows, options),
-        "context_ms": cost.context_cost(pair, arguments.context, options),
+        "context_ms": context,
+        "context_tokens_per_second": _speeds(context, times),
         "top_k_ms": cost.top_k_cost(pair, prompts[:SPLIT_PROMPTS], arguments.top_k, options),
         "threads_ms": cost.threads_cost(pair, prompts[:SPLIT_PROMPTS], arguments.thread_counts, options),
         "threads_asked": arguments.threads,
@@ -133,6 +135,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.output is not None:
         write_json(arguments.output, result)
     return result
+
+
+def _speeds(context: dict[str, dict[str, float]], times: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Tokens a second by context and lane: passes over random texts, at the lanes' own tokens a pass."""
+    return {
+        length: {lane: 1000 / ms * times[lane].tokens_per_forward for lane, ms in of.items() if lane in times}
+        for length, of in context.items()
+    }
 
 
 def _race(
@@ -272,6 +282,9 @@ def _print(result: dict[str, Any]) -> None:
     for count, speeds in result["rows_tokens_per_second"].items():
         shown = "  ".join(f"{lane} {speed:.0f} tokens/s" for lane, speed in speeds.items())
         print(f"rows {count}: {shown}", file=sys.stderr)
+    for length, speeds in result["context_tokens_per_second"].items():
+        shown = "  ".join(f"{lane} {speed:.0f} tokens/s" for lane, speed in speeds.items())
+        print(f"context {length}: {shown}", file=sys.stderr)
     for label, name in (("context", "context_ms"), ("top-k", "top_k_ms"), ("threads", "threads_ms")):
         for count, costs in result[name].items():
             shown = "  ".join(f"{part} {ms:.3f}" for part, ms in costs.items())

@@ -200,6 +200,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "sweep": sweep,
     "rows": _curve("rows_tokens_per_second", "rows", 0),
     "context": _curve("context_ms", "context", 2),
+    "context-speed": _curve("context_tokens_per_second", "context", 0),
     "top-k": _curve("top_k_ms", "k", 3),
     "threads": _curve("threads_ms", "threads", 2),
 }

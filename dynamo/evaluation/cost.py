@@ -6,6 +6,7 @@ And the machine's limit to compare it with: how fast memory can be read, measure
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -25,19 +26,24 @@ CURVE_TOKENS = 24
 ROWS_TOKENS = 64
 
 
-def _engines(pair: Pair) -> dict[str, Engine]:
+def _engines(pair: Pair, weights: str = "own") -> dict[str, Engine]:
     return {
-        "own": Engine(pair.base, None, pair.tokenizer),
-        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+        "own": Engine(pair.base, None, pair.tokenizer, weights),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer, weights),
     }
 
 
 def context_cost(
-    pair: Pair, lengths: Sequence[int], options: SamplingOptions, runs: int = 3
+    pair: Pair,
+    lengths: Sequence[int],
+    options: SamplingOptions,
+    runs: int = 3,
+    weights: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a pass by context length and lane; texts are random and do not end early.
 
-    Raises ValueError for a length that leaves no room for the tokens that are timed.
+    weights: also lanes on such copies, `own_int8` and so on. Raises ValueError for a length that leaves no
+    room for the tokens that are timed.
     """
     most = max_positions(pair.base) - CURVE_TOKENS
     wrong = next((length for length in lengths if not 1 <= length <= most), None)
@@ -45,19 +51,28 @@ def context_cost(
         raise ValueError(
             f"context: expected 1 to {most} tokens (the model's positions less {CURVE_TOKENS}), got {wrong}"
         )
-    generate, engines = GenerateEngine(pair.base, pair.tokenizer), _engines(pair)
+    if not lengths:
+        return {}
+    generate, engines = GenerateEngine(pair.base, pair.tokenizer), {}
+    for kept in ("own", *weights):
+        for lane, engine in _engines(pair, kept).items():
+            engines[lane if kept == "own" else f"{lane}_{kept}"] = engine
     for engine in (generate, *engines.values()):
         engine.end_ids = frozenset({pair.base.config.vocab_size})  # an id that is never drawn
+    exact = replace(options, exact=True)
     random = torch.Generator().manual_seed(0)
     costs = {}
     for length in lengths:
-        spent: dict[str, list[RunCounts]] = {lane: [] for lane in ("generate", *engines)}
+        spent: dict[str, list[RunCounts]] = defaultdict(list)
         for seed in range(runs + 1):
             prompt = torch.randint(pair.base.config.vocab_size, (length,), generator=random)
-            arguments = (prompt, options, CURVE_TOKENS, seed)
-            spent["generate"].append(RunCounts.fold(generate.complete(*arguments)))
+            spent["generate"].append(RunCounts.fold(generate.complete(prompt, options, CURVE_TOKENS, seed)))
             for lane, engine in engines.items():
-                spent[lane].append(RunCounts.fold(engine.stream(*arguments)))
+                run = RunCounts.fold(engine.stream(prompt, options, CURVE_TOKENS, seed))
+                spent[lane].append(run)
+                if lane.startswith("dynamo"):
+                    run = RunCounts.fold(engine.stream(prompt, exact, CURVE_TOKENS, seed))
+                    spent[lane.replace("dynamo", "exact")].append(run)
         # The first reply of each warms up.
         costs[str(length)] = {
             lane: 1000 * sum(run.decode_seconds for run in timed) / sum(run.decode_passes for run in timed)

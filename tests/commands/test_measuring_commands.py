@@ -171,6 +171,9 @@ def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
     assert result["own_over_generate"] == pytest.approx(speeds["own"] / speeds["generate"])
     assert result["machine"]["dtype"] == "float32" and result["options"]["threshold"] == 0.1
     assert set(result["rows_tokens_per_second"]) == {"1", "2"}
+    (at_8,) = result["context_tokens_per_second"].values()
+    per_pass = result["lanes"]["exact"]["tokens_per_forward"]
+    assert at_8["exact"] == pytest.approx(1000 / result["context_ms"]["8"]["exact"] * per_pass)
     assert set(result["context_ms"]) == {"8"} and set(result["top_k_ms"]) == {"5", "50"}
     assert set(result["split"]) == {"base", "dynamo"}
     assert set(result["threads_ms"]) == {"1"} and result["threads_asked"] == "auto"

@@ -22,7 +22,10 @@ def pair():
 def test_costs_by_context_and_by_candidates(pair):
     costs = cost.context_cost(pair, [4, 100], SamplingOptions(), runs=1)
     assert set(costs) == {"4", "100"}
-    assert all(set(of) == {"generate", "own", "dynamo"} and min(of.values()) > 0 for of in costs.values())
+    for of in costs.values():
+        assert set(of) == {"generate", "own", "dynamo", "exact"} and min(of.values()) > 0
+    (of,) = cost.context_cost(pair, [4], SamplingOptions(), runs=1, weights=["int8"]).values()
+    assert {"own_int8", "dynamo_int8", "exact_int8"} < set(of)
     by_k = cost.top_k_cost(pair, PROMPTS, [2, 20], SamplingOptions(threshold=0.1))
     assert set(by_k) == {"2", "20"} and by_k["20"]["joint and mask"] > 0
     for of in by_k.values():
