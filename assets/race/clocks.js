@@ -120,7 +120,7 @@ function arrivalInWords(lanes, ends, moment) {
 /** The pace on screen, and the real time where it is another; that of a settled race stands beside its bars. */
 function paceInWords(player, race, lanes) {
   if (["empty", "waiting", "settled"].includes(player.phase)) return "";
-  if (player.phase === "following") return "Live. Both lanes take turns on this machine, so each moves at half its speed.";
+  if (player.phase === "following") return "Live. Both lanes take turns on this machine: each moves at half its speed.";
   const took = race.done ? totalsInWords(race, lanes) : `${stopwatch(player.playhead ?? 0)} so far`;
   const truth = `Real time: ${took}.`;
   if (player.mode === "step") return `${arrivalInWords(lanes, race.ends, player.playhead)} ${truth}`;

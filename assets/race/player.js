@@ -85,9 +85,16 @@ function judge(race) {
   return race.basePass === null || race.basePass >= LIVE_PASS ? 1 : slowdownFor(race);
 }
 
+/** The pace by the player's mode, null while it is too early to tell. */
+function knownPace({ mode }, race) {
+  if (mode === "auto") return judge(race);
+  if (mode !== "teach") return 1;
+  if (race.lastPass === null) return race.done ? 1 : null;
+  return readable(TEACHING_PASS_ON_SCREEN / race.lastPass);
+}
+
 function paceOf(player, race) {
-  if (player.mode === "teach") return race.lastPass ? readable(TEACHING_PASS_ON_SCREEN / race.lastPass) : 1;
-  return player.mode === "auto" ? (judge(race) ?? 1) : 1;
+  return knownPace(player, race) ?? 1;
 }
 
 // ---- what happens to a player
@@ -115,8 +122,8 @@ function begin(player, race, kind, now) {
   if (kind === "aside" || (player.still && player.mode !== "step")) return settle(fresh, race);
   if (kind === "recording") return startOver(fresh, race, now);
   if (player.mode === "live") return settle(fresh, race);
-  if (player.mode === "auto") return arrive({ ...fresh, phase: "waiting", playhead: 0 }, race, now);
-  return startOver(fresh, race, now);
+  if (player.mode === "step") return startOver(fresh, race, now);
+  return arrive({ ...fresh, phase: "waiting", playhead: 0 }, race, now);
 }
 
 /** More passes, or an end. */
@@ -124,9 +131,9 @@ function arrive(player, race, now) {
   if (race.done && race.stopped && player.playhead > 0) return halt(player);
   if (race.done && !race.whole) return settle(player, race);
   if (player.phase === "waiting") {
-    const slowdown = judge(race);
+    const slowdown = knownPace(player, race);
     if (slowdown === null) return player;
-    return slowdown === 1 ? settle(player, race) : startOver(player, race, now);
+    return slowdown === 1 && player.mode === "auto" ? settle(player, race) : startOver(player, race, now);
   }
   return player.phase === "following" && race.done ? settle(player, race) : player;
 }

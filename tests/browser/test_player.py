@@ -89,6 +89,17 @@ def test_teaching_pace_shows_a_pass_and_a_half_a_second(play):
     assert 1.5 <= 1000 / (7.0 * slowdown) <= 2 and took == pytest.approx(slowdown * total, rel=0.1)
 
 
+def test_teaching_pace_waits_until_it_knows_how_long_a_pass_takes(play):
+    """It ran at model speed to where it stops."""
+    base, dynamo = short_race(state="running")
+    unknown = {**dynamo, "passes": dynamo["passes"][:1]}
+    script = """
+      player = begin({ ...player, mode: "teach" }, race, "live", 0); log.push(player.phase);
+      player = arrive(player, raceOf(more), 0); log.push(player.phase, player.slowdown);
+    """
+    assert play([base, unknown], script, more=[base, dynamo]) == ["waiting", "playing", 80]
+
+
 def test_teaching_pace_stops_once_where_a_pass_backed_off_first(play):
     base, dynamo = lane("base", [5.0] * 30), answered()
     script = """

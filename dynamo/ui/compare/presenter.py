@@ -24,7 +24,7 @@ from dynamo.ui.server.store import RunStore
 FLUSH_SECONDS = 0.033
 WIDE_GRID = 25
 
-RACING = "Both models answer the same prompt. The one that has used less model time so far moves next."
+RACING = "The lane that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
 FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head."
 
