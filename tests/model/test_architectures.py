@@ -52,13 +52,23 @@ SHAPED = {
     "llama, yarn": (LlamaConfig, {"rope_parameters": YARN}),
     "mistral": (MistralConfig, {"num_key_value_heads": 2, "sliding_window": None}),
     "mistral, wide heads": (MistralConfig, {"num_key_value_heads": 2, "head_dim": 16}),
+    "mistral, one key head, yarn": (MistralConfig, {"num_key_value_heads": 1, "rope_parameters": YARN}),
+    "mistral, every head its own, tied": (
+        MistralConfig, {"num_key_value_heads": 4, "tie_word_embeddings": True},
+    ),
     "qwen2": (Qwen2Config, {"num_key_value_heads": 2}),
     "qwen2, tied": (Qwen2Config, {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "qwen2, one key head, yarn": (Qwen2Config, {"num_key_value_heads": 1, "rope_parameters": YARN}),
+    "qwen2, wide heads": (Qwen2Config, {"num_key_value_heads": 2, "head_dim": 16}),
     "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
     "qwen3, wide heads, biases, tied": (
         Qwen3Config,
         {"num_key_value_heads": 2, "head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
     ),
+    "qwen3, one key head, yarn": (
+        Qwen3Config, {"num_key_value_heads": 1, "head_dim": 8, "rope_parameters": YARN},
+    ),
+    "qwen3, every head its own": (Qwen3Config, {"num_key_value_heads": 4, "head_dim": 8}),
 }  # fmt: skip
 
 
