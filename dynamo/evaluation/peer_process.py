@@ -46,13 +46,12 @@ def llama_cpp(spec: dict[str, Any]) -> Made:
 def ctranslate2(spec: dict[str, Any]) -> Made:
     import ctranslate2
 
-    folder = tempfile.mkdtemp()
     compute = spec["compute"]
-    ctranslate2.converters.TransformersConverter(spec["model"]).convert(
-        folder, quantization=compute, force=True
-    )
-    model = ctranslate2.Generator(folder, compute_type=compute, intra_threads=spec["threads"])
-    words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:  # the model is read whole
+        converter = ctranslate2.converters.TransformersConverter(spec["model"])
+        converter.convert(folder, quantization=compute, force=True)
+        model = ctranslate2.Generator(folder, compute_type=compute, intra_threads=spec["threads"])
+        words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))
     sampling = {"sampling_topk": spec["top_k"], "sampling_temperature": spec["temperature"] or 1.0,
                 "repetition_penalty": spec["repetition_penalty"]}  # fmt: skip
     if spec["temperature"] == 0:
