@@ -189,7 +189,7 @@ class Saved(NamedTuple):
             )
         log.warning(
             "base: %s is not exactly %s, to which the heads in %s belong, but as close as another precision "
-            "of it (%.3f nats)", given, self.base, self.folder, found,
+            "or a light finetune of it (%.3f nats)", given, self.base, self.folder, found,
         )  # fmt: skip
 
 
