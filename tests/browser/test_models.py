@@ -51,6 +51,12 @@ def url(folder):
         demo.close()
 
 
+@pytest.fixture
+def open_page(open_page):
+    """Each page in a window of its own, as visitors have: pages of one window share their few connections."""
+    return partial(open_page, locale="en-US")
+
+
 def at_models(open_page, url, **options):
     page = open_page(url, **options)
     page.get_by_role("tab", name="Models").click()
