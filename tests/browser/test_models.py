@@ -61,7 +61,20 @@ def at_models(open_page, url, **options):
     page = open_page(url, **options)
     page.get_by_role("tab", name="Models").click()
     page.locator(".dm-picker-row").first.wait_for()
+    settled(page)
     return page
+
+
+def settled(page):
+    """Waits until the page has got nothing more for a second: what it asks about the pair when it opens."""
+    page.wait_for_function(
+        """() => {
+          const count = performance.getEntriesByType("resource").length;
+          if (window.counted !== count) [window.counted, window.countedAt] = [count, Date.now()];
+          return Date.now() - window.countedAt > 1000;
+        }""",
+        polling=100,
+    )
 
 
 def loads(page, name):
@@ -182,6 +195,7 @@ def test_a_name_that_is_being_written_stays(open_page, url, folder, written_name
 
 def test_a_pair_is_picked_in_the_head_and_named_there(open_page, url, folder):
     page = open_page(url)
+    settled(page)
     page.locator("#model-switch input").click()
     page.get_by_role("option", name=str(folder / "<b>second")).click()
     page.locator("#switch-status").get_by_text("is loaded for every visitor").wait_for()
