@@ -50,10 +50,6 @@ class Times:
         return float(ratio(self.tokens.sum(), self.passes.sum()))
 
     @property
-    def passes_per_second(self) -> float:
-        return float(ratio(self.passes.sum(), self.seconds.sum()))
-
-    @property
     def runs(self) -> NDArray[np.float64]:
         """Tokens per second of every run alone: (runs,)."""
         return ratio(self.tokens.sum(axis=1), self.seconds.sum(axis=1))
