@@ -37,7 +37,7 @@ def url(folder):
     models = partial(
         ModelManager,
         stage=stage,
-        names=(str(folder / "<b>second"),),
+        names=(str(folder / "<b>second"), str(folder / "first")),
         any_model=True,
         training_folder=folder / "trained",
         device="cpu",
@@ -193,17 +193,56 @@ def test_a_name_that_is_being_written_stays(open_page, url, folder, written_name
     assert name.input_value() == written_name
 
 
+def pick(page, name):
+    page.locator("#model-switch input").click()
+    page.get_by_role("option", name=name).click()
+
+
 def test_a_pair_is_picked_in_the_head_and_named_there(open_page, url, folder):
     page = open_page(url)
-    settled(page)
-    page.locator("#model-switch input").click()
-    page.get_by_role("option", name=str(folder / "<b>second")).click()
+    pick(page, str(folder / "<b>second"))
     page.locator("#switch-status").get_by_text("is loaded for every visitor").wait_for()
     page.locator("#model").get_by_text(str(folder / "<b>second")).wait_for()
     assert "parameters" in page.locator("#model").inner_text()
     assert_accessible(page)
     page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, url, folder):
+    """What the page asked on opening was answered after the pick, and undid it before it was read."""
+    page, late, let_go = open_page(url), [], threading.Event()
+
+    def answer(route):
+        if let_go.is_set():
+            route.continue_()
+        else:
+            late.append((route, route.fetch()))
+
+    page.route("**/gradio_api/run/**", answer)
+    page.reload()
+    while not late:
+        page.wait_for_timeout(50)
+    loaded = page.locator("#model-switch input").input_value()
+    other = next(str(folder / name) for name in ("<b>second", "first") if str(folder / name) != loaded)
+    pick(page, other)
+    page.wait_for_timeout(300)
+    let_go.set()
+    for route, response in late:
+        route.fulfill(response=response)
+    page.locator("#model").get_by_text(other).wait_for()
+    assert page.locator("#model-switch input").input_value() == other
+
+
+def test_who_leaves_the_list_of_pairs_as_it_is_loads_nothing(open_page, url, folder):
+    """Gradio's list fires "input" on its way out; the loaded pair was read again, for every visitor."""
+    page = open_page(url)
+    settled(page)
+    page.locator("#model-switch input").click()
+    with page.expect_request("**/queue/join*"):
+        page.locator("#model-switch input").blur()
+    settled(page)
+    assert page.locator("#switch-status").inner_text().strip() == ""
 
 
 def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page, url, folder):

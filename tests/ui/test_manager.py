@@ -133,9 +133,10 @@ def test_only_one_is_loaded_at_a_time(manager, folders, monkeypatch):
     first = manager.load(folders["two"])
     with pytest.raises(ValueError, match="is being loaded"):
         manager.load(folders["one"])
+    again = manager.load(folders["two"])  # by another visitor, who follows the first one's load
     go.set()
-    list(first)
-    assert manager.loaded == folders["two"]
+    list(first), list(again)
+    assert manager.loaded == folders["two"] and manager.service.swaps == 1
 
 
 def test_a_space_offers_the_listed_models_alone(folders):

@@ -185,15 +185,18 @@ class ModelManager:
     def load(self, name: str, quantize: str | None = None) -> Iterator[LoadProgress]:
         """Loads a model and reports its progress. Raises ValueError or OSError in a sentence.
 
-        Closing it does not end the load; `cancel` ends a download.
+        Closing it does not end the load; `cancel` ends a download. Who asks for what is already being loaded
+        follows that load.
         """
         name = (name or "").strip()
         self._check(name, quantize)
         with self._lock:
-            if self._job is not None and self._job.running:
-                raise ValueError(f"model: {self._job.name} is being loaded; wait for it, or cancel it")
-            job = self._job = _Job(name, lambda job: self._work(job, quantize))
-            job.start()
+            job = self._job
+            if job is None or not job.running:
+                job = self._job = _Job(name, quantize, lambda job: self._work(job, quantize))
+                job.start()
+            elif (job.name, job.quantize) != (name, quantize):
+                raise ValueError(f"model: {job.name} is being loaded; wait for it, or cancel it")
         return job.progress()
 
     def cancel(self) -> None:
@@ -252,8 +255,8 @@ class ModelManager:
 class _Job:
     """One load in a thread of its own."""
 
-    def __init__(self, name: str, work: Callable[[_Job], None]):
-        self.name = name
+    def __init__(self, name: str, quantize: str | None, work: Callable[[_Job], None]):
+        self.name, self.quantize = name, quantize
         self.cancelled = False
         self._fetching = True
         self._lock = threading.Lock()

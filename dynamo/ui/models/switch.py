@@ -40,9 +40,10 @@ class ModelSwitch:
             elem_id="model-switch",
         )  # fmt: skip
 
-    def update(self) -> dict[Any, Any]:
-        """What is there and what is loaded, by now."""
-        return gr.update(**self._choices())
+    def update(self, with_value: bool) -> dict[Any, Any]:
+        """What is there by now, and with_value: what is loaded."""
+        now = self._choices()
+        return gr.update(**now) if with_value else gr.update(choices=now["choices"])
 
     def _choices(self) -> dict[str, Any]:
         loaded = self._manager.loaded

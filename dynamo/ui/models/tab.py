@@ -130,28 +130,30 @@ class ModelsTab:
     # ---- events
 
     def _connect_loading(self, tabs: gr.Tabs, demo: gr.Blocks) -> None:
-        buttons = [self.load, self.cancel]
-        begun = self.load.click(_buttons(loading=True), None, buttons, **QUIET)
-        self._connect_load(begun.then, self.name, self.status)
-        picked = self._switch.picked.input(_buttons(loading=True), None, buttons, **QUIET)
-        self._connect_load(picked.then, self._switch.picked, self._switch.status)
+        switch = self._switch
+        self._connect_load(self.load.click, self._load, self.name, self.status)
+        self._connect_load(switch.picked.input, self._load_picked, switch.picked, switch.status)
         self.cancel.click(self._manager.cancel, None, None, **QUIET)
         if self._training is not None:
             self._show_estimate(demo.load)
             finished = self._training.finished
-            self._connect_load(finished.change, finished, self.status).then(
+            self._connect_load(finished.change, self._load, finished, self.status).then(
                 lambda folder: gr.Tabs(selected="compare") if self._manager.loaded == folder else gr.skip(),
                 finished, tabs, **QUIET,
             )  # fmt: skip
 
-    def _connect_load(self, event: Any, source: Any, status: gr.HTML) -> Any:
-        """After `event` the model that `source` names is loaded, and the page shows it."""
-        loading = event(self._load, [source, self.quantize], status, **LOADING)
+    def _connect_load(self, event: Any, load: Callable[..., Any], source: Any, status: gr.HTML) -> Any:
+        """At `event` the model that `source` names is loaded, and then the page shows it.
+
+        The event's first listener, as each reads its inputs when its turn comes, and by then an answer that
+        was under way may have put another name there.
+        """
+        buttons = [self.load, self.cancel]
+        loading = event(load, [source, self.quantize], [status, *buttons], **LOADING)
+        loading.failure(lambda: _buttons(loading=False), None, buttons, **QUIET)
         shown = self._compare.suggest(loading.then(self._refresh, self.seen, self._refreshed, **QUIET).then)
         if self._training is not None:
             self._show_estimate(shown.then)
-        for after in (shown.then, loading.failure):
-            after(_buttons(loading=False), None, [self.load, self.cancel], **QUIET)
         return loading
 
     def _show_estimate(self, event: Any) -> None:
@@ -188,9 +190,11 @@ class ModelsTab:
             self.headless_title: _HEADLESS.format(name=in_html(completion.name)) if completion else "",
             self.written: "",
             self.speed: "",
-            self._switch.picked: self._switch.update(),
         }
-        if swaps != manager.service.swaps:
+        changed = swaps != manager.service.swaps
+        # The answer to a page's first question may come when its visitor has already picked another pair.
+        updates[self._switch.picked] = self._switch.update(with_value=changed or not opening)
+        if changed:
             name = self.opened_with if opening else self.name
             updates |= {self.seen: manager.service.swaps, name: manager.loaded, **self._show_pair(opening)}
         return updates
@@ -222,19 +226,27 @@ class ModelsTab:
 
     # ---- what is done
 
-    def _load(self, name: str, quantize: str) -> Iterator[str]:
+    def _load(self, name: str, quantize: str) -> Iterator[tuple[Any, ...]]:
+        """status, load, cancel."""
         manager = self._manager
         try:
             for progress in manager.load(str(name or "")[:LONGEST_NAME], _bits(quantize)):
-                yield _status(progress)
+                yield _status(progress), *_buttons(loading=True)
         except (ValueError, OSError, RuntimeError) as error:
             kept = manager.notice or f"{manager.loaded} goes on answering."
-            yield failed(f"{str(error).rstrip('.')}. {kept}")
+            yield failed(f"{str(error).rstrip('.')}. {kept}"), *_buttons(loading=False)
             return
         message = f"{name.strip()} is loaded for every visitor; it answers in Compare from the next run on."
         if manager.completion is not None:
             message = f"{name.strip()} is loaded. It has no token heads: see below."
-        yield _status(LoadProgress(message))
+        yield _status(LoadProgress(message)), *_buttons(loading=False)
+
+    def _load_picked(self, name: str, quantize: str) -> Iterator[tuple[Any, ...]]:
+        """Gradio's list also fires "input" whenever it loses the focus: nobody asked for anything then."""
+        if name == self._manager.loaded:
+            yield (gr.skip(),) * 3
+        else:
+            yield from self._load(name, quantize)
 
     @in_one_sentence
     def _complete(self, text: str) -> Iterator[tuple[str, str]]:
@@ -246,9 +258,9 @@ class ModelsTab:
                 yield written, f'<div class="dm-models"><p>{in_html(speed)}</p></div>'
 
 
-def _buttons(loading: bool) -> Callable[[], tuple[Any, Any]]:
+def _buttons(loading: bool) -> tuple[Any, Any]:
     """Of the two buttons only one can be pressed: Load, or Cancel while a model is loading."""
-    return lambda: (gr.update(interactive=not loading), gr.update(interactive=loading))
+    return gr.update(interactive=not loading), gr.update(interactive=loading)
 
 
 def _picked(event: gr.EventData) -> Any:
