@@ -158,16 +158,9 @@ function publish() {
   drawHead(turn, state);
   parts.footer.replaceChildren(...factsOf(turn, count).map((fact) => make("span", "", fact)));
   if (state === "done") sayFarewell(turn);
-  const detail = {
-    kind: side,
-    run: turn?.header.run ?? null,
-    header: turn?.header ?? null,
-    state,
-    end: turn?.end?.end ?? null,
-    passes: turn?.passes ?? [],
-    count,
-    turns: chat.turns.length,
-  };
+  const { header = null, passes = [], end: ending = null } = turn ?? {};
+  const [run, end] = [header?.run ?? null, ending?.end ?? null];
+  const detail = { kind: side, run, header, state, end, ending, passes, count, turns: chat.turns.length };
   bus.dispatchEvent(new CustomEvent("lane", { detail }));
 }
 

@@ -4,7 +4,7 @@
 // of what is shown: while the player plays, up to its playhead. What is computed is in player.js (when), clocks.js
 // (words) and split.js (where the time goes); this file owns the DOM, the frames and the bus.
 //
-// trigger("replaying") and trigger("rested") are Gradio events of this component, `bar.replaying(..)` in Python.
+// trigger("replaying"), ("rested") and ("linked") are Gradio events of this component, `bar.replaying(..)` in Python.
 
 const root = element.querySelector(".dm-race");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
@@ -12,7 +12,7 @@ const part = (name) => root.querySelector(`.dm-${name}`);
 const parts = Object.fromEntries(
   ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "variety", "variety-note"]
     .concat(["why", "split", "clock-row", "hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
-    .concat(["remark", "status"])
+    .concat(["remark", "status", "share"])
     .map((name) => [name, part(name)]),
 );
 const laps = { base: part("lap-base").children, dynamo: part("lap-dynamo").children };
@@ -30,6 +30,7 @@ let before = null; // the race that was on screen before it: {question, done, bl
 let sent = { playhead: null, widest: 0, player: "" };
 bus.replaying = false; // whether a run that is over is still being shown: Stop has something to stop
 let frame = 0;
+let said = ""; // of the link that was copied, or opened in vain
 
 const present = () => Object.values(lanes).filter((lane) => lane?.run && lane.state !== "empty");
 const blind = () => present().some(isBlind);
@@ -45,6 +46,7 @@ function onLane({ detail }) {
   if (key === runs) player = arrive(player, race, now);
   else {
     kind = kindOfRace();
+    said = "";
     player = begin(player, race, kind, now);
     runs = key;
   }
@@ -64,6 +66,17 @@ function kindOfRace() {
 /** What tells an answer decoded again, at other settings, from another answer. */
 function questionOf(lane) {
   return lane?.header ? JSON.stringify([lane.header.prompt, lane.header.options?.seed, lane.turns]) : "";
+}
+
+/** A race that the page's address holds is set up, once the page has settled which models it is about. */
+async function openLink() {
+  try {
+    const lines = await linkedLines(location.hash);
+    if (lines) trigger("linked", { lines });
+  } catch (error) {
+    said = error.message;
+    drawLines();
+  }
 }
 
 function act(next) {
@@ -149,6 +162,7 @@ function drawPlayer() {
   put("toggle", labels[phase] ?? (phase === "empty" ? "Play" : "Pause"));
   parts.toggle.disabled = phase === "empty";
   parts.skip.disabled = player.playhead === null;
+  parts.share.disabled = !sharable();
   parts["step-on"].hidden = parts["step-back"].hidden = !stepping;
   parts["step-on"].disabled = parts["step-back"].disabled = phase === "empty";
 }
@@ -175,7 +189,12 @@ function drawLines(counts = shownCounts()) {
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
   const { recorded, model } = (dynamo ?? base)?.header ?? {};
   put("remark", recorded ? `Recording of ${model}: ${recorded}. Press Generate for a live race.` : "");
-  put("status", typeof props.value === "string" ? props.value : "");
+  put("status", said || (typeof props.value === "string" ? props.value : ""));
+}
+
+/** Whether both lanes have answered the same message: anybody can be shown that. */
+function sharable() {
+  return race.done && race.whole && areComparable(lanes) && shown().length === 2;
 }
 
 /** The clocks where there is a ratio to explain. */
@@ -207,8 +226,18 @@ parts.player.addEventListener("keydown", (event) => {
   event.preventDefault();
   act(stepBy(player, race, direction));
 });
+parts.share.addEventListener("click", async () => {
+  const { fragment, whole } = await linkOf(shown());
+  const copied = await copyText(location.href.split("#")[0] + fragment);
+  if (!copied) history.replaceState(null, "", fragment);
+  said = copiedInWords(copied, whole, lanes.dynamo.turns);
+  drawLines();
+});
 reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);
 bus.addEventListener("stop", () => act(halt(player)));
 watch("value", () => drawLines());
+window.addEventListener("hashchange", openLink);
+bus.addEventListener("opened", openLink);
+if (bus.opened) openLink();
 show();

@@ -21,7 +21,7 @@ from dynamo.ui.compare.service import PageService
 from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.compare.votes import VoteBook
 from dynamo.ui.compare.wiring import Wiring
-from dynamo.ui.components import ASSETS, style
+from dynamo.ui.components import ASSETS, IN_BROWSER, style
 from dynamo.ui.explore.tab import ExploreTab
 from dynamo.ui.models.manager import ModelManager
 from dynamo.ui.models.switch import ModelSwitch, model_line
@@ -32,6 +32,13 @@ from dynamo.ui.theme import theme
 TITLE = "DynaMo: several tokens per forward pass"
 # That are remembered: Gradio copies all components' settings for each, some 0.3 MB, and would keep 10,000.
 MOST_SESSIONS = 200
+
+# For scripts that wait for it, or that begin later.
+_OPENED = """() => {
+  const bus = (window.dynamoBus ??= new EventTarget());
+  bus.opened = true;
+  bus.dispatchEvent(new Event("opened"));
+}"""
 
 _HEADER = """
 <header class="dm-header">
@@ -92,10 +99,14 @@ def build_demo(
                 models_tab = gr.Tab(MODELS, id="models")
             with gr.Tab("About", id="about"):
                 description = gr.HTML(_about(pair.description))
+        opened = demo.load
         if manager is not None:
             with models_tab:
-                _models_tab(manager, switch, compare, explore, (model, notice_bar, description), tabs, demo)
+                opened = _models_tab(
+                    manager, switch, compare, explore, (model, notice_bar, description), tabs, demo
+                )
         Wiring(compare, Handlers(service, list(compare.settings), book, demo.upload_file_set)).connect()
+        opened(None, js=_OPENED, **IN_BROWSER)
         add_api(service)
     demo.pace = service.pace  # for the request guard in front of the page
     # Closed: direct calls would pass by the queue, and all wait for the model in the server's threads.
@@ -110,7 +121,8 @@ def _models_tab(
     around: tuple[gr.HTML, gr.HTML, gr.HTML],
     tabs: gr.Tabs,
     demo: gr.Blocks,
-) -> None:
+) -> Callable[..., Any]:
+    """Builds the tab; what listens to the moment in which a page has learned which pair is loaded."""
     model, notice, description = around
 
     def show_pair(opening: bool) -> dict[Any, Any]:
@@ -124,7 +136,7 @@ def _models_tab(
         }
 
     about_pair = [*compare.pair_updates(manager.service.pair), *explore.outputs, *around]
-    ModelsTab(manager, switch, compare, about_pair, show_pair, tabs, demo)
+    return ModelsTab(manager, switch, compare, about_pair, show_pair, tabs, demo).opened.then
 
 
 def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:

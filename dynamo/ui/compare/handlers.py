@@ -22,7 +22,7 @@ from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.duel import Duel
 from dynamo.ui.compare.presenter import RaceView
 from dynamo.ui.compare.service import READY, Busy, PageService
-from dynamo.ui.compare.settings import LARGEST_SEED, Settings
+from dynamo.ui.compare.settings import LARGEST_SEED, Settings, shown
 from dynamo.ui.compare.votes import VoteBook
 from dynamo.ui.server.guard import discard
 
@@ -151,7 +151,17 @@ class Handlers:
             raise gr.Error("threshold: expected 0 to 1", print_exception=False)
         return float(value)
 
-    # ---- files and charts
+    # ---- links, files and charts
+
+    @in_one_sentence
+    def open_link(self, event: gr.EventData) -> Iterator:
+        """base, dynamo, inspector, status, prompt, opponent, and the settings in their order."""
+        view, link = self._service.open_link(getattr(event, "lines", None), self._names)
+        settings = link.settings
+        values = {**shown(settings.options), "max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
+        known = link.opponent in self._service.pair.engines.opponents
+        opponent = link.opponent if known else gr.skip()
+        yield *outputs(view), link.prompt, opponent, *(values[name] for name in self._names)
 
     @in_one_sentence
     def load(self, path: str) -> Iterator:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from dynamo.trace.joint_line import JointLine
 from dynamo.trace.ndjson import PassLine, Trace, read_runs
 from dynamo.ui.compare.chat import LANES, Chat
 from dynamo.ui.compare.figures import audit_figures, strip_row
+from dynamo.ui.compare.link import Link, read_link
 from dynamo.ui.compare.pair import OWN_LOOP, ModelPair, Opinion
 from dynamo.ui.compare.presenter import Race, RaceView, RecordedRun, Throttle, most_telling
 from dynamo.ui.compare.settings import Settings
@@ -225,9 +226,19 @@ class PageService:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"trace: {path.name}: {error}") from None
         last = {trace.header.lane: trace for trace in runs if trace.header.lane in LANES}
-        shown = {lane: self._adopt(trace, keep) for lane, trace in last.items()}
-        if not shown:
+        if not last:
             raise ValueError(f"trace: {path.name} holds no run of the lanes {' and '.join(LANES)}")
+        return self._recorded(last, status, keep)
+
+    def open_link(self, lines: Any, names: Sequence[str]) -> tuple[RaceView, Link]:
+        """A shared race, and what the page's controls are set to. Raises ValueError in a sentence."""
+        link = read_link(lines, names, self.pair)
+        self.limits.check(link.prompt, link.settings.max_new_tokens)
+        told = {lane: trace for lane, trace in link.traces.items() if trace.passes}
+        return self._recorded(told, link.status), link
+
+    def _recorded(self, traces: Mapping[str, Trace], status: str, keep: bool = False) -> RaceView:
+        shown = {lane: self._adopt(trace, keep) for lane, trace in traces.items()}
         wires = {lane: trace.wire for lane, trace in shown.items()}
         best = most_telling(shown["dynamo"]) if "dynamo" in shown else None
         inspector = "" if best is None else self.store.get_pass(shown["dynamo"].header.run, best) or ""

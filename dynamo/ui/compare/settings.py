@@ -29,6 +29,16 @@ PRESETS: dict[str, tuple[float, bool, bool]] = {
 }
 CUSTOM = "custom"
 
+# What the sliders take, where it depends on no pair.
+RANGES: dict[str, tuple[float, float]] = {
+    "threshold": (0, 1),
+    "mask_strength": (0, 2),
+    "top_k": (2, 100),
+    "repetition_penalty": (1, 2),
+    "temperature": (0, 2),
+    "max_new_tokens": (8, MOST_TOKENS),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -87,8 +97,7 @@ def shown(options: SamplingOptions) -> dict[str, Any]:
 def threshold_dial(chosen: SamplingOptions) -> gr.Slider:
     """The one control that everybody should try."""
     return gr.Slider(
-        0,
-        1,
+        *RANGES["threshold"],
         chosen.threshold,
         step=0.01,
         label="Back-off threshold ε: the quality dial",
@@ -114,10 +123,17 @@ def settings_panel(
     heads: int, default: SamplingOptions, most_tokens: int | None = None
 ) -> dict[str, gr.components.Component]:
     """All other controls by the name of the option that they set; call it inside a `gr.Blocks`."""
-    longest = min(MOST_TOKENS, most_tokens or MOST_TOKENS)
+    shortest, longest = RANGES["max_new_tokens"]
+    longest = min(longest, most_tokens or longest)
+    ranges = {
+        **RANGES,
+        "max_order": (1, max(heads, 2)),
+        "max_new_tokens": (min(shortest, longest), longest),
+    }
     controls: dict[str, gr.components.Component] = {}
 
-    def slider(name: str, low: float, high: float, step: float, label: str, info: str) -> None:
+    def slider(name: str, step: float, label: str, info: str) -> None:
+        low, high = ranges[name]
         value = min(getattr(default, name, LONGEST_ANSWER), high)
         controls[name] = gr.Slider(
             low, high, value, step=step, label=label, info=info, min_width=260, buttons=["reset"]
@@ -127,19 +143,19 @@ def settings_panel(
         controls[name] = gr.Checkbox(value, label=label, info=info, min_width=260, container=False)
 
     with gr.Row():
-        slider("mask_strength", 0, 2, 0.05, "Mask strength", "0 is the plain product, no mask")
-        slider("top_k", 2, 100, 1, "Candidates per head", "Top-k: how many tokens are multiplied")
+        slider("mask_strength", 0.05, "Mask strength", "0 is the plain product, no mask")
+        slider("top_k", 1, "Candidates per head", "Top-k: how many tokens are multiplied")
         with gr.Column(min_width=260):
             checkbox(
                 "adaptive", default.adaptive, "Adaptive threshold", "Otsu: also drop what stands far below"
             )
             checkbox("blur", default.blur > 1, "Blur before it", "Smooth the grid that Otsu looks at")
     with gr.Row():
-        slider("max_order", 1, max(heads, 2), 1, "Tokens per pass, at most", "1 asks for single tokens")
-        slider("repetition_penalty", 1, 2, 0.05, "Repetition penalty", "1 lets words repeat freely")
-        slider("temperature", 0, 2, 0.05, "Temperature", "0 takes the likeliest chunk")
+        slider("max_order", 1, "Tokens per pass, at most", "1 asks for single tokens")
+        slider("repetition_penalty", 0.05, "Repetition penalty", "1 lets words repeat freely")
+        slider("temperature", 0.05, "Temperature", "0 takes the likeliest chunk")
     with gr.Row():
-        slider("max_new_tokens", min(8, longest), longest, 8, "Longest answer", "In tokens; most end earlier")
+        slider("max_new_tokens", 8, "Longest answer", "In tokens; most end earlier")
         controls["seed"] = gr.Number(
             0, label="Seed", info="Same seed, same text", precision=0, minimum=0, min_width=260
         )

@@ -50,6 +50,7 @@ class Wiring:
             runs.append(self._connect_strip())
         self._connect_stop(runs)
         self._connect_chat_buttons()
+        self._connect_link()
         self._connect_charts()
         if self._tab.votes is not None:
             self._connect_votes(sent)
@@ -167,6 +168,22 @@ class Wiring:
         )
         for card in tab.cards:
             tab.load.upload(lambda: "", None, card, **QUIET)
+
+    def _connect_link(self) -> None:
+        """A race that the page's address holds, or an address that is pasted over it."""
+        tab = self._tab
+        opened = tab.bar.linked(
+            self._handlers.open_link,
+            None,
+            [*self._views, tab.prompt, tab.opponent, *self._settings],
+            show_progress="minimal",
+            show_progress_on=tab.bar,
+            **IN_BROWSER,
+        )
+        knobs = [tab.settings[name] for name in ("mask_strength", "adaptive", "blur")]
+        opened.success(preset_of, knobs, tab.preset, **QUIET)
+        for card in tab.cards:
+            opened.success(lambda: "", None, card, **QUIET)
 
     def _connect_charts(self) -> None:
         tab = self._tab

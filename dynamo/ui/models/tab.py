@@ -167,7 +167,7 @@ class ModelsTab:
         opened = demo.load(partial(self._refresh, opening=True), self.seen, self._refreshed, **QUIET)
         opened = opened.then(self._missed, self.seen, self._refreshed, **QUIET)
         self._compare.suggest(opened.then, opening=True)
-        opened.then(
+        self.opened = opened.then(
             None, [self.name, self.opened_with], self.name,
             js="(name, loaded) => window.dynamoModelNamed ? name : loaded", **IN_BROWSER,
         )  # fmt: skip
