@@ -70,13 +70,14 @@ function questionOf(lane) {
 
 /** A race that the page's address holds is set up, once the page has settled which models it is about. */
 async function openLink() {
+  said = "";
   try {
     const lines = await linkedLines(location.hash);
     if (lines) trigger("linked", { lines });
   } catch (error) {
     said = error.message;
-    drawLines();
   }
+  drawLines();
 }
 
 function act(next) {
