@@ -101,10 +101,9 @@ def build_demo(
                 description = gr.HTML(_about(pair.description))
         opened = demo.load
         if manager is not None:
+            around = (model, notice_bar, description)
             with models_tab:
-                opened = _models_tab(
-                    manager, switch, compare, explore, (model, notice_bar, description), tabs, demo
-                )
+                opened = _models_tab(manager, switch, compare, explore, around, tabs, demo)
         Wiring(compare, Handlers(service, list(compare.settings), book, demo.upload_file_set)).connect()
         opened(None, js=_OPENED, **IN_BROWSER)
         add_api(service)
