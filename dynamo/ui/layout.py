@@ -76,8 +76,7 @@ def build_demo(
     book = VoteBook(votes) if votes else None
     manager = models(service) if models else None
     with gr.Blocks(title=TITLE) as demo:
-        notice = notice or pair.notice
-        notice_bar = gr.HTML(notice_html(notice), visible=bool(notice))
+        notice_bar = gr.HTML(notice_html(notice or pair.notice), visible=bool(notice or pair.notice))
         loading = gr.HTML(elem_id="switch-status")
         gr.HTML(_HEADER)
         with gr.Row(elem_classes="dm-model-row"):
