@@ -1,19 +1,19 @@
-"""Products with weights in 8 or 4 bits on CPU: 8 in a compiled loop (`dynamo.kernels`), 4 by torch's own
-kernel, and 8 too where there are no loops.
+"""Products with weights in 8 or 4 bits on CPU: in compiled loops (`dynamo.kernels`), and by torch's own
+kernels where there are none.
 
 int8: a scale for each of the weight's rows. int4: each group of 32 along a row has its least and its largest
 number on a grid of 16, as Q4_1 of llama.cpp has them: weights that were read from such a file get the file's
 own bits back.
 
-Only weights have fewer bits. Activations in 8 bits would lose much: a few of a Llama's are very large, and
-set the scale of all others. torch's products are in bfloat16 with wider sums, the loop's in float32. What a
-row gives does not depend on the rows beside it (in the loop up to the rounding of float32 sums), so there is
-one distribution, which exact mode keeps to.
+Activations keep 16 bits in the loops, scaled by their own row's largest; torch's kernels work in bfloat16,
+which has 8. In 8 bits they would lose much: a few of a Llama's are very large, and set the scale of all
+others. What a row gives does not depend on the rows beside it (in the loops up to the rounding of a few
+float32 sums), so there is one distribution, which exact mode keeps to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,17 +38,7 @@ def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor
     bits, scales = in_rows(weight)
     loops = kernels.loops()
     if loops is not None:
-        in_loop, on_all_cores = loops.product, loops.product_on_all_cores
-        weights = bits.numpy(), scales.numpy()
-
-        def looped(x: Tensor) -> Tensor:
-            threads = torch.get_num_threads()
-            if threads > 1:
-                loops.use_threads(threads)  # numba counts its own
-            run = in_loop if threads == 1 else on_all_cores
-            return torch.from_numpy(run(x.contiguous().numpy(), *weights))
-
-        return looped if bias is None else lambda x: looped(x).add_(bias)
+        return _looped(loops.eight_bits, loops.eight_bits_on_all_cores, (bits, scales), bias)
     scales = scales.bfloat16()
     multiply = torch.ops.aten._weight_int8pack_mm.default
     return _shifted(lambda x: multiply(x, bits, scales), bias)
@@ -56,28 +46,59 @@ def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor
 
 def in_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Bits -127 to 127 (out, in) and scales (out,): a weight is their product."""
-    # Rounded as the kernel reads them before the bits are chosen, so that these make up for it.
+    # Rounded as torch's kernel reads them before the bits are chosen, so that these make up for it.
     scales = (weight.abs().amax(dim=1) / 127).clamp_min(LEAST).bfloat16().float()
     return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
 def int4_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """x @ weight.T + bias with the weight as `in_groups` has it."""
-    bits, scales, zeros = in_groups(weight)
+    loops = kernels.loops()
+    in_loops = loops is not None and loops.widens_halves()
+    bits, scales, least = in_groups(weight, in_loops)
+    if in_loops:
+        low, high = bits.to(torch.uint8).view(len(bits), -1, 2, GROUP // 2).unbind(2)
+        grids = (each.half().view(torch.uint16) for each in (scales, least))
+        parts = ((low | high << 4).flatten(1), *grids)
+        return _looped(loops.four_bits, loops.four_bits_on_all_cores, parts, bias)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(bits, 1)
-    grids = torch.stack([scales, zeros], dim=-1).bfloat16().transpose(0, 1).contiguous()  # (groups, out, 2)
+    grids = torch.stack([scales, least + 8 * scales], dim=-1).bfloat16()  # (out, groups, 2)
+    grids = grids.transpose(0, 1).contiguous()
     multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
     return _shifted(lambda x: multiply(x, packed, GROUP, grids), bias)
 
 
-def in_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bits 0 to 15 (out, in), scales and zeros (out, groups): a weight is (bits - 8) * scale + zero."""
+def in_groups(weight: Tensor, half: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Bits 0 to 15 (out, in), scales and least numbers (out, groups): a weight is bits * scale + least.
+
+    half: as the loop has them, in float16; otherwise as torch's kernel, scale and middle in bfloat16.
+    """
     groups = weight.unflatten(1, (-1, GROUP))  # (out, groups, 32)
     least, most = groups.aminmax(dim=-1)
     step = (most - least) / 15
-    scales, zeros = step.bfloat16().float(), (least + 8 * step).bfloat16().float()
-    bits = ((groups - zeros[..., None]) / scales.clamp_min(LEAST)[..., None]).round() + 8
-    return bits.clamp(0, 15).int().flatten(1), scales, zeros
+    if half:
+        scales, least = step.half().float(), least.half().float()
+    else:
+        scales, middle = step.bfloat16().float(), (least + 8 * step).bfloat16().float()
+        least = middle - 8 * scales
+    bits = ((groups - least[..., None]) / scales.clamp_min(LEAST)[..., None]).round()
+    return bits.clamp(0, 15).int().flatten(1), scales, least
+
+
+def _looped(
+    in_one: Callable, on_all_cores: Callable, parts: Sequence[Tensor], bias: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """A product in a compiled loop; parts: the weights as it reads them."""
+    arrays = [each.numpy() for each in parts]
+
+    def multiply(x: Tensor) -> Tensor:
+        threads = torch.get_num_threads()
+        if threads > 1:
+            kernels.loops().use_threads(threads)  # numba counts its own
+        run = in_one if threads == 1 else on_all_cores
+        return torch.from_numpy(run(x.contiguous().numpy(), *arrays))
+
+    return multiply if bias is None else lambda x: multiply(x).add_(bias)
 
 
 def _shifted(multiply: Callable[[Tensor], Tensor], bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -37,8 +37,10 @@ class Loops(NamedTuple):
     attend: Callable
     side_by_side: Callable
     rms_normed: Callable
-    product: Callable
-    product_on_all_cores: Callable
+    eight_bits: Callable
+    eight_bits_on_all_cores: Callable
+    four_bits: Callable
+    four_bits_on_all_cores: Callable
     use_threads: Callable
     widens_halves: Callable
 
@@ -58,7 +60,7 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import compiling, layers, masked_joint, norms, products, thresholds, top_k
+        from dynamo.kernels import compiling, integers, layers, masked_joint, norms, thresholds, top_k
     except ImportError:
         return None
     return Loops(
@@ -72,8 +74,10 @@ def loops() -> Loops | None:
         layers.attend,
         layers.side_by_side,
         norms.rms_normed,
-        products.product,
-        products.product_on_all_cores,
+        integers.eight_bits,
+        integers.eight_bits_on_all_cores,
+        integers.four_bits,
+        integers.four_bits_on_all_cores,
         compiling.use_threads,
         compiling.widens_halves,
     )

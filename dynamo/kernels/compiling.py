@@ -72,6 +72,11 @@ def use_threads(count: int) -> None:
 
 def widens_halves() -> bool:
     """Whether this processor widens 16-bit floats by itself; loops that do so are for no other."""
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return True
-    return llvmlite.binding.get_host_cpu_features().get("f16c", False)
+    return platform.machine().lower() in ("arm64", "aarch64") or compiled_for("f16c")
+
+
+def compiled_for(feature: str) -> bool:
+    """Whether loops are compiled for processors with this: for this one, or as NUMBA_CPU_FEATURES says."""
+    if config.CPU_FEATURES is not None:
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return llvmlite.binding.get_host_cpu_features().get(feature, False)
