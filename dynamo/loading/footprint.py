@@ -37,7 +37,7 @@ class Footprint:
     full: int | None = None
 
     @classmethod
-    def of(cls, pair: Pair) -> Footprint:
+    def from_pair(cls, pair: Pair) -> Footprint:
         models = (pair.base, pair.dynamo)
         dtype, quantised = pair.dynamo.dtype, quantised_as(pair.dynamo)
         return cls(

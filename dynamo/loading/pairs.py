@@ -92,16 +92,16 @@ def load(
             f"model: {name}: its base has a vocabulary of {base.config.vocab_size} and its DynaMo model of "
             f"{dynamo.config.vocab_size}; they do not belong together"
         )
-    told = about(name, dynamo_folder, tokenizer)
+    described = about(name, dynamo_folder, tokenizer)
     return Pair(
         name=name,
-        description=told.description,
+        description=described.description,
         base=base,
         dynamo=dynamo,
         tokenizer=tokenizer,
         table=load_table(dynamo_folder, dynamo.config.vocab_size, tokenizer),
         options=chosen_options(dynamo),
-        about=told,
+        about=described,
     )
 
 

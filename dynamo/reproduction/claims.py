@@ -24,7 +24,7 @@ class Claim:
 
 
 def below(difference: Estimate, margin: float = 0.0) -> Verdict:
-    """Holds if the interval is below -margin, differs if above the margin, cannot be told else."""
+    """Holds if the interval is below -margin, differs if above the margin, else it is undecided."""
     if difference.high < -margin:
         return "holds"
     return "differs" if difference.low > margin else "cannot be tested here"

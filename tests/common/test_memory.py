@@ -69,10 +69,10 @@ def test_every_way_of_saying_it_is_understood_and_nothing_is_kept(error, monkeyp
         kept.append(weakref.ref(tensor))
         raise error()
 
-    with pytest.raises(ValueError, match="no room") as told, enough_memory(lambda: "no room"):
+    with pytest.raises(ValueError, match="no room") as refused, enough_memory(lambda: "no room"):
         fail()
     gc.collect()
-    assert released == [1] and kept[0]() is None and told.value.__context__.__traceback__ is None
+    assert released == [1] and kept[0]() is None and refused.value.__context__.__traceback__ is None
 
 
 def test_other_errors_pass():

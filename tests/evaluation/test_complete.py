@@ -120,11 +120,11 @@ def test_two_processes_share_the_prompts_out_and_write_the_texts_of_one(
     together, one = tmp_path / "together.jsonl", tmp_path / "one.jsonl"
     arguments = ["complete", "--model", str(pair), "--prompts", str(three_prompts), *SHAPE, "--output"]
     printed = printed_by_ranks(tmp_path, 2, main, [*arguments, str(together)])
-    told = {
+    shares = {
         each["process"]: each["written"]
         for each in (json.loads(line) for line in "".join(printed).splitlines() if line.startswith("{"))
     }
-    assert told == {0: 18, 1: 6}
+    assert shares == {0: 18, 1: 6}
     run(capsys, *arguments, one)
     texts = [
         sorted((row["prompt_id"], row["seed"], str(row["threshold"]), row["text"]) for row in lines(path))

@@ -70,8 +70,8 @@ def test_the_streams_are_the_engines(pair, prompt):
 
 def test_the_command_says_whether_all_of_them_fit(capsys):
     assert exactness.main(["--model", "embedded", "--limit", "1", "--draws", "60"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["tests"] == 2 and told["passed"] and len(told["p_values"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["tests"] == 2 and report["passed"] and len(report["p_values"]) == 2
 
 
 def test_a_p_value_is_that_of_pearsons_test():

@@ -44,12 +44,12 @@ def every_figure(text: str = " cat") -> list[go.Figure]:
     sweep = report()
     line = joint_line()
     line = JointLine(**{**line.__dict__, "texts": tuple(tuple(text for _ in head) for head in line.texts)})
-    told = [PassLine(0, (1, 2, 3), (text,) * 3, 3, 1.0, backoffs=(BackOff(2, text, 0.1, 0.5),), best=0.4)]
+    lines = [PassLine(0, (1, 2, 3), (text,) * 3, 3, 1.0, backoffs=(BackOff(2, text, 0.1, 0.5),), best=0.4)]
     renamed = [{**point, "quality": {text: point["speed_up"]}} for point in sweep["points"]]
     return [
         charts.joint_heatmap(line),
         charts.joint_heatmap(line, "product"),
-        charts.backoff_timeline(told, 0.5),
+        charts.backoff_timeline(lines, 0.5),
         charts.sweep_speed_quality(renamed, text, 0.5),
         charts.sweep_shares(sweep["points"]),
         charts.calibration([{**row, "event": text} for row in sweep["calibration"]]),

@@ -173,8 +173,8 @@ def test_what_is_no_finished_dynamo_model_is_refused(at_hub, pair_folder, capsys
 
 def test_what_the_hub_refuses_is_a_sentence_without_the_token(at_hub, pair_folder, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_someone")
-    told = refused(capsys, pair_folder, "someone/talker", "--licence", "mit")
-    assert "the hub answered 401" in told and "hf auth login" in told and "secret" not in told
+    message = refused(capsys, pair_folder, "someone/talker", "--licence", "mit")
+    assert "the hub answered 401" in message and "hf auth login" in message and "secret" not in message
     monkeypatch.setenv("HF_TOKEN", "token")
     at_hub.failing["/api/models/someone/talker/preupload"] = 403
     assert "the token may not write there" in refused(

@@ -199,7 +199,7 @@ def test_measuring_commands_write_the_same_of_a_spread_pair_as_of_a_whole_one(
         prompts.write_text('{"prompt": "Hello"}\n{"prompt": "A room"}\n', "utf-8")
         more = ["--seeds", "3"]
     monkeypatch.setattr("dynamo.loading.devices.free_memory", lambda: {"cpu": 150_000})
-    spread, told = [], {}
+    spread, printed = [], {}
     load = loading.load
 
     def watched(*arguments, **options):
@@ -213,9 +213,9 @@ def test_measuring_commands_write_the_same_of_a_spread_pair_as_of_a_whole_one(
         arguments = [verb, "--model", str(folder), "--prompts", str(prompts), "--thresholds", "0.01", "1",
                      "--max-new-tokens", "6", "--output", str(output), *more, *way]  # fmt: skip
         assert main(arguments) == 0, capsys.readouterr().err
-        told[way[0]] = output.read_text("utf-8")
+        printed[way[0]] = output.read_text("utf-8")
     assert spread == [False, True]
-    alone, other = told.values()
+    alone, other = printed.values()
     if verb == "complete":
         rows = [[json.loads(line) for line in each.splitlines()] for each in (alone, other)]
         texts = [[(row["prompt_id"], row["seed"], row["threshold"], row["text"]) for row in each]

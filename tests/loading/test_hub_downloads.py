@@ -125,8 +125,8 @@ def lists(*paths):
 
 
 def info(**fields):
-    told = {"id": NAME, "sha": SHA, "siblings": [], "private": False, "tags": [], **fields}
-    return says(200, json.dumps(told).encode(), Content_Type="application/json")
+    described = {"id": NAME, "sha": SHA, "siblings": [], "private": False, "tags": [], **fields}
+    return says(200, json.dumps(described).encode(), Content_Type="application/json")
 
 
 statuses = st.sampled_from([401, 403, 404, 416, 429, 500, 502, 503, 504])
@@ -197,8 +197,8 @@ def test_a_broken_upload_is_not_kept_either(hubs, files, file):
 
 @pytest.mark.parametrize("header", ["ETag", "X_Linked_ETag"])
 def test_a_hash_that_is_a_path_writes_nothing_where_it_leads(hubs, files, header):
-    for told in ('"../../../../evil"', "W/../../evil", "W..", 'W/".."', "WW/"):
-        spoiled = sends(files[CONFIG], files[CONFIG], **{header: told})
+    for described in ('"../../../../evil"', "W/../../evil", "W..", 'W/".."', "WW/"):
+        spoiled = sends(files[CONFIG], files[CONFIG], **{header: described})
         said = fetch_badly_and_then_well(hubs, {f"/{CONFIG}": spoiled})
         assert said is not None and "which is none" in said
 

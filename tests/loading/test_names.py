@@ -52,11 +52,13 @@ def test_a_model_of_the_hub_is_fetched_once_and_its_bytes_are_told(at_hub, tmp_p
     save_model(tiny_dynamo(), tokenizer, tmp_path / "model")
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")
     at_hub.repos[("model", "someone/tiny")] = repo_of(tmp_path / "model")
-    told = []
-    pair = loading.load("someone/tiny", device="cpu", progress=lambda done, total: told.append((done, total)))
+    progress_calls = []
+    pair = loading.load(
+        "someone/tiny", device="cpu", progress=lambda done, total: progress_calls.append((done, total))
+    )
     assert pair.dynamo.config.num_token_heads == 3
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
-    assert told[-1][0] == told[-1][1] >= size
+    assert progress_calls[-1][0] == progress_calls[-1][1] >= size
     assert not any("pytorch_model.bin" in request for request in at_hub.requests)
     at_hub.requests.clear()
     loading.load("someone/tiny", device="cpu")

@@ -57,10 +57,10 @@ def test_what_the_library_takes_no_hash_from_may_have_an_etag_of_its_own(at_hub,
 
 
 def test_the_hub_tells_of_another_architecture_before_anything_is_fetched(at_hub):
-    def told(handler):
+    def other_architecture(handler):
         handler.answer(200, {"id": NAME, "sha": SHA, "siblings": [], "config": {"model_type": "bert"}})
 
-    at_hub.spoiled[f"/api/models/{NAME}"] = told
+    at_hub.spoiled[f"/api/models/{NAME}"] = other_architecture
     for load_it in (load, names.resolve):
         with pytest.raises(ValueError, match="someone/tiny: its architecture is 'bert'"):
             load_it(NAME)

@@ -133,8 +133,8 @@ def system(root, available_kb, limit="", current="", stat=""):
 
 
 def test_what_a_gpus_allocator_keeps_of_earlier_models_is_free(monkeypatch):
-    told = {"mem_get_info": (1000, 9999), "memory_reserved": 700, "memory_allocated": 400}
-    for name, value in told.items():
+    reported = {"mem_get_info": (1000, 9999), "memory_reserved": 700, "memory_allocated": 400}
+    for name, value in reported.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert sizes.available_memory(torch.device("cuda")) == 1000 + 700 - 400
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -131,9 +131,9 @@ def test_a_program_asks_the_served_page(pairs):
 
 
 def test_the_command_that_tells_its_memory(checkpoint, capsys, monkeypatch):
-    told = measure_memory(str(checkpoint), "float32")
-    assert told["weights_mb"] == {"cpu": pytest.approx(57.9, abs=0.1)}
-    assert told["peak_mb"] >= told["before_mb"] > 0  # this process may have held more before
+    measured = measure_memory(str(checkpoint), "float32")
+    assert measured["weights_mb"] == {"cpu": pytest.approx(57.9, abs=0.1)}
+    assert measured["peak_mb"] >= measured["before_mb"] > 0  # this process may have held more before
     monkeypatch.setattr("dynamo.commands.memory.subprocess.run", completed)
     command = ["memory", "--model", "embedded", "--ways", "8bit"]
     assert main(command) == 0

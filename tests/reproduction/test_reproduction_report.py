@@ -70,7 +70,7 @@ def test_a_result_of_another_version_of_an_experiment_is_not_told(report):
 
 
 @pytest.mark.parametrize(
-    "documents, flags, told",
+    "documents, flags, sentence",
     [
         (40, "--documents 40 --no-drawn", "Data: held-out documents: the first 40 of the file."),
         (0, "--documents 0", ""),
@@ -78,11 +78,11 @@ def test_a_result_of_another_version_of_an_experiment_is_not_told(report):
          "Data: held-out documents: 40 of the file, drawn by the seed."),
     ],
 )  # fmt: skip
-def test_the_report_says_which_documents_were_read(report, documents, flags, told):
+def test_the_report_says_which_documents_were_read(report, documents, flags, sentence):
     experiment = dataclasses.replace(counting("one"), depends=("steps", "documents"))
     _, text = report([experiment], {"one": 1.5}, documents=documents)
-    assert f"--only one --steps 40 {flags}`: 3 s. {told}".rstrip() in text
-    assert told or "held-out documents" not in text
+    assert f"--only one --steps 40 {flags}`: 3 s. {sentence}".rstrip() in text
+    assert sentence or "held-out documents" not in text
 
 
 def test_a_verdict_follows_the_number_and_nothing_else_changes(report):

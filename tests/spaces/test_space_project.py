@@ -171,8 +171,8 @@ def test_links_are_found_in_text_and_images():
 def test_check_names_every_mistake_and_render_writes_the_folder(project, tmp_path, capsys):
     made = project(card__colorFrom="teal", card__title="")
     assert main(["space", "check", "--root", str(made.root)]) == 2
-    told = capsys.readouterr().err
-    assert "card.colorFrom" in told and "card.title" in told and "2 to be corrected" in told
+    message = capsys.readouterr().err
+    assert "card.colorFrom" in message and "card.title" in message and "2 to be corrected" in message
     made = project(card__colorFrom="red", card__title="T")
     assert main(["space", "check", "--root", str(made.root)]) == 0
     target = tmp_path / "space"

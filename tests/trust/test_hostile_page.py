@@ -30,7 +30,7 @@ OPTIONS = ("threshold", "mask_strength", "temperature", "top_k", "repetition_pen
            "max_new_tokens", "seed", "lane")  # fmt: skip
 
 
-def told(act) -> str | None:
+def message_of(act) -> str | None:
     """What the page would say of `act`, None where it succeeds: a mistake named, never a failed model."""
 
     def plainly():
@@ -52,13 +52,13 @@ def test_any_prompt_is_answered_or_refused_and_can_be_sent(name, prompt):
         for result in FUNCTIONS[name](prompt):
             json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
 
-    told(ask)
+    message_of(ask)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_any_option_of_generate_is_taken_or_named(option):
     for value in VALUES:
-        said = told(lambda value=value: list(FUNCTIONS["generate"]("hello", **{option: value})))
+        said = message_of(lambda value=value: list(FUNCTIONS["generate"]("hello", **{option: value})))
         assert said is None or said.startswith(f"{option}: "), said
 
 
@@ -71,12 +71,12 @@ def test_any_option_of_generate_is_taken_or_named(option):
 def test_no_call_of_a_program_ends_otherwise(name, prompt, options):
     if name == "threshold_sweep" and "threshold" in options:
         options["thresholds"] = options.pop("threshold")
-    told(lambda: list(FUNCTIONS[name](prompt, **options)))
+    message_of(lambda: list(FUNCTIONS[name](prompt, **options)))
 
 
 def test_thresholds_that_are_no_list_are_refused():
     for value in VALUES:
-        told(lambda value=value: list(FUNCTIONS["threshold_sweep"]("hello", value)))
+        message_of(lambda value=value: list(FUNCTIONS["threshold_sweep"]("hello", value)))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -84,18 +84,18 @@ def test_any_control_may_send_anything(name):
     wired = handlers()
     for value in VALUES:
         sent = {**SETTINGS, name: value}.values()
-        told(lambda sent=sent: list(wired.send("hello", False, False, "loop", "", "", *sent)))
+        message_of(lambda sent=sent: list(wired.send("hello", False, False, "loop", "", "", *sent)))
 
 
 @BRIEF
 @given(st.one_of(texts, values), st.one_of(texts, values), st.one_of(texts, values))
 def test_any_chat_and_opponent_may_come_back(base, dynamo, opponent):
     wired = handlers()
-    told(lambda: list(wired.send("hello", True, False, opponent, base, dynamo, *SETTINGS.values())))
-    told(lambda: list(wired.retry(opponent, base, dynamo, *SETTINGS.values())))
-    told(lambda: list(wired.decode_again("loop", base, dynamo, *SETTINGS.values())))
-    told(lambda: wired.edit(base, dynamo))
-    told(lambda: wired.timeline_chart(base, dynamo))
+    message_of(lambda: list(wired.send("hello", True, False, opponent, base, dynamo, *SETTINGS.values())))
+    message_of(lambda: list(wired.retry(opponent, base, dynamo, *SETTINGS.values())))
+    message_of(lambda: list(wired.decode_again("loop", base, dynamo, *SETTINGS.values())))
+    message_of(lambda: wired.edit(base, dynamo))
+    message_of(lambda: wired.timeline_chart(base, dynamo))
     wired.audit(base, dynamo)
 
 
@@ -105,7 +105,7 @@ def test_a_chat_with_made_up_options_has_its_chart_or_a_sentence():
     head, _, rest = dynamo.partition("\n")
     for options in ({}, {"threshold": "x"}, {"threshold": None}, {"exact": True}, {"threshold": 1e308}):
         wire = json.dumps({**json.loads(head), "options": options}) + "\n" + rest
-        told(lambda wire=wire: wired.timeline_chart(base, wire))
+        message_of(lambda wire=wire: wired.timeline_chart(base, wire))
 
 
 @BRIEF
@@ -115,8 +115,8 @@ def test_server_functions_take_anything(payload):
     assert not any(served_passes(HOST.store.get_pass)(payload))
     served_split(lambda: None)(payload)
     event = SimpleNamespace(run=payload, index=payload, threshold=payload)
-    told(lambda: handlers().heatmap(event))
-    told(lambda: handlers().chosen_threshold(event))
+    message_of(lambda: handlers().heatmap(event))
+    message_of(lambda: handlers().chosen_threshold(event))
 
 
 def test_run_ids_are_random_and_never_those_of_a_file(tmp_path):
@@ -139,7 +139,7 @@ def test_neither_prompt_nor_answer_is_logged(caplog):
     secret = "my-secret-prompt"
     with caplog.at_level(logging.DEBUG):
         list(FUNCTIONS["generate"](secret))
-        told(lambda: list(FUNCTIONS["generate"](secret, threshold=9)))
+        message_of(lambda: list(FUNCTIONS["generate"](secret, threshold=9)))
         wired = handlers()
         *_, (base, dynamo, *_) = wired.send(secret, False, False, "loop", "", "", *SETTINGS.values())
         wired.audit(base, dynamo.replace('"lane":"dynamo"', '"lane":5'))

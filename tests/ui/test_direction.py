@@ -56,9 +56,9 @@ def strings(value):
 
 def test_no_label_of_a_figure_holds_a_command():
     """Plotly draws labels into the page as they come, several in a line."""
-    told = [each for figure in every_figure("a\u202eb\u2066") for each in strings(figure.to_dict())]
-    assert any("a⟨U+202E⟩b⟨U+2066⟩" in each for each in told)
-    assert not [each for each in told if set(each) & set(COMMANDS)]
+    found = [each for figure in every_figure("a\u202eb\u2066") for each in strings(figure.to_dict())]
+    assert any("a⟨U+202E⟩b⟨U+2066⟩" in each for each in found)
+    assert not [each for each in found if set(each) & set(COMMANDS)]
 
 
 @pytest.mark.parametrize("written", [failed, notice_html, _about], ids=lambda function: function.__name__)

@@ -62,7 +62,7 @@ def test_the_table_has_a_row_a_point_and_a_cell_a_header():
 
 @pytest.mark.parametrize(("here", "badge"), [(False, "shipped"), (True, "measured here")])
 def test_the_caption_says_what_ran_on_what_and_whose_numbers_they_are(here, badge):
-    told = sweep_view.provenance(report(), here=here)
+    sentence = sweep_view.provenance(report(), here=here)
     for fact in (
         badge,
         "40 prompts, 1 seed,",
@@ -71,8 +71,8 @@ def test_the_caption_says_what_ran_on_what_and_whose_numbers_they_are(here, badg
         "torch 2.13.0",
         "2026-11-21",
     ):
-        assert fact in told
-    assert "<b>processor" not in told and "&lt;b&gt;processor" in told
+        assert fact in sentence
+    assert "<b>processor" not in sentence and "&lt;b&gt;processor" in sentence
 
 
 def test_every_measure_of_a_report_is_a_choice_with_a_sentence():

@@ -175,7 +175,7 @@ def at_hub(hub, monkeypatch):
 def test_a_hub_that_goes_down_in_a_download_is_reported(
     at_hub, hub, tmp_path, tokenizer, dynamo_model, monkeypatch
 ):
-    """A hub that goes down in a download is told and the next try has it whole."""
+    """A hub that goes down in a download is reported, and the next try succeeds."""
     save_model(dynamo_model, tokenizer, tmp_path / "model")
     files = {str(path.name): path.read_bytes() for path in (tmp_path / "model").iterdir()}
     hub.repos[("model", "someone/tiny")] = Repo(files)

@@ -33,7 +33,7 @@ def test_caches_are_those_of_both_lanes_at_full_length(folder):
     pair = load(str(folder), device="cpu")
     states = [Decoder(model).new_cache(pair.base.config.max_position_embeddings) for model in
               (pair.base, pair.dynamo)]  # fmt: skip
-    assert Footprint.of(pair).caches == sum(state.cache.nbytes for state in states)
+    assert Footprint.from_pair(pair).caches == sum(state.cache.nbytes for state in states)
 
 
 def held_beside(model):
@@ -84,39 +84,39 @@ def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
 
 def test_copies_of_weights_depend_on_their_dtype(folder, tmp_path):
     """Copies of weights saved in 16 bits are others than of float32 and none in bfloat16."""
-    halves = Footprint.of(load(str(folder), device="cpu"))
+    halves = Footprint.from_pair(load(str(folder), device="cpu"))
     assert halves.copies > 0
     for name, model in (("base", tiny_base(seed=1)), ("dynamo", tiny_dynamo(seed=2))):
         save_model(model, load(str(folder), device="cpu").tokenizer, tmp_path / name)
-    whole = Footprint.of(load(str(tmp_path), device="cpu"))
+    whole = Footprint.from_pair(load(str(tmp_path), device="cpu"))
     assert whole.weights == halves.weights and whole.copies != halves.copies
-    narrow = Footprint.of(load(str(folder), "cpu", torch.bfloat16))
+    narrow = Footprint.from_pair(load(str(folder), "cpu", torch.bfloat16))
     assert narrow.copies == 0 and narrow.dtype == "bfloat16" and 2 * narrow.caches == halves.caches
 
 
 @pytest.mark.parametrize("quantize", ["8bit", "4bit"])
 def test_in_full_is_foretold_by_shapes_and_is_what_the_whole_pair_takes(folder, quantize):
-    whole = Footprint.of(load(str(folder), device="cpu"))
-    fewer = Footprint.of(load(str(folder), device="cpu", quantize=quantize))
+    whole = Footprint.from_pair(load(str(folder), device="cpu"))
+    fewer = Footprint.from_pair(load(str(folder), device="cpu", quantize=quantize))
     assert (whole.quantised, fewer.quantised, whole.full) == ("", quantize, None)
     assert fewer.full == pytest.approx(whole.weights + whole.copies, rel=0.01)
     assert fewer.weights < whole.weights and fewer.copies == 0
     assert (fewer.caches, fewer.table) == (whole.caches, whole.table)
     # A lone checkpoint's base shares its weights.
-    lone = Footprint.of(load(str(folder / "dynamo"), device="cpu", quantize=quantize))
+    lone = Footprint.from_pair(load(str(folder / "dynamo"), device="cpu", quantize=quantize))
     alone = load(str(folder / "dynamo"), device="cpu")
-    assert lone.full == pytest.approx(Footprint.of(alone).copies + memory_of(alone.dynamo), rel=0.01)
+    assert lone.full == pytest.approx(Footprint.from_pair(alone).copies + memory_of(alone.dynamo), rel=0.01)
 
 
 def test_a_table_takes_its_counts_and_what_it_has_worked_out(folder):
     pair = load(str(folder), device="cpu")
-    before = Footprint.of(pair).table
+    before = Footprint.from_pair(pair).table
     counted = [pair.table.unigrams, *(each.last for each in pair.table.levels)]
     assert before >= sum(array.nbytes for array in counted)
     pair.table.ratio(np.array([[1, 2]]))
     ModelPair.from_pair(pair)
-    assert Footprint.of(pair).table > before
-    assert Footprint.of(replace(pair, table=None)).table == 0
+    assert Footprint.from_pair(pair).table > before
+    assert Footprint.from_pair(replace(pair, table=None)).table == 0
 
 
 def answered(service):
@@ -131,7 +131,7 @@ def cells(service):
 
 
 def test_speeds_are_shown_after_an_answer(folder):
-    """Speeds are told after an answer and beside those of the whole pair if it answered here."""
+    """Speeds are shown after an answer and beside those of the whole pair if it answered here."""
     service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")))
     assert cells(service)["DynaMo, tokens/s"] == ["after an answer"]
     stopped = service.answer(Chat(), "hello", SETTINGS)
@@ -143,9 +143,11 @@ def test_speeds_are_shown_after_an_answer(folder):
     assert set(whole) == {"base", "dynamo"} and all(speed > 0 for speed in whole.values())
     assert re.fullmatch(r"[\d,]+", cells(service)["Base model, tokens/s"][0])
     service.swap(ModelPair.from_pair(load(str(folder), device="cpu", quantize="8bit")))
-    told = cells(service)
-    assert told["DynaMo, tokens/s"] == ["after an answer", f"{whole['dynamo']:,.0f}"]
-    assert len(told["Together"]) == 2 and told["Caches of both lanes"][0] == told["Caches of both lanes"][1]
+    shown = cells(service)
+    assert shown["DynaMo, tokens/s"] == ["after an answer", f"{whole['dynamo']:,.0f}"]
+    assert (
+        len(shown["Together"]) == 2 and shown["Caches of both lanes"][0] == shown["Caches of both lanes"][1]
+    )
     answered(service)
     assert service.speeds() != whole and service.speeds(in_full=True) == whole
 

@@ -94,8 +94,8 @@ def test_a_trace_that_was_loaded_is_not_kept(page):
     assert path in demo.upload_file_set and Path(path).exists()
     assert loading(client, path).status_code == 200
     with client.stream("GET", "gradio_api/queue/data", params={"session_hash": "loading"}) as answer:
-        told = "".join(answer.iter_lines())
-    assert "loaded from a file" in told or "recorded" in told
+        answered = "".join(answer.iter_lines())
+    assert "loaded from a file" in answered or "recorded" in answered
     end = time.monotonic() + PATIENCE
     while Path(path).exists() and time.monotonic() < end:
         time.sleep(0.05)
@@ -126,11 +126,11 @@ def test_an_upload_is_one_file_in_size_and_a_request_in_number(no_time_passes):
 
 
 def test_what_is_answered_without_the_queue_has_a_rate_by_what_it_sends(no_time_passes):
-    def told(client: httpx.Client, size: int) -> int:
+    def answered(client: httpx.Client, size: int) -> int:
         body = {"session_hash": "x" * size, "fn_index": 0, "event_id": "a"}
         return client.post("gradio_api/cancel", json=body).status_code
 
     with served(Limits(requests_per_minute=1)) as (_, client):
-        assert [told(client, QUIET_BYTES // 2 - 2 * QUIET_CALL) for _ in range(3)] == [200, 200, 429]
+        assert [answered(client, QUIET_BYTES // 2 - 2 * QUIET_CALL) for _ in range(3)] == [200, 200, 429]
     with served(Limits(requests_per_minute=1)) as (_, client):
-        assert all(told(client, 10) == 200 for _ in range(QUIET_BYTES // QUIET_CALL // 2))
+        assert all(answered(client, 10) == 200 for _ in range(QUIET_BYTES // QUIET_CALL // 2))

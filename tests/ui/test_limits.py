@@ -1,6 +1,6 @@
 """What `spaces_config.yaml` limits: each limit named with its remedy, by page and program, off at home.
 
-How often one may ask and how many may wait is told in `test_rates`.
+How often one may ask and how many may wait: `test_rates`.
 """
 
 from __future__ import annotations

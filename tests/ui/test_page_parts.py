@@ -156,7 +156,7 @@ def test_a_pairs_own_options_are_what_its_controls_begin_with_and_what_a_run_kee
     assert tab.settings["threshold"].value == 0.9 and tab.settings["exact"].value is True
     assert tab.settings["blur"].value is False
     names = list(tab.settings)
-    asked = Settings.of(names, [each.value for each in tab.settings.values()], pair.options)
+    asked = Settings.from_controls(names, [each.value for each in tab.settings.values()], pair.options)
     assert asked.options == chosen
     updates = tab.pair_updates(scripted_pair())
     assert updates[tab.settings["exact"]] is False and updates[tab.settings["threshold"]] == 0.5

@@ -83,7 +83,7 @@ def test_no_number_of_visitors_takes_memory_without_bound():
 
 
 @pytest.mark.parametrize(
-    ("client", "told", "visitor"),
+    ("client", "forwarded", "visitor"),
     [
         ("10.0.0.3", "203.0.113.9", "203.0.113.9"),  # a documentation address is not global: the peer stands
         ("10.0.0.3", "8.8.8.8", "8.8.8.8"),
@@ -99,8 +99,11 @@ def test_no_number_of_visitors_takes_memory_without_bound():
         ("9.9.9.9", "1.1.1.1", "9.9.9.9"),  # no proxy of ours: it came past it
     ],
 )
-def test_a_visitor_behind_a_proxy_is_the_last_public_address(client, told, visitor):
-    scope = {"client": (client, 1), "headers": [(b"x-forwarded-for", told.encode())] if told else []}
+def test_a_visitor_behind_a_proxy_is_the_last_public_address(client, forwarded, visitor):
+    scope = {
+        "client": (client, 1),
+        "headers": [(b"x-forwarded-for", forwarded.encode())] if forwarded else [],
+    }
     expected = visitor if visitor != "203.0.113.9" else client
     assert visitor_of(scope, behind_proxy=True) == expected
     assert visitor_of(scope, behind_proxy=False) == client
@@ -113,8 +116,8 @@ def test_too_many_requests_of_one_visitor_are_refused_and_anothers_are_not(page,
         assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 2
         refused = answers[-1]
         assert refused.headers["retry-after"] == "10"
-        told = refused.json()["detail"]
-        assert told == "At most 6 requests a minute are answered here; ask again in 10 s."
+        message = refused.json()["detail"]
+        assert message == "At most 6 requests a minute are answered here; ask again in 10 s."
         assert page.ask(other).status_code == 200
 
 
@@ -138,7 +141,7 @@ def test_behind_a_proxy_a_forged_hop_makes_nobody_another_visitor(page):
 
 
 def test_a_refusal_says_how_long_the_queue_takes():
-    """Whoever is refused is told how long the queue takes at the pace of the last runs."""
+    """Whoever is refused reads how long the queue takes at the pace of the last runs."""
     now = [0.0]
     pace = Pace(clock=lambda: now[0])
 
@@ -216,5 +219,5 @@ def test_requests_that_never_end_take_nobodys_place(narrow, monkeypatch):
             lines.enter_context(unfinished(narrow, f"7.7.7.{number}"))
         assert narrow.ask("7.7.6.1").status_code == 200
         monkeypatch.setattr("dynamo.ui.server.limits.LONGEST_READING", 0.2)
-        told = everything(lines.enter_context(unfinished(narrow, "7.7.7.9")))
-    assert told.startswith("HTTP/1.1 408") and "within 0.2 s" in told
+        message = everything(lines.enter_context(unfinished(narrow, "7.7.7.9")))
+    assert message.startswith("HTTP/1.1 408") and "within 0.2 s" in message

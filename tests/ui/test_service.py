@@ -90,7 +90,7 @@ def test_presets_are_the_papers_ablation_and_are_recognised():
 def test_a_control_that_sends_nonsense_is_named(name, value, sentence):
     values = {"threshold": 0.5, "top_k": 50.0, "max_order": 3, "max_new_tokens": 96, "seed": 0, "blur": True}
     with pytest.raises(ValueError, match=sentence):
-        Settings.of(list(values), list({**values, name: value}.values()), SamplingOptions())
+        Settings.from_controls(list(values), list({**values, name: value}.values()), SamplingOptions())
 
 
 # ---- the audit
@@ -225,7 +225,7 @@ def test_a_file_that_is_no_trace_is_refused_in_a_sentence(tmp_path, content, sen
 
 
 def duel(answer: str = HOSTILE) -> Duel:
-    return Duel.of(PageService(scripted_pair(answer)).lanes_run("which?", SETTINGS))
+    return Duel.between(PageService(scripted_pair(answer)).lanes_run("which?", SETTINGS))
 
 
 def test_nothing_that_leaves_before_the_vote_tells_the_lanes_apart():

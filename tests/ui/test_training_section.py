@@ -115,8 +115,8 @@ def test_while_heads_are_trained_what_is_left_goes_by_the_measured_pace():
     unmeasured = replace(progress, rows=[{**row, "tokens_per_second": None}])
     assert "Step 50 of 200. Nats" in training._in_words(unmeasured)
     assert "left" not in training._in_words(replace(progress, phase="stopped"))
-    told = training._in_words(replace(progress, left_out=("left out 1 row: an empty reply",)))
-    assert "Of the text, left out 1 row: an empty reply." in told
+    sentence = training._in_words(replace(progress, left_out=("left out 1 row: an empty reply",)))
+    assert "Of the text, left out 1 row: an empty reply." in sentence
 
 
 @pytest.mark.parametrize(

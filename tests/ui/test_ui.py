@@ -154,10 +154,10 @@ def test_a_vote_is_kept_and_then_the_sides_are_told(tmp_path):
     views = send(wired, blind=True)
     assert all(len(read_runs(wire.splitlines())[0].passes) == 1 for wire in views[-1][:2])
     duel = views[-1][-1]
-    base, dynamo, _, told, left = wired.vote(duel, "left")
+    base, dynamo, _, verdict, left = wired.vote(duel, "left")
     assert read_trace(base.splitlines()).header.lane == "base"
     assert read_trace(dynamo.splitlines()).header.lane == "dynamo"
-    assert f"DynaMo was on the {'left' if duel.left == 'dynamo' else 'right'}" in told and left is None
+    assert f"DynaMo was on the {'left' if duel.left == 'dynamo' else 'right'}" in verdict and left is None
     (row,) = VoteBook(tmp_path).summary()
     assert row.votes == 1 and (row.wins, row.losses) == ((1, 0) if duel.left == "dynamo" else (0, 1))
 

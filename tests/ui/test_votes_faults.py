@@ -125,7 +125,7 @@ def test_a_read_only_folder_shows_votes_and_takes_none():
         shutil.rmtree(folder)
 
 
-def _fill_up(folder, told):
+def _fill_up(folder, reports):
     """Adds votes on a disk on which files may grow by three pages more."""
     size = (folder / VOTES_FILE).stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3 * 4096, resource.RLIM_INFINITY))
@@ -135,16 +135,16 @@ def _fill_up(folder, told):
             VoteBook(folder).add(**vote())
             kept += 1
     except OSError as error:
-        told.put((kept, type(error).__name__, str(error)))
+        reports.put((kept, type(error).__name__, str(error)))
 
 
 def test_a_disk_that_fills_up_keeps_every_acknowledged_vote(tmp_path):
     book = VoteBook(tmp_path)
     book.add(**vote())
-    told = FRESH.Queue()
-    worker = FRESH.Process(target=_fill_up, args=(tmp_path, told), daemon=True)
+    reports = FRESH.Queue()
+    worker = FRESH.Process(target=_fill_up, args=(tmp_path, reports), daemon=True)
     worker.start()
-    kept, kind, text = told.get(timeout=START_SECONDS)
+    kept, kind, text = reports.get(timeout=START_SECONDS)
     worker.join(START_SECONDS)
     assert kept > 0 and kind == "OSError"
     assert text.startswith("votes: ")

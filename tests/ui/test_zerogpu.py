@@ -130,8 +130,8 @@ def test_a_shorter_answer_asks_for_less_of_the_quota():
     asked = {
         length: {"dynamo": GenerationRequest("dynamo", (1,), OPTIONS, length, 0)} for length in (8, 96, 256)
     }
-    told = [seconds("lanes", (each,), {}) for each in asked.values()]
-    assert told[0] < told[1] < told[2] == 60
+    estimates = [seconds("lanes", (each,), {}) for each in asked.values()]
+    assert estimates[0] < estimates[1] < estimates[2] == 60
     assert seconds("audit", ([1, 2], [3]), {}) == quota(3)("x", (), {}) + 2 == 5
 
 

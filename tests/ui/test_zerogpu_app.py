@@ -83,8 +83,8 @@ def test_loops_are_compiled_before_there_are_workers(spaces, monkeypatch):
 def test_a_race_takes_one_worker_whose_seconds_follow_the_length(served, spaces):
     assert spaces.functions == [zerogpu.run_task]
     for tokens in (16, 96):
-        told = served.client.predict(prompt="hello", max_new_tokens=tokens, api_name="/compare")
-        assert told["dynamo"]["tokens"] > 0 and told["base"]["passes"] == told["base"]["tokens"]
+        answer = served.client.predict(prompt="hello", max_new_tokens=tokens, api_name="/compare")
+        assert answer["dynamo"]["tokens"] > 0 and answer["base"]["passes"] == answer["base"]["tokens"]
     assert len(spaces.asked) == 2 and spaces.asked[0] < spaces.asked[1] <= 30
 
 

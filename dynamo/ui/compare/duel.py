@@ -34,7 +34,7 @@ class Duel:
     tokens_per_forward: float
 
     @classmethod
-    def of(cls, lanes: dict[str, RecordedRun]) -> Duel:
+    def between(cls, lanes: dict[str, RecordedRun]) -> Duel:
         base, dynamo = lanes["base"], lanes["dynamo"]
         return cls(
             id=dynamo.header.run,

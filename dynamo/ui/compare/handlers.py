@@ -74,7 +74,10 @@ class Handlers:
         self._uploaded = set() if uploaded is None else uploaded
 
     def _parsed(self, base: str, dynamo: str, *values: Any) -> tuple[Chat, Settings]:
-        chat, settings = Chat.read(base, dynamo), Settings.of(self._names, values, self._service.pair.options)
+        chat, settings = (
+            Chat.read(base, dynamo),
+            Settings.from_controls(self._names, values, self._service.pair.options),
+        )
         self._service.limits.check(chat.last_prompt if chat else "", settings.max_new_tokens)
         return chat, settings
 
@@ -96,7 +99,7 @@ class Handlers:
             yield "", "", "", DUEL, None
             # Whoever has seen an answer at this seed before, the recorded one say, knows whose it is.
             settings = replace(settings, seed=secrets.randbelow(LARGEST_SEED))
-            duel = Duel.of(self._service.lanes_run(prompt, settings, opponent))
+            duel = Duel.between(self._service.lanes_run(prompt, settings, opponent))
             yield *duel.blind_wires(), "", CHOOSE, duel
             return
         for view in self._service.answer(chat, prompt, settings, opponent):

@@ -137,7 +137,7 @@ class ModelPair:
             heads=config.num_token_heads,
             chat=has_chat_template(pair.tokenizer),
             general=pair.name != EMBEDDED,
-            footprint=Footprint.of(pair) if gpu_worker is None else None,
+            footprint=Footprint.from_pair(pair) if gpu_worker is None else None,
             bits=int(quantised_as(pair.dynamo).removesuffix("bit") or 0),
             options=pair.options,
             about=pair.about,

@@ -69,8 +69,8 @@ class Settings:
             )
 
     @classmethod
-    def of(cls, names: Sequence[str], values: Sequence[Any], chosen: SamplingOptions) -> Settings:
-        """From the controls' values in their order; what no control sets is as chosen for the pair.
+    def from_controls(cls, names: Sequence[str], values: Sequence[Any], chosen: SamplingOptions) -> Settings:
+        """names, values: of the controls, in their order; what no control sets is as chosen for the pair.
 
         Raises ValueError naming the option."""
         given = dict(zip(names, values, strict=True))
