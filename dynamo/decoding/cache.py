@@ -50,13 +50,14 @@ class KVCache:
 class BatchKVCache:
     """Several texts in one tensor, cache (2, slots, rows, kv_heads, capacity, head_dim).
 
-    It is made of zeros: what a short row has not filled is masked, but must be numbers. `rows[i]` is row i
-    as a cache of its own, and may be used alone.
+    memory (rows, 2, slots, kv_heads, capacity, head_dim): zeros, as what a short row has not filled is
+    masked, but must be numbers. `rows[i]` is row i as a cache of its own, and may be used alone: it lies
+    together, which is what the loops are compiled for.
     """
 
-    def __init__(self, cache: Tensor):
-        self.cache = cache
-        self.rows = [KVCache(cache[:, :, row]) for row in range(cache.shape[2])]
+    def __init__(self, memory: Tensor):
+        self.cache = memory.movedim(0, 2)
+        self.rows = [KVCache(row) for row in memory]
 
     @torch.inference_mode()
     def drop(self, row: int) -> None:

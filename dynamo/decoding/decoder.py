@@ -121,14 +121,14 @@ class Decoder:
     @torch.inference_mode()
     def new_batch(self, rows: int, capacity: int) -> BatchKVCache:
         """Empty caches for `rows` texts of `capacity` positions each."""
-        shape = self._cache_shape(capacity, rows)
+        shape = (rows, *self._cache_shape(capacity))
         return BatchKVCache(torch.zeros(shape, dtype=self._dtype, device=self.device))
 
-    def _cache_shape(self, capacity: int, *rows: int) -> tuple[int, ...]:
+    def _cache_shape(self, capacity: int) -> tuple[int, ...]:
         if not 1 <= capacity <= self.max_length:
             raise ValueError(f"capacity: expected 1 to {self.max_length} positions, got {capacity}")
         layer = self._shape.layer
-        return (2, self._shape.all_layers, *rows, layer.kv_heads, capacity, layer.head_dim)
+        return (2, self._shape.all_layers, layer.kv_heads, capacity, layer.head_dim)
 
     @torch.inference_mode()
     def forward(

@@ -123,10 +123,10 @@ class DispatchedDecoder(Decoder):
         return SpreadBatchKVCache([BatchKVCache(part) for part in self._memory(capacity, rows)])
 
     def _memory(self, capacity: int, *rows: int) -> list[Tensor]:
-        """For each device (2, its slots, *rows, kv_heads, capacity, head_dim)."""
-        two, _, *rest = self._cache_shape(capacity, *rows)
+        """For each device (*rows, 2, its slots, kv_heads, capacity, head_dim)."""
+        two, _, *rest = self._cache_shape(capacity)
         return [
-            torch.zeros((two, slots, *rest), dtype=self._dtype, device=device)
+            torch.zeros((*rows, two, slots, *rest), dtype=self._dtype, device=device)
             for device, slots in self._counts.items()
         ]
 
