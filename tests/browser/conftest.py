@@ -33,6 +33,7 @@ QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--renderer-process-limit=1",  # a page then finds the scripts compiled by the one before
 ]
 
 
@@ -53,7 +54,9 @@ def browser():
 def window(browser):
     """What most pages are opened in: what they are made of is then fetched once for all tests. Pages share
     nothing else, as they store nothing in a browser."""
-    return browser.new_context()
+    window = browser.new_context()
+    window.new_page()  # while there is one, their process stays
+    return window
 
 
 @pytest.fixture
