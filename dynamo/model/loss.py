@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 IGNORED_LABEL = -100
 PIECE_LOGITS = 2**26  # 256 MB of float32
+OVERLAP_TOP, OVERLAP_TEMPERATURE = 50, 0.7  # the sampler's defaults
 LEAST_REST = 1e-6  # of a distribution outside the teacher's tokens, as far as float32 sums can tell
 
 
@@ -26,16 +27,23 @@ class SoftLabels(NamedTuple):
     """A teacher's distribution at each position, q: of its k likeliest tokens, and of all others together.
 
     ids (positions, k) int64; log_q (positions, k); log_rest (positions,), -inf where nothing is left; share:
-    how much of the loss is theirs, the targets' is the rest.
+    how much of the loss is theirs, the targets' is the rest. overlap: weight of a further term, the share of
+    the teacher's draws that would be rejected as drafts: 1 - sum of min(q, p), both at the sampler's
+    `OVERLAP_TEMPERATURE`, q over its `OVERLAP_TOP` likeliest.
     """
 
     ids: Tensor
     log_q: Tensor
     log_rest: Tensor
     share: float
+    overlap: float = 0.0
 
     def piece(self, rows: slice) -> SoftLabels:
-        return SoftLabels(self.ids[rows], self.log_q[rows], self.log_rest[rows], self.share)
+        return SoftLabels(self.ids[rows], self.log_q[rows], self.log_rest[rows], self.share, self.overlap)
+
+    def as_drawn(self) -> tuple[Tensor, Tensor]:
+        """ids and probabilities of the tokens that the sampler may draw: (positions, OVERLAP_TOP) each."""
+        return self.ids[:, :OVERLAP_TOP], drawn_from(self.log_q[:, :OVERLAP_TOP])
 
 
 def summed_nats(
@@ -50,7 +58,7 @@ def summed_nats(
     hidden_states: (positions, hidden); weight: (vocab, hidden); targets: (positions,); piece_logits: most
     logits that exist at once, though always those of one position. With soft labels each position's term is
     (1 - share) times that, plus share times the cross-entropy -sum q log p over the teacher's tokens and the
-    class of all others.
+    class of all others, and the overlap's term where it has a weight.
     """
     rows = max(1, piece_logits // len(weight))
     return _SummedNats.apply(hidden_states, weight, targets, rows, soft, torch.is_grad_enabled())
@@ -102,8 +110,15 @@ class _SummedNats(torch.autograd.Function):
                 total += nats
             else:
                 total += (1 - labels.share) * nats + labels.share * _soft_nats(log_p, wanted, labels)
+            missed = None
+            if labels is not None and labels.overlap:
+                rejected, missed = _rejected(log_p, wanted, labels)
+                total += labels.overlap * rejected
             if wants_states or wants_weight:
-                gradient = _logits_gradient(log_p, wanted, labels).to(logits.dtype)
+                gradient = _logits_gradient(log_p, wanted, labels)
+                if missed is not None:
+                    gradient.add_(missed, alpha=labels.overlap)
+                gradient = gradient.to(logits.dtype)
                 if wants_states:
                     states_gradient[piece] = gradient @ weight.to(logits.dtype)
                 if wants_weight:
@@ -129,6 +144,24 @@ def _soft_nats(log_p: Tensor, targets: Tensor, soft: SoftLabels) -> Tensor:
     q, q_rest = soft.log_q.float().exp(), soft.log_rest.float().exp()
     nats = -(q * log_p.gather(1, soft.ids)).sum(1) - q_rest * _rest(log_p, soft).log()
     return nats[targets != IGNORED_LABEL].sum()
+
+
+def drawn_from(log_p: Tensor) -> Tensor:
+    """Probabilities of tokens as they are sampled, the others left out: (positions, k) -> the same."""
+    return (log_p.float() / OVERLAP_TEMPERATURE).softmax(-1)
+
+
+def _rejected(log_p: Tensor, targets: Tensor, soft: SoftLabels) -> tuple[Tensor, Tensor]:
+    """Sum over positions of 1 - sum of min(q, p), and its gradient by logits, (positions, vocab): p_j / T
+    times what p has below q, less p_j / T for every token that is below."""
+    ids, q = soft.as_drawn()
+    p = drawn_from(log_p)
+    at = p.gather(1, ids)
+    valid = (targets != IGNORED_LABEL)[:, None]
+    below = at * ((at < q) & valid)
+    rejected = ((1 - torch.minimum(at, q).sum(1)) * valid[:, 0]).sum()
+    gradient = p.mul_(below.sum(1, keepdim=True)).scatter_add_(1, ids, -below)
+    return rejected, gradient.div_(OVERLAP_TEMPERATURE)
 
 
 def _logits_gradient(log_p: Tensor, targets: Tensor, soft: SoftLabels | None) -> Tensor:

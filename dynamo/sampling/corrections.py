@@ -28,7 +28,6 @@ from dynamo.sampling.records import Cell, Joint
 
 MAX_CELLS = 2**22
 SHOWN = 1e-3  # of a joint whose cells are found by branch and bound, larger ones are recorded
-NOTHING = np.zeros(0, dtype=np.int64), np.zeros(0)
 
 
 class Correction(ABC):

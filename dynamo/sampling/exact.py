@@ -1,13 +1,16 @@
 """Exact mode: the extra heads propose, the first head decides (ours, not the paper's).
 
 A pass ends with one token drawn as at order 1, which is always kept, and with drafts of the tokens after it.
-Each draft is drawn from the joint's conditional given the tokens before it, over the cells that survive exact
-mode's own threshold. (Draft i comes from the joint of order i + 1. The sum over a higher one agrees less with
-the first head: 61 % instead of 66 % for the embedded pair's first draft.) The next pass reads them all,
-computes the first head's distribution p at each of them, and verifies: a draft that was drawn from q is kept
-with probability min(1, p / q); the first that is rejected is replaced by a draw from the normalised (p - q)+,
-and the drafts after it are dropped. The text then has exactly the distribution of this model's first head
-under the same temperature, top-k and repetition penalty (speculative sampling, arXiv 2211.17192).
+Each draft is drawn from the joint's conditional given the tokens before it. (Draft i comes from the joint of
+order i + 1. The sum over a higher one agrees less with the first head: 61 % instead of 66 % for the embedded
+pair's first draft.) The next pass reads them all, computes the first head's distribution p at each of them,
+and verifies: a draft that was drawn from q is kept with probability min(1, p / q); the first that is rejected
+is replaced by a draw from the normalised (p - q)+, and the drafts after it are dropped. The text then has
+exactly the distribution of this model's first head under the same temperature, top-k and repetition penalty
+(speculative sampling, arXiv 2211.17192).
+
+A rejected draft costs its row of the pass in vain, so drafting stops where the next one is not likely enough:
+where the drafts' probabilities times the largest at the next place fall below exact mode's own threshold.
 
 Whether a position gets a draft may depend on the joint and on the tokens before it, earlier drafts included,
 but never on the draft itself. Otherwise drafts would not be distributed as q, and tokens that are drafted
@@ -17,7 +20,7 @@ because they are likely would be over-represented in the text.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,10 +30,10 @@ from numpy.typing import NDArray
 from dynamo.common.laps import lap
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.sampling.candidates import Candidates, top_candidates
-from dynamo.sampling.corrections import NOTHING, correction_of
+from dynamo.sampling.corrections import correction_of
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint
-from dynamo.sampling.sampler import Context, choose_one, penalised_next, sample_index, try_order
+from dynamo.sampling.sampler import Context, choose_one, penalised_next, sample_index
 
 Uniform = Callable[[], float]
 
@@ -141,46 +144,28 @@ def propose(
     """At most `most` drafts of the tokens after `token`, one of the first head's candidates.
 
     Draft i is drawn from the joint of order i + 1, given `token` and the drafts before it. Drafting stops
-    where no surviving cell begins with these, and after an end. Takes one uniform for each draft.
+    where no cell begins with these, at exact mode's threshold, and after an end. Takes one uniform for each
+    draft.
     """
     chunk: list[int] = [token]
     drafts: list[Draft] = []
+    chance = 1.0  # of all drafts so far, as the heads see it
     for order in range(2, min(options.highest_order, len(candidates.ids), most + 1) + 1):
         if chunk[-1] in ends:
             break
-        ids, weights = _next_tokens(chunk, candidates, order, table, context, options)
-        if not len(weights):
+        # Every cell of the joint survives, so only those that begin with `chunk` are built.
+        ids, p, _ = correction_of(candidates, order, table, options).conditional(chunk)
+        if not len(ids):
+            break
+        weights = penalised_next(p, ids, chunk, context, options)
+        if chance * weights.max() < options.exact_threshold * weights.sum():
             break
         q = _normalised(weights, options)
-        chunk.append(int(ids[sample_index(q, options, uniform())]))
+        place = sample_index(q, options, uniform())
+        chance *= float(weights[place] / weights.sum())
+        chunk.append(int(ids[place]))
         drafts.append(Draft(chunk[-1], ids, q))
     return tuple(drafts)
-
-
-def _next_tokens(
-    chunk: list[int],
-    candidates: Candidates,
-    order: int,
-    table: CooccurrenceTable | None,
-    context: Context,
-    options: SamplingOptions,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Last tokens (n,) of the surviving cells that begin with `chunk`, and weights (n,) after the penalty."""
-    if options.exact_threshold > 0:
-        result = try_order(candidates, order, context, table, drafting(options))
-        if result.backoff is not None:
-            return NOTHING
-        tokens = candidates.ids[np.arange(order), result.ranks]  # (cells, order)
-        here = (tokens[:, :-1] == chunk).all(axis=1)
-        return tokens[here, -1], result.weights[here]
-    # Every cell of the joint survives, so only those that begin with `chunk` are built.
-    ids, p, _ = correction_of(candidates, order, table, options).conditional(chunk)
-    return ids, penalised_next(p, ids, chunk, context, options)
-
-
-def drafting(options: SamplingOptions) -> SamplingOptions:
-    """The options for drafting: exact mode's own threshold, no adaptive one, no mass to keep."""
-    return replace(options, exact=False, threshold=options.exact_threshold, adaptive=False, min_kept_mass=0.0)
 
 
 def shown_joint(

@@ -54,7 +54,8 @@ class SamplingOptions:
     adaptive_first: bool = option(False, "adaptive before static threshold (ablation)")
     exact: bool = option(False, "exact mode: verify, so that the text is distributed as the first head's")
     exact_threshold: float = option(
-        0.0, "exact mode's threshold for drafts, 0 to 1: 0 drafts freely, 1 drafts nothing"
+        0.0,
+        "how likely drafts of exact mode must be, as the heads see them, 0 to 1: 0 drafts freely, 1 nothing",
     )
 
     def __post_init__(self):

@@ -19,17 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamo.model import DynamoForCausalLM, TokenHead, architecture_of
-from dynamo.model.loss import SoftLabels, summed_nats
+from dynamo.model.loss import OVERLAP_TOP, SoftLabels, drawn_from, summed_nats
 from dynamo.training.stem_states import StateBatch
 
-OVERLAP_TOP, OVERLAP_TEMPERATURE = 50, 0.7  # the sampler's defaults
 MEASURED_ROWS = 128  # positions whose logits exist at once
 
 
 @dataclass(frozen=True)
 class HeadLosses:
     """loss: what is minimised; head_losses, correlator_losses: (heads - 1,) means over positions, of heads
-    2 .., the latter None without a correlator."""
+    2 .., the latter None without a correlator and with their part of the overlap's term."""
 
     loss: Tensor
     head_losses: Tensor
@@ -42,9 +41,12 @@ def head_losses(
     soft_share: float,
     position_share: float = 1.0,
     random: np.random.Generator | None = None,
+    overlap_weight: float = 0.0,
 ) -> HeadLosses:
     """Losses of one step. soft_share: the base's distribution's part of a loss, the label's is the rest;
-    position_share: of each head's targets, drawn by `random`."""
+    position_share: of each head's targets, drawn by `random`; overlap_weight: of the share of drafts that the
+    base would reject, beside the nats of what heads say given the tokens before, or alone where there is no
+    correlator."""
     nats, given = [], []
     for head in walk(model, batch, position_share, random):
         soft = SoftLabels(
@@ -53,10 +55,12 @@ def head_losses(
             batch.log_rest[head.answers],
             soft_share,
         )
+        drafted = soft._replace(overlap=overlap_weight)  # drafts are drawn given the tokens before
         count = max(1, len(head.targets))
-        for losses, states in ((nats, head.states), (given, head.given_states)):
+        alone = soft if head.given_states is not None else drafted
+        for losses, states, labels in ((nats, head.states, alone), (given, head.given_states, drafted)):
             if states is not None:
-                losses.append(summed_nats(states, head.weight, head.targets, soft=soft) / count)
+                losses.append(summed_nats(states, head.weight, head.targets, soft=labels) / count)
     marginals = torch.stack(nats)
     corrected = torch.stack(given) if given else None
     return HeadLosses(
@@ -195,8 +199,7 @@ class HeadMeasures:
 def overlap(logits: Tensor, teacher_ids: Tensor, teacher_log_q: Tensor) -> Tensor:
     """Sum over tokens of the smaller probability of the two as they are sampled: (positions,)."""
     top, ids = logits.topk(min(OVERLAP_TOP, logits.shape[1]))
-    p = (top / OVERLAP_TEMPERATURE).softmax(-1)
-    q = (teacher_log_q[:, :OVERLAP_TOP] / OVERLAP_TEMPERATURE).softmax(-1)
+    p, q = drawn_from(top), drawn_from(teacher_log_q[:, :OVERLAP_TOP])
     same = ids[:, :, None] == teacher_ids[:, None, :OVERLAP_TOP]
     return (torch.minimum(p[:, :, None], q[:, None]) * same).sum((1, 2))
 

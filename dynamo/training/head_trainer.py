@@ -57,7 +57,7 @@ class HeadTrainer(TrainingLoop):
     """Training of the extra heads alone; the checkpoint is the file `checkpoint.pt`.
 
     options: `heads_only`; rows: of which `options.batch_size` conversations are a step; soft_share,
-    position_share: as in `head_losses`.
+    position_share, overlap_weight: as in `head_losses`.
     """
 
     def __init__(
@@ -69,10 +69,17 @@ class HeadTrainer(TrainingLoop):
         soft_share: float,
         position_share: float,
         validation: StateRows | None = None,
+        overlap_weight: float = 0.0,
     ):
         self._rows, self._validation = rows, validation
-        self._soft_share, self._position_share = soft_share, position_share
+        self._soft_share, self._position_share, self._overlap_weight = (
+            soft_share,
+            position_share,
+            overlap_weight,
+        )
         shares = {"distill": soft_share, "position_share": position_share}
+        if overlap_weight:
+            shares["overlap_weight"] = overlap_weight
         super().__init__(model, options, output, {"states": rows.fingerprint(), **shares})
         self._resume()
 
@@ -91,7 +98,9 @@ class HeadTrainer(TrainingLoop):
         batch = self._rows.batch(self.step * options.batch_size, options.batch_size, self._model.device)
         random = np.random.default_rng((options.seed, self.step))
         with torch.autocast(self._model.device.type, torch.bfloat16, options.mixed_precision == "bf16"):
-            losses = head_losses(self._model, batch, self._soft_share, self._position_share, random)
+            losses = head_losses(
+                self._model, batch, self._soft_share, self._position_share, random, self._overlap_weight
+            )
         losses.loss.backward()
         self.tokens += len(batch.ids)
         first = batch.first_nats.mean().item()  # never changes, but a log has a loss for every head

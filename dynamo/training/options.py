@@ -114,6 +114,11 @@ class TrainingRun:
     )
     states: Path | None = option(None, "folder of what --distill keeps of the base (default: OUTPUT/states)")
     position_share: float = option(0.25, "of the answer tokens, how many --distill learns from at each step")
+    overlap_weight: float = option(
+        0.0,
+        "weight in --distill's loss of the share of drafts that the base would reject (ours): exact mode "
+        "then keeps more of them",
+    )
     block_size: int = option(512, "tokens per block, unless a recipe says otherwise")
     max_length: int = option(1024, "positions of a --new model")
     tokens: Path | None = option(None, "folder of the tokenised data (default: OUTPUT/tokens)")
@@ -126,7 +131,11 @@ class TrainingRun:
         check_types(self)
         if not 0 < self.position_share <= 1:
             raise ValueError(f"position_share: expected above 0, up to 1, got {self.position_share}")
+        if not 0 <= self.overlap_weight < float("inf"):
+            raise ValueError(f"overlap_weight: expected 0 or more, got {self.overlap_weight}")
         if self.distill is None:
+            if self.overlap_weight:
+                raise ValueError("overlap_weight: it is part of --distill's loss; add --distill 0.5")
             return
         if not 0 <= self.distill <= 1:
             raise ValueError(f"distill: expected a share, 0 to 1, got {self.distill}")

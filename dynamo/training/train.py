@@ -126,7 +126,14 @@ def _train_on_states(
     if validation:
         held_out.say("validation")
     trainer = HeadTrainer(
-        model, training, run.options, run.output, run.distill, run.position_share, validation
+        model,
+        training,
+        run.options,
+        run.output,
+        run.distill,
+        run.position_share,
+        validation,
+        run.overlap_weight,
     )
     return TrainingResult(**train_and_save(trainer, tokenizer), reading=reading.to_json())
 

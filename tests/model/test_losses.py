@@ -189,6 +189,22 @@ def test_soft_labels_give_the_loss_and_gradients_of_a_loop(share, piece_logits):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("piece_logits", [50 * 7, 10**6])
+def test_the_overlaps_term_gives_the_loss_and_gradients_of_whole_distributions(piece_logits):
+    states, weight, targets = example()
+    soft = soft_labels()._replace(overlap=3.0)
+    q = (soft.log_q / 0.7).softmax(-1)
+    p = (states @ weight.T / 0.7).softmax(-1).gather(1, soft.ids)
+    rejected = (1 - torch.minimum(p, q).sum(-1))[targets != -100].sum()
+    assert 5 < rejected < 32
+    expected = summed_nats(states, weight, targets, soft=soft._replace(overlap=0.0)) + 3 * rejected
+    loss = summed_nats(states, weight, targets, piece_logits, soft)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    wanted = torch.autograd.grad(expected, (states, weight))
+    for one, other in zip(torch.autograd.grad(loss, (states, weight)), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_soft_labels_of_the_model_itself_leave_no_gradient():
     states, weight, targets = example()
     top, ids = F.linear(states, weight).detach().log_softmax(-1).topk(6)

@@ -15,14 +15,14 @@ from tablemodel import END, START, VOCAB, TableCorrelator, engine, logits_after,
 from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.exact import Draft, propose, verify
 from dynamo.sampling.options import SamplingOptions
-from dynamo.sampling.sampler import Context, try_order
+from dynamo.sampling.sampler import Context
 
 __all__ = ["engine", "table"]  # fixtures
 MODES = [
     {},
-    {"exact_threshold": 0.1},
+    {"exact_threshold": 0.3},
     {"mask_strength": 0.0},
-    {"repetition_penalty": 1.6, "exact_threshold": 0.2, "mask_strength": 0.5},
+    {"repetition_penalty": 1.6, "exact_threshold": 0.4, "mask_strength": 0.5},
     {"top_k": 3, "temperature": 0.6},
     {"max_order": 2},
     {"correction": "smoothed"},
@@ -154,32 +154,24 @@ def test_drafts_are_drawn_from_the_q_they_carry(table):
     assert stats.chisquare(counts[possible], wanted[possible] * 5000).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("mask_strength", [0.0, 0.7, 1.0])
-def test_without_a_threshold_the_chunks_cells_are_the_whole_joint(mask_strength, table):
-    """A threshold too small to remove a cell goes the long way, over the whole grid, to the same drafts."""
-    free = SamplingOptions(exact=True, mask_strength=mask_strength, temperature=1.0)
-    grid = replace(free, exact_threshold=1e-9)
-    candidates = top_candidates(logits_after([2, 2]), free)
+def test_drafting_stops_where_the_next_draft_is_less_likely_than_exact_modes_own_threshold(table):
+    """Those of any threshold are the first few of those drafted freely: as long as each place's likeliest
+    token, after the drafts before it, reaches the threshold."""
+    free = SamplingOptions(exact=True, threshold=1.0, temperature=1.0, mask_strength=0.0)
+    candidates = top_candidates(logits_after([3, 1]), free)
+    lengths = set()
     for token, u in itertools.product(candidates.ids[0].tolist(), np.linspace(0, 0.99, 7)):
-        pair = [propose_with([u, 1 - u], candidates, token, table, options) for options in (free, grid)]
-        assert [d.token for d in pair[0]] == [d.token for d in pair[1]]
-        for one, other in zip(*pair, strict=True):
-            np.testing.assert_allclose(one.q, other.q, atol=1e-12)
-
-
-def test_drafts_come_only_from_cells_above_exact_modes_own_threshold(table):
-    options = SamplingOptions(exact=True, threshold=1.0, exact_threshold=0.1, temperature=1.0)
-    context = Context(VOCAB)
-    candidates = top_candidates(logits_after([3, 1]), options)
-    static = SamplingOptions(threshold=0.1, adaptive=False, temperature=1.0)
-    attempt = try_order(candidates, 2, context, table, static)
-    allowed = {tuple(cell) for cell in candidates.ids[[0, 1], attempt.ranks].tolist()}
-    firsts = {first for first, _ in allowed}
-    assert 0 < len(firsts) < VOCAB, "the case needs tokens with a surviving pair and tokens without"
-    for token in candidates.ids[0].tolist():
-        drafts = propose_with([0.5], candidates, token, table, options, most=1)
-        assert len(drafts) == (token in firsts)
-        assert all((token, draft.token) in allowed for draft in drafts)
+        drafts = propose_with([u, 1 - u], candidates, token, table, free)
+        one, two = drafts
+        before = one.q[one.ids == one.token][0]
+        chances = [one.q.max(), before * two.q.max()]
+        for threshold in np.linspace(0.05, 0.95, 10):
+            options = replace(free, exact_threshold=float(threshold))
+            unlikely = [chance < threshold for chance in chances]
+            made = propose_with([u, 1 - u], candidates, token, table, options)
+            assert [d.token for d in made] == [d.token for d in drafts][: [*unlikely, True].index(True)]
+            lengths.add(len(made))
+    assert lengths == {0, 1, 2}
 
 
 def test_acceptance_and_residual_by_hand():
