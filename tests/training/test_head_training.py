@@ -217,6 +217,19 @@ def test_training_lowers_the_losses_and_logs_them(conversations, tmp_path):
             assert after["nats"] < before["nats"] - 0.5
 
 
+def test_the_overlaps_weight_counts_drafts_that_the_base_would_reject(conversations, tmp_path):
+    """Only of what is drafted, given the tokens before, and as the held-out overlap counts it, but that drafts
+    are not cut to their 50 likeliest tokens."""
+    model = small()
+    rows = kept(tmp_path, model, conversations)
+    plain, weighted = (head_losses(model, batch_of(rows), 0.5, overlap_weight=each) for each in (0.0, 2.0))
+    torch.testing.assert_close(weighted.head_losses, plain.head_losses)
+    measured = measure_heads(model, rows.once(torch.device("cpu")))["correlator"]
+    rejected = (weighted.correlator_losses - plain.correlator_losses) / 2
+    for found, each in zip(rejected.tolist(), measured, strict=True):
+        assert 1 - found == pytest.approx(each["overlap"], abs=0.05)
+
+
 def test_overlap_of_a_distribution_with_itself_is_one():
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
     log_q, ids = logits.log_softmax(-1).topk(64)
@@ -246,11 +259,19 @@ def test_train_makes_a_model_of_conversations(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"distill": 1.5}, {"position_share": 0.0}, {"accumulation": 2}, {"heads_only": False, "distill": 0.5}],
+    [
+        {"distill": 1.5},
+        {"position_share": 0.0},
+        {"overlap_weight": -1.0},
+        {"distill": None, "overlap_weight": 1.0},
+        {"accumulation": 2},
+        {"heads_only": False, "distill": 0.5},
+    ],
     ids=lambda changes: list(changes)[-1],
 )
 def test_runs_that_make_no_sense_are_refused(changes, tmp_path):
-    own = {"distill": 0.5} | {k: v for k, v in changes.items() if k in ("distill", "position_share")}
+    of_the_run = ("distill", "position_share", "overlap_weight")
+    own = {"distill": 0.5} | {k: v for k, v in changes.items() if k in of_the_run}
     inner = {k: v for k, v in changes.items() if k not in own}
     with pytest.raises(ValueError, match=list(changes)[-1]):
         TrainingRun(data=("x",), output=tmp_path, options=replace(OPTIONS, **inner), **own)
