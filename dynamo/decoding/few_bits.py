@@ -33,12 +33,17 @@ def fits_few_bits(layer: LayerShape) -> bool:
     return all(width % GROUP == 0 for width in read) and layer.projected % ROWS == 0
 
 
+def in_loops(weights: str) -> bool:
+    """Whether products with these weights are compiled loops."""
+    loops = kernels.loops()
+    return loops is not None and (weights == "int8" or (weights == "int4" and loops.widens_halves()))
+
+
 def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """x @ weight.T + bias with the weight as `in_rows` has it."""
     bits, scales = in_rows(weight)
-    loops = kernels.loops()
-    if loops is not None:
-        return _looped(loops.eight_bits, loops.eight_bits_on_all_cores, (bits, scales), bias)
+    if in_loops("int8"):
+        return InLoop((bits, scales), bias)
     scales = scales.bfloat16()
     multiply = torch.ops.aten._weight_int8pack_mm.default
     return _shifted(lambda x: multiply(x, bits, scales), bias)
@@ -53,14 +58,12 @@ def in_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def int4_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """x @ weight.T + bias with the weight as `in_groups` has it."""
-    loops = kernels.loops()
-    in_loops = loops is not None and loops.widens_halves()
-    bits, scales, least = in_groups(weight, in_loops)
-    if in_loops:
+    looped = in_loops("int4")
+    bits, scales, least = in_groups(weight, looped)
+    if looped:
         low, high = bits.to(torch.uint8).view(len(bits), -1, 2, GROUP // 2).unbind(2)
         grids = (each.half().view(torch.uint16) for each in (scales, least))
-        parts = ((low | high << 4).flatten(1), *grids)
-        return _looped(loops.four_bits, loops.four_bits_on_all_cores, parts, bias)
+        return InLoop(((low | high << 4).flatten(1), *grids), bias)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(bits, 1)
     grids = torch.stack([scales, least + 8 * scales], dim=-1).bfloat16()  # (out, groups, 2)
     grids = grids.transpose(0, 1).contiguous()
@@ -85,20 +88,24 @@ def in_groups(weight: Tensor, half: bool = True) -> tuple[Tensor, Tensor, Tensor
     return bits.clamp(0, 15).int().flatten(1), scales, least
 
 
-def _looped(
-    in_one: Callable, on_all_cores: Callable, parts: Sequence[Tensor], bias: Tensor | None
-) -> Callable[[Tensor], Tensor]:
-    """A product in a compiled loop; parts: the weights as it reads them."""
-    arrays = [each.numpy() for each in parts]
+class InLoop:
+    """A product in a compiled loop; parts: the weights as it reads them (`dynamo.kernels.integers`)."""
 
-    def multiply(x: Tensor) -> Tensor:
-        threads = torch.get_num_threads()
-        if threads > 1:
-            kernels.loops().use_threads(threads)  # numba counts its own
-        run = in_one if threads == 1 else on_all_cores
-        return torch.from_numpy(run(x.contiguous().numpy(), *arrays))
+    def __init__(self, parts: Sequence[Tensor], bias: Tensor | None):
+        self.parts, self.bias = tuple(each.numpy() for each in parts), bias
 
-    return multiply if bias is None else lambda x: multiply(x).add_(bias)
+    def __call__(self, x: Tensor) -> Tensor:
+        found = kernels.loops().product(x.contiguous().numpy(), self.parts, on_all_cores())
+        result = torch.from_numpy(found)
+        return result if self.bias is None else result.add_(self.bias)
+
+
+def on_all_cores() -> bool:
+    """Whether loops are to run on several threads; if so, on as many as torch has."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        kernels.loops().use_threads(threads)  # numba counts its own
+    return threads > 1
 
 
 def _shifted(multiply: Callable[[Tensor], Tensor], bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -115,18 +115,22 @@ class SequentialLayers(PackedLayers):
         self.norms = [layer.norms for layer in layers]
 
     def _forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
-        projected = [
-            self.products[i]["project"](self._normed(hidden_states, self.norms[i][0])) for i in range(n)
-        ]  # n of (new, projected)
+        projected = [self._before(i, hidden_states) for i in range(n)]  # n of (new, projected)
         attended = step.attend_packed(projected, self.slot, self.scaling, all_positions)
         if not all_positions:
             hidden_states = step.select_queries(hidden_states)
-        outputs = []
-        for i in range(n):
-            between = self.products[i]["output"](attended[i]).add_(hidden_states)
-            inner = self._inner(i, self._normed(between, self.norms[i][1]))
-            outputs.append(self.products[i]["contract"](inner).add_(between))
+        outputs = [self._after(i, attended[i], hidden_states) for i in range(n)]
         return outputs[0].unsqueeze(0) if n == 1 else torch.stack(outputs)  # (n, queries, hidden)
+
+    def _before(self, layer: int, hidden_states: Tensor) -> Tensor:
+        """Attention's queries, keys and values."""
+        return self.products[layer]["project"](self._normed(hidden_states, self.norms[layer][0]))
+
+    def _after(self, layer: int, attended: Tensor, hidden_states: Tensor) -> Tensor:
+        """The layer's output."""
+        between = self.products[layer]["output"](attended).add_(hidden_states)
+        inner = self._inner(layer, self._normed(between, self.norms[layer][1]))
+        return self.products[layer]["contract"](inner).add_(between)
 
     def _normed(self, states: Tensor, norm: Norm) -> Tensor:
         gain, shift = norm
@@ -135,12 +139,46 @@ class SequentialLayers(PackedLayers):
         return F.layer_norm(states, (self.hidden,), gain, shift, self.eps)
 
 
+class GatedLayers(SequentialLayers):
+    """A Llama's in few bits: all before attention and all behind it is one loop each."""
+
+    def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
+        super()._keep_norms(layers)
+        self.gains = [[gain.detach().numpy() for gain, _ in layer.norms] for layer in layers]
+
+    def _before(self, layer: int, hidden_states: Tensor) -> Tensor:
+        project = self.products[layer]["project"]
+        states, gain, cores = hidden_states.numpy(), self.gains[layer][0], few_bits.on_all_cores()
+        projected = kernels.loops().before_attention(states, gain, self.eps, project.parts, cores)
+        return torch.from_numpy(projected if project.bias is None else projected + project.bias.numpy())
+
+    def _after(self, layer: int, attended: Tensor, hidden_states: Tensor) -> Tensor:
+        parts = (self.products[layer][name].parts for name in ("output", "expand", "contract"))
+        states = attended.contiguous().numpy(), hidden_states.contiguous().numpy()
+        cores = few_bits.on_all_cores()
+        output = kernels.loops().after_attention(*states, self.gains[layer][1], self.eps, *parts, cores)
+        return torch.from_numpy(output)
+
+
 def pack(
     layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False
 ) -> PackedLayers:
     """`PackedLayers` of the kind that these layers are."""
     kind = ParallelLayers if layers[0].parallel else SequentialLayers
+    if kind is SequentialLayers and few_bits.in_loops(weights) and _is_gated(layers[0]):
+        kind = GatedLayers
     return kind(layers, slot, weights, looped)
+
+
+def _is_gated(layer: LayerWeights) -> bool:
+    """Whether it is as `GatedLayers` compute it."""
+    values = torch.linspace(-4, 4, 9)
+    behind = (layer.output, layer.gate, layer.expand, layer.contract)
+    return (
+        all(part is not None and part[1] is None for part in behind)
+        and all(shift is None for _, shift in layer.norms)
+        and torch.equal(layer.activation(values), F.silu(values))
+    )
 
 
 class LoopedLayers:

@@ -37,10 +37,9 @@ class Loops(NamedTuple):
     attend: Callable
     side_by_side: Callable
     rms_normed: Callable
-    eight_bits: Callable
-    eight_bits_on_all_cores: Callable
-    four_bits: Callable
-    four_bits_on_all_cores: Callable
+    product: Callable
+    before_attention: Callable
+    after_attention: Callable
     use_threads: Callable
     widens_halves: Callable
 
@@ -74,10 +73,9 @@ def loops() -> Loops | None:
         layers.attend,
         layers.side_by_side,
         norms.rms_normed,
-        integers.eight_bits,
-        integers.eight_bits_on_all_cores,
-        integers.four_bits,
-        integers.four_bits_on_all_cores,
+        integers.product,
+        integers.before_attention,
+        integers.after_attention,
         compiling.use_threads,
         compiling.widens_halves,
     )

@@ -13,6 +13,7 @@ from filelock import FileLock
 from numba import config, njit, set_num_threads
 from numba.core.errors import NumbaError
 
+FREE_SUMS = {"reassoc", "contract", "arcp", "nsz"}  # sums may be taken in any order
 FAILURES = (OSError, NumbaError)  # what a first call may end in, on a full disk for one
 
 
@@ -31,12 +32,12 @@ def compiled(function: Callable) -> Callable:
 
 def compiled_for_sums(function: Callable) -> Callable:
     """`compiled`, where sums may be taken in any order: the compiler then works on vectors of numbers."""
-    return _compiled(function, fastmath={"reassoc", "contract", "arcp", "nsz"})
+    return _compiled(function, fastmath=FREE_SUMS)
 
 
 def compiled_on_all_cores(function: Callable) -> Callable:
     """`compiled_for_sums`, whose `prange` is shared out over numba's threads."""
-    return _compiled(function, fastmath={"reassoc", "contract", "arcp", "nsz"}, parallel=True)
+    return _compiled(function, fastmath=FREE_SUMS, parallel=True)
 
 
 def _compiled(function: Callable, **options: Any) -> Callable:

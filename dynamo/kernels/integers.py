@@ -1,4 +1,5 @@
-"""Products with weights in 8 or 4 bits, for a few rows: sums of integers, on vectors of them.
+"""Products with weights in 8 or 4 bits, for a few rows: sums of integers, on vectors of them; and a Llama's
+layer on both sides of its attention, where calling operators would take longer than many of the products.
 
 Each row of x is rounded to 16 bits by its own largest number: bfloat16, which torch's kernels work in, has 8.
 Products of 16-bit integers add up exactly, and processors multiply and add twice as many of them at a time as
@@ -14,11 +15,17 @@ from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic, overload, register_model
 
-from dynamo.kernels.compiling import compiled, compiled_for, compiled_for_sums, compiled_on_all_cores
+from dynamo.kernels.compiling import (
+    FREE_SUMS,
+    compiled,
+    compiled_for,
+    compiled_for_sums,
+    compiled_on_all_cores,
+)
 
-ZERO = np.float32(0)
+ZERO, ONE = np.float32(0), np.float32(1)
 BLOCK = 64  # of the weights' rows: the work of one task
 GROUP = 32  # weights along a row: what one step of the loops reads, and what shares a scale in 4 bits
 MOST_GROUPS = 128  # whose 8-bit weights' sums, eight side by side, stay within 32 bits
@@ -170,9 +177,8 @@ def _in_16_bits(x):
     return shorts, scales, sums
 
 
-@compiled
-def _some_eight(shorts, sizes, weights, scales, out, begin, end):
-    """`eight_bits` for the weights' rows from `begin` to `end`."""
+def _eight(shorts, sizes, sums, parts, out, begin, end):
+    weights, scales = parts
     rows, width = shorts.shape
     for at in range(begin, end):
         row, scale = weights[at], scales[at]
@@ -184,50 +190,23 @@ def _some_eight(shorts, sizes, weights, scales, out, begin, end):
                 part0, part1, part2 = _no_integers(), _no_integers(), _no_integers()
                 last = min(first + GROUP * MOST_GROUPS, width)
                 if r1 == r:
-                    for i in range(first, last, GROUP):
+                    for i in range(first, last, 16):
                         part0 = _sum(part0, _products(_shorts(row, i), _shorts(x0, i)))
-                        part0 = _sum(part0, _products(_shorts(row, i + 16), _shorts(x0, i + 16)))
                 else:
-                    for i in range(first, last, GROUP):
-                        a, b = _shorts(row, i), _shorts(row, i + 16)
-                        part0 = _sum(part0, _products(a, _shorts(x0, i)))
-                        part1 = _sum(part1, _products(a, _shorts(x1, i)))
-                        part2 = _sum(part2, _products(a, _shorts(x2, i)))
-                        part0 = _sum(part0, _products(b, _shorts(x0, i + 16)))
-                        part1 = _sum(part1, _products(b, _shorts(x1, i + 16)))
-                        part2 = _sum(part2, _products(b, _shorts(x2, i + 16)))
+                    for i in range(first, last, 16):
+                        some = _shorts(row, i)
+                        part0 = _sum(part0, _products(some, _shorts(x0, i)))
+                        part1 = _sum(part1, _products(some, _shorts(x1, i)))
+                        part2 = _sum(part2, _products(some, _shorts(x2, i)))
                 sum0, sum1 = _plus(sum0, part0, scale), _plus(sum1, part1, scale)
                 sum2 = _plus(sum2, part2, scale)
             out[r, at] = _total(sum0) * sizes[r]
             if r1 > r:
                 out[r1, at], out[r2, at] = _total(sum1) * sizes[r1], _total(sum2) * sizes[r2]
-    return out
 
 
-@compiled
-def eight_bits(x, weights, scales):
-    """x (rows, in) float32, weights (width, in) int8, scales (width,) float32: x @ (scales * weights).T,
-    (rows, width). `in` is a multiple of 32."""
-    shorts, sizes, _ = _in_16_bits(x)
-    out = np.empty((len(x), len(weights)), np.float32)
-    _some_eight(shorts, sizes, weights, scales, out, 0, len(weights))
-    return out
-
-
-@compiled_on_all_cores
-def eight_bits_on_all_cores(x, weights, scales):
-    """The same, shared out over numba's threads."""
-    shorts, sizes, _ = _in_16_bits(x)
-    out = np.empty((len(x), len(weights)), np.float32)
-    for task in prange((len(weights) + BLOCK - 1) // BLOCK):
-        end = min((task + 1) * BLOCK, len(weights))
-        _some_eight(shorts, sizes, weights, scales, out, task * BLOCK, end)
-    return out
-
-
-@compiled_for_sums
-def _some_four(shorts, sizes, sums, weights, scales, least, out, begin, end):
-    """`four_bits` for the weights' rows from `begin` to `end`."""
+def _four(shorts, sizes, sums, parts, out, begin, end):
+    weights, scales, least = parts
     rows, groups = sums.shape
     for at in range(begin, end):
         row, steps, lows = weights[at], scales[at], least[at]
@@ -263,25 +242,76 @@ def _some_four(shorts, sizes, sums, weights, scales, least, out, begin, end):
             out[r2, at] = (_total(sum2) + rest2) * sizes[r2]
 
 
-@compiled
-def four_bits(x, weights, scales, least):
-    """x (rows, in) float32, weights (width, in / 2) uint8, scales and least (width, in / 32), float16's bits
-    as uint16: x @ (weights * scales + least).T, (rows, width).
+def _some(shorts, sizes, sums, parts, out, begin, end):
+    """`product` for the weights' rows from `begin` to `end`."""
 
-    Of each group of 32 weights along a row, the first 16 are the low four bits of its bytes.
-    """
-    shorts, sizes, sums = _in_16_bits(x)
-    out = np.empty((len(x), len(weights)), np.float32)
-    _some_four(shorts, sizes, sums, weights, scales, least, out, 0, len(weights))
-    return out
+
+@overload(_some, jit_options={"error_model": "numpy", "fastmath": FREE_SUMS})
+def _some_of_a_kind(shorts, sizes, sums, parts, out, begin, end):
+    return _eight if len(parts) == 2 else _four
 
 
 @compiled_on_all_cores
-def four_bits_on_all_cores(x, weights, scales, least):
-    """The same, shared out over numba's threads."""
+def _on_all_cores(shorts, sizes, sums, parts, out):
+    for task in prange((len(out[0]) + BLOCK - 1) // BLOCK):
+        _some(shorts, sizes, sums, parts, out, task * BLOCK, min((task + 1) * BLOCK, len(out[0])))
+
+
+@compiled
+def product(x, parts, cores):
+    """x (rows, in) float32 @ w.T, (rows, width); `in` is a multiple of 32.
+
+    parts: of 8 bits, integers (width, in) int8 and scales (width,) float32, w = scales * integers; of 4 bits,
+    integers (width, in / 2) uint8, scales and least (width, in / 32), float16's bits as uint16, w = scales *
+    integers + least. Of each 32 of these, the first 16 are the low four bits of their bytes. cores: whether
+    it is shared out over numba's threads.
+    """
     shorts, sizes, sums = _in_16_bits(x)
-    out = np.empty((len(x), len(weights)), np.float32)
-    for task in prange((len(weights) + BLOCK - 1) // BLOCK):
-        end = min((task + 1) * BLOCK, len(weights))
-        _some_four(shorts, sizes, sums, weights, scales, least, out, task * BLOCK, end)
+    out = np.empty((len(x), len(parts[0])), np.float32)
+    if cores:
+        _on_all_cores(shorts, sizes, sums, parts, out)
+    else:
+        _some(shorts, sizes, sums, parts, out, 0, len(parts[0]))
+    return out
+
+
+@compiled_for_sums
+def _normed(x, gain, eps):
+    """As `norms.rms_normed`."""
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        squares = ZERO
+        for value in x[i]:
+            squares += value * value
+        scale = ONE / np.sqrt(squares / np.float32(x.shape[1]) + np.float32(eps))
+        for d in range(x.shape[1]):
+            out[i, d] = x[i, d] * scale * gain[d]
+    return out
+
+
+@compiled_for_sums
+def _gated(both):
+    """silu(gate) * wide, (rows, inner), from (rows, 2 inner)."""
+    inner = both.shape[1] // 2
+    out = np.empty((len(both), inner), np.float32)
+    for i in range(len(both)):
+        gate, wide = both[i, :inner], both[i, inner:]
+        for d in range(inner):
+            out[i, d] = gate[d] / (ONE + np.exp(-gate[d])) * wide[d]
+    return out
+
+
+@compiled
+def before_attention(x, gain, eps, project, cores):
+    """Queries, keys and values of x (rows, hidden); parts of `project` as in `product`."""
+    return product(_normed(x, gain, eps), project, cores)
+
+
+@compiled
+def after_attention(attended, x, gain, eps, output, expand, contract, cores):
+    """The layer's output (rows, hidden): attention's product added to x, and to that the gated MLP."""
+    between = product(attended, output, cores)
+    between += x
+    out = product(_gated(product(_normed(between, gain, eps), expand, cores)), contract, cores)
+    out += between
     return out
