@@ -40,6 +40,8 @@ class Loops(NamedTuple):
     product: Callable
     before_attention: Callable
     after_attention: Callable
+    likeliest: Callable
+    conditionals: Callable
     use_threads: Callable
     widens_halves: Callable
 
@@ -59,7 +61,16 @@ def loops() -> Loops | None:
     if asked == "numpy" or _given_up:
         return None
     try:
-        from dynamo.kernels import compiling, integers, layers, masked_joint, norms, thresholds, top_k
+        from dynamo.kernels import (
+            compiling,
+            correlated,
+            integers,
+            layers,
+            masked_joint,
+            norms,
+            thresholds,
+            top_k,
+        )
     except ImportError:
         return None
     return Loops(
@@ -76,6 +87,8 @@ def loops() -> Loops | None:
         integers.product,
         integers.before_attention,
         integers.after_attention,
+        correlated.likeliest,
+        correlated.conditionals,
         compiling.use_threads,
         compiling.widens_halves,
     )

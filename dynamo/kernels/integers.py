@@ -183,7 +183,7 @@ def _eight(shorts, sizes, sums, parts, out, begin, end):
     for at in range(begin, end):
         row, scale = weights[at], scales[at]
         for r in range(0, rows, 3):
-            r1, r2 = min(r + 1, rows - 1), min(r + 2, rows - 1)  # two rows go as three
+            r1, r2 = min(r + 1, rows - 1), min(r + 2, rows - 1)
             x0, x1, x2 = shorts[r], shorts[r1], shorts[r2]
             sum0, sum1, sum2 = _no_floats(), _no_floats(), _no_floats()
             for first in range(0, width, GROUP * MOST_GROUPS):
@@ -197,12 +197,15 @@ def _eight(shorts, sizes, sums, parts, out, begin, end):
                         some = _shorts(row, i)
                         part0 = _sum(part0, _products(some, _shorts(x0, i)))
                         part1 = _sum(part1, _products(some, _shorts(x1, i)))
-                        part2 = _sum(part2, _products(some, _shorts(x2, i)))
+                        if r2 > r1:
+                            part2 = _sum(part2, _products(some, _shorts(x2, i)))
                 sum0, sum1 = _plus(sum0, part0, scale), _plus(sum1, part1, scale)
                 sum2 = _plus(sum2, part2, scale)
             out[r, at] = _total(sum0) * sizes[r]
             if r1 > r:
-                out[r1, at], out[r2, at] = _total(sum1) * sizes[r1], _total(sum2) * sizes[r2]
+                out[r1, at] = _total(sum1) * sizes[r1]
+            if r2 > r1:
+                out[r2, at] = _total(sum2) * sizes[r2]
 
 
 def _four(shorts, sizes, sums, parts, out, begin, end):
@@ -211,7 +214,7 @@ def _four(shorts, sizes, sums, parts, out, begin, end):
     for at in range(begin, end):
         row, steps, lows = weights[at], scales[at], least[at]
         for r in range(0, rows, 3):
-            r1, r2 = min(r + 1, rows - 1), min(r + 2, rows - 1)  # two rows go as three
+            r1, r2 = min(r + 1, rows - 1), min(r + 2, rows - 1)
             x0, x1, x2 = shorts[r], shorts[r1], shorts[r2]
             sum0, sum1, sum2 = _no_floats(), _no_floats(), _no_floats()
             rest0, rest1, rest2 = ZERO, ZERO, ZERO  # what the groups' least numbers make
@@ -230,16 +233,18 @@ def _four(shorts, sizes, sums, parts, out, begin, end):
                 low, high = _low(both), _high(both)
                 part0 = _sum(_products(low, _shorts(x0, i)), _products(high, _shorts(x0, j)))
                 part1 = _sum(_products(low, _shorts(x1, i)), _products(high, _shorts(x1, j)))
-                part2 = _sum(_products(low, _shorts(x2, i)), _products(high, _shorts(x2, j)))
                 sum0, sum1 = _plus(sum0, part0, scale), _plus(sum1, part1, scale)
-                sum2 = _plus(sum2, part2, scale)
+                if r2 > r1:
+                    part2 = _sum(_products(low, _shorts(x2, i)), _products(high, _shorts(x2, j)))
+                    sum2 = _plus(sum2, part2, scale)
             for g in range(groups):
                 low = _wide(lows[g])
                 rest0, rest1 = rest0 + low * sums[r, g], rest1 + low * sums[r1, g]
                 rest2 = rest2 + low * sums[r2, g]
             out[r, at] = (_total(sum0) + rest0) * sizes[r]
             out[r1, at] = (_total(sum1) + rest1) * sizes[r1]
-            out[r2, at] = (_total(sum2) + rest2) * sizes[r2]
+            if r2 > r1:
+                out[r2, at] = (_total(sum2) + rest2) * sizes[r2]
 
 
 def _some(shorts, sizes, sums, parts, out, begin, end):

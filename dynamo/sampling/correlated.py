@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dynamo import kernels
 from dynamo.model.heads import TokenHead
 from dynamo.sampling.candidates import Candidates
 from dynamo.sampling.options import SamplingOptions
 
+FEW_ROWS = 4  # of inner states: for more, torch's products are faster than the loop's
 MOST_KEPT = 4096  # tokens' parts, of some 2 KB each
 
 
@@ -51,7 +53,11 @@ class Correlators:
         temperature = options.temperature or 1.0
         logits = logits.float() if logits.itemsize < 4 else logits
         # The likeliest token's share of all tokens over its share of the candidates.
-        likeliest = torch.softmax(logits / temperature, dim=1).amax(dim=1).cpu().numpy()
+        loops = kernels.loops() if logits.is_cpu and logits.dtype == torch.float32 else None
+        if loops is not None:
+            likeliest = loops.likeliest(logits.contiguous().numpy(), float(temperature))
+        else:
+            likeliest = torch.softmax(logits / temperature, dim=1).amax(dim=1).cpu().numpy()
         shares = np.minimum(likeliest / candidates.f[1:, 0], 1.0)
         inner = [
             head.correlator.h_part(state.to(head.correlator.to_hidden))
@@ -77,19 +83,26 @@ class Correlators:
             self._parts[key] = part
         return part
 
-    def output_rows(self, head: int, ids: NDArray[np.int64]) -> Tensor:
-        """E_c of ids (k,): (k, hidden)."""
-        owner = self._heads[head - 1]
-        out = (owner.output_embedding or self._unembed).weight
-        return out.index_select(0, torch.from_numpy(ids).to(out.device)).to(owner.correlator.to_hidden)
+    def output_embedding(self, head: int) -> Tensor:
+        """E, (vocab, hidden)."""
+        return (self._heads[head - 1].output_embedding or self._unembed).weight
 
-    def rise(self, head: int, inner: Tensor, rows: Tensor) -> NDArray[np.float64]:
-        """By how much the logits of output rows (k, hidden) rise in inner states (n, rank): (n, k)."""
-        back = self._heads[head - 1].correlator.to_hidden  # (hidden, rank)
+    def conditionals(
+        self, head: int, inner: Tensor, ids: NDArray[np.int64], log_f: NDArray[np.float64], temperature: float
+    ) -> NDArray[np.float64]:
+        """Of candidates ids (k,), with log_f (k,) as the head has them, in inner states (n, rank): (n, k)."""
+        back, output = self._heads[head - 1].correlator.to_hidden, self.output_embedding(head)
+        loops = kernels.loops() if len(inner) <= FEW_ROWS and back.is_cpu else None
+        if loops is not None and back.dtype == output.dtype == torch.float32:
+            arrays = (each.detach().numpy() for each in (inner, back, output))
+            return loops.conditionals(*arrays, ids, log_f, float(temperature))
+        rows = output.index_select(0, torch.from_numpy(ids).to(output.device)).to(back)  # E_c, (k, hidden)
         u = torch.nn.functional.silu(inner)
         # Whichever is less work: few inner states go to the hidden size, many wait for the candidates.
         rise = (u @ back.T) @ rows.T if len(u) < len(rows) else u @ (rows @ back).T
-        return rise.double().cpu().numpy()
+        logits = log_f + rise.double().cpu().numpy() / temperature
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
 
 
 class Conditionals:
@@ -107,7 +120,6 @@ class Conditionals:
         self.shares = shares
         self._correlators, self._inner, self._temperature = correlators, inner, temperature
         self._ids = candidates.ids
-        self._output_rows: dict[int, Tensor] = {}
         self._known: dict[tuple[int, ...], NDArray[np.float64]] = {}  # rows by the tokens before
         with np.errstate(divide="ignore"):
             self._log_f = np.log(candidates.f)
@@ -128,15 +140,14 @@ class Conditionals:
         head, correlators = tokens.shape[1], self._correlators
         inner = self._inner[head - 1]  # (rank,)
         for place, column in enumerate(tokens.T):
+            if len(column) == 1:
+                inner = inner + correlators.token_part(head, place, column)  # (1, rank)
+                continue
             different, inverse = np.unique(column, return_inverse=True)
             part = correlators.token_part(head, place, different)
             inner = inner + part[torch.from_numpy(inverse).to(part.device)]  # (n, rank)
-        if head not in self._output_rows:
-            self._output_rows[head] = correlators.output_rows(head, self._ids[head])
-        rise = correlators.rise(head, inner, self._output_rows[head]) / self._temperature
-        logits = self._log_f[head] + rise
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return p * (self.shares[head - 1] / p.sum(axis=1, keepdims=True))
+        p = correlators.conditionals(head, inner, self._ids[head], self._log_f[head], self._temperature)
+        return p * self.shares[head - 1]
 
     def later(self, order: int) -> float:
         """The share that the candidates hold of all tokens from the third to the last of a chunk."""
