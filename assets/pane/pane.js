@@ -123,6 +123,15 @@ function keepEndInSight() {
   if (sticking) parts.text.scrollTop = parts.text.scrollHeight;
 }
 
+/** Of a pass that was chosen elsewhere, by the timeline's keys say. */
+function bringIntoSight({ run, index }) {
+  const i = chat.turns.findLastIndex((turn) => turn.header.run === run);
+  const piece = turns[i]?.pieces[index];
+  if (!piece || piece.hidden) return;
+  const [box, view] = [piece.firstElementChild.getBoundingClientRect(), parts.text.getBoundingClientRect()];
+  if (box.top < view.top || box.bottom > view.bottom) parts.text.scrollTop += box.top - view.top - view.height / 3;
+}
+
 // ---- the playhead: the same DOM, its later chunks hidden
 
 function movePlayhead() {
@@ -275,6 +284,7 @@ bus.addEventListener("stop", () => {
   current().end = { end: "cancelled" };
   schedule();
 });
+bus.addEventListener("show", ({ detail }) => detail.pinned && bringIntoSight(detail));
 bus.addEventListener("shown", (event) => {
   lookedAt = event.detail;
   mark();

@@ -28,6 +28,7 @@ HEAT = (
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 _GRID = "rgba(138, 148, 163, 0.25)"
 _CLEAR = "rgba(0, 0, 0, 0)"
+_UNUSED = ["select2d", "lasso2d", "autoScale2d"]  # of the toolbar
 _LONGEST_LABEL = 16
 
 
@@ -41,10 +42,18 @@ def dress(figure: go.Figure, *, height: int = 380, **layout: Any) -> go.Figure:
         plot_bgcolor=_CLEAR,
         font={"family": _FONT, "size": 13, "color": INK},
         margin={"l": 48, "r": 16, "t": 40, "b": 44},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": _CLEAR},
+        # Below the figure: above it is the toolbar.
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "bgcolor": _CLEAR,
+        },
         hoverlabel={"bgcolor": INK, "bordercolor": MUTED, "font": {"color": "#f2f4f7", "family": _FONT}},
         hovermode="closest",
-        modebar={"bgcolor": _CLEAR, "color": MUTED, "activecolor": ORDERS[2]},
+        modebar={"bgcolor": _CLEAR, "color": MUTED, "activecolor": ORDERS[2], "remove": _UNUSED},
         dragmode=False,  # a finger that scrolls past a figure must not zoom it
     )
     axis = {"gridcolor": _GRID, "linecolor": MUTED, "zeroline": False, "automargin": True}

@@ -44,7 +44,7 @@ _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
   <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in one
-  forward pass</b>, keeps what belongs together, and <b>backs off</b> when unsure.</p>
+  forward pass</b><span>, keeps what belongs together,</span> and <b>backs off</b> when unsure.</p>
 </header>
 """
 
@@ -80,8 +80,8 @@ def build_demo(
         loading = gr.HTML(elem_id="switch-status")
         gr.HTML(_HEADER)
         with gr.Row(elem_classes="dm-model-row"):
-            model = gr.HTML(model_line(pair), elem_id="model", min_width=260)
             switch = ModelSwitch(manager, loading) if manager is not None else None
+            model = gr.HTML(model_line(pair, named=switch is None), elem_id="model", min_width=0)
         with gr.Tabs(selected="compare", overflow_behavior="wrap") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(service, recorded, voting=book is not None, strip=strip)
@@ -128,7 +128,7 @@ def _models_tab(
         return {
             **compare.pair_updates(pair, opening),
             **explore.show(pair.report),
-            model: model_line(pair),
+            model: model_line(pair, named=False),
             notice: gr.update(value=notice_html(manager.notice), visible=bool(manager.notice)),
             description: _about(pair.description),
         }

@@ -99,6 +99,16 @@ def test_another_measure_is_another_axis_and_another_sentence(open_tab):
     page.get_by_text("Lower is not automatically better").wait_for()
 
 
+def test_the_toolbar_lies_over_no_legend(open_tab):
+    page = open_tab()
+    for chart in ("#sweep-speed", "#sweep-shares"):
+        page.hover(f"{chart} .js-plotly-plot")
+        tools, legend = (
+            page.locator(f"{chart} .{part}").first.bounding_box() for part in ("modebar", "legend")
+        )
+        assert tools["y"] + tools["height"] <= legend["y"]
+
+
 def test_the_numbers_can_be_taken_home(open_tab):
     page = open_tab()
     with page.expect_download() as download:

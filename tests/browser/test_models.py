@@ -202,7 +202,8 @@ def test_a_pair_is_picked_in_the_head_and_named_there(open_page, url, folder):
     page = open_page(url)
     pick(page, str(folder / "<b>second"))
     page.locator("#switch-status").get_by_text("is loaded for every visitor").wait_for()
-    page.locator("#model").get_by_text(str(folder / "<b>second")).wait_for()
+    page.locator("#models-loaded").get_by_text(str(folder / "<b>second")).wait_for(state="attached")
+    assert page.locator("#model-switch input").input_value() == str(folder / "<b>second")
     assert "parameters" in page.locator("#model").inner_text()
     assert_accessible(page)
     page.set_viewport_size(PHONE)
@@ -230,7 +231,8 @@ def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, url, fo
     let_go.set()
     for route, response in late:
         route.fulfill(response=response)
-    page.locator("#model").get_by_text(other).wait_for()
+    page.get_by_role("tab", name="Models").click()
+    page.locator("#models-loaded").get_by_text(other).wait_for()
     assert page.locator("#model-switch input").input_value() == other
 
 

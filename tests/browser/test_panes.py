@@ -94,6 +94,17 @@ def test_the_text_keeps_its_end_in_sight_unless_one_reads_further_up(open_panes)
     assert box.evaluate("(t) => t.scrollTop") == 40
 
 
+def test_a_pass_that_is_chosen_elsewhere_comes_into_sight(open_panes):
+    page = open_panes()
+    show(page, FIRST, LONG)
+    text = pane(page, "dynamo", ".dm-text")
+    for index in (0, 149):
+        dispatch(page, "show", {"run": "3d".ljust(32, "0"), "index": index, "pinned": True})
+        chunk = pane(page, "dynamo", f".dm-turn:last-child .dm-chunk[data-index='{index}']").bounding_box()
+        box = text.bounding_box()
+        assert box["y"] <= chunk["y"] and chunk["y"] + chunk["height"] <= box["y"] + box["height"]
+
+
 # ---- chunks, tips, keys
 
 

@@ -95,17 +95,17 @@ def test_any_chat_and_opponent_may_come_back(base, dynamo, opponent):
     message_of(lambda: list(wired.retry(opponent, base, dynamo, *SETTINGS.values())))
     message_of(lambda: list(wired.decode_again("loop", base, dynamo, *SETTINGS.values())))
     message_of(lambda: wired.edit(base, dynamo))
-    message_of(lambda: wired.timeline_chart(base, dynamo))
+    message_of(lambda: wired.timeline_chart(dynamo))
     wired.audit(base, dynamo)
 
 
 def test_a_chat_with_made_up_options_has_its_chart_or_a_sentence():
     wired = handlers()
-    *_, (base, dynamo, *_) = wired.send("hello", False, False, "loop", "", "", *SETTINGS.values())
+    *_, (_, dynamo, *_) = wired.send("hello", False, False, "loop", "", "", *SETTINGS.values())
     head, _, rest = dynamo.partition("\n")
     for options in ({}, {"threshold": "x"}, {"threshold": None}, {"exact": True}, {"threshold": 1e308}):
         wire = json.dumps({**json.loads(head), "options": options}) + "\n" + rest
-        message_of(lambda wire=wire: wired.timeline_chart(base, wire))
+        message_of(lambda wire=wire: wired.timeline_chart(wire))
 
 
 @BRIEF

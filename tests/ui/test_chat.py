@@ -11,7 +11,7 @@ from talks import SETTINGS, talk
 from dynamo.data.text import encode_chat
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_runs
-from dynamo.ui.compare.chat import LONGEST_CHAT, Chat
+from dynamo.ui.compare.chat import LONGEST_CHAT, Chat, last_run
 from dynamo.ui.compare.pair import AtThresholdOne, encode_messages
 from dynamo.ui.compare.service import PageService
 
@@ -62,6 +62,7 @@ def test_recordings_and_duels_are_no_part_of_a_chat(tmp_path):
     shown = service.load(path)
     assert read_runs(shown.dynamo.splitlines())[0].header.recorded == "loaded from a file"
     assert len(Chat.read("", shown.dynamo)) == 0
+    assert last_run(shown.dynamo).header.recorded, "it has a chart"
 
 
 def test_lanes_that_answer_different_messages_are_refused():

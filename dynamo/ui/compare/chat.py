@@ -80,7 +80,18 @@ class Chat:
         return self.base if lane == "base" else self.dynamo
 
 
+def last_run(wire: str) -> Trace | None:
+    """The newest of a lane's runs, a recorded one too. Raises ValueError on what is not of this page."""
+    return next(reversed(_runs(wire)), None)
+
+
 def _live_runs(wire: str) -> list[Trace]:
+    live = [run for run in _runs(wire) if not run.header.recorded]
+    # A stopped run has no end line: the browser marks it, and it is closed here.
+    return [run if run.end else replace(run, end=End("cancelled")) for run in live]
+
+
+def _runs(wire: str) -> list[Trace]:
     if not isinstance(wire, str):
         raise ValueError(f"chat: expected the lines of its traces, got {short_repr(wire)}; start a new chat")
     if len(wire) > LONGEST_CHAT:
@@ -89,6 +100,4 @@ def _live_runs(wire: str) -> list[Trace]:
             "start a new chat"
         )
     runs = read_runs(wire.split("\n")) if wire.strip() else []
-    live = [run for run in runs if run.header.lane in LANES and not run.header.recorded]
-    # A stopped run has no end line: the browser marks it, and it is closed here.
-    return [run if run.end else replace(run, end=End("cancelled")) for run in live]
+    return [run for run in runs if run.header.lane in LANES]

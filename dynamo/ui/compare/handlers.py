@@ -18,7 +18,7 @@ import gradio as gr
 
 from dynamo import charts
 from dynamo.common.bidi import in_html
-from dynamo.ui.compare.chat import Chat
+from dynamo.ui.compare.chat import Chat, last_run
 from dynamo.ui.compare.duel import Duel
 from dynamo.ui.compare.presenter import RaceView
 from dynamo.ui.compare.service import READY, Busy, PageService
@@ -117,7 +117,7 @@ class Handlers:
 
     def edit(self, base: str, dynamo: str) -> tuple[Any, bool, Any]:
         """prompt, replacing, status."""
-        chat = self._read(base, dynamo)
+        chat = _sentence(Chat.read, base, dynamo)
         return (chat.last_prompt, True, EDITING) if chat else (gr.skip(), False, READY)
 
     def audit(self, base: str, dynamo: str) -> str:
@@ -174,11 +174,10 @@ class Handlers:
         finally:
             discard(str(path), self._uploaded)
 
-    def timeline_chart(self, base: str, dynamo: str) -> Any:
-        chat = self._read(base, dynamo)
-        if not chat:
+    def timeline_chart(self, dynamo: str) -> Any:
+        trace = _sentence(last_run, dynamo or "")
+        if trace is None:
             return None
-        trace = chat.dynamo[-1]
         options = trace.header.options
         own = "exact_threshold" if options.get("exact") else "threshold"
         threshold = options.get(own)
@@ -214,11 +213,12 @@ class Handlers:
         status = f"{said[outcome]}; DynaMo was on the {where}. Your vote is kept."
         return duel.wires["base"], duel.wires["dynamo"], "", status, None
 
-    def _read(self, base: str, dynamo: str) -> Chat:
-        try:
-            return Chat.read(base, dynamo)
-        except ValueError as error:
-            raise gr.Error(in_html(str(error)), print_exception=False) from error
+
+def _sentence(read: Callable[..., Any], *wires: str) -> Any:
+    try:
+        return read(*wires)
+    except ValueError as error:
+        raise gr.Error(in_html(str(error)), print_exception=False) from error
 
 
 def outputs(view: RaceView) -> tuple[str, str, str, str]:

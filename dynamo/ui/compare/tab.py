@@ -75,7 +75,7 @@ class CompareTab:
         with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as self.charts:
             gr.Markdown("The back-offs of the last answer, and the joint of the pass that you enlarge above.")
             self.timeline_chart = gr.Plot(label="Best joint value of every pass against its threshold")
-            self.heatmap = gr.Plot(label="Joint of one pass, 25 candidates by 25", elem_id="heatmap")
+            self.heatmap = gr.Plot(label="Joint of one pass", elem_id="heatmap")
         self.replacing = gr.State(False)
         self.duel = gr.State(None)
 
@@ -173,9 +173,9 @@ class CompareTab:
             if voting:
                 self.blind = gr.Checkbox(
                     False,
-                    label="Blind duel: vote first, then learn which is which",
+                    label="Blind duel",
                     container=False,
-                    min_width=200,
+                    min_width=90,
                     elem_id="blind",
                 )
             else:

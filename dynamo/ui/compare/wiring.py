@@ -187,7 +187,7 @@ class Wiring:
 
     def _connect_charts(self) -> None:
         tab = self._tab
-        tab.charts.expand(self._handlers.timeline_chart, self._chat, tab.timeline_chart, **QUIET)
+        tab.charts.expand(self._handlers.timeline_chart, tab.dynamo, tab.timeline_chart, **QUIET)
         tab.inspector.enlarge(self._handlers.heatmap, None, [tab.heatmap, tab.charts], **QUIET).then(
             None, js=_BRING_INTO_VIEW.format("charts"), **IN_BROWSER
         )

@@ -117,6 +117,7 @@ class ExploreTab:
                 interactive=False,
                 wrap=True,
                 pinned_columns=1,
+                column_widths=["9%", "10%", "10%", "10%", "7%", *["10.8%"] * len(sweep_view.MEASURES)],
                 elem_id="sweep-table",
                 **values["table"],
             )

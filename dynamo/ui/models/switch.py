@@ -11,8 +11,8 @@ from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.models.manager import ModelManager
 
 
-def model_line(pair: ModelPair) -> str:
-    """Name, size, licence, and what it is good for."""
+def model_line(pair: ModelPair, named: bool) -> str:
+    """Name where it is not said beside it, size, licence, and what it is good for."""
     about = pair.about
     base, added = pair.parameters
     facts = [
@@ -20,8 +20,9 @@ def model_line(pair: ModelPair) -> str:
         about.licence,
         about.good_for,
     ]
-    said = "".join(f" <span>{in_html(fact)}</span>" for fact in facts if fact)
-    return f'<p class="dm-model"><b><bdi>{in_html(about.title or pair.name)}</bdi></b>{said}</p>'
+    name = [f"<b><bdi>{in_html(about.title or pair.name)}</bdi></b>"] if named else []
+    said = " ".join(name + [f"<span>{in_html(fact)}</span>" for fact in facts if fact])
+    return f'<p class="dm-model">{said}</p>'
 
 
 def _millions(count: int) -> str:
@@ -36,7 +37,7 @@ class ModelSwitch:
     def __init__(self, manager: ModelManager, status: gr.HTML):
         self._manager, self.status = manager, status
         self.picked = gr.Dropdown(
-            **self._choices(), label="Model, for every visitor", container=False, min_width=230, scale=0,
+            **self._choices(), label="Model, for every visitor", container=False, min_width=220, scale=0,
             elem_id="model-switch",
         )  # fmt: skip
 

@@ -32,9 +32,9 @@ LONGEST_NAME = 300
 Updates = dict[Any, Any]
 
 _INTRO = """<div class="dm-models"><h2>Which model runs here</h2>
-<p>Switching models affects every visitor.</p></div>"""
-_SUITE = """<div class="dm-models"><p>The Pythia models come without token heads: they complete text, and
-you can train heads for them here.</p></div>"""
+<p>Choose one and press Load. Switching models affects every visitor.{}</p></div>"""
+_SUITE = """ The Pythia models come without token heads: once loaded, they complete text, and you can train
+heads for them here."""
 _HEADLESS = """<div class="dm-models"><h2><bdi>{name}</bdi> has no token heads yet</h2>
 <p>It cannot race, as one pass gives one token. It can complete text, and you can train heads for it here; the
 pair in Compare stays.</p><h3>Plain completion by the base model</h3></div>"""
@@ -84,10 +84,7 @@ class ModelsTab:
 
     def _build(self) -> None:
         manager, bits = self._manager, self._manager.quantisations()
-        gr.HTML(_INTRO)
-        if manager.training_folder is not None:
-            gr.HTML(_SUITE)
-        self.loaded = gr.HTML(self._loaded(), elem_id="models-loaded")
+        gr.HTML(_INTRO.format(_SUITE if manager.training_folder is not None else ""))
         self.picker = part("picker", self._rows(None, manager.loaded), elem_id="models-picker")
         with gr.Row(elem_classes="dm-models-row"):
             self.name = gr.Textbox(
@@ -115,6 +112,7 @@ class ModelsTab:
                 "Cancel", min_width=100, scale=0, interactive=False, elem_id="model-cancel"
             )
         self.status = gr.HTML(elem_id="model-status")
+        self.loaded = gr.HTML(self._loaded(), elem_id="models-loaded")
         with gr.Column(visible=False, elem_id="headless") as self.headless:
             self.headless_title = gr.HTML()
             with gr.Row(elem_classes="dm-models-row"):
@@ -208,10 +206,10 @@ class ModelsTab:
         service = self._manager.service
         pair = service.pair
         kind = "" if pair.chat else " It completes text; it was not finetuned to chat."
-        heads = f"{pair.heads} token heads, up to {pair.max_length:,} tokens."
-        name = f"<b><bdi>{in_html(pair.name)}</bdi></b>"
+        reach = f"up to {pair.heads} tokens a pass, {pair.max_length:,} in a chat."
+        name = f"<b><bdi>{in_html(pair.about.title or pair.name)}</bdi></b>"
         table = footprint_table(pair.footprint, service.speeds(), service.speeds(in_full=True))
-        return f'<div class="dm-models"><p>Loaded: {name}, {heads}{kind}</p>{table}</div>'
+        return f'<div class="dm-models"><p>Loaded: {name}, {reach}{kind}</p>{table}</div>'
 
     def _rows(self, quantize: Any, chosen: str) -> str:
         """The picker's value: what can be loaded at these weights."""
