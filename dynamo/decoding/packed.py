@@ -3,10 +3,10 @@
 Matrices that read or sum the same numbers are one. Layers that read the same hidden states (a model's last
 layer and its extra heads) run side by side.
 
-Decoding reads every weight once a pass, so their size sets the pace. Weights that are exactly half-precision
-numbers, as those of checkpoints saved in float16 are, are therefore stored in 16 bits and widened on the way
-into the sum, which stays float32: same numbers as the layers' own modules up to float32 rounding, at the
-price of a second copy of the weights. Fewer bits are `dynamo.decoding.few_bits`.
+Decoding reads every weight once a pass, so their size sets the pace. Weights that are half-precision numbers
+times one power of two, as those of checkpoints saved in float16 or bfloat16 are, are therefore stored in 16
+bits and widened on the way into the sum, which stays float32: same numbers as the layers' own modules up to
+float32 rounding, at the price of a second copy of the weights. Fewer bits are `dynamo.decoding.few_bits`.
 
 For one text's few new positions the last layer and the heads are one compiled loop (`dynamo.kernels`): they
 need more than keys and values only at the last positions, so little that torch takes longer to call its
@@ -28,7 +28,7 @@ from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep
 from dynamo.model import LayerWeights
 from dynamo.model.architectures import Norm, Part
-from dynamo.model.packing import all_half, fits_half
+from dynamo.model.packing import all_half, fits_half, power_to_half
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
 WEIGHTS = ("own", "int8", "int4")
@@ -240,9 +240,15 @@ def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> 
 def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:
     """x @ weight.T + bias in float32, weight (out, in); it is kept in 16 bits where they hold it."""
     if fits_half(weight):
-        packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
-        multiply = torch.ops.quantized.linear_dynamic_fp16.default
-        return lambda x: multiply(x, packed)
+        multiply, power = torch.ops.quantized.linear_dynamic_fp16.default, power_to_half(weight)
+        if power == 1:
+            packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+            return lambda x: multiply(x, packed)
+        packed = torch.ops.quantized.linear_prepack_fp16((weight * power).contiguous(), None)
+        back = 1 / power
+        if bias is None:
+            return lambda x: multiply(x, packed).mul_(back)
+        return lambda x: multiply(x, packed).mul_(back).add_(bias)
     return lambda x: few_rows_linear(x, weight, bias)
 
 

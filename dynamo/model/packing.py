@@ -5,6 +5,7 @@ What a copy takes depends on its weights, as 16 bits may hold them or not; the f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -81,6 +82,18 @@ def is_half(weight: Tensor) -> bool:
     return torch.equal(weight.half().float(), weight)
 
 
+def power_to_half(weight: Tensor) -> float | None:
+    """The power of two times which 16 bits hold every number of it exactly; None where there is no such.
+
+    float16 has more digits than bfloat16 and fewer powers of two, which are enough around a matrix's largest.
+    """
+    if is_half(weight):
+        return 1.0
+    power = 2.0 ** (15 - math.frexp(weight.abs().max().item())[1])  # the largest float16 is below 2^16
+    return power if is_half(weight * power) else None
+
+
 def fits_half(weight: Tensor) -> bool:
-    """The same, where this machine has the kernel that reads 16-bit weights into float32 sums."""
-    return "fbgemm" in torch.backends.quantized.supported_engines and is_half(weight)
+    """Whether there is such a power, and this machine has the kernel that reads 16-bit weights into float32
+    sums."""
+    return "fbgemm" in torch.backends.quantized.supported_engines and power_to_half(weight) is not None

@@ -23,12 +23,25 @@ def test_weights_that_16_bits_hold_are_kept_in_16_and_others_are_not():
     assert packed.fits_half(torch.tensor([[65504.0, -0.0, 2.0**-24]]))
 
 
-@pytest.mark.parametrize("half", [True, False])
+@HALF
+def test_weights_of_bfloat16_are_kept_in_16_bits_times_a_power_of_two():
+    weight = 0.02 * torch.randn(300, 400, generator=torch.Generator().manual_seed(0))
+    weight[0, :3] = torch.tensor([1e-8, -3e-9, 0.0])  # too small for float16 as they are
+    assert not packed.fits_half(weight)
+    weight = weight.bfloat16().float()
+    assert not torch.equal(weight.half().float(), weight) and packed.fits_half(weight)
+    assert packed.power_to_half(weight).hex().startswith("0x1.0000")
+    wide = torch.tensor([[1e30, 1.0]]).bfloat16().float()
+    assert not packed.fits_half(wide), "no power of two brings both into float16's range"
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 40])
-def test_product_of_few_rows_is_the_float32_product(half, rows):
+def test_product_of_few_rows_is_the_float32_product(saved, rows):
     torch.manual_seed(rows)
     weight, bias = torch.randn(70, 33), torch.randn(70)
-    weight = weight.half().float() if half else weight
+    weight[0, 0] = 1e-7
+    weight = weight.to(saved).float()
     x = torch.randn(rows, 33)
     exact = x.double() @ weight.double().T
     for shift in (None, bias):
@@ -39,9 +52,10 @@ def test_product_of_few_rows_is_the_float32_product(half, rows):
         assert (ours - expected).abs().max() <= max(8 * worst, 1e-4)
 
 
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
-def test_packed_layers_of_a_half_precision_checkpoint_give_the_modules_logits(build):
-    model = saved_in_half(build())
+def test_packed_layers_of_a_half_precision_checkpoint_give_the_modules_logits(build, saved):
+    model = saved_in_half(build(), saved)
     packed_decoder, plain = Decoder(model), Decoder(model, packed=False)
     assert packed_decoder.packed and not plain.packed
     states = packed_decoder.new_cache(64), plain.new_cache(64)

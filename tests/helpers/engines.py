@@ -11,9 +11,9 @@ def tokens_of(steps):
     return [token for step in steps for token in step.tokens]
 
 
-def saved_in_half(model):
-    """Weights as a checkpoint in float16 gives them back: float32, each exactly a 16-bit number."""
+def saved_in_half(model, dtype=torch.float16):
+    """Weights as a checkpoint in 16 bits gives them back: float32, each exactly such a number."""
     with torch.no_grad():
         for weight in model.parameters():
-            weight.copy_(weight.half().float())
+            weight.copy_(weight.to(dtype).float())
     return model
