@@ -89,12 +89,15 @@ def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     first = [level.starts[:-1] + end for level, end in zip(levels, ends[:-1], strict=True)]
     first = np.concatenate([*first, ends[-1:]])
     fits = ends[-1] <= np.iinfo(np.int32).max
-    last = np.concatenate([level.last for level in levels])
-    return (
-        first.astype(np.int32 if fits else np.int64),
-        last,
-        np.concatenate([level.counts for level in levels]),
-    )
+    last, counts = ([getattr(level, name) for level in levels] for name in ("last", "counts"))
+    return first.astype(np.int32 if fits else np.int64), _end_to_end(last), _end_to_end(counts)
+
+
+def _end_to_end(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """In as few bits as hold all numbers, but 16 at least: each type of number is another loop to compile."""
+    whole = np.concatenate(parts)
+    kind = np.promote_types(np.min_scalar_type(whole.max(initial=0)), np.uint16)
+    return whole.astype(kind, copy=False)
 
 
 def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
