@@ -110,7 +110,7 @@ class AttentionStep:
 
     def select_queries(self, states: Tensor) -> Tensor:
         """States (.., new, width) where outputs are wanted: (.., all queries, width)."""
-        return states[..., -self.queries :, :] if self.alone else states[..., self._wanted, :]
+        return states[..., -self.queries :, :] if self.alone else states[..., self._query_places, :]
 
     def attend_packed(
         self, projected: Sequence[Tensor], slot: int, scaling: float, all_positions: bool
@@ -242,7 +242,7 @@ class AttentionStep:
         return self._of_batch([row for row, count in enumerate(self._counts) for _ in range(count)])
 
     @cached_property
-    def _wanted(self) -> Tensor:
+    def _query_places(self) -> Tensor:
         """Which of the new positions are queries."""
         ends = zip(accumulate(self._counts), self._queries, strict=True)
         return self._of_batch([at for end, asked in ends for at in range(end - asked, end)])

@@ -164,19 +164,19 @@ def test_large_bodies_together_have_a_bound():
 
     async def crowd():
         bodies, large = RequestBodies(), MOST_HELD // 2 - 1
-        hold = [bodies.whole(receiving(b"x" * large), MOST_HELD, 9) for _ in range(2)]
+        hold = [bodies.read(receiving(b"x" * large), MOST_HELD, 9) for _ in range(2)]
         for each in hold:
             await each.__aenter__()
         with pytest.raises(Refused, match="Too much is being sent") as refusal:
-            await bodies.whole(receiving(b"x" * large), MOST_HELD, 9).__aenter__()
+            await bodies.read(receiving(b"x" * large), MOST_HELD, 9).__aenter__()
         assert refusal.value.status == 503 and refusal.value.seconds > 0
-        async with bodies.whole(receiving(b"x" * SMALL), MOST_HELD, 9) as message:
+        async with bodies.read(receiving(b"x" * SMALL), MOST_HELD, 9) as message:
             assert len(message["body"]) == SMALL
         await hold.pop().__aexit__(None, None, None)
-        async with bodies.whole(receiving(b"x" * 1000, b"y" * (large - 1000)), MOST_HELD, 9) as message:
+        async with bodies.read(receiving(b"x" * 1000, b"y" * (large - 1000)), MOST_HELD, 9) as message:
             assert len(message["body"]) == large
         with pytest.raises(Refused, match="larger than 5 bytes"):
-            await bodies.whole(receiving(b"x" * 4, b"y" * 4), 5, 9).__aenter__()
+            await bodies.read(receiving(b"x" * 4, b"y" * 4), 5, 9).__aenter__()
         await hold.pop().__aexit__(None, None, None)
         assert bodies._held == 0
 

@@ -28,14 +28,14 @@ class RequestBodies:
         self._held = 0
 
     @asynccontextmanager
-    async def whole(self, receive: Receive, largest: int, seconds: float) -> AsyncIterator[Message]:
+    async def read(self, receive: Receive, largest: int, seconds: float) -> AsyncIterator[Message]:
         """All parts as one message, or the message that the visitor is gone; held until the context ends.
 
         Raises Refused for a body of more than `largest` bytes, one that takes too long, and one without room.
         """
         held = 0
 
-        async def read() -> Message:
+        async def receive_all() -> Message:
             nonlocal held
             parts, size = [], 0
             while True:
@@ -57,7 +57,7 @@ class RequestBodies:
         try:
             try:
                 async with asyncio.timeout(seconds):
-                    message = await read()
+                    message = await receive_all()
             except TimeoutError:
                 reason = f"The request did not arrive within {seconds:g} s; send it again, or send less."
                 raise Refused(408, reason) from None

@@ -145,7 +145,7 @@ class RequestGuard:
         largest, seconds = LARGEST_REQUEST, LONGEST_READING
         if uploads:  # Gradio bounds each file of them, but not their number
             largest, seconds = self._limits.upload_bytes(LONGEST_FILE) + AROUND_A_FILE, LONGEST_UPLOAD
-        async with self._bodies.whole(receive, largest, seconds) as message:
+        async with self._bodies.read(receive, largest, seconds) as message:
             uploaded = scope["app"].get_blocks().upload_file_set
             whole = message["type"] == "http.request"
             if uploads and whole:
