@@ -38,8 +38,9 @@ settings.register_profile("same everywhere", settings.get_profile("search"), der
 settings.load_profile("same everywhere")
 
 
-# Files that start servers, browsers or processes, or load models of some size; the longest first. Workers
-# begin with them, so that none is left alone with one at the end, and `make check` does without them.
+# Files that start servers, browsers or processes, load models of some size, or are about other libraries;
+# the longest first. Workers begin with them, so that none is left alone with one at the end, and `make check`
+# does without them.
 SLOW = (
     "model/test_lookalike.py",
     "common/test_distributed.py",
@@ -68,6 +69,9 @@ SLOW = (
     "data/test_corpus.py",
     "common/test_full_disk.py",
     "common/test_memory.py",
+    "decoding/test_stock.py",
+    "model/test_transformers.py",
+    "model/test_peft.py",
 )
 
 
@@ -76,16 +80,24 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return (os.cpu_count() or 1) + (config.option.markexpr != "not slow")
 
 
-def pytest_collection_modifyitems(items):
+@functools.cache
+def rank_of(path: Path) -> int:
+    """A file's place in `SLOW`, behind all where it is not there."""
     places = {TESTS / place: rank for rank, place in enumerate(SLOW)}
-    ranks = {}
+    return next((places[each] for each in (path, *path.parents) if each in places), len(SLOW))
+
+
+def pytest_ignore_collect(collection_path, config) -> bool | None:
+    """`make check` does not even import the slow files, which need the page's libraries."""
+    left_out = config.option.markexpr == "not slow" and rank_of(collection_path) < len(SLOW)
+    return left_out or None
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: rank_of(item.path))
     for item in items:
-        ranks[item] = next(
-            (places[each] for each in (item.path, *item.path.parents) if each in places), len(SLOW)
-        )
-        if ranks[item] < len(SLOW):
+        if rank_of(item.path) < len(SLOW):
             item.add_marker("slow")
-    items.sort(key=ranks.__getitem__)
 
 
 def pytest_collection_finish():

@@ -9,7 +9,6 @@ from dynamo.decoding.engine import checked_count
 from dynamo.sampling.options import SamplingOptions
 from dynamo.spaces.limits import Limits
 from dynamo.training.options import TrainingOptions
-from dynamo.ui.compare.settings import Settings
 
 MUCH = 10**5000
 
@@ -21,7 +20,6 @@ MUCH = 10**5000
         lambda: SamplingOptions(threshold=MUCH),
         lambda: SamplingOptions(max_order=MUCH),
         lambda: SamplingOptions(temperature=[MUCH]),
-        lambda: Settings(SamplingOptions(), MUCH, 0),
         lambda: Limits(answer_tokens=9).check("hello", MUCH),
         lambda: TrainingOptions(seed=MUCH),
         lambda: checked_count("seed", -MUCH, 0),

@@ -24,13 +24,15 @@ def table():
     return random_table()
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [{}, {"heads": 4}, {"heads": 2, "head_layers": 2}, {"head_source": "last"},
-     {"own_output_embedding": True}, {"own_output_embedding": True, "head_layers": 0, "heads": 2},
-     {"own_final_norm": True}],
-    ids=str,
+OTHER_SHAPES = (
+    {"heads": 4}, {"heads": 2, "head_layers": 2}, {"head_source": "last"}, {"own_output_embedding": True},
+    {"own_output_embedding": True, "head_layers": 0, "heads": 2}, {"own_final_norm": True},
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHER_SHAPES)], ids=str
+)
 @pytest.mark.parametrize("packed", [True, False])
 def test_cached_decode_equals_uncached_over_200_steps_of_1_2_and_3_tokens(shape, packed):
     model = tiny_dynamo(**shape)

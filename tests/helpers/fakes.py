@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynamo.sampling.records import BackOff, Joint, StepRecord
-from dynamo.ui.compare.pair import ModelPair
-from dynamo.ui.server.engines import LocalEngines
+
+if TYPE_CHECKING:
+    from dynamo.ui.compare.pair import ModelPair
 
 ANSWER = (
     "Sure , what time would you like to eat ? I found a nice place called Sino in San Jose . It serves"
@@ -165,6 +167,9 @@ class ScriptedEngine:
 def scripted_pair(
     answer: str = ANSWER, *, seconds: float = 0.02, sleep: bool = False, repeat: int = 1
 ) -> ModelPair:
+    from dynamo.ui.compare.pair import ModelPair
+    from dynamo.ui.server.engines import LocalEngines
+
     vocabulary = Vocabulary(answer)
     return ModelPair(
         name="scripted",

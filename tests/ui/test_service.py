@@ -83,6 +83,7 @@ def test_presets_are_the_papers_ablation_and_are_recognised():
         ("seed", "x", "seed: "),
         ("max_new_tokens", 10**9, "max_new_tokens: "),
         ("max_new_tokens", float("nan"), "max_new_tokens: "),
+        pytest.param("max_new_tokens", 10**5000, "max_new_tokens: .* got about 5001 digits", id="long"),
         ("top_k", None, "top_k: "),
         ("threshold", 7, "threshold: "),
     ],
