@@ -55,19 +55,8 @@ def test_audit_of_a_given_reply_and_of_one_written_now(folder, capsys, tokenizer
     _, result = run(capsys, "audit", "--prompt", "Hello", "--reply", "At seven.", "--model", folder / "pair")
     assert result["texts"][0]["ids"] == encode_plain(tokenizer, ["At seven."])[0]
     assert "".join(result["texts"][0]["pieces"]) == "At seven."
-    _, result = run(
-        capsys,
-        "audit",
-        "--prompt",
-        "Hello",
-        "--model",
-        folder / "pair",
-        "--seed",
-        5,
-        "--threshold",
-        0,
-        *LONGEST,
-    )
+    _, result = run(capsys, "audit", "--prompt", "Hello", "--model", folder / "pair",
+                    "--seed", 5, "--threshold", 0, *LONGEST)  # fmt: skip
     pair = load(str(folder / "pair"))
     steps = Engine(pair.dynamo, pair.table, tokenizer).stream(
         encode_prompt(tokenizer, "Hello"), SamplingOptions(threshold=0), 12, 5

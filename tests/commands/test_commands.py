@@ -7,25 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import run
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from tables import table_for
+from command_line import folder, run
+from conftest import tiny_base
 
 from dynamo.commands import VERBS, main
 from dynamo.training.trainer import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("commands")
-    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
-    table_for(tokenizer).save(folder / "pair" / "dynamo" / "cooccurrence.safetensors")
-    (folder / "data.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
-    tokenizer.save_pretrained(folder / "tokenizer")
-    return folder
+__all__ = ["folder"]  # a fixture
 
 
 def test_generate_prints_text_and_counts(folder, capsys):

@@ -18,29 +18,11 @@ __all__ = ["folder"]  # a fixture
 
 def test_sweep_prints_and_writes_the_same_report(folder, capsys):
     output = folder / "sweep.json"
-    code, result = run(
-        capsys,
-        "sweep",
-        "--model",
-        folder / "pair",
-        "--prompts",
-        folder / "prompts.json",
-        "--seeds",
-        2,
-        "--thresholds",
-        0,
-        0.5,
-        1,
-        "--mask-strength",
-        0,
-        "--data",
-        folder / "data.jsonl",
-        "--positions",
-        20,
-        "--output",
-        output,
-        *LONGEST,
-    )
+    code, result = run(capsys, "sweep", "--model", folder / "pair",
+                       "--prompts", folder / "prompts.json", "--seeds", 2,
+                       "--thresholds", 0, 0.5, 1, "--mask-strength", 0,
+                       "--data", folder / "data.jsonl", "--positions", 20, "--output", output,
+                       *LONGEST)  # fmt: skip
     assert code == 0
     report = SweepReport.read(output)
     assert json.loads(json.dumps(report.to_json())) == result
@@ -126,37 +108,11 @@ HEADLINE = (
 
 def test_bench_gives_every_number_with_what_it_depends_on(folder, capsys):
     output = folder / "bench.json"
-    code, result = run(
-        capsys,
-        "bench",
-        "--model",
-        folder / "pair",
-        "--prompts",
-        folder / "prompts.json",
-        "--runs",
-        2,
-        "--threshold",
-        0.1,
-        "--rows",
-        1,
-        2,
-        "--context",
-        8,
-        "--top-k",
-        5,
-        50,
-        "--thread-counts",
-        1,
-        "--compile-limit",
-        0.1,
-        "--draft-model",
-        folder / "pair" / "base",
-        "--peer",
-        "llama.cpp",
-        "--output",
-        output,
-        *LONGEST,
-    )
+    code, result = run(capsys, "bench", "--model", folder / "pair",
+                       "--prompts", folder / "prompts.json", "--runs", 2, "--threshold", 0.1,
+                       "--rows", 1, 2, "--context", 8, "--top-k", 5, 50, "--thread-counts", 1,
+                       "--compile-limit", 0.1, "--draft-model", folder / "pair" / "base",
+                       "--peer", "llama.cpp", "--output", output, *LONGEST)  # fmt: skip
     assert code == 0 and json.loads(output.read_text()) == result
     assert all(isinstance(result[name], float) and result[name] > 0 for name in HEADLINE)
     assert result["conversion"] == pytest.approx(result["dynamo_over_own"] / result["tokens_per_forward"])

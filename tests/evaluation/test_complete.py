@@ -9,25 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 from command_line import run
-from conftest import tiny_base, tiny_dynamo
 from processes import killed_itself, printed_by_ranks
 from replies import lines
-from tables import table_for
+from tables import save_pair
 
-from dynamo import loading
 from dynamo.__main__ import main
 from dynamo.evaluation import completion
 from dynamo.evaluation.journal import Journal, SharedJournal
-from dynamo.training.trainer import save_model
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, tokenizer):
-    folder = tmp_path_factory.mktemp("benchmarks")
-    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
-    table_for(tokenizer).save(folder / "pair" / "dynamo" / loading.TABLE_FILE)
-    return folder / "pair"
+    return save_pair(tmp_path_factory.mktemp("benchmarks") / "pair", tokenizer)
 
 
 @pytest.fixture(scope="module")

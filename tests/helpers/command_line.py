@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from tables import table_for
+from conftest import DIALOGUES
+from tables import save_pair
 
 from dynamo.__main__ import main
-from dynamo.training.trainer import save_model
 
 
 def run(capsys, *arguments):
@@ -25,10 +24,9 @@ LONGEST = ["--max-new-tokens", 12]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("measuring")
-    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
-    table_for(tokenizer).save(folder / "pair" / "dynamo" / "cooccurrence.safetensors")
+    save_pair(folder / "pair", tokenizer)
     (folder / "data.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES))
     chats = [[{"role": "user", "content": text}] for text in ("Hello there", "A table, please")]
     (folder / "prompts.json").write_text(json.dumps(chats))
+    tokenizer.save_pretrained(folder / "tokenizer")
     return folder

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 import yaml
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
+from conftest import DIALOGUES
 from hub import Repo
 from huggingface_hub import HfApi
+from tables import save_pair
 
 from dynamo import CooccurrenceTable, loading
 from dynamo.__main__ import main
@@ -36,15 +37,11 @@ REPORT = {
 
 @pytest.fixture
 def pair_folder(tmp_path, tokenizer):
-    folder = tmp_path / "pair"
-    folder.mkdir()
-    save_model(tiny_base(seed=1), tokenizer, folder / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "dynamo")
     blocks = [text.encode_turns(tokenizer, turns).ids for turns in DIALOGUES]
     table = CooccurrenceTable.count(
         blocks, vocab_size=300, tokenizer=text.fingerprint(tokenizer), source="talk"
     )
-    table.save(folder / "dynamo" / loading.TABLE_FILE)
+    folder = save_pair(tmp_path / "pair", tokenizer, table)
     (folder / "dynamo" / "optimizer.bin").write_bytes(b"no part of a model")
     return folder
 

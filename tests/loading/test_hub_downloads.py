@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from dynamo import loading
 from dynamo.loading import downloads, fetched
 from dynamo.loading.fetched import check_names, remove_corrupt
+from dynamo.loading.names import resolve
 from dynamo.training.trainer import save_model
 
 NAME = "someone/tiny"
@@ -82,9 +83,11 @@ def fetch_badly_and_then_well(hubs, spoiled, token: str = "secret-token", after=
         outside = [path for path in Path(top).rglob("*") if path.is_file() and not path.is_relative_to(cache)]
         assert not outside
         patch.setattr(downloads, "_away", {})  # as after five minutes
-        assert loading.load(NAME, device="cpu").dynamo.config.num_token_heads == 3
+        fetched_files = {path.name: path.read_bytes() for path in resolve(NAME).iterdir()}
+        assert fetched_files.keys() >= {CONFIG, TOKENIZER, WEIGHTS}
+        assert fetched_files.items() <= hub.repos["model", NAME].files.items()
         requests = len(hub.requests)
-        loading.load(NAME, device="cpu")
+        resolve(NAME)
         assert len(hub.requests) == requests  # the cache has it
     return said
 

@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from tables import table_for
+from conftest import DIALOGUES, tiny_dynamo
+from tables import save_pair
 
 from dynamo import CooccurrenceTable, loading
 from dynamo.training.trainer import save_model
@@ -12,12 +12,7 @@ from dynamo.training.trainer import save_model
 
 @pytest.fixture
 def pair_folder(tmp_path, tokenizer):
-    folder = tmp_path / "pair"
-    folder.mkdir()
-    save_model(tiny_base(seed=1), tokenizer, folder / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "dynamo")
-    table_for(tokenizer).save(folder / "dynamo" / loading.TABLE_FILE)
-    return folder
+    return save_pair(tmp_path / "pair", tokenizer)
 
 
 def test_pair_folder_gives_every_part(pair_folder, tokenizer):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
-from conftest import DIALOGUES, tiny_base, tiny_dynamo
-from tables import table_for
+from conftest import DIALOGUES, tiny_base
+from tables import save_pair
 from workspaces import counting
 
 from dynamo import load
@@ -20,7 +20,6 @@ from dynamo.evaluation import perplexity
 from dynamo.reproduction import joints, perplexities, sweeps
 from dynamo.reproduction.runner import read_result, result_path, run_missing
 from dynamo.reproduction.workspace import SETTINGS, Sizes, Workspace, file_fingerprint, settings_hash
-from dynamo.training.trainer import save_model
 
 SMALL = Sizes(replies=1, documents=2, positions=6)
 
@@ -28,9 +27,7 @@ SMALL = Sizes(replies=1, documents=2, positions=6)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("reproduction")
-    save_model(tiny_base(seed=1), tokenizer, folder / "pair" / "base")
-    save_model(tiny_dynamo(seed=2), tokenizer, folder / "pair" / "dynamo")
-    table_for(tokenizer).save(folder / "pair" / "dynamo" / "cooccurrence.safetensors")
+    save_pair(folder / "pair", tokenizer)
     for name in ("train", "held-out"):
         rows = "\n".join(json.dumps({"messages": turns}) for turns in DIALOGUES)
         (folder / f"{name}.jsonl").write_text(rows)

@@ -218,8 +218,8 @@ def test_training_lowers_the_losses_and_logs_them(conversations, tmp_path):
 
 
 def test_the_overlaps_weight_counts_drafts_that_the_base_would_reject(conversations, tmp_path):
-    """Only of what is drafted, given the tokens before, and as the held-out overlap counts it, but that drafts
-    are not cut to their 50 likeliest tokens."""
+    """Only of what is drafted, given the tokens before, and as the held-out overlap counts it, but that
+    drafts are not cut to their 50 likeliest tokens."""
     model = small()
     rows = kept(tmp_path, model, conversations)
     plain, weighted = (head_losses(model, batch_of(rows), 0.5, overlap_weight=each) for each in (0.0, 2.0))
