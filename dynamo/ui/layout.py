@@ -27,9 +27,15 @@ from dynamo.ui.models.manager import ModelManager
 from dynamo.ui.models.switch import ModelSwitch, model_line
 from dynamo.ui.models.tab import MODELS, NOTE_NAMING, ModelsTab
 from dynamo.ui.server.limits import LONGEST_FILE, RequestGuard
+from dynamo.ui.server.preview import LinkPreview
 from dynamo.ui.theme import theme
 
 TITLE = "DynaMo: several tokens per forward pass"
+DESCRIPTION = (
+    "See a chat model write two or three tokens per forward pass, side by side with its base model: every chunk, "
+    "the probabilities behind it, and when and why it backs off."
+)
+PREVIEW = ASSETS / "preview" / "preview.png"
 # That are remembered: Gradio copies all components' settings for each, some 0.3 MB, and would keep 10,000.
 MOST_SESSIONS = 200
 
@@ -151,7 +157,13 @@ def launch_options(limits: Limits = UNLIMITED) -> dict[str, Any]:
         "max_file_size": limits.upload_bytes(LONGEST_FILE),
         "state_session_capacity": MOST_SESSIONS,
         # Gradio compresses its scripts, but not the page that names all components: 600 kB, or 125.
-        "app_kwargs": {"middleware": [Middleware(RequestGuard, limits=limits), Middleware(GZipMiddleware)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(RequestGuard, limits=limits),
+                Middleware(GZipMiddleware),
+                Middleware(LinkPreview, title=TITLE, description=DESCRIPTION, picture=PREVIEW),
+            ]
+        },
         # Someone sits at this terminal; on a Space and under tests nobody does.
         "inbrowser": sys.stdout.isatty(),
     }

@@ -1,0 +1,122 @@
+"""The page's pictures in README.md and of its links: `make pictures`.
+
+The app is started as `make demo` starts it, once with each shipped pair, and its recordings are shown in a
+Chromium; nothing is decoded. The race is animated at the pace of its clocks: the browser's clock is stopped and
+set forward from picture to picture, so that it does not matter how quick this machine is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "helpers")]
+
+from browser.conftest import CHROMIUM, PATIENCE, QUIET
+
+from app import build
+from dynamo.ui.layout import PREVIEW
+from dynamo.ui.server.preview import SIZE
+
+IMAGES = ROOT / "docs" / "images"
+THEMES = {"light": "", "dark": "-dark"}
+STAGE = {"width": 1440, "height": 900}
+RACE = {"width": 1280, "height": 720}
+PHONE = {"width": 375, "height": 812}
+RACE_WIDTH = 1000  # pixels of the animated picture
+FRAME = 100  # milliseconds
+LONGEST_RACE = 12_000
+HELD = 4000  # milliseconds that the finished race stays
+LARGEST_RACE = 3_000_000  # bytes
+
+
+@contextmanager
+def served(model: str) -> Iterator[str]:
+    demo, options = build({"DYNAMO_MODEL": model})
+    quiet = {"server_name": "127.0.0.1", "prevent_thread_lock": True, "quiet": True, "inbrowser": False}
+    _, url, _ = demo.launch(**(options | quiet))
+    try:
+        yield url
+    finally:
+        demo.close()
+
+
+def opened(browser: Browser, url: str, theme: str, viewport: dict[str, int]) -> Page:
+    """The page with its recording, which does not play by itself."""
+    page = browser.new_page(viewport=viewport, reduced_motion="reduce")
+    page.set_default_timeout(PATIENCE)
+    page.clock.install()
+    page.goto(f"{url}?__theme={theme}")
+    page.wait_for_selector("#pane-dynamo .dm-pane[data-state=done]")
+    page.wait_for_selector(".dm-inspector[data-state=joint]")
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(500)
+    return page
+
+
+def shot(page: Page, path: Path, part: str = "") -> None:
+    (page.locator(part) if part else page).screenshot(path=path)
+    print(path.relative_to(ROOT), f"{path.stat().st_size:,} bytes")
+
+
+def frames(page: Page) -> Iterator[Image.Image]:
+    """The race at its own pace, from its first token to the moment in which both lanes are done."""
+    page.locator(".dm-modes input[value=live]").check()
+    page.clock.pause_at(page.evaluate("Date.now() + 1000"))
+    page.click(".dm-toggle")
+    for _ in range(0, LONGEST_RACE, FRAME):
+        page.clock.run_for(FRAME)
+        yield Image.open(BytesIO(page.screenshot())).convert("RGB")
+        if page.get_attribute(".dm-race", "data-phase") == "settled":
+            return
+
+
+def animate(pictures: list[Image.Image], path: Path, width: int = RACE_WIDTH) -> None:
+    """Raises ValueError where the file would be larger than README.md should load."""
+    size = (width, round(pictures[0].height * width / pictures[0].width))
+    first, *others = (picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures)
+    shown = [FRAME] * len(others) + [HELD]
+    first.save(path, save_all=True, append_images=others, duration=shown, loop=0, quality=60, method=4)
+    if path.stat().st_size > LARGEST_RACE:
+        raise ValueError(f"{path.name}: {path.stat().st_size:,} bytes, at most {LARGEST_RACE:,}")
+    print(path.relative_to(ROOT), f"{len(pictures)} pictures, {path.stat().st_size:,} bytes")
+
+
+def preview(page: Page, path: Path) -> None:
+    width, height = SIZE
+    page.set_viewport_size({"width": STAGE["width"], "height": round(STAGE["width"] * height / width)})
+    page.wait_for_timeout(500)
+    Image.open(BytesIO(page.screenshot())).convert("RGB").resize(SIZE, Image.Resampling.LANCZOS).save(path, optimize=True)
+
+
+def main() -> None:
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        with served("smollm2") as url:
+            for theme, ending in THEMES.items():
+                page = opened(browser, url, theme, RACE)
+                animate(list(frames(page)), IMAGES / f"race{ending}.webp")
+                page.close()
+        with served("embedded") as url:
+            for theme, ending in THEMES.items():
+                page = opened(browser, url, theme, STAGE)
+                shot(page, IMAGES / f"compare{ending}.png")
+                shot(page, IMAGES / f"inspector{ending}.png", "#look")
+                if theme == "light":
+                    preview(page, PREVIEW)
+                page.close()
+                page = opened(browser, url, theme, PHONE)
+                shot(page, IMAGES / f"phone{ending}.png")
+                page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
