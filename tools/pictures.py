@@ -28,7 +28,7 @@ from dynamo.ui.server.preview import SIZE
 IMAGES = ROOT / "docs" / "images"
 THEMES = {"light": "", "dark": "-dark"}
 STAGE = {"width": 1440, "height": 900}
-RACE = {"width": 1280, "height": 720}
+RACE = {"width": 1366, "height": 768}
 PHONE = {"width": 375, "height": 812}
 RACE_WIDTH = 1000  # pixels of the animated picture
 FRAME = 100  # milliseconds

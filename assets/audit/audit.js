@@ -19,6 +19,8 @@ function onValue() {
   root.dataset.state = audit ? "read" : "empty";
   part("stale").hidden = true;
   hideTip();
+  bus.audit = audit; // for the race bar, which may begin later
+  bus.dispatchEvent(new Event("audit"));
   if (audit) draw();
 }
 

@@ -45,6 +45,9 @@ let cursor = null; // the chunk that Tab reaches
 let sticking = true;
 let frame = 0;
 
+const preview = connectPreview(bus, () => ({ turn: inspectable() ? current() : null, pieces: turns.at(-1)?.pieces, bars }), schedule);
+const openFork = (pass) => inspectable() && request(current(), pass, true);
+const markFork = connectFork(bus, side, () => ({ turn: current(), drawn: turns.at(-1) }), parts.text, openFork);
 const current = () => chat.turns.at(-1);
 const inspectable = () => side === "dynamo" && !isBlind(current());
 
@@ -60,6 +63,7 @@ function update() {
   extendStrip();
   movePlayhead();
   mark();
+  markFork();
   keepEndInSight();
   publish();
 }
@@ -86,7 +90,7 @@ function extend(i) {
   if (chunk) openAnswer(drawn, chunk);
   drawn.pieces.push(...pieces);
   drawn.rest.replaceChildren(...bidiNodes(turn.end?.text ?? ""));
-  drawn.tally.textContent = turn.end ? tallyOf(turn) : "";
+  drawn.tally.replaceChildren(turn.end ? tallyOf(turn) : "");
 }
 
 /** The turn before becomes history, whole; clocks and strip start over. */
@@ -174,12 +178,15 @@ function publish() {
 }
 
 function drawHead(turn, state) {
-  const [title, engine] = titlesOf(side, turn?.header);
+  const [title, usual] = titlesOf(side, turn?.header);
+  const previewed = preview();
+  const engine = previewed || usual;
   if (parts.title.textContent !== title) parts.title.textContent = title;
   if (parts.engine.textContent !== engine) parts.engine.textContent = engine;
   root.setAttribute("aria-label", title);
   parts.text.setAttribute("aria-label", `${title}: chat`);
-  parts.badge.hidden = !turn?.header.recorded;
+  parts.badge.hidden = !previewed && !turn?.header.recorded;
+  parts.badge.textContent = previewed ? "preview, not decoded" : "recording";
   parts.badge.title = turn?.header.recorded ?? "";
   for (const button of parts.buttons) {
     button.disabled = state !== "done" || !turn.passes.length;

@@ -104,9 +104,9 @@ function factsOf(turn, count) {
   const facts = [];
   if (clocks.passes > 0) {
     facts.push(tokensInPasses(clocks));
+    facts.push(`first token ${Number(clocks.firstToken.toPrecision(2))} ms`);
     if (clocks.tokensPerSecond) facts.push(`${clocks.tokensPerSecond.toFixed(0)} tok/s (model time)`);
     facts.push(`${clocks.tokensPerPass.toFixed(2)} tokens/pass`);
-    facts.push(`first token ${Number(clocks.firstToken.toPrecision(2))} ms`);
   }
   if (count === turn.passes.length && endNote(turn.end)) facts.push(END_NOTES[turn.end.end]);
   return facts;

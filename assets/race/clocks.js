@@ -34,6 +34,7 @@ function doneBy(ends, moment) {
   return next < 0 ? ends.length : next;
 }
 
+const ALIKE = 0.05; // nats a token: less than what one answer can tell
 const LEAST_TOKENS = 16; // as in dynamo/trace/recorder.py
 
 /**
@@ -50,7 +51,7 @@ function clocksOf(lanes, counts) {
   const speedUp = dynamo.tokensPerSecond / base.tokensPerSecond;
   const few = Math.min(base.decoded, dynamo.decoded) < LEAST_TOKENS;
   const disturbed = speedUp > gain && lanes.base.header.engine !== "generate";
-  const unshown = few ? "too few tokens to compare speeds" : disturbed ? "something disturbed the clocks; try again" : "";
+  const unshown = few ? "too few tokens to compare speeds" : disturbed ? "disturbed clocks; try again" : "";
   const spread = 2 * speedUp * Math.hypot(base.spread, dynamo.spread);
   return { base, dynamo, gain, speedUp: unshown ? null : speedUp, spread, unshown };
 }
@@ -68,7 +69,7 @@ function stopwatch(milliseconds) {
 function facesOf(clocks, lanes, counts) {
   const opponent = opponentOf(lanes.base?.header)[0];
   const speedName = `${clocks?.speedUp < 1 ? "the speed of" : "faster than"} ${opponent}`;
-  const faces = { passes: "–", speed: "–", speedName, first: "–", variety: "–" };
+  const faces = { passes: "–", speed: "–", speedName, first: "–", variety: "–", varietyTitle: "" };
   for (const note of ["passesNote", "speedNote", "firstNote", "varietyNote"]) faces[note] = "";
   if (!clocks) return faces;
   const { base, dynamo, speedUp, spread, unshown } = clocks;
@@ -84,7 +85,29 @@ function facesOf(clocks, lanes, counts) {
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
     variety: shareInWords(own.distinct),
-    varietyNote: `against ${shareInWords(others.distinct)}; repeats ${shareInWords(own.repeated)}, ${shareInWords(others.repeated)}`,
+    varietyNote: `against ${shareInWords(others.distinct)}`,
+    varietyTitle: `Runs of four tokens that stood there before: ${shareInWords(own.repeated)} against ${shareInWords(others.repeated)}`,
+  };
+}
+
+/**
+ * The face of the base's opinion: how much more surprised it is by DynaMo's text than by its own lane's. audit: as the
+ * audit card has it, null before the base has read this answer; note: what stands there meanwhile.
+ */
+function driftOf(audit, note) {
+  const faces = { drift: "–", driftNote: note, driftTitle: "" };
+  if (!audit?.dynamo.tokens || !audit.base.tokens) return faces;
+  const [own, others] = [audit.dynamo.nats, audit.base.nats];
+  const drift = own - others;
+  const digits = Math.abs(drift).toFixed(2);
+  const usual = Math.abs(drift) < ALIKE ? "as usual as" : drift > 0 ? "less usual than" : "more usual than";
+  return {
+    drift: `${digits === "0.00" ? "±" : drift > 0 ? "+" : "−"}${digits}`,
+    driftNote: `${usual} the base's`,
+    driftTitle:
+      `The base model read both answers: DynaMo's surprised it by ${own.toFixed(2)} nats a token, its own by ${others.toFixed(2)}. ` +
+      "Above 0: words that it finds less likely than its own. Below 0 is no praise: thresholds cut off unlikely words, so a " +
+      "dull text scores well. One answer proves little.",
   };
 }
 

@@ -11,6 +11,7 @@ const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
 const part = (name) => root.querySelector(`.dm-${name}`);
 const parts = Object.fromEntries(
   ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "variety", "variety-note"]
+    .concat(["drift", "drift-note", "drift-face"])
     .concat(["why", "split", "clock-row", "hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
     .concat(["remark", "status", "share"])
     .map((name) => [name, part(name)]),
@@ -27,7 +28,7 @@ let player = newPlayer(reducedMotion.matches);
 let runs = ""; // of the race on screen
 let kind = ""; // of it, see begin()
 let before = null; // the race that was on screen before it: {question, done, blind}
-let sent = { playhead: null, widest: 0, player: "" };
+let sent = { playhead: null, widest: 0, player: "", fork: null };
 bus.replaying = false; // whether a run that is over is still being shown: Stop has something to stop
 let frame = 0;
 let said = ""; // of the link that was copied, or opened in vain
@@ -41,6 +42,7 @@ const shown = () => (blind() ? [] : present());
 function onLane({ detail }) {
   lanes[detail.kind] = detail;
   race = raceOf(shown());
+  tellFork();
   const now = performance.now();
   const key = present().map((lane) => lane.run).join(" ");
   if (key === runs) player = arrive(player, race, now);
@@ -117,6 +119,12 @@ function tell(name, value, detail) {
   bus.dispatchEvent(new CustomEvent(name, { detail }));
 }
 
+function tellFork() {
+  const fork = forkOf(lanes);
+  const runs = { base: lanes.base?.run, dynamo: lanes.dynamo?.run };
+  tell("fork", fork && JSON.stringify([fork, runs]), fork && { ...fork, runs });
+}
+
 // ---- drawing
 
 function put(name, text) {
@@ -152,7 +160,21 @@ function drawClocks(counts) {
   put("first-note", faces.firstNote);
   put("variety", faces.variety);
   put("variety-note", faces.varietyNote);
+  parts.variety.parentElement.title = faces.varietyTitle;
+  drawDrift();
   drawWhy();
+}
+
+/** What the base thinks of the answer on screen, once it has read it; nobody reads a recording. */
+function drawDrift() {
+  parts["drift-face"].hidden = !Object.hasOwn(bus, "audit");
+  const { run, header } = lanes.dynamo ?? {};
+  const audit = run && player.playhead === null && bus.audit?.run === run ? bus.audit : null;
+  const note = header?.recorded ? "read after a live answer" : header && race.done && race.whole ? "the base reads it …" : "";
+  const faces = driftOf(audit, note);
+  put("drift", faces.drift);
+  put("drift-note", faces.driftNote);
+  parts["drift-face"].title = faces.driftTitle;
 }
 
 function drawPlayer() {
@@ -239,6 +261,7 @@ bus.addEventListener("lane", onLane);
 bus.addEventListener("stop", () => act(halt(player)));
 watch("value", () => drawLines());
 window.addEventListener("hashchange", openLink);
+bus.addEventListener("audit", drawDrift);
 bus.addEventListener("opened", openLink);
 if (bus.opened) openLink();
 show();

@@ -11,10 +11,6 @@ function heightOf(value) {
   return Math.sqrt(Math.max(0, Math.min(1, value)));
 }
 
-function emittedOrder(step) {
-  return step.order ?? step.ids.length;
-}
-
 /**
  * {tokens, givenUp, order, best, bar}; givenUp: orders, or drafts in exact mode; order, best and bar are null there
  * and where the pass built no joint.
@@ -24,17 +20,6 @@ function columnOf(step, threshold) {
   const column = { tokens: step.ids.length, givenUp, order: null, best: null, bar: null };
   const last = triesOf(step).at(-1);
   return last ? { ...column, order: last.order, best: last.best, bar: barOf(threshold, last.order) } : column;
-}
-
-/** How many passes would emit fewer or more tokens at another threshold, as far as their own joints tell. */
-function whatIf(passes, threshold) {
-  const changes = passes.map((step) => decisionAt(triesOf(step), threshold).order - emittedOrder(step));
-  const joined = changes.filter((_, i) => triesOf(passes[i]).length > 0);
-  return {
-    changes: changes.map((change, i) => (triesOf(passes[i]).length ? Math.sign(change) : 0)),
-    fewer: joined.filter((change) => change < 0).length,
-    more: joined.filter((change) => change > 0).length,
-  };
 }
 
 // ---- in words

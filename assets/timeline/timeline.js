@@ -134,9 +134,8 @@ function drawReadout() {
 // ---- the slider
 
 function drawWhatIf() {
-  const moved = asked !== null && lane?.header && Math.abs(asked - threshold()) > 1e-9;
-  const differs = moved && columns.length > 0 && !lane.passes.some(isGrown);
-  root.toggleAttribute("data-whatif", Boolean(differs));
+  const differs = Boolean(lane?.header) && canAsk(lane.passes, threshold(), asked);
+  root.toggleAttribute("data-whatif", differs);
   parts.whatif.textContent = "";
   if (!differs) return columns.forEach((column) => column.classList.remove("fewer", "more"));
   const other = whatIf(lane.passes.slice(0, count), asked);

@@ -1,0 +1,48 @@
+// The threshold dial while it is dragged: the recorded chunks as that threshold would have cut them, before anything is
+// decoded again. The chunks themselves stay, and so do their places in the text.
+
+/**
+ * look: () => {turn, pieces, bars}; redraw: called when another threshold is asked about. Returns what to call after
+ * each change of the pane: it draws, and returns what the pane says of it, "" where its chunks are those decoded.
+ */
+function connectPreview(bus, look, redraw) {
+  let asked = null;
+  let drawn = false;
+
+  bus.addEventListener("threshold", ({ detail }) => {
+    asked = typeof detail === "number" ? detail : null;
+    redraw();
+  });
+
+  return () => {
+    const { turn, pieces, bars } = look();
+    const differs = Boolean(turn) && canAsk(turn.passes, turn.header.options.threshold, asked);
+    if (!differs && !drawn) return "";
+    drawn = differs;
+    const other = differs ? whatIf(turn.passes, asked) : null;
+    for (const [i, step] of turn?.passes.entries() ?? []) {
+      const order = other?.changes[i] ? other.orders[i] : null;
+      drawAs(pieces[i].firstElementChild ?? pieces[i], step, order);
+      if (bars[i]) drawAs(bars[i], step, order);
+    }
+    return differs ? previewInWords(other, asked) : "";
+  };
+}
+
+/** A chunk or a bar as its pass would look if it had emitted `order` tokens, null: as it did. */
+function drawAs(mark, step, order) {
+  const emitted = emittedOrder(step);
+  const fewer = order !== null && order < emitted;
+  const size = fewer ? Math.min(order, step.ids.length) : step.ids.length;
+  const names = [...mark.classList].filter((name) => !name.startsWith("size-"));
+  mark.className = [...names, `size-${size}`].join(" ");
+  mark.classList.toggle("fewer", fewer);
+  mark.classList.toggle("more", order !== null && order > emitted);
+  mark.classList.toggle("backed-off", fewer || Boolean(step.backoffs?.length));
+  for (const [i, token] of [...mark.children].entries()) token.classList.toggle("cut", i >= size);
+}
+
+function previewInWords({ fewer, more }, threshold) {
+  const effect = fewer ? "faded tokens would wait" : more ? "dashed passes would emit more" : "no pass would change";
+  return `ε ${Number(threshold.toFixed(2))}: ${effect}`;
+}
