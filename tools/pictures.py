@@ -93,7 +93,9 @@ def preview(page: Page, path: Path) -> None:
     width, height = SIZE
     page.set_viewport_size({"width": STAGE["width"], "height": round(STAGE["width"] * height / width)})
     page.wait_for_timeout(500)
-    Image.open(BytesIO(page.screenshot())).convert("RGB").resize(SIZE, Image.Resampling.LANCZOS).save(path, optimize=True)
+    Image.open(BytesIO(page.screenshot())).convert("RGB").resize(SIZE, Image.Resampling.LANCZOS).save(
+        path, optimize=True
+    )
 
 
 def main() -> None:

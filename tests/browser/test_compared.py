@@ -7,7 +7,8 @@ from fakes import scripted_pair
 from pages import assert_accessible, generate, served, set_threshold
 from races import lane
 
-CLASSES = "chunks => chunks.map((chunk) => [chunk.className, ...[...chunk.children].map((token) => token.className)])"
+CLASSES = """chunks => chunks.map((chunk) =>
+  [[...chunk.classList].sort().join(" "), ...[...chunk.children].map((token) => token.className)])"""
 CLOCKS = ("race/clocks.js", "race/fork.js")
 
 
@@ -29,7 +30,11 @@ def test_dragging_the_dial_recolours_the_answer_and_says_that_nothing_was_decode
     page = page_at(recorded_url, viewport={"width": 1280, "height": 720})
     page.wait_for_selector("#pane-dynamo .dm-pane[data-state=done]")
     page.locator("#pane-dynamo .dm-chunk").nth(2).click()
-    head, text, before = "#pane-dynamo .dm-pane-head", page.inner_text("#pane-dynamo .dm-answer"), look_of(page)
+    head, text, before = (
+        "#pane-dynamo .dm-pane-head",
+        page.inner_text("#pane-dynamo .dm-answer"),
+        look_of(page),
+    )
     height = page.locator("#stage").bounding_box()["height"]
     set_threshold(page, "0.9")
     page.locator(head).get_by_text("ε 0.9: faded tokens would wait").wait_for()
@@ -38,7 +43,9 @@ def test_dragging_the_dial_recolours_the_answer_and_says_that_nothing_was_decode
     assert f"{fewer} would emit fewer tokens" in page.inner_text(".dm-timeline-whatif")
     assert page.locator("#pane-dynamo .dm-chunk.fewer .dm-token.cut").count() >= fewer > 0
     assert page.inner_text("#pane-dynamo .dm-answer") == text
-    assert page.locator("#stage").bounding_box()["height"] == height, "the dial would move while it is dragged"
+    assert page.locator("#stage").bounding_box()["height"] == height, (
+        "the dial would move while it is dragged"
+    )
     assert_accessible(page, "#pane-dynamo")
     set_threshold(page, "0.05")
     page.locator(head).get_by_text("ε 0.05: dashed passes would emit more").wait_for()
@@ -90,8 +97,13 @@ def test_drift_is_what_the_base_finds_more_surprising_than_its_own(arithmetic):
         audit = {"dynamo": {"tokens": tokens, "nats": own}, "base": {"tokens": tokens, "nats": others}}
         return arithmetic("driftOf(args[0], 'soon')", audit, files=CLOCKS)
 
-    assert drift(1.3, 1.06)["drift"] == "+0.24" and drift(1.3, 1.06)["driftNote"] == "less usual than the base's"
-    assert drift(0.82, 1.06)["drift"] == "−0.24" and drift(0.82, 1.06)["driftNote"] == "more usual than the base's"
+    assert (
+        drift(1.3, 1.06)["drift"] == "+0.24" and drift(1.3, 1.06)["driftNote"] == "less usual than the base's"
+    )
+    assert (
+        drift(0.82, 1.06)["drift"] == "−0.24"
+        and drift(0.82, 1.06)["driftNote"] == "more usual than the base's"
+    )
     assert drift(1.0, 1.04)["driftNote"] == "as usual as the base's"
     assert "1.30 nats a token, its own by 1.06" in drift(1.3, 1.06)["driftTitle"]
     for nothing in (drift(1, 1, tokens=0), arithmetic("driftOf(null, 'soon')", files=CLOCKS)):

@@ -24,7 +24,9 @@ def app():
 
 
 def tags(page: str) -> dict[str, list[str]]:
-    found = re.findall(r'<meta[^>]*(?:property|name)="((?:og|twitter):[^"]*|description)"\s+content="([^"]*)"', page)
+    found = re.findall(
+        r'<meta[^>]*(?:property|name)="((?:og|twitter):[^"]*|description)"\s+content="([^"]*)"', page
+    )
     return {name: [value for each, value in found if each == name] for name, _ in found}
 
 
@@ -38,7 +40,9 @@ def test_the_page_names_itself_and_its_picture(app, monkeypatch, root_path, prox
     told = tags(page)
     assert told["og:title"] == [TITLE] and page.count(f"<title>{TITLE}</title>") == 1
     assert told["og:description"] == told["description"] == [DESCRIPTION]
-    assert all(address.startswith(host) and "<" not in address for address in told["og:image"] + told["og:url"])
+    assert all(
+        address.startswith(host) and "<" not in address for address in told["og:image"] + told["og:url"]
+    )
     assert [address.endswith(f"{root_path}/preview.png") for address in told["og:image"]] == [True]
     assert "Gradio" not in " ".join(sum(told.values(), [])) and "githubusercontent" not in page
     assert "window.gradio_config" in page and page.rstrip().endswith("</html>")
