@@ -7,7 +7,7 @@ DATA ?= data
 WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CORE := $(addprefix tests/,common kernels model cooccurrence sampling data decoding trace training charts)
 
-.PHONY: demo test check test-newest test-space lint bench bench-page bench-load models models-smollm2 recording clean
+.PHONY: demo test check test-newest test-space lint bench bench-page bench-load pictures models models-smollm2 recording clean
 
 demo: $(VENV)/ready $(VENV)/smollm2  ## open the page on SmolLM2, or on the embedded pair without it
 	$(BIN)/python app.py
@@ -36,6 +36,9 @@ bench-page: $(VENV)/ready-for-tests  ## how fast the page draws, in a real Chrom
 
 bench-load: $(VENV)/ready-for-tests  ## 1 to 64 visitors at once and a soak of half an hour, on a quiet machine
 	$(BIN)/python tools/bench_load.py --soak-minutes 30 --output docs/measurements/load.json
+
+pictures: $(VENV)/ready-for-tests $(VENV)/smollm2  ## the page's pictures in README.md and of its links, from its recordings
+	$(BIN)/python tools/pictures.py
 
 models: $(VENV)/ready  ## train the embedded pair; DATA is the folder of the dialogues (see docs/embedded.md)
 	$(BIN)/python -m dynamo embedded --data $(DATA)

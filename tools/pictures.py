@@ -1,8 +1,8 @@
 """The page's pictures in README.md and of its links: `make pictures`.
 
-The app is started as `make demo` starts it, once with each shipped pair, and its recordings are shown in a
-Chromium; nothing is decoded. The race is animated at the pace of its clocks: the browser's clock is stopped and
-set forward from picture to picture, so that it does not matter how quick this machine is.
+The app is started as `make demo` starts it, once with each shipped pair, and a Chromium shows its recordings;
+nothing is decoded. The race is animated at the pace of its clocks: the browser's clock is stopped and set
+forward from picture to picture, so it does not matter how fast this machine is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dynamo.ui.layout import PREVIEW
 from dynamo.ui.server.preview import SIZE
 
 IMAGES = ROOT / "docs" / "images"
-THEMES = {"light": "", "dark": "-dark"}
+RACES = {"light": "race.webp", "dark": "race-dark.webp"}
 STAGE = {"width": 1440, "height": 900}
 RACE = {"width": 1366, "height": 768}
 PHONE = {"width": 375, "height": 812}
@@ -61,9 +61,8 @@ def opened(browser: Browser, url: str, theme: str, viewport: dict[str, int]) -> 
     return page
 
 
-def shot(page: Page, path: Path, part: str = "") -> None:
-    (page.locator(part) if part else page).screenshot(path=path)
-    print(path.relative_to(ROOT), f"{path.stat().st_size:,} bytes")
+def picture_of(page: Page) -> Image.Image:
+    return Image.open(BytesIO(page.screenshot())).convert("RGB")
 
 
 def frames(page: Page) -> Iterator[Image.Image]:
@@ -73,7 +72,7 @@ def frames(page: Page) -> Iterator[Image.Image]:
     page.click(".dm-toggle")
     for _ in range(0, LONGEST_RACE, FRAME):
         page.clock.run_for(FRAME)
-        yield Image.open(BytesIO(page.screenshot())).convert("RGB")
+        yield picture_of(page)
         if page.get_attribute(".dm-race", "data-phase") == "settled":
             return
 
@@ -86,7 +85,7 @@ def animate(pictures: list[Image.Image], path: Path, width: int = RACE_WIDTH) ->
     first.save(path, save_all=True, append_images=others, duration=shown, loop=0, quality=60, method=4)
     if path.stat().st_size > LARGEST_RACE:
         raise ValueError(f"{path.name}: {path.stat().st_size:,} bytes, at most {LARGEST_RACE:,}")
-    print(path.relative_to(ROOT), f"{len(pictures)} pictures, {path.stat().st_size:,} bytes")
+    print(f"{path.name}: {len(pictures)} pictures, {path.stat().st_size:,} bytes")
 
 
 def preview(page: Page, path: Path) -> None:
@@ -102,21 +101,14 @@ def main() -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         with served("smollm2") as url:
-            for theme, ending in THEMES.items():
-                page = opened(browser, url, theme, RACE)
-                animate(list(frames(page)), IMAGES / f"race{ending}.webp")
-                page.close()
+            for theme, name in RACES.items():
+                animate(list(frames(opened(browser, url, theme, RACE))), IMAGES / name)
         with served("embedded") as url:
-            for theme, ending in THEMES.items():
-                page = opened(browser, url, theme, STAGE)
-                shot(page, IMAGES / f"compare{ending}.png")
-                shot(page, IMAGES / f"inspector{ending}.png", "#look")
-                if theme == "light":
-                    preview(page, PREVIEW)
-                page.close()
-                page = opened(browser, url, theme, PHONE)
-                shot(page, IMAGES / f"phone{ending}.png")
-                page.close()
+            page = opened(browser, url, "light", STAGE)
+            page.locator("#look").screenshot(path=IMAGES / "inspector.png")
+            preview(page, PREVIEW)
+            page = opened(browser, url, "dark", PHONE)
+            page.screenshot(path=IMAGES / "phone.png")
         browser.close()
 
 

@@ -32,8 +32,8 @@ from dynamo.ui.theme import theme
 
 TITLE = "DynaMo: several tokens per forward pass"
 DESCRIPTION = (
-    "See a chat model write two or three tokens per forward pass, side by side with its base model: every chunk, "
-    "the probabilities behind it, and when and why it backs off."
+    "See a chat model write two or three tokens per forward pass, side by side with its base model: every "
+    "chunk, the probabilities behind it, and when and why it backs off."
 )
 PREVIEW = ASSETS / "preview" / "preview.png"
 # That are remembered: Gradio copies all components' settings for each, some 0.3 MB, and would keep 10,000.
