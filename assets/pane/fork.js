@@ -3,9 +3,10 @@
 
 /**
  * look: () => {turn, drawn}: the current run and its elements; scroller: the text's box; open: called with the pass in
- * which the lanes part. Returns what to call after each change of the pane.
+ * which the lanes part; settle: called when the text has grown by the button. Returns what to call after each change of
+ * the pane.
  */
-function connectFork(bus, side, look, scroller, open) {
+function connectFork(bus, side, look, scroller, open, settle) {
   const button = make("button", "dm-fork-link");
   button.type = "button";
   button.addEventListener("click", () => bus.dispatchEvent(new CustomEvent("fork-look")));
@@ -35,6 +36,7 @@ function connectFork(bus, side, look, scroller, open) {
   bus.addEventListener("fork", ({ detail }) => {
     fork = detail;
     draw();
+    settle();
   });
   bus.addEventListener("fork-look", () => {
     const token = tokenAtFork();

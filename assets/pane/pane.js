@@ -47,7 +47,8 @@ let frame = 0;
 
 const preview = connectPreview(bus, () => ({ turn: inspectable() ? current() : null, pieces: turns.at(-1)?.pieces, bars }), schedule);
 const openFork = (pass) => inspectable() && request(current(), pass, true);
-const markFork = connectFork(bus, side, () => ({ turn: current(), drawn: turns.at(-1) }), parts.text, openFork);
+const newest = () => ({ turn: current(), drawn: turns.at(-1) });
+const markFork = connectFork(bus, side, newest, parts.text, openFork, keepEndInSight);
 const current = () => chat.turns.at(-1);
 const inspectable = () => side === "dynamo" && !isBlind(current());
 
@@ -179,14 +180,13 @@ function publish() {
 
 function drawHead(turn, state) {
   const [title, usual] = titlesOf(side, turn?.header);
-  const previewed = preview();
-  const engine = previewed || usual;
+  const engine = preview() || usual;
   if (parts.title.textContent !== title) parts.title.textContent = title;
   if (parts.engine.textContent !== engine) parts.engine.textContent = engine;
   root.setAttribute("aria-label", title);
   parts.text.setAttribute("aria-label", `${title}: chat`);
-  parts.badge.hidden = !previewed && !turn?.header.recorded;
-  parts.badge.textContent = previewed ? "preview, not decoded" : "recording";
+  parts.badge.hidden = engine === usual && !turn?.header.recorded;
+  parts.badge.textContent = engine === usual ? "recording" : "preview, not decoded";
   parts.badge.title = turn?.header.recorded ?? "";
   for (const button of parts.buttons) {
     button.disabled = state !== "done" || !turn.passes.length;

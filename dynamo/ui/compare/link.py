@@ -68,7 +68,7 @@ def _marked(run: Trace) -> Trace:
 def _settings(options: dict[str, Any], names: Sequence[str], pair: ModelPair) -> Settings:
     values = {**shown(pair.options), "max_new_tokens": LONGEST_ANSWER, "seed": 0, **options}
     values["blur"] = values["blur"] != 1
-    settings = Settings.of(names, [values[name] for name in names], pair.options)
+    settings = Settings.from_controls(names, [values[name] for name in names], pair.options)
     orders = (1, max(pair.heads, 2))
     for name, (low, high) in {**RANGES, "max_order": orders}.items():
         value = getattr(settings, name, getattr(settings.options, name, None))
