@@ -2,11 +2,10 @@
 // and under it a button that opens that place in both panes.
 
 /**
- * look: () => {turn, drawn}: the current run and its elements; scroller: the text's box; open: called with the pass in
- * which the lanes part; settle: called when the text has grown by the button. Returns what to call after each change of
- * the pane.
+ * look: () => {turn, drawn}: the current run and its elements; sight: of the text; open: called with the pass in which
+ * the lanes part. Returns what to call after each change of the pane.
  */
-function connectFork(bus, side, look, scroller, open, settle) {
+function connectFork(bus, side, look, sight, open) {
   const button = make("button", "dm-fork-link");
   button.type = "button";
   button.addEventListener("click", () => bus.dispatchEvent(new CustomEvent("fork-look")));
@@ -36,13 +35,12 @@ function connectFork(bus, side, look, scroller, open, settle) {
   bus.addEventListener("fork", ({ detail }) => {
     fork = detail;
     draw();
-    settle();
+    sight.keepEnd();
   });
   bus.addEventListener("fork-look", () => {
     const token = tokenAtFork();
     if (!token) return;
-    const [box, place] = [scroller.getBoundingClientRect(), token.getBoundingClientRect()];
-    scroller.scrollTop += place.top - box.top - box.height / 3;
+    sight.bring(token);
     open(fork.at[side].pass);
   });
   return draw;

@@ -25,12 +25,12 @@ const parts = {
   buttons: [...root.querySelectorAll("[data-action]")],
 };
 const tip = createTip(root, part("tip"));
+const sight = createSight(parts.text, () => tip.follow(parts.text));
 
 const EMPTY = {
   base: "The base model's answer appears here, one token per forward pass.",
   dynamo: "DynaMo's answer appears here, one chunk of tokens per forward pass.",
 };
-const STICKY_PIXELS = 24; // nearer to the end than this, the text keeps its end in sight
 const CROWD = 150; // passes; bars of more than these leave no room for gaps
 
 let chat = newChat();
@@ -42,15 +42,14 @@ let lookedAt = null; // {run, index} in the inspector
 let marked = [];
 let announced = ""; // the run whose end was announced
 let cursor = null; // the chunk that Tab reaches
-let sticking = true;
 let frame = 0;
 
-const preview = connectPreview(bus, () => ({ turn: inspectable() ? current() : null, pieces: turns.at(-1)?.pieces, bars }), schedule);
-const openFork = (pass) => inspectable() && request(current(), pass, true);
-const newest = () => ({ turn: current(), drawn: turns.at(-1) });
-const markFork = connectFork(bus, side, newest, parts.text, openFork, keepEndInSight);
 const current = () => chat.turns.at(-1);
 const inspectable = () => side === "dynamo" && !isBlind(current());
+const newest = () => ({ turn: current(), drawn: turns.at(-1), bars });
+const preview = side === "dynamo" ? connectPreview(bus, newest, schedule) : () => "";
+const openFork = (pass) => inspectable() && request(current(), pass, true);
+const markFork = connectFork(bus, side, newest, sight, openFork);
 
 // ---- drawing what is new
 
@@ -65,7 +64,7 @@ function update() {
   movePlayhead();
   mark();
   markFork();
-  keepEndInSight();
+  sight.keepEnd();
   publish();
 }
 
@@ -105,7 +104,8 @@ function begin(turn) {
   parts.text.append(turns.at(-1).root);
   parts.strip.replaceChildren();
   parts.announce.textContent = "";
-  [bars, count, sticking] = [[], 0, true];
+  [bars, count] = [[], 0];
+  sight.startOver();
 }
 
 /** The answer's first chunk: only now is there a list to speak of, and something for Tab to reach. */
@@ -124,17 +124,10 @@ function extendStrip() {
   parts.strip.append(...fresh);
 }
 
-function keepEndInSight() {
-  if (sticking) parts.text.scrollTop = parts.text.scrollHeight;
-}
-
 /** Of a pass that was chosen elsewhere, by the timeline's keys say. */
 function bringIntoSight({ run, index }) {
-  const i = chat.turns.findLastIndex((turn) => turn.header.run === run);
-  const piece = turns[i]?.pieces[index];
-  if (!piece || piece.hidden) return;
-  const [box, view] = [piece.firstElementChild.getBoundingClientRect(), parts.text.getBoundingClientRect()];
-  if (box.top < view.top || box.bottom > view.bottom) parts.text.scrollTop += box.top - view.top - view.height / 3;
+  const piece = turns[chat.turns.findLastIndex((turn) => turn.header.run === run)]?.pieces[index];
+  if (piece && !piece.hidden) sight.bring(piece.firstElementChild);
 }
 
 // ---- the playhead: the same DOM, its later chunks hidden
@@ -157,7 +150,7 @@ function movePlayhead() {
 function onPlayhead(event) {
   playhead = event.detail.milliseconds;
   if (!movePlayhead()) return;
-  keepEndInSight();
+  sight.keepEnd();
   schedule();
 }
 
@@ -268,12 +261,6 @@ root.addEventListener("click", (event) => {
   if (event.pointerType === "mouse") tip.hide(); // a finger needs it: it says where to look
   request(pass.turn, pass.index, true);
 });
-parts.text.addEventListener("scroll", () => {
-  const { scrollHeight, scrollTop, clientHeight } = parts.text;
-  if (clientHeight) sticking = scrollHeight - scrollTop - clientHeight < STICKY_PIXELS;
-  tip.follow(parts.text);
-});
-new ResizeObserver(keepEndInSight).observe(parts.text);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") tip.hide();
 });

@@ -2,12 +2,13 @@
 // decoded again. The chunks themselves stay, and so do their places in the text.
 
 /**
- * look: () => {turn, pieces, bars}; redraw: called when another threshold is asked about. Returns what to call after
- * each change of the pane: it draws, and returns what the pane says of it, "" where its chunks are those decoded.
+ * look: () => {turn, drawn, bars}: the current run and its elements; redraw: called when another threshold is asked
+ * about. Returns what to call after each change of the pane: it draws, and returns what the pane says of it, "" where
+ * its chunks are those decoded.
  */
 function connectPreview(bus, look, redraw) {
   let asked = null;
-  let drawn = false;
+  let last = null; // the run that is drawn otherwise, as `look` gave it
 
   bus.addEventListener("threshold", ({ detail }) => {
     asked = typeof detail === "number" ? detail : null;
@@ -15,18 +16,22 @@ function connectPreview(bus, look, redraw) {
   });
 
   return () => {
-    const { turn, pieces, bars } = look();
-    const differs = Boolean(turn) && canAsk(turn.passes, turn.header.options.threshold, asked);
-    if (!differs && !drawn) return "";
-    drawn = differs;
-    const other = differs ? whatIf(turn.passes, asked) : null;
-    for (const [i, step] of turn?.passes.entries() ?? []) {
-      const order = other?.changes[i] ? other.orders[i] : null;
-      drawAs(pieces[i].firstElementChild ?? pieces[i], step, order);
-      if (bars[i]) drawAs(bars[i], step, order);
-    }
-    return differs ? previewInWords(other, asked) : "";
+    const now = look();
+    const differs = Boolean(now.turn) && canAsk(now.turn.passes, now.turn.header.options.threshold, asked);
+    if (last && (last.turn !== now.turn || !differs)) drawPasses(last, null);
+    last = differs ? now : null;
+    if (!differs) return "";
+    const other = whatIf(now.turn.passes, asked);
+    drawPasses(now, other);
+    return previewInWords(other, asked);
   };
+}
+
+function drawPasses({ turn, drawn, bars }, other) {
+  for (const [i, step] of turn.passes.entries()) {
+    const order = other?.changes[i] ? other.orders[i] : null;
+    for (const mark of [drawn.pieces[i]?.firstElementChild, bars[i]]) if (mark) drawAs(mark, step, order);
+  }
 }
 
 /** A chunk or a bar as its pass would look if it had emitted `order` tokens, null: as it did. */

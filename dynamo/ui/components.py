@@ -24,7 +24,16 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 # Scripts of each component after `common/`, in order; functions of the earlier ones are known to the later.
 SCRIPTS = {
-    "pane": ("transcript.js", "drawing.js", "tip.js", "saving.js", "preview.js", "fork.js", "pane.js"),
+    "pane": (
+        "transcript.js",
+        "drawing.js",
+        "tip.js",
+        "sight.js",
+        "saving.js",
+        "preview.js",
+        "fork.js",
+        "pane.js",
+    ),
     "race": ("clocks.js", "player.js", "split.js", "why.js", "link.js", "fork.js", "race.js"),
     "timeline": ("columns.js", "timeline.js"),
     "inspector": ("words.js", "passes.js", "grids.js", "notes.js", "inspector.js"),
