@@ -69,7 +69,7 @@ class AttentionStep:
     """New positions of the texts in a cache, those of a text side by side.
 
     counts: how many each text has; queries: of how many of its last ones outputs are wanted. loop: the
-    compiled loop of `attend_packed`, None where torch attends; it reads `turns` and `memory`.
+    compiled loop of `attend_packed`, None where torch attends; it reads `rotary` and `memory`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class AttentionStep:
         self.cos, self.sin = (each[positions] for each in rotary)
         self.loop = _loop(self._cache, self._widest, self._filled)
         if self.loop is not None:
-            self.turns = [each.flatten(1).numpy() for each in (self.cos, self.sin)]  # (new, rotary_dim)
+            self.rotary = [each.flatten(1).numpy() for each in (self.cos, self.sin)]  # (new, rotary_dim)
             memory = self._cache.numpy()
             self.memory = memory[:, :, None] if self.alone else memory  # (2, slots, rows, heads, ..)
 
@@ -203,7 +203,7 @@ class AttentionStep:
         """By text: its rows of a projection, their cosines and sines, where they begin, its queries."""
         ends = list(accumulate(self._counts))
         slices = [slice(end - count, end) for end, count in zip(ends, self._counts, strict=True)]
-        cos, sin = self.turns
+        cos, sin = self.rotary
         return [
             (here, cos[here], sin[here], start, queries)
             for here, start, queries in zip(slices, self._starts, self._queries, strict=True)

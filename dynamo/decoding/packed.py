@@ -202,7 +202,7 @@ class LoopedLayers:
 
     def forward(self, hidden_states: Tensor, n: int, step: AttentionStep) -> Tensor:
         """As `PackedLayers.forward` of the first `n`, for one text where the step has its loop."""
-        place = (tuple(step.turns), step.memory[:, :, 0], self._slot, step.start)
+        place = (tuple(step.rotary), step.memory[:, :, 0], self._slot, step.start)
         outputs = kernels.loops().side_by_side(
             hidden_states.numpy(), n, *self._weights, *place, self._scaling, step.queries
         )

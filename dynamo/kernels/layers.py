@@ -1,7 +1,7 @@
 """One text's few new positions on CPU in float32: attention (`dynamo.decoding.attention` in one loop), and
 whole layers side by side (`dynamo.decoding.packed` in one loop).
 
-For a handful of positions the operators' calls take longer than their sums. Queries and keys are turned
+For a handful of positions the operators' calls take longer than their sums. Queries and keys are rotated
 (rotary embedding), keys and values go to the cache, and each query sees its own position and all before it.
 Weights are read once for up to three positions, of 16 bits each where these hold them exactly, and widened on
 the way into the sum, which stays float32. Sums are taken in any order, so results agree with torch's up to
@@ -153,7 +153,7 @@ def _weighted(rows, weights, out):
 
 
 @compiled
-def _turned(row, cos, sin, out):
+def _rotate(row, cos, sin, out):
     """out = rotary embedding of a head's row; what is behind its rotary part stays as it was."""
     half = len(cos) // 2
     for d in range(half):
@@ -177,29 +177,29 @@ def attend(projected, cos, sin, keys, values, start, scaling, queries):
     hidden = projected.shape[1] - 2 * of_keys
     group = hidden // of_keys
     scaling = np.float32(scaling)
-    # Room for one head at a time: turned queries (queries, width), scores of three queries (3, end).
-    out, turned = np.empty((queries, hidden), np.float32), np.empty((queries, width), np.float32)
+    # Room for one head at a time: rotated queries (queries, width), scores of three queries (3, end).
+    out, rotated = np.empty((queries, hidden), np.float32), np.empty((queries, width), np.float32)
     scores, powers = np.empty((3, end), np.float32), np.empty(end, np.int32)
     three = np.empty((3, width), np.float32)
     for kv_head in range(kv_heads):
         at = hidden + kv_head * width
         for i in range(new):
             row = projected[i]
-            _turned(row[at : at + width], cos[i], sin[i], keys[kv_head, start + i])
+            _rotate(row[at : at + width], cos[i], sin[i], keys[kv_head, start + i])
             values[kv_head, start + i] = row[at + of_keys : at + of_keys + width]
     for head in range(kv_heads * group):
         at, kv_head = head * width, head // group
         for i in range(late, new):
-            _turned(projected[i, at : at + width], cos[i], sin[i], turned[i - late])
-        turned *= scaling  # `width` numbers a query, where its scores are `end`
+            _rotate(projected[i, at : at + width], cos[i], sin[i], rotated[i - late])
+        rotated *= scaling  # `width` numbers a query, where its scores are `end`
         for i in range(0, queries, 3):
             some = min(3, queries - i)
             seen = start + late + i + some  # by the last of these queries
             if some == 1:
-                _row_product(turned[i], keys[kv_head, :seen], scores[0])
+                _row_product(rotated[i], keys[kv_head, :seen], scores[0])
             else:
                 # Keys are read once for the three, up to what the last sees; `own` leaves out the rest.
-                three[0], three[1], three[2] = turned[i], turned[i + 1], turned[i + some - 1]
+                three[0], three[1], three[2] = rotated[i], rotated[i + 1], rotated[i + some - 1]
                 _three_rows_product(three, keys[kv_head, :seen], scores)
             for j in range(some):
                 own = scores[j, : seen - some + 1 + j]
@@ -251,14 +251,16 @@ def _gelu(x, decays, powers):
 
 
 @compiled
-def _layer(x, normed, norms, project, expand, contract, biases, turns, keys, values, start, scaling, queries):
+def _layer(
+    x, normed, norms, project, expand, contract, biases, rotary, keys, values, start, scaling, queries
+):
     """A layer's output at the last `queries` of x (new, hidden), whose keys and values go to the cache."""
     hidden, inner, late = x.shape[1], len(expand), len(x) - queries
     # GPT-NeoX's parallel residual: attention and the MLP both read the layer's input, each by its own norm.
     projected = _product(_scaled(normed, norms[0], norms[1]), project, biases[: 3 * hidden])
     # Attention's output and the MLP's inner values end to end: one product with `contract` adds up both.
     joined = np.empty((queries, hidden + inner), np.float32)
-    joined[:, :hidden] = attend(projected, turns[0], turns[1], keys, values, start, scaling, queries)
+    joined[:, :hidden] = attend(projected, rotary[0], rotary[1], keys, values, start, scaling, queries)
     bias = biases[3 * hidden : 3 * hidden + inner]
     wide = _product(_scaled(normed[late:], norms[2], norms[3]), expand, bias)
     decays, powers = np.empty(inner, np.float32), np.empty(inner, np.int32)
@@ -272,14 +274,14 @@ def _layer(x, normed, norms, project, expand, contract, biases, turns, keys, val
 
 @compiled
 def side_by_side(
-    x, n, eps, norms, project, expand, contract, biases, turns, memory, slot, start, scaling, queries
+    x, n, eps, norms, project, expand, contract, biases, rotary, memory, slot, start, scaling, queries
 ):
     """The first `n` of some layers, all on x (new, hidden), at its last `queries`: (n, queries, hidden).
 
     By layer, float32: norms (4, hidden), gain and shift of the input's and of the second norm; project
     (3 hidden, hidden), queries, keys, values, each by head; expand (inner, hidden); contract (hidden,
     hidden + inner), of attention's output and the inner values; biases, of the three end to end. Matrices may
-    be the bits of float16 as uint16. turns: cos, sin as for `attend`; memory (2, layers, heads, capacity,
+    be the bits of float16 as uint16. rotary: cos, sin as for `attend`; memory (2, layers, heads, capacity,
     width).
     """
     out = np.empty((n, queries, x.shape[1]), np.float32)
@@ -287,6 +289,6 @@ def side_by_side(
     for i in range(n):
         out[i] = _layer(
             x, normed, norms[i], project[i], expand[i], contract[i], biases[i],
-            turns, memory[0, slot + i], memory[1, slot + i], start, scaling, queries,
+            rotary, memory[0, slot + i], memory[1, slot + i], start, scaling, queries,
         )  # fmt: skip
     return out

@@ -20,14 +20,14 @@ def step_of(heads, width, rotary, start, new, queries, seed, scale=1.0):
     """A half-filled cache of two slots, a step of `new` positions, and a packed projection's rows for it."""
     rng = torch.Generator().manual_seed(seed)
     memory = torch.randn(2, 2, heads, start + new + 3, width, generator=rng) * scale
-    turns = tuple(torch.randn(start + new, 1, 1, rotary, generator=rng) for _ in range(2))
+    rotary_tables = tuple(torch.randn(start + new, 1, 1, rotary, generator=rng) for _ in range(2))
     rows = torch.randn(new, 3 * heads * width, generator=rng) * scale
 
     def causal(new, stop):
         return torch.full((new, stop), float("-inf")).triu(stop - new + 1)
 
     state = KVCache(memory, start)
-    return AttentionStep(state, [new], [queries], turns, causal), rows, state
+    return AttentionStep(state, [new], [queries], rotary_tables, causal), rows, state
 
 
 def by_operators(step, rows, scaling, all_positions):
@@ -47,7 +47,7 @@ def by_operators(step, rows, scaling, all_positions):
 @given(
     heads=st.integers(1, 4),
     width=st.sampled_from([2, 8, 20, 64]),
-    turned=st.sampled_from([0.25, 0.5, 1.0]),
+    rotated=st.sampled_from([0.25, 0.5, 1.0]),
     start=st.integers(0, 70),
     new=st.integers(1, 8),
     queries=st.integers(1, 8),
@@ -55,9 +55,11 @@ def by_operators(step, rows, scaling, all_positions):
     scale=st.sampled_from([0.1, 1.0, 6.0]),
     seed=st.integers(0, 999),
 )
-def test_the_loop_agrees_with_torchs_operators(heads, width, turned, start, new, queries, whole, scale, seed):
+def test_the_loop_agrees_with_torchs_operators(
+    heads, width, rotated, start, new, queries, whole, scale, seed
+):
     step, rows, state = step_of(
-        heads, width, max(2, int(turned * width) // 2 * 2), start, new, min(queries, new), seed, scale
+        heads, width, max(2, int(rotated * width) // 2 * 2), start, new, min(queries, new), seed, scale
     )
     expected, memory = by_operators(step, rows, width**-0.5, whole)
     assert step.loop is kernels.loops().attend

@@ -21,7 +21,7 @@ Part = tuple[Tensor, Tensor | None]  # a weight (out, in) and its bias (out,)
 Norm = tuple[Tensor, Tensor | None]  # gain and shift (hidden,); no shift: an RMSNorm
 
 # Kinds of rotary embedding whose angles depend on a position alone. Those of "dynamic" and "longrope" change
-# with the length of the text, so keys in a cache would be turned by angles of a shorter one.
+# with the length of the text, so keys in a cache would be rotated by angles of a shorter one.
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
 
