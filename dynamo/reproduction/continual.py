@@ -13,7 +13,7 @@ import copy
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +27,8 @@ from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.estimates import signed
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
 from dynamo.reproduction.variants import SAME
+from dynamo.reproduction.workspace import Workspace
 from dynamo.training.trainer import Rows
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
 
 DEPENDS = ("train", "other", "steps", "seed")
 # A tenth of the pair's own rate, for stem and heads alike.

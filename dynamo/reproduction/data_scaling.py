@@ -7,7 +7,7 @@ are read several times over. The paper trains its heads on five hundredths of th
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from dynamo.reproduction import claims, further, measures, variants
 from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.estimates import interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
+from dynamo.reproduction.workspace import Workspace
 
 WHOLE = "t2-heads-only"
 PARTS = {"heads-of-1-percent": 0.01, "heads-of-5-percent": 0.05, "heads-of-25-percent": 0.25, WHOLE: 1.0}

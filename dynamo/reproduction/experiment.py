@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
+from dynamo.reproduction.workspace import Workspace
 
 Verdict = Literal["holds", "differs", "cannot be tested here"]
 VERDICTS = get_args(Verdict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo.common.statistics import Estimate
 from dynamo.loading import EMBEDDED
@@ -18,9 +18,7 @@ from dynamo.reproduction import further, measures, variants
 from dynamo.reproduction.claims import Claim, below
 from dynamo.reproduction.estimates import interval, read, signed
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
+from dynamo.reproduction.workspace import Workspace
 
 PAPER = {"base": 20.2, "further": 20.1, "dynamo": 18.3}
 TITLES = {

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,12 +24,10 @@ from dynamo.data import text
 from dynamo.data.blocks import Corpus, TokenBlocks
 from dynamo.data.corpus import DiskCorpus, TokenFile, tokenise
 from dynamo.model import DynamoForCausalLM, load_dynamo
+from dynamo.reproduction.workspace import Workspace
 from dynamo.sampling.options import MAX_ORDER
 from dynamo.training.options import FREE_OPTIONS, TrainingOptions
 from dynamo.training.trainer import Rows, Trainer, save_model
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
 
 BATCH_SIZE, BLOCK_SIZE = 4, 512
 HEAD_LR, BASE_LR = 2e-3, 2e-5

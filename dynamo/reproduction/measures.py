@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,8 @@ from dynamo.evaluation.perplexity import head_estimates
 from dynamo.evaluation.replies import audited_replies
 from dynamo.model import DynamoForCausalLM
 from dynamo.reproduction.further import BLOCK_SIZE, long_table
+from dynamo.reproduction.workspace import Workspace
 from dynamo.sampling.options import SamplingOptions
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
 
 LOSSES_DEPEND = ("train", "validation", "documents", "steps", "seed")
 REPLIES_DEPEND = ("train", "prompts", "replies", "steps", "seed")

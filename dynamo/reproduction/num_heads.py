@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo.reproduction import claims, further, measures, variants
 from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.estimates import read, with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
+from dynamo.reproduction.workspace import Workspace
 
 NAMES = ("t2", "t3", "t4", "t5")
 

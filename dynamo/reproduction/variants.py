@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo.common.statistics import Estimate
 from dynamo.model import DynamoForCausalLM
@@ -18,9 +18,7 @@ from dynamo.reproduction import claims, further, measures
 from dynamo.reproduction.claims import Claim
 from dynamo.reproduction.estimates import interval
 from dynamo.reproduction.experiment import Experiment, Shown, Table
-
-if TYPE_CHECKING:
-    from dynamo.reproduction.workspace import Workspace
+from dynamo.reproduction.workspace import Workspace
 
 # Nats a token that count as no difference. Intervals are over documents; two runs that differ in nothing but
 # the order of their rows are apart as well, which `data_scaling` shows.
