@@ -27,8 +27,10 @@ RECORDED = "Why is the sky blue?"  # what the page suggests first
 TRAINING = {
     "heads_only": True, "distill": 0.5, "head_init": "copy", "correlator_rank": 384, "block_size": 1152,
     "batch_size": 16, "head_lr": 1e-3, "warmup": 0.05, "final_lr": 0.05, "steps": 3000, "evaluate_every": 250,
+    "overlap_weight": 5.0,
 }  # fmt: skip
-SAMPLING = {"correction": "correlator", "exact": True}
+# Below .2 a draft is kept too seldom to pay for its row of the pass (docs/smollm2.md).
+SAMPLING = {"correction": "correlator", "exact": True, "exact_threshold": 0.2}
 
 
 @dataclass(frozen=True)
