@@ -22,8 +22,10 @@ def overlap(one, other):
     return not (apart_x or apart_y)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720), (1366, 640), (1920, 1080)])
+@pytest.mark.parametrize(
+    ("width", "height", "theme"),
+    [(1440, 900, "dark"), (1280, 720, "light"), (1366, 640, "light"), (1920, 1080, "light")],
+)
 def test_everything_that_explains_it_is_on_one_screen(page_at, recorded_url, width, height, theme):
     """The inspector began at 1180 of 900 pixels, and a click on a chunk scrolled the text away."""
     page = page_at(f"{recorded_url}?__theme={theme}", viewport={"width": width, "height": height})
