@@ -1,32 +1,45 @@
-"""How fast the page draws: `make bench-page`. Its last line is one JSON object.
+"""How fast the page opens and draws: `make bench-page`. Its last line is one JSON object.
 
 A run of the embedded pair is recorded once and played to a real Chromium at 30 passes a second, both lanes
 together, for ten seconds, so that the model's own speed plays no part. Counted in the browser: frames in
 which something visible changed (in either pane or the inspector, and in each alone), bytes received per pass,
-and milliseconds from a click on a chunk to the frame after its joint is drawn.
+and milliseconds from a click on a chunk to the frame after its joint is drawn; of a first visit, without any
+cache: bytes of all that was asked for before the first paint, when that came, and when both lanes were drawn.
+
+Then the pair itself decodes one answer again and again, at thresholds drawn at random, while a process keeps
+one core busy: which speed-ups the page shows, how many it refuses to show, and how far they are from a sweep
+that nothing disturbs. Answers differ, so both are divided by their tokens per pass.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from shutil import which
+from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "helpers")]
 
 from browser.conftest import CHROMIUM, QUIET
+from pages import set_threshold
 
 import dynamo
+from dynamo.data.prompts import read_prompts
+from dynamo.evaluation.for_page import sweep_reports
 from dynamo.evaluation.machine import describe
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
@@ -39,6 +52,10 @@ PASSES_PER_SECOND = 30
 SECONDS = 10
 BASE_PASSES, DYNAMO_PASSES = 200, 100
 CLICKS = 30
+OPENINGS = 5
+REDECODES = 20
+SWEPT_PROMPTS = 8
+NEAR = 0.15  # of the sweep's speed-up
 PROMPT = "I'm looking for an apartment with two bedrooms in San Jose."
 
 # Frames in which a part changed, and when the last change was.
@@ -77,6 +94,32 @@ CLICK = """(index) => new Promise((resolve) => {
 })"""
 
 
+# When both lanes have something to read.
+DRAWN = """(() => {
+  const drawn = (lane) => document.querySelector(`#pane-${lane} .dm-chunk`)?.getClientRects().length;
+  const frame = (now) => {
+    if (!drawn("base") || !drawn("dynamo")) return requestAnimationFrame(frame);
+    window.benchDrawn = now;
+  };
+  requestAnimationFrame(frame);
+})()"""
+OPENED = """() => {
+  const painted = performance.getEntriesByName("first-contentful-paint")[0]?.startTime;
+  if (!window.benchDrawn || !painted) return null;
+  const asked = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+  const before = asked.filter((each) => each.startTime < painted);
+  return { bytes: before.reduce((sum, each) => sum + each.transferSize, 0), painted, drawn: benchDrawn };
+}"""
+LANES = """() => {
+  window.benchLanes = {};
+  dynamoBus.addEventListener("lane", ({ detail }) => (benchLanes[detail.kind] = detail));
+}"""
+REDECODED = """(threshold) => ["base", "dynamo"].every((kind) => {
+  const lane = benchLanes[kind];
+  return lane?.state === "done" && lane.header.options.threshold === threshold;
+}) && document.querySelector(".dm-race").dataset.phase === "settled" """
+
+
 class Pace:
     """Both lanes share it: the n-th pass of the race is due n / 30 seconds after the first."""
 
@@ -103,7 +146,7 @@ class Replay:
 
 
 def replayed_pair() -> tuple[ModelPair, dict]:
-    pair = dynamo.load()
+    pair = dynamo.load("embedded")
     real = ModelPair.from_pair(pair)
     ids = real.encode([{"role": "user", "content": PROMPT}], real.max_length)
 
@@ -155,25 +198,120 @@ def measure(page: Page, url: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    if CHROMIUM is None:
-        sys.exit("error: no Chromium on the path; name one in DYNAMO_CHROMIUM")
-    model_pair, machine = replayed_pair()
-    demo = build_demo(model_pair)
+def opening(browser: Browser, url: str) -> dict[str, float]:
+    """Medians of first visits, after one that fills the server's own caches."""
+    seen = []
+    for _ in range(OPENINGS + 1):
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+        page = context.new_page()
+        page.add_init_script(DRAWN)
+        page.goto(url)
+        seen.append(page.wait_for_function(OPENED, timeout=60_000).json_value())
+        context.close()
+    median = {name: statistics.median(each[name] for each in seen[1:]) for name in seen[0]}
+    return {
+        "bytes_before_first_paint": round(median["bytes"]),
+        "first_paint_ms": round(median["painted"]),
+        "both_panes_ms": round(median["drawn"]),
+    }
+
+
+def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
+    """What the page shows of `count` decodings that another process disturbs."""
+    prompts = read_prompts(None, pair.tokenizer)
+    *_, sweep = sweep_reports(pair, prompts, SWEPT_PROMPTS, lambda *_: None)
+    quiet = {point["threshold"]: conversion(point) for point in sweep["points"]}
+    shown, refused, short = [], 0, 0
+    with served(ModelPair.from_pair(pair)) as url, busy_core():
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        page.wait_for_selector("#stop[disabled]")
+        page.evaluate(LANES)
+        page.get_by_role("radio", name="Live").check(force=True)
+        page.fill("#prompt textarea", PROMPT)
+        page.click("#generate")
+        page.wait_for_function(REDECODED, arg=pair.options.threshold)
+        draw, before = random.Random(0), pair.options.threshold
+        for _ in range(count):
+            threshold = before = draw.choice([each for each in quiet if each not in (before, 1)])
+            set_threshold(page, str(threshold))
+            page.locator("#threshold input[type=range]").dispatch_event("pointerup")
+            page.wait_for_function(REDECODED, arg=threshold)
+            page.wait_for_timeout(200)  # drawn with the next frame
+            speed, passes, note = (
+                page.inner_text(f".dm-{part}") for part in ("speed", "passes", "speed-note")
+            )
+            if speed != "–":
+                shown.append((float(speed.rstrip("×")), float(passes), threshold))
+            short += "too few" in note
+            refused += "disturbed" in note
+        page.close()
+    off = [speed / passes / quiet[threshold] - 1 for speed, passes, threshold in shown]
+    return {
+        "redecodes": count,
+        "shown": len(shown),
+        "too_short": short,
+        "refused_as_disturbed": refused,
+        "above_tokens_per_pass": sum(speed > passes for speed, passes, _ in shown),
+        "within_15_percent_of_sweep": sum(abs(each) <= NEAR for each in off),
+        "off_median": round(statistics.median(off), 3),
+        "off_worst": round(max(off, key=abs), 3),
+    }
+
+
+def conversion(point: dict[str, Any]) -> float:
+    """The share of the gain in tokens per pass that arrives as speed."""
+    return point["speed_up"]["value"] / point["tokens_per_forward"]["value"]
+
+
+@contextmanager
+def served(pair: ModelPair, **options: Any) -> Iterator[str]:
+    demo = build_demo(pair, **options)
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
-        with sync_playwright() as driver:
-            chromium = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
-            page = chromium.new_page(viewport={"width": 1280, "height": 1600}, reduced_motion="no-preference")
-            result = measure(page, url)
-            browser = chromium.version
-            chromium.close()
+        yield url
     finally:
         demo.close()
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--redecodes", type=int, default=REDECODES, help="0 for none (default: 20)")
+    parser.add_argument("--output", type=Path, help="write the JSON there, for docs/performance.md")
+    arguments = parser.parse_args()
+    if CHROMIUM is None:
+        sys.exit("error: no Chromium on the path; name one in DYNAMO_CHROMIUM")
+    load = os.getloadavg()[0]  # of others
+    model_pair, machine = replayed_pair()
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
+        with served(model_pair, recording=ROOT / "assets" / "recording.ndjson") as url:
+            result = opening(chromium, url)
+        with served(model_pair) as url:
+            page = chromium.new_page(viewport={"width": 1280, "height": 1600}, reduced_motion="no-preference")
+            result |= measure(page, url)
+            page.close()
+        if arguments.redecodes:
+            result["disturbed"] = redecodes(chromium, dynamo.load("embedded"), arguments.redecodes)
+        browser = chromium.version
+        chromium.close()
     keys = ("device", "threads", "system", "date")
-    result |= {"chromium": browser, "machine": {key: machine[key] for key in keys}}
+    result |= {"chromium": browser, "load": round(load, 1), "machine": {key: machine[key] for key in keys}}
     for name, value in result.items():
         print(f"{name:28} {value}", file=sys.stderr)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

@@ -171,6 +171,37 @@ def sweep(result: Result) -> str:
     )  # fmt: skip
 
 
+# Of tools/bench_page.py: words, what is acceptable.
+PAGE = {
+    "bytes_before_first_paint": ("bytes over the wire before the first paint", "at most 400,000"),
+    "first_paint_ms": ("first paint, ms", "at most 1,000"),
+    "both_panes_ms": ("both lanes drawn, ms", "at most 1,500"),
+    "updates_per_second": ("visible updates a second, of 30 passes", "at least 20"),
+    "bytes_per_pass": ("bytes a pass", "at most 1,000"),
+    "click_ms": ("from a click on a chunk to its joint, ms", "at most 100"),
+}
+
+
+def page(result: Result) -> str:
+    """How the page opens and draws, and what it shows of a race that is disturbed."""
+    on, race = result["machine"], result["disturbed"]
+    where = (
+        f"{on['device']}, load average {result['load']} before the run, Chromium {result['chromium']}, "
+        f"{on['date']}."
+    )
+    rows = [[words, f"{result[name]:,}", limit] for name, (words, limit) in PAGE.items()]
+    count = race["redecodes"]
+    rows += [
+        [f"of {count} disturbed decodings: shown as faster than tokens per pass",
+         str(race["above_tokens_per_pass"]), "0"],
+        ["no speed-up shown, as the clocks were disturbed", str(race["refused_as_disturbed"]),
+         f"at most {count // 10}"],
+        [f"within 15 % of an undisturbed sweep, of {race['shown']} shown",
+         str(race["within_15_percent_of_sweep"]), "all"],
+    ]  # fmt: skip
+    return f"{where}\n\n{_table(['', 'measured', 'acceptable'], rows)}"
+
+
 def _curve(field: str, label: str, digits: int) -> Callable[[Result], str]:
     def curve(result: Result) -> str:
         rows = result[field]
@@ -197,6 +228,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "lanes": lanes,
     "ratios": ratios,
     "split": split,
+    "page": page,
     "sweep": sweep,
     "rows": _curve("rows_tokens_per_second", "rows", 0),
     "context": _curve("context_ms", "context", 2),
