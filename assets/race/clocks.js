@@ -51,7 +51,7 @@ function clocksOf(lanes, counts) {
   const speedUp = dynamo.tokensPerSecond / base.tokensPerSecond;
   const few = Math.min(base.decoded, dynamo.decoded) < LEAST_TOKENS;
   const disturbed = speedUp > gain && lanes.base.header.engine !== "generate";
-  const unshown = few ? "too few tokens to compare speeds" : disturbed ? "disturbed clocks; try again" : "";
+  const unshown = few ? "too few tokens to compare" : disturbed ? "disturbed clocks; try again" : "";
   const spread = 2 * speedUp * Math.hypot(base.spread, dynamo.spread);
   return { base, dynamo, gain, speedUp: unshown ? null : speedUp, spread, unshown };
 }
@@ -80,7 +80,7 @@ function facesOf(clocks, lanes, counts) {
     passes: dynamo.tokensPerPass.toFixed(2),
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
     speed: unshown ? "–" : `${speedUp.toFixed(2)}×`,
-    speedName: unshown ? `speed against ${opponent}` : speedName,
+    speedName: unshown ? `speed against ${opponentOf(lanes.base.header)[1]}` : speedName,
     speedNote: unshown || rates + spreadInWords,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
