@@ -95,17 +95,12 @@ class InLoop:
         self.parts, self.bias = tuple(each.numpy() for each in parts), bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        found = kernels.loops().product(x.contiguous().numpy(), self.parts, on_all_cores())
-        result = torch.from_numpy(found)
+        loops, threads = kernels.loops(), torch.get_num_threads()
+        if threads > 1:
+            loops.use_threads(threads)  # numba counts its own
+        run = loops.product if threads == 1 else loops.product_on_all_cores
+        result = torch.from_numpy(run(x.contiguous().numpy(), self.parts))
         return result if self.bias is None else result.add_(self.bias)
-
-
-def on_all_cores() -> bool:
-    """Whether loops are to run on several threads; if so, on as many as torch has."""
-    threads = torch.get_num_threads()
-    if threads > 1:
-        kernels.loops().use_threads(threads)  # numba counts its own
-    return threads > 1
 
 
 def _shifted(multiply: Callable[[Tensor], Tensor], bias: Tensor | None) -> Callable[[Tensor], Tensor]:

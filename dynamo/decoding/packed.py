@@ -140,23 +140,26 @@ class SequentialLayers(PackedLayers):
 
 
 class GatedLayers(SequentialLayers):
-    """A Llama's in few bits: all before attention and all behind it is one loop each."""
+    """A Llama's in few bits: on one thread, all before attention and all behind it is one loop each."""
 
     def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
         super()._keep_norms(layers)
         self.gains = [[gain.detach().numpy() for gain, _ in layer.norms] for layer in layers]
 
     def _before(self, layer: int, hidden_states: Tensor) -> Tensor:
+        if torch.get_num_threads() > 1:
+            return super()._before(layer, hidden_states)
         project = self.products[layer]["project"]
-        states, gain, cores = hidden_states.numpy(), self.gains[layer][0], few_bits.on_all_cores()
-        projected = kernels.loops().before_attention(states, gain, self.eps, project.parts, cores)
+        states, gain = hidden_states.numpy(), self.gains[layer][0]
+        projected = kernels.loops().before_attention(states, gain, self.eps, project.parts)
         return torch.from_numpy(projected if project.bias is None else projected + project.bias.numpy())
 
     def _after(self, layer: int, attended: Tensor, hidden_states: Tensor) -> Tensor:
+        if torch.get_num_threads() > 1:
+            return super()._after(layer, attended, hidden_states)
         parts = (self.products[layer][name].parts for name in ("output", "expand", "contract"))
         states = attended.contiguous().numpy(), hidden_states.contiguous().numpy()
-        cores = few_bits.on_all_cores()
-        output = kernels.loops().after_attention(*states, self.gains[layer][1], self.eps, *parts, cores)
+        output = kernels.loops().after_attention(*states, self.gains[layer][1], self.eps, *parts)
         return torch.from_numpy(output)
 
 

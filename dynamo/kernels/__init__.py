@@ -38,6 +38,7 @@ class Loops(NamedTuple):
     side_by_side: Callable
     rms_normed: Callable
     product: Callable
+    product_on_all_cores: Callable
     before_attention: Callable
     after_attention: Callable
     likeliest: Callable
@@ -85,6 +86,7 @@ def loops() -> Loops | None:
         layers.side_by_side,
         norms.rms_normed,
         integers.product,
+        integers.product_on_all_cores,
         integers.before_attention,
         integers.after_attention,
         correlated.likeliest,

@@ -36,7 +36,11 @@ def compiled_for_sums(function: Callable) -> Callable:
 
 
 def compiled_on_all_cores(function: Callable) -> Callable:
-    """`compiled_for_sums`, whose `prange` is shared out over numba's threads."""
+    """`compiled_for_sums`, whose `prange` is shared out over numba's threads.
+
+    No loop may call one of these: from the cache, without the called one, it comes with nothing that starts
+    the threads, and crashes the process.
+    """
     return _compiled(function, fastmath=FREE_SUMS, parallel=True)
 
 

@@ -256,27 +256,28 @@ def _some_of_a_kind(shorts, sizes, sums, parts, out, begin, end):
     return _eight if len(parts) == 2 else _four
 
 
-@compiled_on_all_cores
-def _on_all_cores(shorts, sizes, sums, parts, out):
-    for task in prange((len(out[0]) + BLOCK - 1) // BLOCK):
-        _some(shorts, sizes, sums, parts, out, task * BLOCK, min((task + 1) * BLOCK, len(out[0])))
-
-
 @compiled
-def product(x, parts, cores):
+def product(x, parts):
     """x (rows, in) float32 @ w.T, (rows, width); `in` is a multiple of 32.
 
     parts: of 8 bits, integers (width, in) int8 and scales (width,) float32, w = scales * integers; of 4 bits,
     integers (width, in / 2) uint8, scales and least (width, in / 32), float16's bits as uint16, w = scales *
-    integers + least. Of each 32 of these, the first 16 are the low four bits of their bytes. cores: whether
-    it is shared out over numba's threads.
+    integers + least. Of each 32 of these, the first 16 are the low four bits of their bytes.
     """
     shorts, sizes, sums = _in_16_bits(x)
     out = np.empty((len(x), len(parts[0])), np.float32)
-    if cores:
-        _on_all_cores(shorts, sizes, sums, parts, out)
-    else:
-        _some(shorts, sizes, sums, parts, out, 0, len(parts[0]))
+    _some(shorts, sizes, sums, parts, out, 0, len(parts[0]))
+    return out
+
+
+@compiled_on_all_cores
+def product_on_all_cores(x, parts):
+    """The same, shared out over numba's threads."""
+    shorts, sizes, sums = _in_16_bits(x)
+    width = len(parts[0])
+    out = np.empty((len(x), width), np.float32)
+    for task in prange((width + BLOCK - 1) // BLOCK):
+        _some(shorts, sizes, sums, parts, out, task * BLOCK, min((task + 1) * BLOCK, width))
     return out
 
 
@@ -307,16 +308,16 @@ def _gated(both):
 
 
 @compiled
-def before_attention(x, gain, eps, project, cores):
+def before_attention(x, gain, eps, project):
     """Queries, keys and values of x (rows, hidden); parts of `project` as in `product`."""
-    return product(_normed(x, gain, eps), project, cores)
+    return product(_normed(x, gain, eps), project)
 
 
 @compiled
-def after_attention(attended, x, gain, eps, output, expand, contract, cores):
+def after_attention(attended, x, gain, eps, output, expand, contract):
     """The layer's output (rows, hidden): attention's product added to x, and to that the gated MLP."""
-    between = product(attended, output, cores)
+    between = product(attended, output)
     between += x
-    out = product(_gated(product(_normed(between, gain, eps), expand, cores)), contract, cores)
+    out = product(_gated(product(_normed(between, gain, eps), expand)), contract)
     out += between
     return out

@@ -24,14 +24,14 @@ def four_bits(rng, width, into):
 
 @pytest.mark.parametrize("made", [eight_bits, four_bits])
 @pytest.mark.parametrize("shape", [(1, 32), (64, 96), (130, 4096 + 32)])
-@pytest.mark.parametrize("cores", [False, True])
-def test_products_are_those_of_the_weights_and_of_rows_in_16_bits(made, shape, cores):
+@pytest.mark.parametrize("run", ["product", "product_on_all_cores"])
+def test_products_are_those_of_the_weights_and_of_rows_in_16_bits(made, shape, run):
     rng = np.random.default_rng(0)
     weights, wide = made(rng, *shape)
     for rows in (1, 2, 3, 4, 7):
         x = rng.normal(size=(rows, shape[1])).astype(np.float32)
         x[0] *= 1e-4
-        found = loops.product(x, weights, cores)
+        found = getattr(loops, run)(x, weights)
         assert found.dtype == np.float32 and found.shape == (rows, shape[0])
         steps = np.abs(x).max(axis=1, keepdims=True) / 32767
         kept = np.round(x / steps) * steps
@@ -48,7 +48,7 @@ def test_the_largest_sums_of_integers_do_not_run_over(made):
     if expected is None:
         scales, least = (each.view(np.float16).astype(np.float64) for each in weights[1:])
         expected = (15 * scales + least).mean()
-    found = loops.product(x, weights, False)
+    found = loops.product(x, weights)
     assert found.item() == pytest.approx(expected * 3 * 4096, rel=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_the_largest_sums_of_integers_do_not_run_over(made):
 def test_what_is_not_a_number_stays_one_and_a_row_of_zeros_is_no_such(value):
     x = np.ones((3, 32), np.float32)
     x[0, 1], x[1] = value, 0
-    found = loops.product(x, (np.ones((1, 32), np.int8), np.ones(1, np.float32)), False)
+    found = loops.product(x, (np.ones((1, 32), np.int8), np.ones(1, np.float32)))
     assert np.isnan(found[0]) and found[1:, 0].tolist() == [0, 32]
 
 
@@ -76,14 +76,14 @@ def test_a_gated_layer_is_its_norms_products_and_residuals(made, rows):
     def normed(states):
         return states / np.sqrt((states**2).mean(axis=1, keepdims=True) + eps) * gain
 
-    found = loops.before_attention(x, gain, eps, parts["project"], False)
+    found = loops.before_attention(x, gain, eps, parts["project"])
     assert_near(found, normed(x) @ wide["project"].T)
     between = x + attended @ wide["output"].T
     gate, up = np.split(normed(between) @ wide["expand"].T, 2, axis=1)
     with np.errstate(over="ignore"):  # the silu of much less than 0 is 0
         expected = between + (gate / (1 + np.exp(-gate)) * up) @ wide["contract"].T
     behind = (parts[name] for name in ("output", "expand", "contract"))
-    found = loops.after_attention(attended, x, gain, eps, *behind, False)
+    found = loops.after_attention(attended, x, gain, eps, *behind)
     assert_near(found, expected)
 
 
