@@ -126,8 +126,7 @@ function tallyInWords(passes, count, settled) {
   const { tokens } = laneClocks(passes, count);
   if (!tokens) return "";
   const written = `${plural(tokens, "token")} in ${plural(count, "pass")}`;
-  const lead = settled ? `DynaMo wrote ${written}.` : `DynaMo has written ${written} so far.`;
-  return `${lead} One at a time needs ${tokens}.`;
+  return settled ? `DynaMo wrote ${written}. One at a time needs ${tokens}.` : `DynaMo has written ${written} so far.`;
 }
 
 /** Which passes were done just then: "DynaMo's pass 4: 3 tokens." */
@@ -153,9 +152,6 @@ function paceInWords(player, race, lanes) {
 }
 
 function totalsInWords(race, lanes) {
-  const took = (lane, i) => {
-    const { tokens } = laneClocks(lane.passes);
-    return `${plural(tokens, "token")} in ${stopwatch(race.ends[i].at(-1) ?? 0)} (${nameOf(lane)})`;
-  };
+  const took = (lane, i) => `${stopwatch(race.ends[i].at(-1) ?? 0)} (${nameOf(lane)})`;
   return lanes.map(took).join(", ");
 }

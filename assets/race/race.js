@@ -211,7 +211,8 @@ function drawLines(counts = shownCounts()) {
   put("pace", paceInWords(player, race, shown()));
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
   const { recorded, model } = (dynamo ?? base)?.header ?? {};
-  put("remark", recorded ? `Recording of ${model}: ${recorded}. Press Generate for a live race.` : "");
+  const invitation = player.phase === "playing" ? "" : " Press Generate for a live race.";
+  put("remark", recorded ? `Recording of ${model}: ${recorded}.${invitation}` : "");
   put("status", said || (typeof props.value === "string" ? props.value : ""));
 }
 
