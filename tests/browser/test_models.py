@@ -202,7 +202,8 @@ def test_a_pair_is_picked_in_the_head_and_named_there(open_page, url, folder):
     page = open_page(url)
     pick(page, str(folder / "<b>second"))
     page.locator("#switch-status").get_by_text("is loaded for every visitor").wait_for()
-    page.locator("#models-loaded").get_by_text(str(folder / "<b>second")).wait_for(state="attached")
+    page.get_by_role("tab", name="Models").click()  # it is drawn only then
+    page.locator("#models-loaded").get_by_text(str(folder / "<b>second")).wait_for()
     assert page.locator("#model-switch input").input_value() == str(folder / "<b>second")
     assert "parameters" in page.locator("#model").inner_text()
     assert_accessible(page)
