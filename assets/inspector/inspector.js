@@ -3,7 +3,8 @@
 // props.value is the newest pass as JSON: {run, pass, joint}, the last two being lines of the trace. Updates may be
 // dropped; passes.js keeps what came by and asks the server for the rest. Two stages are as recorded, the third is
 // computed here, so that the threshold slider answers at once. While the player holds the panes back, values are
-// only kept, and the pass shown is the one that the panes ask for.
+// only kept, and the pass shown is the one that the panes ask for. What is said of it is drawn at once, with the
+// counters and the timeline; the grids and their captions follow as soon as there is time.
 //
 // trigger("enlarge", {run, index}) is a Gradio event of this component: `inspector.enlarge(listener)` in Python.
 
@@ -30,7 +31,8 @@ let current = null; // the run that the panes are about
 let newest = null; // the latest value
 let shown = null;
 let following = true;
-let running = false;
+let running = null; // {run, count} of the lane while it decodes
+
 let held = false; // the player shows less than has arrived
 let mode = "";
 let playing = false;
@@ -47,7 +49,8 @@ function onValue() {
   newest = JSON.parse(props.value);
   cache.put(newest);
   startRun(newest.run);
-  if (following && !held) show(newest);
+  const early = running?.run === newest.run && newest.pass.pass >= running.count; // the panes draw it first
+  if (following && !held && !early) show(newest);
 }
 
 function startRun(run) {
@@ -71,7 +74,7 @@ function onShow({ run, index, pinned }) {
 
 async function lookUp(run, index, atOnce) {
   const request = ++wanted;
-  const value = await cache.find(run, index);
+  const value = cache.known(run, index) ?? (await cache.find(run, index));
   if (request !== wanted) return;
   if (value) show(value, atOnce);
   else say(part("readout"), LOST);
@@ -81,23 +84,20 @@ function show(value, atOnce = false) {
   if (playing && mode === "teach" && value !== shown && !reducedMotion.matches) dropIn(grids);
   if (value.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
   shown = value;
+  drawPass();
   schedule(atOnce);
 }
 
-/** Draws now or as soon as drawing does not take more than its share of the time. */
+/** Draws the grids now or as soon as drawing does not take more than its share of the time. */
 function schedule(atOnce = false) {
-  if (document.visibilityState === "hidden") draw(); // no animation frame comes there
-  else if (atOnce || !timer) {
-    clearTimeout(timer);
-    const wait = atOnce ? 0 : nextDraw - performance.now();
-    timer = setTimeout(() => requestAnimationFrame(drawInTime), Math.max(0, wait));
-  }
+  if (atOnce || document.visibilityState === "hidden") drawJoint(); // no animation frame comes there
+  else timer ||= setTimeout(() => requestAnimationFrame(drawInTime), Math.max(0, nextDraw - performance.now()));
 }
 
 function drawInTime() {
   timer = 0;
   const start = performance.now();
-  draw();
+  drawJoint();
   const frame = reducedMotion.matches ? QUIET_FRAME : FRAME;
   nextDraw = start + frame;
   // A task posted from a frame runs after that frame was laid out and painted, which costs more than the script.
@@ -108,7 +108,7 @@ function clear() {
   current = newest = shown = slider = played = null;
   following = true;
   wanted += 1;
-  draw();
+  drawAtRest();
 }
 
 function step(offset) {
@@ -128,29 +128,33 @@ function follow() {
 
 // ---- drawing
 
-function draw() {
-  root.dataset.state = !shown ? "empty" : shown.joint ? "joint" : "single";
+/** What is said of the pass: as cheap as a line of text. */
+function drawPass() {
+  const { run, pass, joint } = shown;
+  root.dataset.state = joint ? "joint" : "single";
   drawHead();
-  if (!shown) {
-    drawAtRest();
-    return;
-  }
-  const { pass, joint } = shown;
-  if (joint) shown.unpacked = shown.unpacked ?? unpackJoint(joint);
   drawEmitted(part("emitted"), pass);
   say(part("lead"), "");
-  drawStages();
   drawVerdict();
-  if (joint) {
-    part("tries").hidden = isGrown(pass);
-    drawLadder(part("ladder"), pass, joint, threshold());
-  }
-  drawThird(part("third"), pass, joint);
   drawDrafts(part("drafts"), pass);
-  bus.dispatchEvent(new CustomEvent("shown", { detail: { run: shown.run, index: pass.pass } }));
+  if (!joint) say(part("no-joint"), noJointInWords(pass, cache.of(run).total));
+  const detail = (bus.shown = { run, index: pass.pass }); // kept for scripts that begin later
+  bus.dispatchEvent(new CustomEvent("shown", { detail }));
+}
+
+/** The grids, and what explains them. Without a joint those of the pass before keep their place, unseen. */
+function drawJoint() {
+  if (!shown?.joint) return;
+  const { pass, joint } = shown;
+  shown.unpacked ??= unpackJoint(joint);
+  drawStages();
+  drawLadder(part("ladder"), pass, joint, threshold());
+  drawThird(part("third"), pass, joint);
 }
 
 function drawAtRest() {
+  root.dataset.state = "empty";
+  drawHead();
   part("emitted").hidden = part("drafts").hidden = true;
   say(part("title"), "Inside a forward pass");
   say(part("subtitle"), "");
@@ -187,13 +191,6 @@ function threshold() {
 
 function drawStages() {
   const { pass, joint, unpacked } = shown;
-  if (!joint) {
-    for (const grid of grids) {
-      clearGrid(grid);
-      say(grid.result, "");
-    }
-    return;
-  }
   const after = applyThreshold(unpacked, joint, threshold());
   const picked = pickedCell(joint);
   const third = isGrown(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
@@ -203,6 +200,7 @@ function drawStages() {
   const results = stageResults(pass, joint, unpacked, after);
   const captions = stageCaptions(pass, joint, threshold(), unmasked);
   nameStage(grids[1], correctionTitle(joint.correction));
+  drawKeys(part, grids[2], pass);
   grids.forEach((grid, i) => {
     drawGrid(grid, joint, values[i], picked);
     say(grid.caption, captions[i]);
@@ -257,9 +255,9 @@ part("enlarge").addEventListener("click", () => trigger("enlarge", { run: shown.
 
 // ---- the other parts of the page
 
-function onLane({ kind, run, header, state, end, passes }) {
+function onLane({ kind, run, header, state, end, passes, count }) {
   if (kind !== "dynamo") return;
-  running = state === "running";
+  running = state === "running" ? { run, count } : null;
   if (state === "empty" || header?.lane === "blind") {
     if (current) clear();
     return;
@@ -273,6 +271,8 @@ function onLane({ kind, run, header, state, end, passes }) {
     cache.complete(run);
   }
   drawHead();
+  const reached = running && following && !held ? cache.known(run, count - 1) : null;
+  if (reached && reached !== shown) show(reached);
 }
 
 function onPlayhead({ milliseconds }) {
@@ -289,10 +289,12 @@ bus.addEventListener("playhead", (event) => onPlayhead(event.detail));
 bus.addEventListener("player", ({ detail }) => ({ mode, playing } = detail));
 bus.addEventListener("threshold", (event) => {
   slider = event.detail;
-  if (shown?.joint) schedule(true);
+  if (!shown?.joint) return;
+  drawVerdict();
+  schedule(true);
 });
 say(part("readout"), READ_ME);
 connectTabs(root, part("stage-tabs"), STAGES, grids);
-draw();
+drawAtRest();
 watch("value", onValue);
 onValue();

@@ -16,7 +16,16 @@ function itemOf(...tags) {
   };
 }
 
+/** What the grids are of, and what their marks mean. */
+function drawKeys(part, last, pass) {
+  nameStage(last, isExact(pass) ? "Drafts" : "Threshold");
+  say(part("about"), isExact(pass) ? draftsForNextInWords(pass) : "");
+  say(part("gone-key"), isExact(pass) ? "left out" : "removed");
+  say(part("picked-key"), isExact(pass) ? "drafted" : "sampled");
+}
+
 function drawLadder(list, pass, joint, threshold) {
+  list.parentElement.hidden = isGrown(pass);
   drawItems(list, ladderOf(pass, joint, threshold), itemOf("b", "i", "span", "em"), (item, rung) => {
     const [label, meter, values, verdict] = item.children;
     item.dataset.verdict = rung.verdict;

@@ -25,6 +25,11 @@ class PassCache {
     known.total = Math.max(known.total, value.pass.pass + 1);
   }
 
+  /** A pass that is here already, else undefined. */
+  known(run, index) {
+    return this.of(run).passes.get(index);
+  }
+
   /** A pass as {run, pass, joint}, null where nobody has it any more. Everything else that is missing comes along. */
   async find(run, index) {
     const known = this.of(run);

@@ -7,7 +7,7 @@ function stageCaptions(pass, joint, threshold, unmasked) {
     "each head's own guess, multiplied",
     correctionCaption(joint, unmasked),
     isExact(pass)
-      ? "drafts: the row of the token drawn"
+      ? `drawn from the row of “${lastOf(pass)}”`
       : isGrown(pass)
         ? "the row of the token drawn first"
         : stay,
@@ -74,6 +74,7 @@ function namedByPass(pass, joint, head) {
   return isExact(pass) ? " …" : pass.text[head];
 }
 
+const DRAFT_RULE = "A draft is kept with chance p / q: its probability under the base, p, against the draft's own, q.";
 const SINGLE = "It built no joint distribution: single tokens were asked for, or the text ended.";
 const NOT_RECORDED = "Its joint distribution was not recorded.";
 
@@ -102,6 +103,22 @@ function anchoredInWords(pass) {
   return [phrase, ended ? `${backOffInWords(ended)}.` : "Every head gave a token."];
 }
 
+/** The token that a pass emitted last, which its drafts go on from. */
+function lastOf(pass) {
+  return visible(pass.text.at(-1));
+}
+
+/** What the grids of exact mode are about: not this pass's own tokens. */
+function draftsForNextInWords(pass) {
+  return `Drafts for the next pass, which go on from “${lastOf(pass)}”:`;
+}
+
+/** Where the grids would stand. */
+function noJointInWords(pass, total) {
+  if (!isExact(pass)) return "No joint distribution, so nothing to picture.";
+  return pass.pass + 1 === total ? "The answer ended here: no drafts, so nothing to picture." : "No drafts, so nothing to picture.";
+}
+
 /** Exact mode: what became of the drafts of the pass before, and what this one drafts. */
 function exactInWords(pass) {
   const kept = pass.ids.length - 1;
@@ -109,6 +126,7 @@ function exactInWords(pass) {
   const phrase = verified
     ? `This pass verified ${plural(verified, "draft")}, kept ${kept} and drew 1 token itself.`
     : "This pass had no drafts to verify and drew 1 token itself.";
+  if (pass.rejected?.length) return [phrase, DRAFT_RULE];
   const drafts = pass.drafted?.length ?? 0;
   return [phrase, drafts ? `It drafts ${plural(drafts, "token")} for the next pass to verify.` : "It drafts nothing."];
 }

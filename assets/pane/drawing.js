@@ -50,7 +50,9 @@ function drawChunk(step, role, skip) {
   chunk.setAttribute("aria-label", chunkInWords(step));
   let before = 0;
   for (const text of step.text) {
-    chunk.append(make("span", "dm-token", text.slice(Math.max(0, skip - before))));
+    const token = make("span", "dm-token", text.slice(Math.max(0, skip - before)));
+    if (!text.trim()) token.dataset.unseen = text ? visible(text) : "◦";
+    chunk.append(token);
     before += text.length;
   }
   return chunk;

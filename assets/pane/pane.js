@@ -3,7 +3,8 @@
 // props.value is the lane's chat so far (NDJSON, see transcript.js). It only grows, so an update reads and draws
 // what is new; any other value is another chat and is drawn afresh. The last run is the current one: the strip, the
 // clocks and the playhead are about it, while the chunks of every turn can be looked at. On window.dynamoBus:
-//   lane      this pane's run and how much of it is shown, at most once a frame   (pane -> all)
+//   lane      this pane's run and how much of it is shown: once a frame as lines arrive, and at once after the
+//             playhead, so that all that speaks of a pass changes in one frame    (pane -> all)
 //   playhead  {milliseconds}: show what was done by then, null: all that arrived   (player -> panes)
 //   show      look at this pass of this run                                        (pane -> inspector)
 //   shown     the inspector shows this pass                                        (inspector -> pane)
@@ -38,7 +39,7 @@ let turns = []; // what the DOM shows of chat.turns, see drawTurn()
 let bars = []; // of the current turn
 let count = 0; // passes of the current turn that are shown
 let playhead = null;
-let lookedAt = null; // {run, index} in the inspector
+let lookedAt = bus.shown ?? null; // {run, index} in the inspector
 let marked = [];
 let announced = ""; // the run whose end was announced
 let cursor = null; // the chunk that Tab reaches
@@ -89,6 +90,8 @@ function extend(i) {
   const chunk = drawn.pieces.length ? null : pieces[0]?.querySelector(".dm-chunk");
   if (chunk) openAnswer(drawn, chunk);
   drawn.pieces.push(...pieces);
+  const last = turn.end?.end === "eos" && drawn.pieces.at(-1)?.querySelector(".dm-token:last-child[data-unseen='◦']");
+  if (last) last.dataset.unseen = "end";
   drawn.rest.replaceChildren(...bidiNodes(turn.end?.text ?? ""));
   drawn.tally.replaceChildren(turn.end ? tallyOf(turn) : "");
 }
@@ -143,7 +146,7 @@ function movePlayhead() {
   }
   count = now;
   drawn.rest.hidden = drawn.tally.hidden = now < turn.passes.length;
-  if (now > before && playhead !== null && inspectable()) request(turn, now - 1, false);
+  if (now !== before && playhead !== null && inspectable()) request(turn, Math.max(0, now - 1), false);
   return now !== before;
 }
 
@@ -151,7 +154,7 @@ function onPlayhead(event) {
   playhead = event.detail.milliseconds;
   if (!movePlayhead()) return;
   sight.keepEnd();
-  schedule();
+  publish();
 }
 
 // ---- what the rest of the page and a screen reader hear

@@ -85,7 +85,7 @@ function facesOf(clocks, lanes, counts) {
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
     variety: shareInWords(own.distinct),
-    varietyNote: `against ${shareInWords(others.distinct)}`,
+    varietyNote: `against ${shareInWords(others.distinct)}, one answer each`,
     varietyTitle: `Runs of four tokens that stood there before: ${shareInWords(own.repeated)} against ${shareInWords(others.repeated)}`,
   };
 }

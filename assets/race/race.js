@@ -190,16 +190,18 @@ function drawPlayer() {
   parts["step-on"].disabled = parts["step-back"].disabled = phase === "empty";
 }
 
-/** How far each lane is, in tokens: who has gone further by the same moment of model time. */
+/** Who has gone further by the same moment of model time, up to as many tokens as the shorter answer has. */
 function drawLaps(counts) {
   const clocks = shown().map((lane) => laneClocks(lane.passes, counts[lane.kind]));
-  const arrived = Math.max(0, ...shown().map((lane) => laneClocks(lane.passes).tokens));
-  const scale = race.done ? arrived : Math.max(arrived, SHORTEST_LAP);
+  const tokens = (lane) => laneClocks(lane.passes).tokens;
+  const arrived = Math.max(0, ...shown().map(tokens));
+  const finished = shown().filter((lane) => lane.state === "done").map(tokens);
+  const scale = finished.length ? Math.min(...finished) : Math.max(arrived, SHORTEST_LAP);
   for (const kind in laps) laps[kind][0].parentElement.hidden = !shown().some((lane) => lane.kind === kind);
   for (const [i, lane] of shown().entries()) {
     const [name, track, text] = laps[lane.kind];
     name.textContent = nameOf(lane);
-    track.firstChild.style.width = scale ? `${(100 * clocks[i].tokens) / scale}%` : "0";
+    track.firstChild.style.width = scale ? `${Math.min(100, (100 * clocks[i].tokens) / scale)}%` : "0";
     const elapsed = Math.min(player.playhead ?? Infinity, race.ends[i].at(-1) ?? 0);
     text.textContent = `${plural(clocks[i].tokens, "token")} in ${stopwatch(elapsed)}`;
   }

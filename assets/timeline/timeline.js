@@ -8,7 +8,7 @@ const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
 const part = (name) => root.querySelector(`.dm-${name}`);
 const parts = Object.fromEntries(
   ["columns", "timeline-scroll", "timeline-scale", "timeline-count", "timeline-lead", "timeline-readout"]
-    .concat(["timeline-whatif", "timeline-plot", "timeline-key"])
+    .concat(["timeline-whatif", "timeline-plot", "timeline-key", "timeline-title"])
     .map((name) => [name.replace("timeline-", ""), part(name)]),
 );
 
@@ -24,7 +24,7 @@ const NEAR_THE_END = 24; // pixels: nearer than this, the newest column is kept 
 let lane = null; // the detail of DynaMo's last "lane" event
 let columns = []; // its buttons
 let count = 0; // of them shown
-let lookedAt = null; // {run, index} in the inspector
+let lookedAt = bus.shown ?? null; // {run, index} in the inspector
 let pointed = -1;
 let cursor = -1; // the column that Tab reaches
 let asked = null; // the slider's threshold while it differs from the run's
@@ -116,7 +116,9 @@ function drawWords() {
   const any = columns.length > 0;
   for (const name of ["plot", "key", "readout", "whatif"]) parts[name].hidden = !any;
   const exact = Boolean(lane?.passes.some(isExact));
-  root.toggleAttribute("data-exact", exact);
+  root.toggleAttribute("data-exact", exact); // the page's other words follow it, too: see stage_parts.css
+  parts.title.textContent = exact ? "Draft timeline" : "Back-off timeline";
+  root.setAttribute("aria-label", parts.title.textContent);
   parts.lead.textContent = any ? (exact ? EXACT_LEAD : LEAD) : EMPTY;
   parts.count.textContent = passes.length ? countInWords(passes) : "";
   parts.columns.setAttribute("role", "toolbar");

@@ -49,8 +49,10 @@ _OPENED = """() => {
 _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
-  <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in one
-  forward pass</b><span>, keeps what belongs together,</span> and <b>backs off</b> when unsure.</p>
+  <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in
+  one forward pass</b><span class="dm-lossy-words"><span>, keeps what belongs together,</span> and <b>backs
+  off</b> when unsure.</span><span class="dm-exact-words">; in exact mode the next pass <b>verifies</b>
+  them.</span></p>
 </header>
 """
 

@@ -103,6 +103,9 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
     give(inspector, "inspector", values[0])
     inspector.get_by_text("It drafts 2 tokens for the next pass to verify.").wait_for()
     assert verdict(inspector) == "This pass had no drafts to verify and drew 1 token itself."
+    assert inspector.inner_text(".dm-about") == "Drafts for the next pass, which go on from “·What”:"
+    assert inspector.locator(".dm-stage figcaption b").last.inner_text() == "Drafts"
+    assert inspector.inner_text(".dm-scale").split()[-2:] == ["out", "drafted"]
     assert [at for at, left in enumerate(grid(inspector, "threshold")) if left] == [0, 1]
     assert inspector.locator("td.dm-cell.picked").first.get_attribute("data-at") == "1"
     assert inspector.locator(".dm-stage-result").last.inner_text() == "2 tokens drafted"
@@ -112,7 +115,7 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
     assert inspector.locator(".dm-drafts, .dm-tries").filter(visible=True).count() == 0
 
     give(inspector, "inspector", values[1])
-    inspector.get_by_text("It drafts nothing.").wait_for()
+    inspector.get_by_text("A draft is kept with chance p / q").wait_for()
     assert verdict(inspector) == "This pass verified 2 drafts, kept 1 and drew 1 token itself."
     assert inspector.locator(".dm-drafts s").all_inner_texts() == ["·<b>at"]
     assert not any(grid(inspector, "threshold"))

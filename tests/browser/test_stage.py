@@ -8,6 +8,8 @@ import pytest
 from fakes import scripted_pair
 from pages import PROMPT, served
 
+from dynamo.ui.components import ASSETS
+
 LEFT = (".dm-clock-row", ".dm-player", "#pane-base .dm-pane", "#pane-dynamo .dm-pane", "#prompt", "#dial")
 RIGHT = (".dm-inspector", ".dm-timeline")
 
@@ -92,3 +94,42 @@ def test_the_heatmap_follows_the_decoding(page_at):
         page.wait_for_selector(".dm-race[data-phase=settled]")
         assert page.evaluate("passes.size") >= 3  # of some 20; a busy machine draws fewer
         assert "Live" in page.evaluate("[...paces]")
+
+
+def test_all_that_speaks_of_a_pass_speaks_of_the_same_one(page_at):
+    """The panel's title, its sentence, the timeline and the counters named different passes in one frame."""
+    with served(scripted_pair(), recording=ASSETS / "models" / "smollm2" / "recording.ndjson") as url:
+        page = page_at(url, reduced_motion="no-preference")
+        page.wait_for_selector("#pane-dynamo .dm-pane[data-state=done]")
+        seen = page.evaluate(
+            r"""async () => {
+              const number = (part, pattern) => document.querySelector(part).textContent.match(pattern)?.[1];
+              const tokens = /(\d+) token/;
+              if (document.querySelector(".dm-race").dataset.phase === "settled")
+                document.querySelector(".dm-toggle").click();
+              const seen = [];
+              while (seen.length < 20 && document.querySelector(".dm-race").dataset.phase === "playing") {
+                await new Promise(requestAnimationFrame);
+                const chunks = document.querySelectorAll("#pane-dynamo .dm-piece:not([hidden]) > .dm-chunk");
+                if (!chunks.length) continue;
+                const column = document.querySelector(".dm-column[aria-current]");
+                const last = [...chunks].at(-1);
+                seen.push({
+                  pass: [
+                    String(chunks.length),
+                    number(".dm-title", /(\d+)/),
+                    number(".dm-timeline-readout", /Pass (\d+)/),
+                    number(".dm-tally", /in (\d+) pass/),
+                    number("#pane-dynamo .dm-footer", /in (\d+) pass/),
+                    String(Number(column.dataset.index) + 1),
+                  ],
+                  tokens: [String(last.children.length), number(".dm-subtitle", tokens)],
+                  written: [number(".dm-tally", tokens), number(".dm-lap-dynamo", tokens)],
+                });
+                await new Promise((done) => setTimeout(done, 40));
+              }
+              return seen;
+            }"""
+        )
+    assert len({one["pass"][0] for one in seen}) > 3
+    assert all(len(set(one[name])) == 1 for one in seen for name in ("pass", "tokens", "written")), seen

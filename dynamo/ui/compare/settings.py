@@ -95,17 +95,31 @@ def shown(options: SamplingOptions) -> dict[str, Any]:
 
 
 def threshold_dial(chosen: SamplingOptions) -> gr.Slider:
-    """The one control that everybody should try."""
+    """The one control that everybody should try, off where drafts are verified."""
     return gr.Slider(
         *RANGES["threshold"],
         chosen.threshold,
         step=0.01,
-        label="Back-off threshold ε: the quality dial",
-        info="Drag to preview; release to regenerate.",
+        **dial_state(chosen.exact),
         min_width=220,
         buttons=["reset"],
         elem_id="threshold",
     )
+
+
+def dial_state(exact: bool) -> dict[str, Any]:
+    """What the dial says and whether it turns."""
+    if exact:
+        return {
+            "label": "Back-off threshold ε: off",
+            "info": "Exact mode verifies every draft instead.",
+            "interactive": False,
+        }
+    return {
+        "label": "Back-off threshold ε: the quality dial",
+        "info": "Drag to preview; release to regenerate.",
+        "interactive": True,
+    }
 
 
 def exact_switch(chosen: SamplingOptions) -> gr.Checkbox:

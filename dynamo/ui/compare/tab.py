@@ -28,11 +28,13 @@ OPPONENT_INFO = (
 
 _LEGEND = """
 <p class="dm-legend" aria-label="Legend"><span>One pass emitted</span>
-  <span class="dm-chunk size-1 backed-off">one</span>
+  <span class="dm-chunk size-1 backed-off dm-lossy-words">one</span>
+  <span class="dm-chunk size-1 dm-exact-words">one</span>
   <span class="dm-chunk size-2"><span class="dm-token">two </span><span class="dm-token">tokens</span></span>
   <span class="dm-chunk size-3"><span class="dm-token">three </span><span class="dm-token">tokens </span><span
     class="dm-token">together</span></span>
-  <span class="dm-legend-note">dotted: tried more, wasn't sure, backed off</span>
+  <span class="dm-legend-note dm-lossy-words">dotted: tried more, wasn't sure, backed off</span>
+  <span class="dm-legend-note dm-exact-words">drafts that it verified and kept, then one of its own</span>
 </p>
 """
 

@@ -7,13 +7,14 @@ what Gradio still delivers of a cancelled run does not undo it.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
 
 from dynamo.ui.compare.handlers import Handlers
 from dynamo.ui.compare.service import READY
-from dynamo.ui.compare.settings import CUSTOM, PRESETS, preset_of
+from dynamo.ui.compare.settings import CUSTOM, PRESETS, dial_state, preset_of
 from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import IN_BROWSER, QUIET, RUN, ends_of
 
@@ -110,7 +111,11 @@ class Wiring:
         )
         for knob in knobs:
             knob.input(preset_of, knobs, tab.preset, **QUIET)
-        switched = tab.settings["exact"].input(**again)
+        exact = tab.settings["exact"]
+        states = json.dumps([dial_state(False), dial_state(True)])
+        js = f"(exact) => ({{ __type__: 'update', ...{states}[Number(exact)] }})"
+        exact.change(None, exact, threshold, js=js, **IN_BROWSER)
+        switched = exact.input(**again)
         return [threshold.release(**again), switched, picked.then(**again)]
 
     def _after_a_run(self, event: Any) -> None:
