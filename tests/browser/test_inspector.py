@@ -121,6 +121,12 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
     assert not any(grid(inspector, "threshold"))
 
 
+def test_columns_of_one_beginning_have_different_names(arithmetic):
+    names = [" absorb", " absorbs", " air", " absor"]
+    told = arithmetic("args[0].map((name) => toldApart(name, args[0]))", names, files=("inspector/grids.js",))
+    assert told == [" a…rb", " a…bs", " air", " a…or"]
+
+
 def test_without_the_mask_no_cell_is_called_removed(arithmetic):
     """Nor the ones that are too small to be recorded."""
     files = ("inspector/words.js",)

@@ -34,7 +34,7 @@ _LEGEND = """
   <span class="dm-chunk size-3"><span class="dm-token">three </span><span class="dm-token">tokens </span><span
     class="dm-token">together</span></span>
   <span class="dm-legend-note dm-lossy-words">dotted: tried more, wasn't sure, backed off</span>
-  <span class="dm-legend-note dm-exact-words">drafts that it verified and kept, then one of its own</span>
+  <span class="dm-legend-note dm-exact-words">drafts it kept, then one of its own</span>
 </p>
 """
 
