@@ -110,7 +110,7 @@ function lastOf(pass) {
 
 /** What the grids of exact mode are about: not this pass's own tokens. */
 function draftsForNextInWords(pass) {
-  return `Drafts for the next pass, which go on from “${lastOf(pass)}”:`;
+  return `Drafts for the next pass, after “${lastOf(pass)}”:`;
 }
 
 /** Where the grids would stand. */

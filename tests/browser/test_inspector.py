@@ -103,7 +103,7 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
     give(inspector, "inspector", values[0])
     inspector.get_by_text("It drafts 2 tokens for the next pass to verify.").wait_for()
     assert verdict(inspector) == "This pass had no drafts to verify and drew 1 token itself."
-    assert inspector.inner_text(".dm-about") == "Drafts for the next pass, which go on from “·What”:"
+    assert inspector.inner_text(".dm-about") == "Drafts for the next pass, after “·What”:"
     assert inspector.locator(".dm-stage figcaption b").last.inner_text() == "Drafts"
     assert inspector.inner_text(".dm-scale").split()[-2:] == ["out", "drafted"]
     assert [at for at, left in enumerate(grid(inspector, "threshold")) if left] == [0, 1]
