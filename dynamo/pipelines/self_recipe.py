@@ -29,8 +29,7 @@ TRAINING = {
     "batch_size": 16, "head_lr": 1e-3, "warmup": 0.05, "final_lr": 0.05, "steps": 3000, "evaluate_every": 250,
     "overlap_weight": 5.0,
 }  # fmt: skip
-# Below .2 a draft is kept too seldom to pay for its row of the pass (docs/smollm2.md).
-SAMPLING = {"correction": "correlator", "exact": True, "exact_threshold": 0.2}
+SAMPLING = {"correction": "correlator", "exact": True}
 
 
 @dataclass(frozen=True)
