@@ -60,6 +60,8 @@ def test_on_a_tablet_the_lanes_stand_beside_each_other(page_at, recorded_url):
 def test_on_a_phone_dynamo_and_its_pass_come_first(page_at, recorded_url, height):
     page = page_at(recorded_url, viewport={"width": 375, "height": height})
     page.wait_for_selector(".dm-inspector[data-state=joint]")
+    page.locator("#prompt textarea").fill("May I ask a longer question than there is room for here? " * 3)
+    page.locator("#prompt textarea").blur()
     dynamo, cells, base, box = boxes(
         page, "#pane-dynamo", ".dm-stage-mask tbody", "#pane-base", "#prompt textarea"
     ).values()
