@@ -159,6 +159,7 @@ function drawAtRest() {
   say(part("title"), "Inside a forward pass");
   say(part("subtitle"), "");
   say(part("lead"), AT_REST);
+  say(part("about"), "");
   nameStage(grids[1], correctionTitle());
   grids.forEach((grid, i) => {
     clearGrid(grid);

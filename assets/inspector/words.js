@@ -115,6 +115,7 @@ function draftsForNextInWords(pass) {
 
 /** Where the grids would stand. */
 function noJointInWords(pass, total) {
+  if (pass.drafted?.length) return NOT_RECORDED;
   if (!isExact(pass)) return "No joint distribution, so nothing to picture.";
   return pass.pass + 1 === total ? "The answer ended here: no drafts, so nothing to picture." : "No drafts, so nothing to picture.";
 }
