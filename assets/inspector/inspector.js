@@ -157,9 +157,8 @@ function drawAtRest() {
   drawHead();
   part("emitted").hidden = part("drafts").hidden = true;
   say(part("title"), "Inside a forward pass");
-  say(part("subtitle"), "");
+  for (const name of ["subtitle", "about"]) say(part(name), "");
   say(part("lead"), AT_REST);
-  say(part("about"), "");
   nameStage(grids[1], correctionTitle());
   grids.forEach((grid, i) => {
     clearGrid(grid);
