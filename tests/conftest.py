@@ -78,7 +78,7 @@ SLOW = (
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """As many as there are cores; and two more where tests wait for servers and browsers, if memory allows."""
+    """As many as cores, and two more where tests wait for servers and browsers, if memory allows."""
     cores = os.cpu_count() or 1
     if config.option.markexpr == "not slow":
         return cores
