@@ -20,9 +20,11 @@ from transformers import PreTrainedModel
 
 from dynamo import kernels
 from dynamo.common.laps import lap
+from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary
 from dynamo.decoding.cache import BatchKVCache, KVCache
-from dynamo.decoding.few_bits import BYTES, fits_few_bits
+from dynamo.decoding.few_bits import BYTES
+from dynamo.decoding.in_loops import GatedPass
 from dynamo.decoding.packed import WEIGHTS, matrix_product, pack
 from dynamo.model import architecture_of, model_shape, walk_heads
 from dynamo.model.packing import can_pack, fits_half, split_layers
@@ -55,7 +57,7 @@ class Decoder:
             head.final_layer_norm or head.output_embedding for head in self._token_heads
         )
         self.packed = packed is not False and can_pack(model, weights)
-        if weights != "own" and not (self.packed and fits_few_bits(self._shape.layer)):
+        if weights != "own" and not (self.packed and few_bits.fits_few_bits(self._shape.layer)):
             raise ValueError(
                 f"weights: {weights} is for float32 models on CPU whose layers are plain and their widths "
                 f"multiples of 32, in packed copies of at most {LARGEST_COPY // 2**30} GB; this one runs its "
@@ -79,6 +81,10 @@ class Decoder:
         self._stem = [pack([layer], slot, self._weights) for slot, layer in enumerate(stem)]
         looped = self._shape.layer.fits_loop(len(finals))
         self._finals = pack(finals, len(stem), self._weights, looped)
+        self._in_loops = None
+        if self._weights in BYTES and few_bits.in_loops(self._weights) and self._shape.layer.fits_passes():
+            products = [each for part in (*self._stem, self._finals) for each in part.products]
+            self._in_loops = GatedPass([*stem, *finals], products)
         if type(self._unembed) is nn.Linear:
             # Its rounding goes into every logit, so it has 8 bits where the layers have 4.
             kept = "int8" if self._weights == "int4" else self._weights
@@ -211,6 +217,11 @@ class Decoder:
 
     def _packed_pass(self, hidden_states: Tensor, heads: int, step: AttentionStep) -> Tensor:
         """Outputs of the last layer and the extra heads where they are wanted, (heads, queries, hidden)."""
+        loops = self._in_loops if step.alone and step.loop is not None else None
+        if loops is not None:
+            hidden_states = loops.forward(hidden_states, 0, len(self._stem), step, apart=False)[0]
+            lap("stem")
+            return loops.forward(hidden_states, len(self._stem), heads, step, apart=True)
         for layer in self._stem:
             hidden_states = layer.forward(hidden_states, 1, step, all_positions=True)[0]
         lap("stem")

@@ -1,5 +1,5 @@
-"""Products with weights in 8 or 4 bits on CPU: in compiled loops (`dynamo.kernels`), and by torch's own
-kernels where there are none.
+"""Products with weights in 8 or 4 bits on CPU: in compiled loops (`dynamo.decoding.in_loops`), and by torch's
+own kernels where there are none.
 
 int8: a scale for each of the weight's rows. int4: each group of 32 along a row has its least and its largest
 number on a grid of 16, as Q4_1 of llama.cpp has them: weights that were read from such a file get the file's
@@ -13,15 +13,16 @@ float32 sums), so there is one distribution, which exact mode keeps to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from dynamo import kernels
+from dynamo.decoding.in_loops import InLoop, in_4_bits, in_8_bits
 from dynamo.model.shape import LayerShape
 
-GROUP = 32  # weights along a row that share a scale and a zero
+GROUP = 32  # weights along a row that share a scale and a least number
 BYTES = {"int8": 1, "int4": 1 / 2 + 4 / GROUP}  # of a weight with its share of these two
 ROWS = 16  # the 4-bit kernel's blocks
 LEAST = torch.finfo(torch.float32).tiny  # a scale of weights that are all the same
@@ -34,16 +35,16 @@ def fits_few_bits(layer: LayerShape) -> bool:
 
 
 def in_loops(weights: str) -> bool:
-    """Whether products with these weights are compiled loops."""
+    """Whether products with these weights can be compiled loops."""
     loops = kernels.loops()
-    return loops is not None and (weights == "int8" or (weights == "int4" and loops.widens_halves()))
+    return loops is not None and (weights == "int8" or loops.widens_halves())
 
 
 def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """x @ weight.T + bias with the weight as `in_rows` has it."""
     bits, scales = in_rows(weight)
     if in_loops("int8"):
-        return InLoop((bits, scales), bias)
+        return InLoop(in_8_bits(bits, scales), len(weight), bias)
     scales = scales.bfloat16()
     multiply = torch.ops.aten._weight_int8pack_mm.default
     return _shifted(lambda x: multiply(x, bits, scales), bias)
@@ -61,9 +62,7 @@ def int4_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor
     looped = in_loops("int4")
     bits, scales, least = in_groups(weight, looped)
     if looped:
-        low, high = bits.to(torch.uint8).view(len(bits), -1, 2, GROUP // 2).unbind(2)
-        grids = (each.half().view(torch.uint16) for each in (scales, least))
-        return InLoop(((low | high << 4).flatten(1), *grids), bias)
+        return InLoop(in_4_bits(bits, scales, least), len(weight), bias)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(bits, 1)
     grids = torch.stack([scales, least + 8 * scales], dim=-1).bfloat16()  # (out, groups, 2)
     grids = grids.transpose(0, 1).contiguous()
@@ -86,21 +85,6 @@ def in_groups(weight: Tensor, half: bool = True) -> tuple[Tensor, Tensor, Tensor
         least = middle - 8 * scales
     bits = ((groups - least[..., None]) / scales.clamp_min(LEAST)[..., None]).round()
     return bits.clamp(0, 15).int().flatten(1), scales, least
-
-
-class InLoop:
-    """A product in a compiled loop; parts: the weights as it reads them (`dynamo.kernels.integers`)."""
-
-    def __init__(self, parts: Sequence[Tensor], bias: Tensor | None):
-        self.parts, self.bias = tuple(each.numpy() for each in parts), bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        loops, threads = kernels.loops(), torch.get_num_threads()
-        if threads > 1:
-            loops.use_threads(threads)  # numba counts its own
-        run = loops.product if threads == 1 else loops.product_on_all_cores
-        result = torch.from_numpy(run(x.contiguous().numpy(), self.parts))
-        return result if self.bias is None else result.add_(self.bias)
 
 
 def _shifted(multiply: Callable[[Tensor], Tensor], bias: Tensor | None) -> Callable[[Tensor], Tensor]:

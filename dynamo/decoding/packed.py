@@ -139,49 +139,12 @@ class SequentialLayers(PackedLayers):
         return F.layer_norm(states, (self.hidden,), gain, shift, self.eps)
 
 
-class GatedLayers(SequentialLayers):
-    """A Llama's in few bits: on one thread, all before attention and all behind it is one loop each."""
-
-    def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
-        super()._keep_norms(layers)
-        self.gains = [[gain.detach().numpy() for gain, _ in layer.norms] for layer in layers]
-
-    def _before(self, layer: int, hidden_states: Tensor) -> Tensor:
-        if torch.get_num_threads() > 1:
-            return super()._before(layer, hidden_states)
-        project = self.products[layer]["project"]
-        states, gain = hidden_states.numpy(), self.gains[layer][0]
-        projected = kernels.loops().before_attention(states, gain, self.eps, project.parts)
-        return torch.from_numpy(projected if project.bias is None else projected + project.bias.numpy())
-
-    def _after(self, layer: int, attended: Tensor, hidden_states: Tensor) -> Tensor:
-        if torch.get_num_threads() > 1:
-            return super()._after(layer, attended, hidden_states)
-        parts = (self.products[layer][name].parts for name in ("output", "expand", "contract"))
-        states = attended.contiguous().numpy(), hidden_states.contiguous().numpy()
-        output = kernels.loops().after_attention(*states, self.gains[layer][1], self.eps, *parts)
-        return torch.from_numpy(output)
-
-
 def pack(
     layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False
 ) -> PackedLayers:
     """`PackedLayers` of the kind that these layers are."""
     kind = ParallelLayers if layers[0].parallel else SequentialLayers
-    if kind is SequentialLayers and few_bits.in_loops(weights) and _is_gated(layers[0]):
-        kind = GatedLayers
     return kind(layers, slot, weights, looped)
-
-
-def _is_gated(layer: LayerWeights) -> bool:
-    """Whether it is as `GatedLayers` compute it."""
-    values = torch.linspace(-4, 4, 9)
-    behind = (layer.output, layer.gate, layer.expand, layer.contract)
-    return (
-        all(part is not None and part[1] is None for part in behind)
-        and all(shift is None for _, shift in layer.norms)
-        and torch.equal(layer.activation(values), F.silu(values))
-    )
 
 
 class LoopedLayers:

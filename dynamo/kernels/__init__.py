@@ -1,10 +1,10 @@
-"""Inner loops compiled by numba: the sampler's, which `dynamo.sampling.joint` and
-`dynamo.cooccurrence.trie` state in numpy, and attention and layers for a few positions, which
-`dynamo.decoding.attention` and `dynamo.decoding.packed` state in torch.
+"""Inner loops compiled by numba: the sampler's and the correlator's, which `dynamo.sampling` and
+`dynamo.cooccurrence.trie` state in numpy, and attention, products and layers for a few positions, which
+`dynamo.decoding` states in torch.
 
-A pass looks at a few thousand cells, and attends for a few positions of a small model: too little for the
+A pass looks at a few thousand cells, and runs a small model's layers for a few positions: too little for the
 calls of libraries to be cheap, too much for Python's loops. Same candidates, cells, reasons and tokens as
-without them; values agree up to the rounding of sums.
+without them; values agree up to the rounding of sums (of activations too, in products with few bits).
 
 numba is imported, and a loop compiled, when a loop is first asked for. Where numba is missing there are none,
 nor where the environment says DYNAMO_KERNELS=numpy: numpy and torch then do the same.
@@ -39,8 +39,8 @@ class Loops(NamedTuple):
     rms_normed: Callable
     product: Callable
     product_on_all_cores: Callable
-    before_attention: Callable
-    after_attention: Callable
+    layers_of_a_pass: Callable
+    layers_of_a_pass_on_all_cores: Callable
     likeliest: Callable
     conditionals: Callable
     use_threads: Callable
@@ -65,10 +65,11 @@ def loops() -> Loops | None:
         from dynamo.kernels import (
             compiling,
             correlated,
-            integers,
             layers,
             masked_joint,
             norms,
+            passes,
+            products,
             thresholds,
             top_k,
         )
@@ -85,10 +86,10 @@ def loops() -> Loops | None:
         layers.attend,
         layers.side_by_side,
         norms.rms_normed,
-        integers.product,
-        integers.product_on_all_cores,
-        integers.before_attention,
-        integers.after_attention,
+        products.product,
+        products.product_on_all_cores,
+        passes.layers_of_a_pass,
+        passes.layers_of_a_pass_on_all_cores,
         correlated.likeliest,
         correlated.conditionals,
         compiling.use_threads,

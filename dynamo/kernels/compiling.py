@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from functools import cache, wraps
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def compiled(function: Callable) -> Callable:
 
     Of several processes, ranks for one, that find nothing there, one compiles and the others wait for it.
 
-    numba's cache notices changes to a function's own file only, so no loop calls one of another file. The
-    loops hold the interpreter's lock: on small models they last some ten microseconds, and giving it up would
+    numba's cache notices changes to a function's own file only; here, to any file of this package. The loops
+    hold the interpreter's lock: on small models they last some ten microseconds, and giving it up would
     cost more than it lets others do. They share nothing but tables, which do not change.
     """
     return _compiled(function)
@@ -49,8 +50,16 @@ def _compiled(function: Callable, **options: Any) -> Callable:
         loop = njit(cache=True, error_model="numpy", **options)(function)
     except RuntimeError:  # no such folder
         return njit(error_model="numpy", **options)(function)
+    loop._cache._cache_file._source_stamp = _package()
     loop.compile = _alone(loop.compile, loop.stats.cache_path)
     return loop
+
+
+@cache
+def _package() -> str:
+    """A digest of all files of this package, as loops call those of others."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(each.name.encode() + each.read_bytes() for each in files)).hexdigest()
 
 
 def _alone(compile: Callable, folder: str) -> Callable:

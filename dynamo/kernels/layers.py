@@ -100,7 +100,7 @@ def _product(x, weights, bias):
 
 
 @compiled_for_sums
-def _exponential(values, powers):
+def exponential(values, powers):
     """values, 0 or less, become exp(value): 2^n p, p a polynomial; n goes to the exponent's bits.
 
     powers: room for as many integers.
@@ -129,7 +129,7 @@ def _exponentials(scores, powers):
         largest = score if score > largest else largest
     for j in range(len(scores)):
         scores[j] -= largest  # 0 or less, so no exponential overflows
-    _exponential(scores, powers)
+    exponential(scores, powers)
     total = ZERO
     for score in scores:
         total += score
@@ -164,6 +164,55 @@ def _rotate(row, cos, sin, out):
 
 
 @compiled
+def keep(projected, cos, sin, keys, values, start, kv_head):
+    """One head's part of `attend`: rotated keys and values of the new positions go to the cache."""
+    kv_heads, _, width = keys.shape
+    of_keys = kv_heads * width
+    at = projected.shape[1] - 2 * of_keys + kv_head * width
+    for i in range(len(projected)):
+        row = projected[i]
+        _rotate(row[at : at + width], cos[i], sin[i], keys[kv_head, start + i])
+        values[kv_head, start + i] = row[at + of_keys : at + of_keys + width]
+
+
+@compiled
+def room_for_attention(queries, width, end):
+    """Of one head at a time: rotated queries, three of them, scores of three, integers."""
+    return (
+        np.empty((queries, width), np.float32),
+        np.empty((3, width), np.float32),
+        np.empty((3, end), np.float32),
+        np.empty(end, np.int32),
+    )
+
+
+@compiled
+def attend_by_head(projected, cos, sin, keys, values, start, scaling, head, room, out):
+    """One query head's part of `attend`, whose keys are in the cache."""
+    new, (queries, hidden), (kv_heads, _, width) = len(projected), out.shape, keys.shape
+    late, at, kv_head = new - queries, head * width, head * width * kv_heads // hidden
+    rotated, three, scores, powers = room
+    for i in range(late, new):
+        _rotate(projected[i, at : at + width], cos[i], sin[i], rotated[i - late])
+    rotated *= np.float32(scaling)  # `width` numbers a query, where its scores are one a position
+    for i in range(0, queries, 3):
+        some = min(3, queries - i)
+        seen = start + late + i + some  # by the last of these queries
+        if some == 1:
+            _row_product(rotated[i], keys[kv_head, :seen], scores[0])
+        else:
+            # Keys are read once for the three, up to what the last sees; `own` leaves out the rest.
+            three[0], three[1], three[2] = rotated[i], rotated[i + 1], rotated[i + some - 1]
+            _three_rows_product(three, keys[kv_head, :seen], scores)
+        for j in range(some):
+            own = scores[j, : seen - some + 1 + j]
+            share = _exponentials(own, powers)
+            mixed = out[i + j, at : at + width]
+            _weighted(values[kv_head, : len(own)], own, mixed)
+            mixed *= share  # the softmax's division, on `width` numbers instead of one a position
+
+
+@compiled
 def attend(projected, cos, sin, keys, values, start, scaling, queries):
     """Attention output of the last `queries` of the new positions, (queries, hidden), all float32.
 
@@ -171,42 +220,16 @@ def attend(projected, cos, sin, keys, values, start, scaling, queries):
     values (kv_heads, capacity, width) hold `start` positions and get the new ones. Each serves a group of
     query heads side by side, often of one.
     """
-    new = len(projected)
     kv_heads, _, width = keys.shape
-    of_keys, end, late = kv_heads * width, start + new, new - queries
-    hidden = projected.shape[1] - 2 * of_keys
-    group = hidden // of_keys
-    scaling = np.float32(scaling)
-    # Room for one head at a time: rotated queries (queries, width), scores of three queries (3, end).
-    out, rotated = np.empty((queries, hidden), np.float32), np.empty((queries, width), np.float32)
-    scores, powers = np.empty((3, end), np.float32), np.empty(end, np.int32)
-    three = np.empty((3, width), np.float32)
+    hidden = projected.shape[1] - 2 * kv_heads * width
+    out, room = (
+        np.empty((queries, hidden), np.float32),
+        room_for_attention(queries, width, start + len(projected)),
+    )
     for kv_head in range(kv_heads):
-        at = hidden + kv_head * width
-        for i in range(new):
-            row = projected[i]
-            _rotate(row[at : at + width], cos[i], sin[i], keys[kv_head, start + i])
-            values[kv_head, start + i] = row[at + of_keys : at + of_keys + width]
-    for head in range(kv_heads * group):
-        at, kv_head = head * width, head // group
-        for i in range(late, new):
-            _rotate(projected[i, at : at + width], cos[i], sin[i], rotated[i - late])
-        rotated *= scaling  # `width` numbers a query, where its scores are `end`
-        for i in range(0, queries, 3):
-            some = min(3, queries - i)
-            seen = start + late + i + some  # by the last of these queries
-            if some == 1:
-                _row_product(rotated[i], keys[kv_head, :seen], scores[0])
-            else:
-                # Keys are read once for the three, up to what the last sees; `own` leaves out the rest.
-                three[0], three[1], three[2] = rotated[i], rotated[i + 1], rotated[i + some - 1]
-                _three_rows_product(three, keys[kv_head, :seen], scores)
-            for j in range(some):
-                own = scores[j, : seen - some + 1 + j]
-                share = _exponentials(own, powers)
-                mixed = out[i + j, at : at + width]
-                _weighted(values[kv_head, : len(own)], own, mixed)
-                mixed *= share  # the softmax's division, on `width` numbers instead of `end`
+        keep(projected, cos, sin, keys, values, start, kv_head)
+    for head in range(hidden // width):
+        attend_by_head(projected, cos, sin, keys, values, start, scaling, head, room, out)
     return out
 
 
@@ -243,7 +266,7 @@ def _gelu(x, decays, powers):
     """x times the normal distribution's share below x, in place. decays, powers: room for as many numbers."""
     for i in range(len(x)):
         decays[i] = -HALF * x[i] * x[i]
-    _exponential(decays, powers)
+    exponential(decays, powers)
     for i in range(len(x)):
         t = ONE / (ONE + ERFC_P * ROOT_HALF * abs(x[i]))
         upper = t * (ERFC[0] + t * (ERFC[1] + t * (ERFC[2] + t * (ERFC[3] + t * ERFC[4])))) * decays[i]

@@ -110,6 +110,13 @@ class LayerShape:
         known = plain and self.activation == "gelu"
         return loops is not None and loops.widens_halves() and small and known
 
+    def fits_passes(self) -> bool:
+        """Whether there is a compiled loop for all such layers of a pass at once."""
+        biases, plain = self.output_bias or self.mlp_bias, self.norm == "rms" and not self.qk_norm
+        gated = self.gated and self.activation == "silu" and not self.parallel
+        widths = (self.hidden, self.inner, self.heads * self.head_dim)
+        return gated and plain and not biases and all(width % 32 == 0 for width in widths)
+
 
 def papers_layer(hidden: int, heads: int) -> LayerShape:
     """A layer as the paper's bases have it: the MLP four times as wide, a quarter of each head rotated."""

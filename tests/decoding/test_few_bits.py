@@ -98,6 +98,7 @@ def test_cached_decoding_in_few_bits_has_the_distribution_of_the_rounded_weights
 
     expected = log_p(Decoder(rounded(model, weights), packed=False), len(text))
     few = Decoder(model, weights=weights)
+    assert (few._in_loops is not None) == (kind == "llama" and few_bits.in_loops(weights))
     at_once, in_chunks = log_p(few, len(text)), log_p(few, 4, *[1, 2, 3] * 6)
     assert (divergence(expected, at_once) <= 0.01).all()
     assert (divergence(at_once, in_chunks) <= 1e-3).all()

@@ -38,6 +38,15 @@ def test_loops_are_kept_where_numba_is_told_to(tmp_path):
     assert printed(ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n1"
 
 
+def test_loops_are_compiled_anew_where_another_file_of_the_package_has_changed(tmp_path):
+    """numba looks at a loop's own file only, and a loop may call another's."""
+    hits = "; print(sum(loops.drawn.stats.cache_hits.values()))"
+    assert printed(ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n0"
+    other = "from dynamo.kernels import compiling; compiling._package = lambda: 'other'\n"
+    assert printed(other + ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n0"
+    assert printed(other + ASK + DRAW + hits, NUMBA_CACHE_DIR=str(tmp_path)) == "1\n1"
+
+
 def test_no_two_processes_write_to_the_cache_at_once(tmp_path):
     """numba itself locks nothing: both would compile, and might give different code the same file."""
     code = """

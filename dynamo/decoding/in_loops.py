@@ -1,0 +1,112 @@
+"""Matrices and whole passes of a Llama as the compiled loops have them (`dynamo.kernels.products`, `passes`).
+
+For one text's few new positions all layers are one call: between calls of operators, threads would be stopped
+and started some hundred times a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynamo import kernels
+from dynamo.cooccurrence.trie import side_by_side
+from dynamo.decoding.attention import AttentionStep
+from dynamo.model import LayerWeights
+
+MATRICES = ("project", "output", "expand", "contract")
+
+
+class InLoop:
+    """x @ weight.T + bias for weights (width, in) in a flat array, `numbers`."""
+
+    def __init__(self, numbers: Tensor, width: int, bias: Tensor | None):
+        self.numbers = numbers.numpy()
+        self.plus = np.zeros((1, width), np.float32) if bias is None else bias.detach().numpy()[None]
+        self._loops = kernels.loops()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        threads, given = torch.get_num_threads(), (x.contiguous().numpy(), self.numbers, self.plus)
+        if threads == 1:
+            return torch.from_numpy(self._loops.product(*given))
+        self._loops.use_threads(threads)  # numba counts its own
+        return torch.from_numpy(self._loops.product_on_all_cores(*given, threads))
+
+
+class GatedPass:
+    """All layers of a Llama with its heads, whose products are `InLoop`; these share their weights with it.
+
+    products: by layer and by `MATRICES`.
+    """
+
+    def __init__(self, layers: Sequence[LayerWeights], products: Sequence[dict[str, InLoop]]):
+        self._eps, self._scaling = float(layers[0].eps), float(layers[0].scaling)
+        self._inner = len(layers[0].expand[0])
+        self._gains = _array([torch.stack([gain for gain, _ in layer.norms]) for layer in layers])
+        self._biases = np.stack([each["project"].plus for each in products])
+        matrices = []
+        for name in MATRICES:  # one by one, so that not all are there twice
+            own = [each[name] for each in products]
+            (stacked,) = side_by_side([np.stack([each.numbers for each in own])])
+            for each, numbers in zip(own, stacked, strict=True):
+                each.numbers = numbers
+            matrices.append(stacked)
+        self._matrices = tuple(matrices)
+        self._loops = kernels.loops()
+
+    def forward(self, hidden_states: Tensor, first: int, n: int, step: AttentionStep, apart: bool) -> Tensor:
+        """`n` layers from `first` on, hidden_states (new, hidden): one after the other, (1, new, hidden), or
+        `apart`, each on the same, (n, queries, hidden)."""
+        threads, states = torch.get_num_threads(), hidden_states.contiguous().numpy()
+        queries = step.queries if apart else len(states)
+        place = (*step.rotary, step.memory[:, :, 0], step.start, self._scaling)
+        weights = (self._inner, self._eps, self._gains, self._matrices, self._biases)
+        given = (states, n, first, apart, queries, *weights, place)
+        if threads == 1:
+            return torch.from_numpy(self._loops.layers_of_a_pass(*given))
+        self._loops.use_threads(threads)
+        return torch.from_numpy(self._loops.layers_of_a_pass_on_all_cores(*given, threads))
+
+
+def in_8_bits(bits: Tensor, scales: Tensor) -> Tensor:
+    """bits (width, in) int8, scales (width,) -> flat int8."""
+    pairs = _by_eights(bits).unflatten(2, (-1, 2)).transpose(1, 2)  # (.., in / 2, 8, 2)
+    return _joined(pairs.flatten(1), _by_eights(scales.float())).view(torch.int8)
+
+
+def in_4_bits(bits: Tensor, scales: Tensor, least: Tensor) -> Tensor:
+    """bits (width, in) 0 to 15, scales and least (width, groups) -> flat uint8."""
+    groups = scales.shape[1]
+    four = _by_eights(bits.int()).unflatten(2, (groups, 4, 4, 2)).permute(0, 2, 3, 1, 5, 4)
+    four = (
+        (four << torch.tensor([0, 4, 8, 12], dtype=torch.int32))
+        .sum(dim=-1, dtype=torch.int32)
+        .to(torch.int16)
+    )
+    grids = (_by_eights(each.half()).transpose(1, 2) for each in (scales, least))  # (.., groups, 8)
+    return _joined(four.flatten(2), *grids)
+
+
+def in_16_bits(weight: Tensor, power: float) -> Tensor:
+    """weight (width, in), which float16 holds times a power of two -> flat uint16."""
+    numbers = _by_eights((weight * power).half()).transpose(1, 2)  # (.., in, 8)
+    scales = torch.full((len(numbers), 8), 1 / power)
+    return _joined(numbers.flatten(1), scales).view(torch.uint16)
+
+
+def _by_eights(rows: Tensor) -> Tensor:
+    """(width, ..) -> (width / 8, 8, ..), filled up with zeros."""
+    return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, -len(rows) % 8)).unflatten(0, (-1, 8))
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    """Flat, their last dimensions' bytes end to end."""
+    return torch.cat([each.contiguous().view(torch.uint8) for each in parts], dim=-1).flatten()
+
+
+def _array(each: Sequence[Tensor]) -> np.ndarray:
+    return torch.stack(tuple(each)).detach().numpy()

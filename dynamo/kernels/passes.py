@@ -1,0 +1,156 @@
+"""Layers as Llama has them, one after the other or side by side, for one text's few new positions on CPU.
+
+One call from the first layer to the last: threads share out every step (`dynamo.kernels.sharing`), and start
+once, as starting them takes longer than many of the products. What is short, as norms and rounding, each does
+for itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores
+from dynamo.kernels.layers import attend_by_head, exponential, keep, room_for_attention
+from dynamo.kernels.norms import rms_normed
+from dynamo.kernels.products import BLOCK, eight_sums, prepared, share, stretch, tasks_of
+from dynamo.kernels.sharing import LINE, finish, is_open, next_task, wait
+
+ONE = np.float32(1)
+STEPS = 6  # of a layer
+
+
+@compiled_for_sums
+def _gate(gate, wide, decays, powers, out):
+    """out = silu(gate) * wide, all (count,). decays, powers: room for as many numbers."""
+    for i in range(len(out)):
+        decays[i] = -abs(gate[i])
+    exponential(decays, powers)
+    for i in range(len(out)):
+        out[i] = gate[i] * wide[i] * (decays[i] if gate[i] < 0 else ONE) / (ONE + decays[i])
+
+
+@compiled
+def _share_gated(counts, step, x, weights, out):
+    """This thread's share of silu(gate) * wide, out (rows, inner): both are products with `weights`."""
+    rows, inner = out.shape
+    found, step_by = np.empty(24, np.float32), stretch(weights, len(x[0]) // rows)
+    gate, wide = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), np.float32)
+    decays, powers = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    while True:
+        task = next_task(counts, step)
+        if task >= tasks_of(inner):
+            return
+        for both, begin in ((gate, 0), (wide, inner)):
+            for first in range(0, BLOCK, 8):
+                at = (begin + task * BLOCK + first) // 8 * step_by
+                for r in range(0, rows, 3):
+                    some = min(3, rows - r)
+                    eight_sums(x, r, some, weights, at, found)
+                    for j in range(some):
+                        both[r + j, first : first + 8] = found[8 * j : 8 * j + 8]
+        for r in range(rows):
+            _gate(gate[r], wide[r], decays, powers, out[r, task * BLOCK : (task + 1) * BLOCK])
+        finish(counts, step)
+
+
+@compiled
+def _layer(counts, step, x, eps, gains, matrices, bias, place, rooms, out):
+    """This thread's share of a layer, from x (new, hidden) to out (queries, hidden). place: rotary cos and
+    sin, the layer's keys and values, where the new positions begin, scaling."""
+    project, output, expand, contract = matrices
+    cos, sin, keys, values, start, scaling = place
+    (projected, attended, between, gated), room = rooms
+    (queries, hidden), (new, width) = out.shape, projected.shape
+    attended, between, gated = attended[:queries], between[:queries], gated[:queries]
+    if is_open(counts, step, tasks_of(width)):
+        share(counts, step, prepared(rms_normed(x, gains[0], eps), project), project, bias, projected)
+    wait(counts, step, tasks_of(width))
+
+    head = next_task(counts, step + 1)
+    while head < len(keys):
+        keep(projected, cos, sin, keys, values, start, head)
+        finish(counts, step + 1)
+        head = next_task(counts, step + 1)
+    wait(counts, step + 1, len(keys))
+
+    heads = attended.shape[1] // keys.shape[2]
+    head = next_task(counts, step + 2)
+    while head < heads:
+        attend_by_head(projected, cos, sin, keys, values, start, scaling, head, room, attended)
+        finish(counts, step + 2)
+        head = next_task(counts, step + 2)
+    wait(counts, step + 2, heads)
+
+    if is_open(counts, step + 3, tasks_of(hidden)):
+        share(counts, step + 3, prepared(attended, output), output, x[new - queries :], between)
+    wait(counts, step + 3, tasks_of(hidden))
+
+    inner = gated.shape[1]
+    if is_open(counts, step + 4, tasks_of(inner)):
+        _share_gated(counts, step + 4, prepared(rms_normed(between, gains[1], eps), expand), expand, gated)
+    wait(counts, step + 4, tasks_of(inner))
+
+    if is_open(counts, step + 5, tasks_of(hidden)):
+        share(counts, step + 5, prepared(gated, contract), contract, between, out)
+    wait(counts, step + 5, tasks_of(hidden))
+
+
+@compiled
+def _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, shared, out):
+    """This thread's share of `layers_of_a_pass`."""
+    project, output, expand, contract = matrices
+    cos, sin, memory, start, scaling = place
+    room = room_for_attention(out.shape[1], memory.shape[4], start + len(x))
+    for i in range(n):
+        layer = first + i
+        parts = project[layer], output[layer], expand[layer], contract[layer]
+        here = cos, sin, memory[0, layer], memory[1, layer], start, scaling
+        source = x if apart or i == 0 else out[(i - 1) % 2]
+        target = out[i] if apart else out[i % 2]
+        _layer(
+            counts, STEPS * i, source, eps, gains[layer], parts, biases[layer], here, (shared, room), target
+        )
+
+
+@compiled
+def _room(x, n, apart, queries, projected, attended, inner):
+    new, hidden = x.shape
+    shared = (
+        np.empty((new, projected), np.float32),
+        np.empty((new, attended), np.float32),
+        np.empty((new, hidden), np.float32),
+        np.empty((new, inner), np.float32),
+    )
+    counts = np.zeros(n * STEPS * LINE, np.int64)
+    return counts, shared, np.empty((n if apart else 2, queries, hidden), np.float32)
+
+
+@compiled
+def layers_of_a_pass(x, n, first, apart, queries, inner, eps, gains, matrices, biases, place):
+    """`n` layers from `first` on over x (new, hidden): the last one's output at all positions, (1, new,
+    hidden); or of each its own over the same x at the last `queries`, if `apart`, (n, queries, hidden).
+
+    Of all layers, float32: gains (layers, 2, hidden) of both norms; matrices: for queries, keys and values,
+    for attention's output, for gate and inner values, back from these, (layers, ..) each as in `products`;
+    biases (layers, 1, projected) of the first of them. place: cosines and sines as for `layers.attend`,
+    memory (2, layers, heads, capacity, width), where the new positions begin, scaling.
+    """
+    memory = place[2]
+    attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
+    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner)
+    _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
+    return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]
+
+
+@compiled_on_all_cores
+def layers_of_a_pass_on_all_cores(
+    x, n, first, apart, queries, inner, eps, gains, matrices, biases, place, threads
+):
+    """The same by so many of numba's threads."""
+    memory = place[2]
+    attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
+    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner)
+    for _ in prange(threads):
+        _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
+    return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]

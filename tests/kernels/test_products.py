@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from dynamo import kernels
+from dynamo.decoding.in_loops import in_4_bits, in_8_bits, in_16_bits
+
+loops = kernels.loops()
+pytestmark = pytest.mark.skipif(loops is None, reason="numba is missing or was not asked for")
+
+
+def eight_bits(rng, width, into):
+    bits, scales = rng.integers(-127, 128, (width, into)).astype(np.int8), rng.random(width, np.float32)
+    packed = in_8_bits(torch.from_numpy(bits), torch.from_numpy(scales))
+    return packed.numpy(), bits * scales.astype(np.float64)[:, None]
+
+
+def four_bits(rng, width, into):
+    if not loops.widens_halves():
+        pytest.skip("this processor does not widen halves")
+    bits = rng.integers(0, 16, (width, into))
+    grids = [torch.from_numpy(rng.normal(size=(width, into // 32))).half() for _ in range(2)]
+    scales, least = (each.double().numpy().repeat(32, axis=1) for each in grids)
+    return in_4_bits(torch.from_numpy(bits), *grids).numpy(), bits * scales + least
+
+
+def sixteen_bits(rng, width, into):
+    if not loops.widens_halves():
+        pytest.skip("this processor does not widen halves")
+    weight = torch.from_numpy(rng.normal(size=(width, into))).half() / 64
+    return in_16_bits(weight.float(), 64.0).numpy(), weight.double().numpy()
+
+
+def product(x, weights, plus, threads):
+    if threads == 1:
+        return loops.product(x, weights, plus)
+    loops.use_threads(threads)
+    return loops.product_on_all_cores(x, weights, plus, threads)
+
+
+@pytest.mark.parametrize("made", [eight_bits, four_bits, sixteen_bits])
+@pytest.mark.parametrize("shape", [(1, 32), (64, 96), (130, 4096 + 32)])
+def test_products_are_those_of_the_weights_and_of_rows_in_16_bits(made, shape):
+    rng = np.random.default_rng(0)
+    weights, wide = made(rng, *shape)
+    bias = rng.normal(size=(1, shape[0])).astype(np.float32)
+    for rows in (1, 2, 3, 4, 7):
+        x = rng.normal(size=(rows, shape[1])).astype(np.float32)
+        x[0] *= 1e-4
+        kept = x
+        if made is not sixteen_bits:
+            steps = np.abs(x).max(axis=1, keepdims=True) / 32767
+            kept = np.round(x / steps) * steps
+        bound = 1e-5 * (np.abs(kept) @ np.abs(wide).T) + 1e-6
+        for plus in (bias, rng.normal(size=(rows, shape[0])).astype(np.float32)):
+            found = product(x, weights, plus, threads=1)
+            assert found.dtype == np.float32 and found.shape == (rows, shape[0])
+            assert (np.abs(found - kept @ wide.T - plus) <= bound).all()
+            # Each sum is one thread's work, the same whichever takes it.
+            np.testing.assert_array_equal(product(x, weights, plus, threads=3), found)
+
+
+@pytest.mark.parametrize("made", [eight_bits, four_bits])
+def test_the_largest_sums_of_integers_do_not_run_over(made):
+    """All at their largest, and many of them along a row."""
+    width, most = 3 * 4096, 127 if made is eight_bits else 15
+    bits, one = torch.full((1, width), most), torch.ones(1, 1)
+    if made is eight_bits:
+        weights = in_8_bits(bits.to(torch.int8), one[0])
+    else:
+        weights = in_4_bits(bits, one.expand(1, width // 32), 0 * one.expand(1, width // 32))
+    found = loops.product(np.ones((1, width), np.float32), weights.numpy(), np.zeros((1, 1), np.float32))
+    assert found.item() == pytest.approx(most * width, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_stays_one_and_a_row_of_zeros_is_no_such(value):
+    x = np.ones((3, 32), np.float32)
+    x[0, 1], x[1] = value, 0
+    weights = in_8_bits(torch.ones(1, 32, dtype=torch.int8), torch.ones(1)).numpy()
+    found = loops.product(x, weights, np.zeros((1, 1), np.float32))
+    assert np.isnan(found[0]) and found[1:, 0].tolist() == [0, 32]
+
+
+def test_a_thread_that_comes_when_all_is_done_changes_nothing():
+    from dynamo.kernels import products, sharing
+
+    counts, x = np.zeros(sharing.LINE, np.int64), np.ones((1, 32), np.float32)
+    weights, out = in_8_bits(torch.ones(80, 32, dtype=torch.int8), torch.ones(80)).numpy(), np.empty((1, 80))
+    out = out.astype(np.float32)
+    given = weights, np.zeros((1, 80), np.float32), out
+    products._share_alone(counts, x, *given)
+    assert (out == 32).all()
+    products._share_alone(counts, 2 * x, *given)
+    assert (out == 32).all()
