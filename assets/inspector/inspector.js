@@ -17,14 +17,6 @@ const SHARE_OF_TIME = 1 / 4; // of the browser's time that drawing may take
 const QUIET_FRAME = 500;
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-const AT_REST =
-  "Every pass of DynaMo is taken apart here while it happens; a click on a chunk of its text comes back to the pass " +
-  "it came from. The three pictures below only show the idea.";
-const READ_ME = "Point at a cell to read it.";
-const LOST = "This pass is no longer stored. Generate again to look inside it.";
-
-const STAGES = ["product", "mask", "threshold"];
-const grids = STAGES.map((name, i) => buildGrid(part(`stage-${name}`), i));
 const cache = new PassCache((wanted) => server.get_passes(wanted));
 
 let current = null; // the run that the panes are about
@@ -41,6 +33,8 @@ let slider = null; // the threshold slider, once it was moved while this run was
 let wanted = 0; // of several requests under way, only the last may draw
 let nextDraw = 0;
 let timer = 0;
+
+const panel = createPanel(root, () => ({ view: shown, threshold: shown?.joint ? threshold() : null }));
 
 // ---- which pass
 
@@ -77,11 +71,11 @@ async function lookUp(run, index, atOnce) {
   const value = cache.known(run, index) ?? (await cache.find(run, index));
   if (request !== wanted) return;
   if (value) show(value, atOnce);
-  else say(part("readout"), LOST);
+  else panel.sayLost();
 }
 
 function show(value, atOnce = false) {
-  if (playing && mode === "teach" && value !== shown && !reducedMotion.matches) dropIn(grids);
+  if (playing && mode === "teach" && value !== shown && !reducedMotion.matches) panel.dropIn();
   if (value.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
   shown = value;
   drawPass();
@@ -90,14 +84,14 @@ function show(value, atOnce = false) {
 
 /** Draws the grids now or as soon as drawing does not take more than its share of the time. */
 function schedule(atOnce = false) {
-  if (atOnce || document.visibilityState === "hidden") drawJoint(); // no animation frame comes there
+  if (atOnce || document.visibilityState === "hidden") panel.drawJoint(); // no animation frame comes there
   else timer ||= setTimeout(() => requestAnimationFrame(drawInTime), Math.max(0, nextDraw - performance.now()));
 }
 
 function drawInTime() {
   timer = 0;
   const start = performance.now();
-  drawJoint();
+  panel.drawJoint();
   const frame = reducedMotion.matches ? QUIET_FRAME : FRAME;
   nextDraw = start + frame;
   // A task posted from a frame runs after that frame was laid out and painted, which costs more than the script.
@@ -108,7 +102,8 @@ function clear() {
   current = newest = shown = slider = played = null;
   following = true;
   wanted += 1;
-  drawAtRest();
+  drawHead();
+  panel.drawAtRest();
 }
 
 function step(offset) {
@@ -128,43 +123,12 @@ function follow() {
 
 // ---- drawing
 
-/** What is said of the pass: as cheap as a line of text. */
 function drawPass() {
-  const { run, pass, joint } = shown;
-  root.dataset.state = joint ? "joint" : "single";
+  const { run, pass } = shown;
   drawHead();
-  drawEmitted(part("emitted"), pass);
-  say(part("lead"), "");
-  drawVerdict();
-  drawDrafts(part("drafts"), pass);
-  if (!joint) say(part("no-joint"), noJointInWords(pass, cache.of(run).total));
+  panel.drawPass(cache.of(run).total);
   const detail = (bus.shown = { run, index: pass.pass }); // kept for scripts that begin later
   bus.dispatchEvent(new CustomEvent("shown", { detail }));
-}
-
-/** The grids, and what explains them. Without a joint those of the pass before keep their place, unseen. */
-function drawJoint() {
-  if (!shown?.joint) return;
-  const { pass, joint } = shown;
-  shown.unpacked ??= unpackJoint(joint);
-  drawStages();
-  drawLadder(part("ladder"), pass, joint, threshold());
-  drawThird(part("third"), pass, joint);
-}
-
-function drawAtRest() {
-  root.dataset.state = "empty";
-  drawHead();
-  part("emitted").hidden = part("drafts").hidden = true;
-  say(part("title"), "Inside a forward pass");
-  for (const name of ["subtitle", "about"]) say(part(name), "");
-  say(part("lead"), AT_REST);
-  nameStage(grids[1], correctionTitle());
-  grids.forEach((grid, i) => {
-    clearGrid(grid);
-    say(grid.caption, LESSON[i]);
-    say(grid.result, "");
-  });
 }
 
 function drawHead() {
@@ -188,59 +152,6 @@ function threshold() {
   const { pass, joint } = shown;
   return slider === null || isGrown(pass) ? joint.threshold : slider;
 }
-
-function drawStages() {
-  const { pass, joint, unpacked } = shown;
-  const after = applyThreshold(unpacked, joint, threshold());
-  const picked = pickedCell(joint);
-  const third = isGrown(pass) ? rowGiven(joint, unpacked.masked) : after.grid;
-  const unmasked = isUnmasked(pass, unpacked, joint.correction);
-  const corrected = unpacked.given ?? (unmasked ? unpacked.product : unpacked.masked);
-  const values = [unpacked.product, corrected, third];
-  const results = stageResults(pass, joint, unpacked, after);
-  const captions = stageCaptions(pass, joint, threshold(), unmasked);
-  nameStage(grids[1], correctionTitle(joint.correction));
-  drawKeys(part, grids[2], pass);
-  grids.forEach((grid, i) => {
-    drawGrid(grid, joint, values[i], picked);
-    say(grid.caption, captions[i]);
-    say(grid.result, results[i]);
-  });
-}
-
-/** What the pass did; while the slider is away from the run's threshold, what it would have done there. */
-function drawVerdict() {
-  const { pass, joint } = shown;
-  const asking = joint && Math.abs(threshold() - joint.threshold) > 1e-9;
-  const [phrase, reason] = asking ? whatIfInWords(pass, joint, slider) : verdictInWords(pass, joint);
-  root.classList.toggle("dm-asking", Boolean(asking));
-  say(part("verdict").children[0], phrase);
-  say(part("verdict").children[1], asking ? `${reason} This answer ran at ${joint.threshold}.` : reason);
-}
-
-// ---- reading cells
-
-function readCell(cell, politely) {
-  if (!cell || !shown?.joint) return;
-  const at = Number(cell.dataset.at);
-  const words = cellInWords(at, shown, threshold());
-  if (!words) return;
-  part("readout").setAttribute("aria-live", politely ? "polite" : "off");
-  say(part("readout"), words);
-  root.querySelectorAll(".dm-cell.read").forEach((other) => other.classList.remove("read"));
-  for (const grid of grids) grid.cells[at].classList.add("read");
-}
-
-function unread() {
-  root.querySelectorAll(".dm-cell.read").forEach((cell) => cell.classList.remove("read"));
-  say(part("readout"), READ_ME);
-}
-
-root.addEventListener("mouseover", (event) => readCell(event.target.closest(".dm-cell"), false));
-part("stages").addEventListener("mouseleave", unread);
-root.addEventListener("click", (event) => readCell(event.target.closest(".dm-cell"), false));
-root.addEventListener("focusin", (event) => readCell(event.target.closest(".dm-cell"), true));
-root.addEventListener("keydown", (event) => moveInGrid(event, grids));
 
 part("previous").addEventListener("click", () => step(-1));
 part("next").addEventListener("click", () => step(1));
@@ -290,11 +201,10 @@ bus.addEventListener("player", ({ detail }) => ({ mode, playing } = detail));
 bus.addEventListener("threshold", (event) => {
   slider = event.detail;
   if (!shown?.joint) return;
-  drawVerdict();
+  panel.drawVerdict();
   schedule(true);
 });
-say(part("readout"), READ_ME);
-connectTabs(root, part("stage-tabs"), STAGES, grids);
-drawAtRest();
+drawHead();
+panel.drawAtRest();
 watch("value", onValue);
 onValue();

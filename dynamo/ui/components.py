@@ -36,7 +36,7 @@ SCRIPTS = {
     ),
     "race": ("clocks.js", "player.js", "split.js", "why.js", "link.js", "fork.js", "race.js"),
     "timeline": ("columns.js", "timeline.js"),
-    "inspector": ("words.js", "passes.js", "grids.js", "notes.js", "inspector.js"),
+    "inspector": ("words.js", "passes.js", "grids.js", "notes.js", "panel.js", "inspector.js"),
     "audit": ("words.js", "audit.js"),
     "strip": ("words.js", "strip.js"),
     "picker": ("picker.js",),
