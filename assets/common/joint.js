@@ -94,12 +94,18 @@ function rowGiven(joint, masked) {
 function triesOf(pass, joint) {
   if (isGrown(pass)) return [];
   const tries = (pass.backoffs ?? []).map(([order, reason, best, , atMost]) => ({ order, best, reason, atMost }));
-  const emitted = pass.order ?? pass.ids.length;
-  if (emitted > 1) {
-    const largest = joint ? Math.max(0, ...unpackJoint(joint).chunks.map((chunk) => chunk.value)) : 0;
-    tries.push({ order: emitted, best: pass.best ?? largest, reason: "" });
-  }
+  const order = emittedOrder(pass);
+  if (order > 1) tries.push({ order, best: pass.best ?? largestOf(joint), reason: "" });
   return tries;
+}
+
+/** Tokens of the chunk that a pass chose; the answer may end inside it. */
+function emittedOrder(pass) {
+  return pass.order ?? pass.ids.length;
+}
+
+function largestOf(joint) {
+  return joint ? Math.max(0, ...unpackJoint(joint).chunks.map((chunk) => chunk.value)) : 0;
 }
 
 /** Whether a recorded try would have gone through at a threshold, by its joint values alone. */

@@ -1,9 +1,5 @@
 // What passes that are over would have emitted at another threshold, as far as their own joints tell: nothing is decoded.
 
-function emittedOrder(step) {
-  return step.order ?? step.ids.length;
-}
-
 /**
  * How many passes would emit fewer or more tokens, each after the same text. orders: what each would emit, null where
  * it built no joint; changes: 1 for more, -1 for fewer.

@@ -84,11 +84,18 @@ function show(value, atOnce = false) {
 
 /** Draws the grids now or as soon as drawing does not take more than its share of the time. */
 function schedule(atOnce = false) {
-  if (atOnce || document.visibilityState === "hidden") panel.drawJoint(); // no animation frame comes there
-  else timer ||= setTimeout(() => requestAnimationFrame(drawInTime), Math.max(0, nextDraw - performance.now()));
+  // No animation frame comes in a hidden tab.
+  if (!atOnce && document.visibilityState !== "hidden") {
+    timer ||= setTimeout(() => requestAnimationFrame(drawInTime), Math.max(0, nextDraw - performance.now()));
+    return;
+  }
+  clearTimeout(timer);
+  timer = 0;
+  panel.drawJoint();
 }
 
 function drawInTime() {
+  if (!timer) return; // it was drawn at once meanwhile
   timer = 0;
   const start = performance.now();
   panel.drawJoint();
@@ -126,9 +133,14 @@ function follow() {
 function drawPass() {
   const { run, pass } = shown;
   drawHead();
-  panel.drawPass(cache.of(run).total);
+  drawWords();
   const detail = (bus.shown = { run, index: pass.pass }); // kept for scripts that begin later
   bus.dispatchEvent(new CustomEvent("shown", { detail }));
+}
+
+function drawWords() {
+  const { total, completed } = cache.of(shown.run);
+  panel.drawPass(Boolean(completed) && shown.pass.pass + 1 === total);
 }
 
 function drawHead() {
@@ -166,7 +178,7 @@ part("enlarge").addEventListener("click", () => trigger("enlarge", { run: shown.
 
 // ---- the other parts of the page
 
-function onLane({ kind, run, header, state, end, passes, count }) {
+function onLane({ kind, run, header, state, passes, count }) {
   if (kind !== "dynamo") return;
   running = state === "running" ? { run, count } : null;
   if (state === "empty" || header?.lane === "blind") {
@@ -176,10 +188,10 @@ function onLane({ kind, run, header, state, end, passes, count }) {
   startRun(run);
   const known = cache.of(run);
   known.total = Math.max(known.total, passes.length);
-  const over = end !== null || state === "done";
-  if (over && !known.completed) {
+  if (state === "done" && !known.completed) {
     known.completed = true;
     cache.complete(run);
+    if (shown?.run === run) drawWords();
   }
   drawHead();
   const reached = running && following && !held ? cache.known(run, count - 1) : null;

@@ -16,12 +16,13 @@ function itemOf(...tags) {
   };
 }
 
-/** What the grids are of, and what their marks mean. */
+/** What the grids are of, and what their marks mean; pass: null at rest. */
 function drawKeys(part, last, pass) {
-  nameStage(last, isExact(pass) ? "Drafts" : "Threshold");
-  say(part("about"), isExact(pass) ? draftsForNextInWords(pass) : "");
-  say(part("gone-key"), isExact(pass) ? "left out" : "removed");
-  say(part("picked-key"), isExact(pass) ? "drafted" : "sampled");
+  const exact = pass !== null && isExact(pass);
+  nameStage(last, exact ? "Drafts" : "Threshold");
+  say(part("about"), exact ? draftsForNextInWords(pass) : "");
+  say(part("gone-key"), exact ? "left out" : "removed");
+  say(part("picked-key"), exact ? "drafted" : "sampled");
 }
 
 function drawLadder(list, pass, joint, threshold) {

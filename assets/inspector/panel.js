@@ -18,9 +18,10 @@ function createPanel(root, look) {
     root.dataset.state = "empty";
     part("emitted").hidden = part("drafts").hidden = true;
     say(part("title"), "Inside a forward pass");
-    for (const name of ["subtitle", "about"]) say(part(name), "");
+    say(part("subtitle"), "");
     say(part("lead"), AT_REST);
     nameStage(grids[1], correctionTitle());
+    drawKeys(part, grids[2], null);
     grids.forEach((grid, i) => {
       clearGrid(grid);
       say(grid.caption, LESSON[i]);
@@ -28,15 +29,15 @@ function createPanel(root, look) {
     });
   }
 
-  /** What is said of the pass: as cheap as a line of text. total: passes of its run. */
-  function drawPass(total) {
+  /** What is said of the pass: as cheap as a line of text. last: its answer is over, and ended with it. */
+  function drawPass(last) {
     const { pass, joint } = look().view;
     root.dataset.state = joint ? "joint" : "single";
     drawEmitted(part("emitted"), pass);
     say(part("lead"), "");
     drawVerdict();
     drawDrafts(part("drafts"), pass);
-    if (!joint) say(part("no-joint"), noJointInWords(pass, total));
+    if (!joint) say(part("no-joint"), noJointInWords(pass, last));
   }
 
   /** The grids, and what explains them. Without a joint those of the pass before keep their place, unseen. */

@@ -82,12 +82,9 @@ const NOT_RECORDED = "Its joint distribution was not recorded.";
 function verdictInWords(pass, joint) {
   if (isExact(pass)) return exactInWords(pass);
   if (isGrown(pass)) return anchoredInWords(pass);
-  if (!joint) {
-    const tried = pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
-    return [`This pass emitted ${plural(pass.ids.length, "token")}.`, tried ? NOT_RECORDED : SINGLE];
-  }
+  if (!joint) return [`This pass emitted ${plural(pass.ids.length, "token")}.`, hadJoint(pass) ? NOT_RECORDED : SINGLE];
   const tries = triesOf(pass, joint);
-  const order = pass.order ?? pass.ids.length;
+  const order = emittedOrder(pass);
   if (order === 1) return ["This pass backed off to 1 token.", refusalInWords(tries, joint.threshold)];
   const cut = order > pass.ids.length ? " The text ends inside it." : "";
   const count = plural(pass.ids.length, "token");
@@ -113,11 +110,16 @@ function draftsForNextInWords(pass) {
   return `Drafts for the next pass, after “${lastOf(pass)}”:`;
 }
 
-/** Where the grids would stand. */
-function noJointInWords(pass, total) {
-  if (pass.drafted?.length) return NOT_RECORDED;
+/** Whether a pass that comes without its joint had one. */
+function hadJoint(pass) {
+  return pass.drafted?.length > 0 || pass.kept !== undefined || pass.best !== undefined || pass.backoffs?.length > 0;
+}
+
+/** Where the grids would stand. last: the answer is known to end with this pass. */
+function noJointInWords(pass, last) {
+  if (hadJoint(pass)) return NOT_RECORDED;
   if (!isExact(pass)) return "No joint distribution, so nothing to picture.";
-  return pass.pass + 1 === total ? "The answer ended here: no drafts, so nothing to picture." : "No drafts, so nothing to picture.";
+  return `${last ? "The answer ended here: no" : "No"} drafts, so nothing to picture.`;
 }
 
 /** Exact mode: what became of the drafts of the pass before, and what this one drafts. */
@@ -135,7 +137,7 @@ function exactInWords(pass) {
 /** What the pass would have come to at the slider's threshold, after the same text: [phrase, reason]. */
 function whatIfInWords(pass, joint, threshold) {
   const tries = triesOf(pass, joint);
-  const emitted = pass.order ?? pass.ids.length;
+  const emitted = emittedOrder(pass);
   const { order, certain } = decisionAt(tries, threshold);
   const phrases = [
     [!certain, `have backed off from ${emitted} tokens`],

@@ -42,14 +42,15 @@ let playhead = null;
 let lookedAt = bus.shown ?? null; // {run, index} in the inspector
 let marked = [];
 let announced = ""; // the run whose end was announced
-let cursor = null; // the chunk that Tab reaches
 let frame = 0;
 
 const current = () => chat.turns.at(-1);
 const inspectable = () => side === "dynamo" && !isBlind(current());
+const choose = (turn, index) => request(turn, index, true);
+const choosing = connectChoosing(root, parts.text, tip, { turns: () => chat.turns, inspectable, choose });
 const newest = () => ({ turn: current(), drawn: turns.at(-1), bars });
 const preview = side === "dynamo" ? connectPreview(bus, newest, schedule) : () => "";
-const openFork = (pass) => inspectable() && request(current(), pass, true);
+const openFork = (pass) => inspectable() && choose(current(), pass);
 const markFork = connectFork(bus, side, newest, sight, openFork);
 
 // ---- drawing what is new
@@ -65,12 +66,13 @@ function update() {
   movePlayhead();
   mark();
   markFork();
-  sight.keepEnd();
+  keepInSight();
   publish();
 }
 
 function clear() {
-  [turns, bars, marked, count, cursor] = [[], [], [], 0, null];
+  [turns, bars, marked, count] = [[], [], [], 0];
+  choosing.reach(null);
   parts.text.replaceChildren();
   parts.strip.replaceChildren();
   parts.announce.textContent = "";
@@ -115,7 +117,7 @@ function begin(turn) {
 function openAnswer(drawn, chunk) {
   drawn.answer.setAttribute("role", inspectable() ? "group" : "list");
   drawn.answer.setAttribute("aria-label", "Answer, pass by pass");
-  if (!parts.text.contains(document.activeElement)) moveCursor(chunk);
+  if (!parts.text.contains(document.activeElement)) choosing.reach(chunk);
 }
 
 function extendStrip() {
@@ -127,10 +129,16 @@ function extendStrip() {
   parts.strip.append(...fresh);
 }
 
-/** Of a pass that was chosen elsewhere, by the timeline's keys say. */
-function bringIntoSight({ run, index }) {
+/** Where a pass of a run is drawn, undefined where it is not shown. */
+function chunkOf({ run, index }) {
   const piece = turns[chat.turns.findLastIndex((turn) => turn.header.run === run)]?.pieces[index];
-  if (piece && !piece.hidden) sight.bring(piece.firstElementChild);
+  return piece && !piece.hidden ? piece.firstElementChild : undefined;
+}
+
+/** The text's end is in sight while it grows; at rest, the pass that the inspector shows. */
+function keepInSight() {
+  const resting = stateOf(current()) === "done" && playhead === null;
+  sight.keep(resting && lookedAt ? chunkOf(lookedAt) : null);
 }
 
 // ---- the playhead: the same DOM, its later chunks hidden
@@ -153,7 +161,7 @@ function movePlayhead() {
 function onPlayhead(event) {
   playhead = event.detail.milliseconds;
   if (!movePlayhead()) return;
-  sight.keepEnd();
+  keepInSight();
   publish();
 }
 
@@ -168,9 +176,8 @@ function publish() {
   drawHead(turn, state);
   parts.footer.replaceChildren(...factsOf(turn, count).map((fact) => make("span", "", fact)));
   if (state === "done") sayFarewell(turn);
-  const { header = null, passes = [], end: ending = null } = turn ?? {};
-  const [run, end] = [header?.run ?? null, ending?.end ?? null];
-  const detail = { kind: side, run, header, state, end, ending, passes, count, turns: chat.turns.length };
+  const { header = null, passes = [], end = null } = turn ?? {};
+  const detail = { kind: side, run: header?.run ?? null, header, state, end, passes, count, turns: chat.turns.length };
   bus.dispatchEvent(new CustomEvent("lane", { detail }));
 }
 
@@ -197,15 +204,7 @@ function sayFarewell(turn) {
   parts.announce.textContent = farewellOf(parts.title.textContent, turn);
 }
 
-// ---- choosing a pass
-
-/** The pass that an event is about: its turn, its place, and what to point at. */
-function passAt(event) {
-  const target = event.target.closest?.(".dm-chunk, .dm-bar");
-  if (!target || !root.contains(target)) return null;
-  const number = target.closest(".dm-turn")?.dataset.turn ?? chat.turns.length - 1;
-  return { turn: chat.turns[number], index: Number(target.dataset.index), target };
-}
+// ---- the pass that is looked at
 
 function request(turn, index, pinned) {
   bus.dispatchEvent(new CustomEvent("show", { detail: { run: turn.header.run, index, pinned } }));
@@ -213,60 +212,12 @@ function request(turn, index, pinned) {
 
 /** Outlines the pass that the inspector shows, once it is drawn here. */
 function mark() {
-  const i = lookedAt ? chat.turns.findLastIndex((turn) => turn.header.run === lookedAt.run) : -1;
-  const bar = i === chat.turns.length - 1 ? bars[lookedAt?.index] : null;
-  const now = [turns[i]?.pieces[lookedAt?.index]?.firstElementChild, bar].filter(Boolean);
+  const bar = lookedAt && lookedAt.run === current()?.header.run ? bars[lookedAt.index] : null;
+  const now = [lookedAt && chunkOf(lookedAt), bar].filter(Boolean);
   for (const old of marked) if (!now.includes(old)) old.classList.remove("selected");
   for (const one of now) one.classList.add("selected");
   marked = now;
 }
-
-function showTip({ turn, index, target }, pointer = null) {
-  const hint = inspectable() ? "Click to look inside this pass" : "";
-  tip.show(target, drawTip(turn, turn.passes[index], hint), pointer);
-}
-
-// ---- keyboard: one stop for Tab, arrows from chunk to chunk across the turns
-
-function moveCursor(chunk) {
-  if (cursor) cursor.tabIndex = -1;
-  cursor = chunk;
-  cursor.tabIndex = 0;
-}
-
-function onKey(event) {
-  const pass = passAt(event);
-  if (!pass || event.altKey || event.ctrlKey || event.metaKey) return;
-  if (["ArrowRight", "ArrowLeft", "Home", "End"].includes(event.key)) neighbourOf(pass.target, event.key, parts.text)?.focus();
-  else if (inspectable() && (event.key === "Enter" || event.key === " ")) request(pass.turn, pass.index, true);
-  else return;
-  event.preventDefault();
-}
-
-root.addEventListener("keydown", onKey);
-root.addEventListener("mouseover", (event) => {
-  const pass = passAt(event);
-  if (pass) showTip(pass, { x: event.clientX, y: event.clientY });
-  else if (event.target.closest(".dm-tip")) tip.keep();
-  else tip.hideSoon();
-});
-root.addEventListener("mouseleave", tip.hideSoon);
-root.addEventListener("focusin", (event) => {
-  const pass = passAt(event);
-  if (!pass) return;
-  moveCursor(pass.target);
-  showTip(pass);
-});
-root.addEventListener("focusout", tip.hideSoon);
-root.addEventListener("click", (event) => {
-  const pass = passAt(event);
-  if (!pass || !inspectable()) return;
-  if (event.pointerType === "mouse") tip.hide(); // a finger needs it: it says where to look
-  request(pass.turn, pass.index, true);
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") tip.hide();
-});
 
 // ---- the other parts of the page
 
@@ -281,10 +232,14 @@ bus.addEventListener("stop", () => {
   current().end = { end: "cancelled" };
   schedule();
 });
-bus.addEventListener("show", ({ detail }) => detail.pinned && bringIntoSight(detail));
+bus.addEventListener("show", ({ detail }) => {
+  const chunk = detail.pinned && chunkOf(detail); // chosen elsewhere, by the timeline's keys say
+  if (chunk) sight.bring(chunk);
+});
 bus.addEventListener("shown", (event) => {
   lookedAt = event.detail;
   mark();
+  keepInSight();
 });
 
 // A hidden tab gets no animation frames, but its values still arrive.

@@ -8,7 +8,9 @@
  */
 function connectPreview(bus, look, redraw) {
   let asked = null;
+  let turn = null; // that this was asked of
   let last = null; // the run that is drawn otherwise, as `look` gave it
+  let said = { words: "" }; // {turn, passes, asked, words}: what it was said of, as this is called with every step
 
   bus.addEventListener("threshold", ({ detail }) => {
     asked = typeof detail === "number" ? detail : null;
@@ -17,6 +19,15 @@ function connectPreview(bus, look, redraw) {
 
   return () => {
     const now = look();
+    if (now.turn !== turn) [turn, asked] = [now.turn, null];
+    const passes = turn?.passes.length;
+    if (said.turn !== turn || said.passes !== passes || said.asked !== asked) {
+      said = { turn, passes, asked, words: draw(now) };
+    }
+    return said.words;
+  };
+
+  function draw(now) {
     const differs = Boolean(now.turn) && canAsk(now.turn.passes, now.turn.header.options.threshold, asked);
     if (last && (last.turn !== now.turn || !differs)) drawPasses(last, null);
     last = differs ? now : null;
@@ -24,7 +35,7 @@ function connectPreview(bus, look, redraw) {
     const other = whatIf(now.turn.passes, asked);
     drawPasses(now, other);
     return previewInWords(other, asked);
-  };
+  }
 }
 
 function drawPasses({ turn, drawn, bars }, other) {

@@ -15,7 +15,7 @@ async function linkOf(lanes) {
 function linesOf(lanes, passes) {
   const lines = lanes.flatMap((lane) => {
     const header = { ...lane.header, run: "" }; // whoever opens it gives the run an id
-    return passes ? [header, ...lane.passes, lane.ending] : [header];
+    return passes ? [header, ...lane.passes, lane.end] : [header];
   });
   return lines.map((line) => JSON.stringify(line)).join("\n");
 }

@@ -47,8 +47,8 @@ function raceOf(lanes) {
   return {
     ends,
     done: lanes.length > 0 && running.length === 0,
-    whole: lanes.every(({ end }) => end !== "error" && end !== "cancelled"),
-    stopped: lanes.some(({ end }) => end === "cancelled"),
+    whole: lanes.every(({ end }) => end?.end !== "error" && end?.end !== "cancelled"),
+    stopped: lanes.some(({ end }) => end?.end === "cancelled"),
     arrived: Math.min(...(running.length ? running : [Math.max(0, ...last)])),
     total: Math.max(0, ...last),
     firsts: ends.filter((moments) => moments.length).map((moments) => moments[0]),

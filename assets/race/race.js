@@ -23,6 +23,7 @@ const SHORTEST_LAP = 24; // tokens that a lap has room for, while nobody knows h
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 const lanes = { base: null, dynamo: null };
+const known = {}; // of each lane: its run, state and passes
 let race = raceOf([]);
 let player = newPlayer(reducedMotion.matches);
 let runs = ""; // of the race on screen
@@ -40,7 +41,11 @@ const shown = () => (blind() ? [] : present());
 // ---- what comes in
 
 function onLane({ detail }) {
-  lanes[detail.kind] = detail;
+  const { kind: side, run, state, passes } = detail;
+  lanes[side] = detail;
+  const news = `${run} ${state} ${passes.length}`;
+  if (known[side] === news) return; // only the playhead moved, which the player itself did
+  known[side] = news;
   race = raceOf(shown());
   tellFork();
   const now = performance.now();

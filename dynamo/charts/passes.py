@@ -16,6 +16,9 @@ from dynamo.trace.ndjson import PassLine
 
 _LOW_BAR = 0.05  # below it a linear axis would press the bars onto its floor
 _FLOOR = 1e-4
+_EXACT = (
+    "Exact mode: a mark is the likeliest chunk of the joint that drafts come from. It has no bar to exceed."
+)
 
 _REASONS = {
     "threshold": "not above the threshold",
@@ -33,27 +36,32 @@ class _Try(NamedTuple):
     story: str
 
 
-def backoff_timeline(passes: Sequence[PassLine], threshold: float) -> go.Figure:
+def backoff_timeline(passes: Sequence[PassLine], threshold: float | None) -> go.Figure:
     """Above, the best joint value of every order that a pass tried, against that order's threshold
     (threshold ** (order - 1), dashed); below, the tokens that the pass emitted.
 
     A pass that tried three and then two tokens has two marks over each other. Passes that built no joint (the
-    base model's, or all at threshold 1) have none. In exact mode a joint is what the next pass's drafts come
-    from, and `threshold` is exact mode's own.
+    base model's, or all at threshold 1) have none. threshold: None in exact mode, where a joint is what the
+    next pass's drafts are drawn from, and need not exceed anything.
     """
-    exact = any(line.drafted for line in passes)
-    word = "drafted" if exact else "above the bar"  # the text may end inside of what was drawn
+    exact = threshold is None
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.06)
     tries = [each for line in passes for each in _tries(line, exact)]
     orders = sorted({each.order for each in tries}, reverse=True)
-    logarithmic = bool(orders) and threshold ** (max(orders) - 1) < _LOW_BAR
+    logarithmic = bool(orders) and not exact and threshold ** (max(orders) - 1) < _LOW_BAR
     for order in orders:
         for kept in (True, False):
-            name = f"{order} {word if kept else 'backed off'}"
+            # "above the bar" and not "emitted": the text may end inside of what was drawn.
+            name = _drafts(order) if exact else f"{order} {'above the bar' if kept else 'backed off'}"
             _add_tries(figure, name, order, kept, [t for t in tries if (t.order, t.kept) == (order, kept)])
-        _add_bar(figure, order, threshold, len(passes), logarithmic)
+        if not exact:
+            _add_bar(figure, order, threshold, len(passes), logarithmic)
     _add_emitted(figure, passes, exact)
     dress(figure, height=400, dragmode="zoom", barmode="overlay")
+    if exact:
+        figure.update_layout(
+            title={"text": _EXACT, "font": {"size": 13}, "x": 0, "y": 0.98, "yanchor": "top"}
+        )
     figure.update_yaxes(
         title={"text": "best joint value", "standoff": 8}, row=1, col=1, **_value_axis(logarithmic)
     )
@@ -83,6 +91,10 @@ def _chosen(line: PassLine, exact: bool) -> int:
     return 1 + len(line.drafted) if exact else line.order
 
 
+def _drafts(order: int) -> str:
+    return f"{order - 1} draft{'s' * (order > 2)}"
+
+
 def _story(line: PassLine, exact: bool) -> str:
     """The pass in words, for the pointer that rests on any of its marks."""
     emitted = f"{len(line.tokens)} token{'s' * (len(line.tokens) > 1)}"
@@ -93,10 +105,11 @@ def _story(line: PassLine, exact: bool) -> str:
             f"tried {each.order}: best {plain(percent(each.best))} of {percent(each.threshold)}, {reason}"
         )
     if _chosen(line, exact) > 1 and line.best is not None:
-        how = "kept" if line.backoffs else "tried"
-        lines.append(f"{how} {_chosen(line, exact)}: best {plain(percent(line.best))}")
+        chosen = _chosen(line, exact)
+        how = _drafts(chosen) if exact else f"{'kept' if line.backoffs else 'tried'} {chosen}"
+        lines.append(f"{how}: best {plain(percent(line.best))}")
     if line.rejected:
-        lines.append(f"refused: {' '.join(visible(text) for text in line.rejected)}")
+        lines.append(f"rejected: {' '.join(visible(text) for text in line.rejected)}")
     return "<br>".join(lines)
 
 

@@ -29,6 +29,7 @@ SCRIPTS = {
         "drawing.js",
         "tip.js",
         "sight.js",
+        "choosing.js",
         "saving.js",
         "preview.js",
         "fork.js",

@@ -49,7 +49,7 @@ def test_a_link_brings_the_answer_its_message_and_its_settings(page_at, page_url
 
 
 def test_a_long_answer_is_left_out_of_its_link_and_lines_come_back_as_they_were(arithmetic):
-    lanes = [{**each, "ending": {"end": "eos", "text": HOSTILE}} for each in short_race(prompt=HOSTILE)]
+    lanes = [{**each, "end": {"end": "eos", "text": HOSTILE}} for each in short_race(prompt=HOSTILE)]
     for text, whole in ((HOSTILE, True), (None, False)):
         for at, step in enumerate(lanes[0]["passes"]):  # noise is as long as it is when it is compressed
             step["text"] = [text or hashlib.shake_256(bytes([at])).hexdigest(400)]

@@ -81,7 +81,7 @@ def test_the_others_hear_at_once_of_what_the_playhead_shows(open_panes):
     assert {name: lane[name] for name in ("run", "state", "end", "count", "turns")} == {
         "run": "1d".ljust(32, "0"),
         "state": "done",
-        "end": "eos",
+        "end": {"end": "eos"},
         "count": len(ANSWER),
         "turns": 1,
     }
@@ -94,7 +94,7 @@ def test_stop_settles_a_running_answer_and_says_so(open_panes):
     box = pane(page, "dynamo", ".dm-text")
     assert box.get_attribute("aria-busy") == "true"
     dispatch(page, "stop")
-    assert told(page, "dynamo")["end"] == "cancelled"
+    assert told(page, "dynamo")["end"] == {"end": "cancelled"}
     assert box.get_attribute("aria-busy") == "false"
     assert pane(page, "dynamo", ".dm-tally").inner_text() == "16 tokens in 9 passes, stopped"
     spoken = pane(page, "dynamo", ".dm-announce").text_content()

@@ -187,16 +187,19 @@ def test_a_back_off_tells_its_reason():
     )
 
 
-def test_in_exact_mode_a_joint_is_of_the_drafts_and_refused_ones_are_told():
+def test_in_exact_mode_a_joint_is_of_the_drafts_and_has_no_bar():
+    """The threshold at which drafting stops is about another number, and was drawn as the joint's bar."""
     lines = [
         PassLine(0, (1,), ("a",), 1, 1.0, drafted=(2, 3), best=0.2),
         PassLine(1, (2, 4), (" b", " c"), 2, 1.0, drafted=(5,), rejected=(" <x>",), best=0.3),
         PassLine(2, (5, 6), (" d", " e"), 2, 1.0, best=0.4),
     ]
-    figure = charts.backoff_timeline(lines, 0.0)
-    three, two = marks(figure, "3 drafted"), marks(figure, "2 drafted")
+    figure = charts.backoff_timeline(lines, None)
+    three, two = marks(figure, "2 drafts"), marks(figure, "1 draft")
     assert (three.x, three.y, two.x, two.y) == ((1,), (0.2,), (2,), (0.3,))
-    assert two.hovertext[0].endswith("<br>tried 2: best 30 %<br>refused: ·&lt;x&gt;")
+    assert two.hovertext[0].endswith("<br>1 draft: best 30 %<br>rejected: ·&lt;x&gt;")
+    assert not [trace for trace in figure.data if trace.mode == "lines"]
+    assert "no bar to exceed" in figure.layout.title.text
 
 
 @pytest.mark.parametrize("lines", [[], [PassLine(0, (1,), ("a",), 1, 1.0)]])

@@ -132,7 +132,7 @@ def lane(run: str | None, passes: list[dict], state: str = "done", threshold: fl
         "run": run,
         "header": header,
         "state": state,
-        "end": "eos" if state == "done" else None,
+        "end": {"end": "eos"} if state == "done" else None,
         "passes": passes,
         "count": len(passes),
         "turns": 1,

@@ -28,7 +28,7 @@ def lane(kind, ms, tokens=1, *, state="done", end="eos", prefill=12.0, **header)
         "run": about["run"],
         "header": about,
         "state": state,
-        "end": end if state == "done" else None,
+        "end": {"end": end} if state == "done" else None,
         "passes": passes,
         "count": len(passes),
         "turns": 1,

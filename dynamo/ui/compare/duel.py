@@ -17,6 +17,7 @@ from dynamo.ui.compare.pair import GENERATE
 from dynamo.ui.compare.presenter import RecordedRun
 
 CHOICES = ("left", "tie", "right")
+BLIND = "blind"  # the lane of an answer that does not say whose it is
 
 
 @dataclass(frozen=True, eq=False)  # a session's state is hashed
@@ -64,7 +65,7 @@ class Duel:
 
     def _blind(self, lane: str) -> str:
         lines = (
-            Header(uuid4().hex, "blind", self.model, self.prompt),
+            Header(uuid4().hex, BLIND, self.model, self.prompt),
             PassLine(0, (0,), (self.texts[lane],), 1, 0.0),
             End("eos"),
         )

@@ -19,7 +19,7 @@ import gradio as gr
 from dynamo import charts
 from dynamo.common.bidi import in_html
 from dynamo.ui.compare.chat import Chat, last_run
-from dynamo.ui.compare.duel import Duel
+from dynamo.ui.compare.duel import BLIND, Duel
 from dynamo.ui.compare.presenter import RaceView
 from dynamo.ui.compare.service import READY, Busy, PageService
 from dynamo.ui.compare.settings import LARGEST_SEED, Settings, shown
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 EMPTY_PROMPT = "Type a message first, or pick an example below."
 EDITING = "Change the message and press Generate: it replaces the last turn."
+DUEL_AHEAD = (
+    "Blind duel: Generate begins a new chat. Both answers come without names and clocks; you vote, and then "
+    "see which is DynaMo's."
+)
 DUEL = "Both are writing. You read first and choose; then you learn which is which."
 CHOOSE = "Both are done. Which answer is better? Vote below them."
 
@@ -176,14 +180,19 @@ class Handlers:
 
     def timeline_chart(self, dynamo: str) -> Any:
         trace = _sentence(last_run, dynamo or "")
-        if trace is None:
+        if trace is None or trace.header.lane == BLIND:
             return None
         options = trace.header.options
-        own = "exact_threshold" if options.get("exact") else "threshold"
-        threshold = options.get(own)
+        if options.get("exact") is True:
+            return charts.backoff_timeline(trace.passes, None)
+        threshold = options.get("threshold")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise gr.Error("chat: its threshold must be 0 to 1; start a new chat", print_exception=False)
         return charts.backoff_timeline(trace.passes, threshold)
+
+    def new_charts(self, dynamo: str) -> tuple[Any, Any]:
+        """The charts after another answer: no pass of it is enlarged yet."""
+        return self.timeline_chart(dynamo), None
 
     def heatmap(self, event: gr.EventData) -> tuple[Any, Any]:
         """The enlarged joint, and the panel that it opens in."""

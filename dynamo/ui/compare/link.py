@@ -15,7 +15,7 @@ from dynamo.common.validation import short_repr
 from dynamo.trace.ndjson import Trace, read_runs
 from dynamo.ui.compare.chat import LANES, LONGEST_CHAT
 from dynamo.ui.compare.pair import ModelPair
-from dynamo.ui.compare.settings import LONGEST_ANSWER, RANGES, Settings, shown
+from dynamo.ui.compare.settings import LONGEST_ANSWER, RANGES, Settings, orders, shown
 
 FROM_A_LINK = "from a link, nobody checked it"
 SET_UP = "The link's message and settings are set up."
@@ -69,8 +69,7 @@ def _settings(options: dict[str, Any], names: Sequence[str], pair: ModelPair) ->
     values = {**shown(pair.options), "max_new_tokens": LONGEST_ANSWER, "seed": 0, **options}
     values["blur"] = values["blur"] != 1
     settings = Settings.from_controls(names, [values[name] for name in names], pair.options)
-    orders = (1, max(pair.heads, 2))
-    for name, (low, high) in {**RANGES, "max_order": orders}.items():
+    for name, (low, high) in {**RANGES, "max_order": orders(pair.heads)}.items():
         value = getattr(settings, name, getattr(settings.options, name, None))
         if not low <= value <= high:
             raise ValueError(f"link: {name}: expected {low} to {high} on this page, got {short_repr(value)}")

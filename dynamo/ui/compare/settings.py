@@ -40,6 +40,11 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+def orders(heads: int) -> tuple[int, int]:
+    """What the slider of tokens per pass takes: two values at least, or Gradio would not draw it."""
+    return 1, max(heads, 2)
+
+
 @dataclass(frozen=True)
 class Settings:
     """One visitor's settings, checked. stop: strings that end the text where they begin."""
@@ -141,7 +146,7 @@ def settings_panel(
     longest = min(longest, most_tokens or longest)
     ranges = {
         **RANGES,
-        "max_order": (1, max(heads, 2)),
+        "max_order": orders(heads),
         "max_new_tokens": (min(shortest, longest), longest),
     }
     controls: dict[str, gr.components.Component] = {}

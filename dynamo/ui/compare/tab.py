@@ -12,7 +12,15 @@ from dynamo.ui.compare.examples import Examples, all_examples, examples_for
 from dynamo.ui.compare.pair import GENERATE, OWN_LOOP, THRESHOLD_1, ModelPair
 from dynamo.ui.compare.presenter import RaceView
 from dynamo.ui.compare.service import READY, PageService
-from dynamo.ui.compare.settings import CUSTOM, PRESETS, exact_switch, settings_panel, shown, threshold_dial
+from dynamo.ui.compare.settings import (
+    CUSTOM,
+    PRESETS,
+    exact_switch,
+    orders,
+    settings_panel,
+    shown,
+    threshold_dial,
+)
 from dynamo.ui.components import IN_BROWSER, joint_inspector, part, race_bar, token_pane
 
 LONGEST_PROMPT = 2000  # characters; the engine counts tokens, this only stops pasted books
@@ -101,14 +109,17 @@ class CompareTab:
                 if name in self.settings
             },
             self.settings["max_order"]: gr.update(
-                maximum=max(pair.heads, 2), value=min(pair.heads, pair.options.max_order)
+                maximum=orders(pair.heads)[1], value=min(pair.heads, pair.options.max_order)
             ),
             **({} if opening else self._empty()),
         }
 
     def _empty(self) -> dict[Any, Any]:
         lanes = (self.base, self.dynamo, self.inspector, *self.cards)
-        return {**dict.fromkeys(lanes, ""), self.bar: READY, self.replacing: False, self.duel: None}
+        nothing = (self.duel, self.timeline_chart, self.heatmap)
+        return {
+            **dict.fromkeys(lanes, ""), **dict.fromkeys(nothing), self.bar: READY, self.replacing: False
+        }  # fmt: skip
 
     def suggest(self, event: Any, opening: bool = False) -> Any:
         """After `event` the box holds the suggested prompt, unless the visitor has typed another by then.

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from dynamo.ui.compare.handlers import Handlers
+from dynamo.ui.compare.handlers import DUEL_AHEAD, Handlers
 from dynamo.ui.compare.service import READY
 from dynamo.ui.compare.settings import CUSTOM, PRESETS, dial_state, preset_of
 from dynamo.ui.compare.tab import CompareTab
@@ -25,6 +25,8 @@ _ENABLE = "() => ({ __type__: 'update', interactive: true })"
 _ENABLE_IF_REPLAYING = "() => ({ __type__: 'update', interactive: Boolean(window.dynamoBus?.replaying) })"
 _TO_BUS = "(value) => window.dynamoBus?.dispatchEvent(new CustomEvent('{name}', {{ detail: value }}))"
 _BRING_INTO_VIEW = "() => document.getElementById('{}').scrollIntoView({{ block: 'nearest' }})"
+# Of a closed panel the server draws nothing; it does when the panel opens.
+_IF_CHARTS_OPEN = "(wire) => document.querySelector('#charts p')?.checkVisibility() ? wire : ''"
 # The box is emptied when its message was answered, unless something else was typed meanwhile.
 _EMPTY_IF_ANSWERED = """(prompt, wire) => {
   const header = (wire || "").split("\\n").filter((line) => line.startsWith('{"format"')).pop();
@@ -123,6 +125,7 @@ class Wiring:
         for after in ends_of(event):
             after(None, None, tab.stop, js=_ENABLE_IF_REPLAYING, **IN_BROWSER)
         event.then(lambda: False, None, tab.replacing, **QUIET)
+        self._draw_charts(event.then)
         if tab.audit is not None:
             audit = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
             event.then(self._handlers.audit, self._chat, tab.audit, **audit, **IN_BROWSER)
@@ -147,23 +150,24 @@ class Wiring:
         tab = self._tab
         for change in (tab.bar.replaying, tab.bar.rested):
             change(None, None, tab.stop, js=_ENABLE_IF_REPLAYING, **IN_BROWSER)
-        tab.stop.click(None, js=_TO_BUS.format(name="stop"), cancels=runs, **IN_BROWSER).then(
+        stopped = tab.stop.click(None, js=_TO_BUS.format(name="stop"), cancels=runs, **IN_BROWSER)
+        said = stopped.then(
             lambda: (STOPPED, gr.update(interactive=False)), None, [tab.bar, tab.stop], **QUIET
         )
+        self._draw_charts(said.then)
 
     def _connect_chat_buttons(self) -> None:
         tab = self._tab
         tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET).then(
             None, js="() => document.querySelector('#prompt textarea').focus()", **IN_BROWSER
         )
-        tab.new_chat.click(
-            lambda: ("", "", "", READY, False, None, *("" for _ in tab.cards)),
-            None,
-            [*self._views, tab.replacing, tab.duel, *tab.cards],
-            **QUIET,
+        emptied = [*self._views, tab.replacing, tab.duel, *tab.cards]
+        cleared = tab.new_chat.click(
+            lambda: ("", "", "", READY, False, None, *("" for _ in tab.cards)), None, emptied, **QUIET
         )
+        self._draw_charts(cleared.then)
         tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, **QUIET)
-        tab.load.upload(
+        loaded = tab.load.upload(
             self._handlers.load,
             tab.load,
             self._views,
@@ -171,6 +175,7 @@ class Wiring:
             show_progress_on=tab.bar,
             **IN_BROWSER,
         )
+        self._draw_charts(loaded.success)
         for card in tab.cards:
             tab.load.upload(lambda: "", None, card, **QUIET)
 
@@ -187,6 +192,7 @@ class Wiring:
         )
         knobs = [tab.settings[name] for name in ("mask_strength", "adaptive", "blur")]
         opened.success(preset_of, knobs, tab.preset, **QUIET)
+        self._draw_charts(opened.success)
         for card in tab.cards:
             opened.success(lambda: "", None, card, **QUIET)
 
@@ -197,6 +203,12 @@ class Wiring:
             None, js=_BRING_INTO_VIEW.format("charts"), **IN_BROWSER
         )
 
+    def _draw_charts(self, event: Any) -> None:
+        """After `event` the panel of charts, where it is open, is about the answer on screen."""
+        tab = self._tab
+        charts = [tab.timeline_chart, tab.heatmap]
+        event(self._handlers.new_charts, tab.dynamo, charts, js=_IF_CHARTS_OPEN, **QUIET)
+
     def _connect_votes(self, sent: Any) -> None:
         """The row is visible while a duel waits for its vote."""
         tab = self._tab
@@ -204,8 +216,9 @@ class Wiring:
         for after in ends_of(sent):
             after(outputs=tab.votes, **show)
         tab.new_chat.click(lambda: gr.update(visible=False), None, tab.votes, **QUIET)
+        ahead = f"(blind) => blind ? {json.dumps(DUEL_AHEAD)} : {json.dumps(READY)}"
+        tab.blind.input(None, tab.blind, tab.bar, js=ahead, **IN_BROWSER)
         for choice, button in tab.vote_buttons.items():
             chosen = gr.State(choice)
-            button.click(self._handlers.vote, [tab.duel, chosen], [*self._views, tab.duel], **QUIET).then(
-                outputs=tab.votes, **show
-            )
+            voted = button.click(self._handlers.vote, [tab.duel, chosen], [*self._views, tab.duel], **QUIET)
+            self._draw_charts(voted.then(outputs=tab.votes, **show).then)

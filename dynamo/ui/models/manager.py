@@ -98,6 +98,7 @@ class ModelManager:
         self.training_folder, self.dialogues = training_folder, dialogues
         self.device = checked_device(device)
         self.completion: Completion | None = None
+        self.completions = 0  # that were loaded so far
         self.notice = ""
         self._stage, self._ready = stage, ready or {}
         self._pair_bytes = held
@@ -234,6 +235,7 @@ class ModelManager:
         else:
             model, tokenizer, _ = load_model(job.name, self.device, quantize=quantize)
             self.completion = Completion(job.name, model, tokenizer)
+            self.completions += 1
 
     def _make_room(self, job: _Job, folders: list[Path], quantize: str | None) -> None:
         """Releases loaded models until the new one fits: none, where it fits beside them."""

@@ -17,6 +17,7 @@ import gradio as gr
 from dynamo.common.bidi import in_html
 from dynamo.sampling.options import SamplingOptions
 from dynamo.ui.compare.handlers import in_one_sentence
+from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import IN_BROWSER, QUIET, RUN, part
 from dynamo.ui.models.footprint import footprint_table
@@ -71,8 +72,10 @@ class ModelsTab:
         if manager.training_folder is not None:
             with self.headless:
                 self._training = TrainingSection(manager, demo)
-        # Swaps of the pair that this page shows: kept in the page, as answers may reach it out of turn.
-        self.seen = gr.Number(0, precision=0, visible=False)
+        # What this page shows, see `_now`: kept in the page, as answers may reach it out of turn.
+        self._built = self._now()
+        self._built_for = _shown_of(manager.service.pair)
+        self.seen = gr.Textbox(self._built, visible=False)
         self.opened_with = gr.Textbox(manager.loaded, visible=False)
         self._refreshed = [
             self.seen, self.opened_with, self.name, self.loaded, self.picker, self.headless,
@@ -149,7 +152,9 @@ class ModelsTab:
         buttons = [self.load, self.cancel]
         loading = event(load, [source, self.quantize], [status, *buttons], **LOADING)
         loading.failure(lambda: _buttons(loading=False), None, buttons, **QUIET)
-        shown = self._compare.suggest(loading.then(self._refresh, self.seen, self._refreshed, **QUIET).then)
+        refreshed = loading.then(self._refresh, self.seen, self._refreshed, **QUIET)
+        refreshed = refreshed.then(self._missed, self.seen, self._refreshed, **QUIET)
+        shown = self._compare.suggest(refreshed.then)
         if self._training is not None:
             self._show_estimate(shown.then)
         return loading
@@ -163,7 +168,8 @@ class ModelsTab:
         late that it takes the place of one about a pair that was loaded meanwhile.
         """
         opened = demo.load(partial(self._refresh, opening=True), self.seen, self._refreshed, **QUIET)
-        opened = opened.then(self._missed, self.seen, self._refreshed, **QUIET)
+        missed = partial(self._missed, opening=True)
+        opened = opened.then(missed, self.seen, self._refreshed, **QUIET)
         self._compare.suggest(opened.then, opening=True)
         self.opened = opened.then(
             None, [self.name, self.opened_with], self.name,
@@ -179,9 +185,15 @@ class ModelsTab:
 
     # ---- what is shown
 
-    def _refresh(self, swaps: int, opening: bool = False) -> Updates:
+    def _now(self) -> str:
+        """How often the pair was swapped, and a model loaded beside it."""
+        return f"{self._manager.service.swaps} {self._manager.completions}"
+
+    def _refresh(self, seen: str, opening: bool = False) -> Updates:
         manager, completion = self._manager, self._manager.completion
+        pair, now = manager.service.pair, self._now()
         updates = {
+            self.seen: now,
             self.loaded: self._loaded(),
             self.picker: self._rows(None, completion.name if completion else manager.loaded),
             self.headless: gr.update(visible=completion is not None),
@@ -189,18 +201,19 @@ class ModelsTab:
             self.written: "",
             self.speed: "",
         }
-        changed = swaps != manager.service.swaps
+        changed = seen.split()[:1] != now.split()[:1]
+        if opening and seen == self._built and _shown_of(pair) == self._built_for:
+            changed = False  # another pair came and went
         # The answer to a page's first question may come when its visitor has already picked another pair.
         updates[self._switch.picked] = self._switch.update(with_value=changed or not opening)
         if changed:
             name = self.opened_with if opening else self.name
-            updates |= {self.seen: manager.service.swaps, name: manager.loaded, **self._show_pair(opening)}
+            updates |= {name: manager.loaded, **self._show_pair(opening)}
         return updates
 
-    def _missed(self, swaps: int) -> Updates:
-        return (
-            self._refresh(swaps, opening=True) if swaps != self._manager.service.swaps else {self.seen: swaps}
-        )
+    def _missed(self, seen: str, opening: bool = False) -> Updates:
+        """Refreshes a page on which an answer about an earlier pair has come after that about the latest."""
+        return self._refresh(seen, opening) if seen != self._now() else {self.seen: seen}
 
     def _loaded(self) -> str:
         service = self._manager.service
@@ -254,6 +267,11 @@ class ModelsTab:
         with self._manager.service.exclusive():
             for written, speed in completion.complete(text, SamplingOptions()):
                 yield written, f'<div class="dm-models"><p>{in_html(speed)}</p></div>'
+
+
+def _shown_of(pair: ModelPair) -> tuple[Any, ...]:
+    """What a page says of a pair."""
+    return pair.name, pair.bits, pair.options, pair.about, pair.description, pair.report
 
 
 def _buttons(loading: bool) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ addresses are made as Gradio makes the page's own.
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import FileResponse
 
+from dynamo.ui.server.bodies import Message
+
 PICTURE = "/preview.png"
 SIZE = (1200, 630)  # what most sites show whole
 _TAGS = re.compile(rb'<meta\s[^>]*(?:property|name)="(?:og|twitter):[^>]*>\s*')
 _BEFORE = b"window.gradio_config"  # after it come the page's components
-
-Message = MutableMapping[str, Any]
 
 
 class LinkPreview:
