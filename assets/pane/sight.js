@@ -7,10 +7,12 @@ const FADED_PIXELS = 12; // what is nearer to an edge is hard to read
 function createSight(text, onScroll) {
   let sticking = true;
   let kept = null;
+  let top = 0; // as it was last
 
   const below = () => text.scrollHeight - text.scrollTop - text.clientHeight;
 
   function fade() {
+    top = text.scrollTop;
     text.toggleAttribute("data-above", text.scrollTop > 1);
     text.toggleAttribute("data-below", below() > 1);
   }
@@ -31,7 +33,8 @@ function createSight(text, onScroll) {
   }
 
   text.addEventListener("scroll", () => {
-    if (text.clientHeight) sticking = below() < STICKY_PIXELS;
+    // Text that grew or a box that shrank meanwhile leads away from the end, too, but never up.
+    if (text.clientHeight) sticking = below() < STICKY_PIXELS || (sticking && text.scrollTop >= top);
     fade();
     onScroll();
   });

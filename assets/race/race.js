@@ -175,7 +175,7 @@ function drawDrift() {
   parts["drift-face"].hidden = !Object.hasOwn(bus, "audit");
   const { run, header } = lanes.dynamo ?? {};
   const audit = run && player.playhead === null && bus.audit?.run === run ? bus.audit : null;
-  const note = header?.recorded ? "read after a live answer" : header && race.done && race.whole ? "the base reads it …" : "";
+  const note = header?.recorded ? "after a live answer" : header && race.done && race.whole ? "the base reads it …" : "";
   const faces = driftOf(audit, note);
   put("drift", faces.drift);
   put("drift-note", faces.driftNote);

@@ -242,6 +242,29 @@ def test_charts_open_on_demand(page_at, page_url):
     page.wait_for_selector("#heatmap .js-plotly-plot")
 
 
+def test_charts_that_are_open_follow_the_answer(page_at, page_url):
+    """They stayed those of the answer before until somebody closed and opened the panel."""
+    drawn = """() => {
+      const traces = document.querySelector("#charts .js-plotly-plot")?.data ?? [];
+      const passes = traces.reduce((sum, { type, x }) => sum + (type === "bar" ? x.length : 0), 0);
+      return passes > 0 && passes === document.querySelectorAll(".dm-column").length;
+    }"""
+    page = page_at(page_url)
+    generate(page)
+    page.click("#charts button")
+    page.wait_for_function(drawn)
+    page.get_by_role("button", name="Enlarge").click()
+    page.wait_for_selector("#heatmap .js-plotly-plot")
+    before = page.locator(".dm-column").count()
+    set_threshold(page, "0.95")
+    page.locator("#threshold input[type=range]").dispatch_event("pointerup")
+    page.wait_for_function("(before) => document.querySelectorAll('.dm-column').length > before", arg=before)
+    page.wait_for_function(drawn)
+    page.wait_for_selector("#heatmap .js-plotly-plot", state="detached")
+    page.click("#new-chat")
+    page.wait_for_selector("#charts .js-plotly-plot", state="detached")
+
+
 # ---- votes
 
 
@@ -249,6 +272,7 @@ def test_a_blind_duel_tells_nothing_before_the_vote(page_at, tmp_path):
     with served(scripted_pair(), votes=tmp_path / "votes") as url:
         page = page_at(url)
         page.check("#blind input")
+        page.locator(".dm-status").get_by_text("you vote, and then see which is DynaMo's").wait_for()
         page.fill("#prompt textarea", PROMPT)
         page.click("#generate")
         page.wait_for_selector("#vote-left")

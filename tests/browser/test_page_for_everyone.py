@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from chats import settle
 from fakes import scripted_pair
 from pages import DONE, assert_accessible, chunks, generate, served
+
+from dynamo.sampling.options import SamplingOptions
+from dynamo.ui.components import ASSETS
 
 TABS = ("Explore", "About", "Compare")
 
@@ -43,6 +48,29 @@ def test_axe_finds_nothing(page_at, recorded_url, theme, width):
     chunks(page).first.click()
     page.click("#settings button")
     assert_accessible(page)
+
+
+def test_exact_mode_dims_the_dial_and_one_click_leaves_it(page_at):
+    pair = replace(scripted_pair(), options=SamplingOptions(exact=True))
+    with served(pair, recording=ASSETS / "models" / "smollm2" / "recording.ndjson") as url:
+        for theme in ("dark", "light"):
+            page = page_at(f"{url}?__theme={theme}")
+            page.wait_for_selector(".dm-timeline[data-exact]")
+            assert page.locator("#threshold input[type=range]").is_disabled()
+            assert_accessible(page)
+        generate(page)
+        lanes = (
+            "dynamoBus.addEventListener('lane', ({ detail }) => (lanes[detail.kind] = detail.header.options))"
+        )
+        page.evaluate(f"() => {{ window.lanes = {{}}; {lanes}; }}")
+        page.uncheck("#exact input")
+        page.locator("#dial").get_by_text("the quality dial").wait_for()
+        page.wait_for_function("['base', 'dynamo'].every((kind) => lanes[kind]?.exact === false)")
+        assert page.locator("#threshold input[type=range]").is_enabled()
+        assert_accessible(page, "#dial")
+        page.check("#exact input")
+        page.wait_for_function("['base', 'dynamo'].every((kind) => lanes[kind].exact)")
+        assert page.locator("#threshold input[type=range]").is_disabled()
 
 
 def test_dark_mode_is_dark_and_readable(page_at, page_url):
