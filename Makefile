@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
+# Tests start some twenty interpreters: none is to compile all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share what they start, so a worker takes whole files, in the order of tests/conftest.py.
 WORKERS := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CORE := $(addprefix tests/,common kernels model cooccurrence sampling data decoding trace training charts)

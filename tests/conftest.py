@@ -23,6 +23,7 @@ import httpx
 import pytest
 from hub import Hub, serving
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dynamo.model import DynamoForCausalLM
 
 TESTS = Path(__file__).parent
+WORKER_BYTES = 5 * 2**29  # of memory, with a browser and a server
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1, ..; nothing where there is one process
 # How long an example takes says something of the machine alone, and the same examples come with every run;
 # `pytest --hypothesis-profile=search` looks for others.
@@ -76,8 +78,30 @@ SLOW = (
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """As many as there are cores, and one more where tests wait for servers and browsers."""
-    return (os.cpu_count() or 1) + (config.option.markexpr != "not slow")
+    """As many as cores, and two more where tests wait for servers and browsers, if memory allows."""
+    cores = os.cpu_count() or 1
+    if config.option.markexpr == "not slow":
+        return cores
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores + 2, memory // WORKER_BYTES))
+
+
+class Scheduling(LoadFileScheduling):
+    """A worker takes whole files; one takes all those that start processes by `processes`, whose server then
+    imports everything once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "processes" if starts_processes(file) else file
+
+
+@functools.cache
+def starts_processes(file: str) -> bool:
+    return "\nfrom processes import " in (TESTS.parent / file).read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
 
 
 @functools.cache

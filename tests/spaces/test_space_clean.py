@@ -43,6 +43,8 @@ IMPORT_EVERYTHING_AND_RUN = (
     + """
 import importlib, os, pkgutil, runpy
 import app, dynamo
+from huggingface_hub import constants
+assert constants.HF_HUB_DISABLE_XET  # its downloads cannot be cancelled
 for module in pkgutil.walk_packages(dynamo.__path__, "dynamo."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)

@@ -20,12 +20,15 @@ from watched import Browser, Page, close, read_until, reset
 from dynamo import loading
 from dynamo.loading import downloads
 from dynamo.training.trainer import save_model
-from dynamo.ui.layout import MOST_SESSIONS
+
+FEW_SESSIONS = 12  # instead of some hundreds
 
 
 @pytest.fixture(scope="module")
 def served():
-    page = Page()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dynamo.ui.layout.MOST_SESSIONS", FEW_SESSIONS)
+        page = Page()
     yield page
     page.demo.close()
 
@@ -138,10 +141,10 @@ def test_visitors_who_came_and_went_are_forgotten(page):
     """Gradio copies the configuration of all components for each visitor, and would keep 10,000."""
     edit = next(each for each in page.demo.get_config_file()["dependencies"] if each["api_name"] == "edit")
     with httpx.Client(timeout=PATIENCE) as client:
-        for number in range(MOST_SESSIONS + 20):
+        for number in range(3 * FEW_SESSIONS):
             body = {"data": ["", ""], "fn_index": edit["id"], "session_hash": f"visitor{number}"}
             client.post(f"{page.api}/run/predict", json=body).raise_for_status()
-    assert len(page.demo.app.state_holder.session_data) <= MOST_SESSIONS
+    assert len(page.demo.app.state_holder.session_data) <= FEW_SESSIONS
     assert page.answers()
 
 
