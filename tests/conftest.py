@@ -72,8 +72,10 @@ SLOW = (
     "common/test_full_disk.py",
     "common/test_memory.py",
     "decoding/test_stock.py",
+    "decoding/test_pretended_gpus.py",
     "model/test_transformers.py",
     "model/test_peft.py",
+    "model/test_gguf.py",
 )
 
 

@@ -260,6 +260,7 @@ def test_smollm2_gets_five_percent_more_parameters():
 KNOWN = ("from_pythia", "to_pythia", "pythia", "pythia_shape")
 
 
+@pytest.mark.slow
 def test_families_are_named_in_their_folder_alone():
     """Imports, names and attributes; prose and the names of checkpoints may say them."""
     families = ("neox", "llama", "mistral", "qwen", "pythia")

@@ -131,7 +131,7 @@ def test_what_is_shown_of_a_correlators_joint_is_the_joint(case):
     """Grid, third tokens and best cell are those of all cells, though only the largest are listed."""
     model, _, states, logits, options = case
     correction = correction_of(attached(model, states, logits, options), options.max_order, None, options)
-    shown = pickle.loads(pickle.dumps(correction.shown()))
+    shown = pickle.loads(pickle.dumps(correction.recorded_joint()))
     cells, values, _ = correction.cells(0.0)
     order, k = correction.ids.shape
     grid = np.zeros(k**order)

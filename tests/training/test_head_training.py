@@ -194,6 +194,7 @@ def _train_until_killed(conversations, output):
     run.run(stop=lambda: run.step == 5 and os.kill(os.getpid(), signal.SIGKILL))
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(conversations, tmp_path):
     """kill -9 at step 5; the checkpoint is of step 3."""
     whole = trainer(conversations, tmp_path / "whole").run()

@@ -34,6 +34,7 @@ def _train_until_killed(documents, output):
     run.run(stop=lambda: run.step == 8 and os.kill(os.getpid(), signal.SIGKILL))
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(documents, tmp_path):
     """kill -9 at step 8; the last checkpoint is of step 6."""
     assert killed_itself(_train_until_killed, documents, tmp_path / "killed")
