@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
+from dynamo.evaluation.bench_report import RATIOS
 from dynamo.evaluation.subprocess_lane import Lane, LaneLost
 from dynamo.loading import Pair
 from dynamo.sampling.options import SamplingOptions
@@ -185,34 +186,12 @@ def interleave(
     return {name: Times(*sums[name]) for name in names}
 
 
-LOOPS = ("own", "dynamo", "exact")
-PAIRS = (
-    ("own", "generate"),
-    ("dynamo", "own"),
-    ("dynamo", "generate"),
-    ("exact", "own"),
-    ("compiled", "generate"),
-    ("dynamo", "compiled"),
-    ("assisted", "generate"),
-    ("own_int8", "own"),
-    ("dynamo_int8", "dynamo"),
-    ("own_int4", "own"),
-    ("dynamo_int4", "dynamo"),
-    ("exact_int8", "own_int8"),
-    ("exact_int4", "own_int4"),
-    *((f"{lane}{kept}", "llamacpp") for kept in ("", "_int8", "_int4") for lane in LOOPS),
-    ("own", "ctranslate2"),
-    ("dynamo", "ctranslate2"),
-    ("own_int8", "ctranslate2_int8"),
-    ("dynamo_int8", "ctranslate2_int8"),
-)
-
-
 def ratios(times: Mapping[str, Times]) -> dict[str, Estimate]:
-    """Tokens per second of one lane over another's, for the pairs of which both ran."""
+    """Tokens per second of one lane over another's, for those of the report's of which both ran."""
+    pairs = {name: name.split("_over_") for name in RATIOS if "_over_" in name}
     return {
-        f"{one}_over_{other}": times[one].over(times[other])
-        for one, other in PAIRS
+        name: times[one].over(times[other])
+        for name, (one, other) in pairs.items()
         if one in times and other in times
     }
 

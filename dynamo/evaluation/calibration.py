@@ -22,13 +22,11 @@ from dynamo.common import validation
 from dynamo.common.device_map import execution_device
 from dynamo.common.statistics import wilson
 from dynamo.cooccurrence.table import CooccurrenceTable
+from dynamo.evaluation.places import candidates_at, random_places
 from dynamo.model import DynamoForCausalLM
 from dynamo.model.architectures import max_positions
-from dynamo.sampling.candidates import top_candidates
 from dynamo.sampling.corrections import correction_of
-from dynamo.sampling.correlated import Correlators
 from dynamo.sampling.options import MAX_ORDER, SamplingOptions
-from dynamo.sampling.records import Cell
 
 BINS = 10
 CUT = 512
@@ -130,58 +128,28 @@ def measure_calibration(
     if not 2 <= min(orders) <= longest <= heads:
         raise ValueError(f"orders: expected 2 to {heads} (the model's heads), got {tuple(orders)}")
     cut = min(CUT, max_positions(base), max_positions(model))
-    long_enough = [document[:cut] for document in documents if len(document[:cut]) > longest]
-    if not long_enough:
-        raise ValueError(f"documents: none has more than {longest} tokens")
-    random = np.random.default_rng(seed)
     found: dict[int, list[tuple[float, bool, bool]]] = {order: [] for order in orders}
     missing = dict.fromkeys(orders, 0)
-    taken = 0
-    for index in random.permutation(len(long_enough)):
-        document = long_enough[index].astype(np.int64)
-        # Position t has read document[: t + 1]; the longest chunk after it must exist.
-        places = random.permutation(len(document) - longest)[: min(per_document, positions - taken)]
-        taken += len(places)
-        cells = _top_cells(model, table, document, np.sort(places), options, orders)
+    for document, places in random_places(documents, longest, positions, per_document, cut, seed):
+        _, candidates = candidates_at(model, document, places, longest, options)
+        cells = [
+            (place, order, correction_of(each, order, table, options).largest())
+            for place, each in zip(places.tolist(), candidates, strict=True)
+            for order in orders
+        ]
         chunks = [(place, cell.tokens) for place, _, cell in cells if cell is not None]
         agrees = iter(base_agrees(base, document, chunks))
         for place, order, cell in cells:
-            if cell is None:
+            if cell is None:  # the mask left none
                 missing[order] += 1
                 continue
             follows = tuple(document[place + 1 : place + 1 + order].tolist()) == cell.tokens
             found[order].append((cell.value, follows, next(agrees)))
-        if taken == positions:
-            break
     return [
         Reliability(order, event, _bins(found[order], column), missing[order])
         for order in orders
         for column, event in enumerate(EVENTS, start=1)
     ]
-
-
-@torch.inference_mode()
-def _top_cells(
-    model: DynamoForCausalLM,
-    table: CooccurrenceTable | None,
-    document: NDArray[np.int64],
-    places: NDArray[np.int64],
-    options: SamplingOptions,
-    orders: Sequence[int],
-) -> list[tuple[int, int, Cell | None]]:
-    """(place, order, the joint's largest cell); the cell is None if the mask left none."""
-    states = model.head_states(torch.from_numpy(document)[None].to(execution_device(model)))
-    states = torch.stack([state[0, places] for state in states], dim=1)  # (places, heads, hidden)
-    logits = torch.stack([model.head_logits(n, each) for n, each in enumerate(states.unbind(1))], dim=1)
-    correlators = Correlators.from_model(model) if options.correction == "correlator" else None
-    found = []
-    for place, rows, own in zip(places.tolist(), logits.float(), states, strict=True):
-        candidates = top_candidates(rows, options)
-        if correlators is not None:
-            candidates = correlators.attach(candidates, rows[1:], own[1:], options)
-        for order in orders:
-            found.append((place, order, correction_of(candidates, order, table, options).largest()))
-    return found
 
 
 @torch.inference_mode()

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from dynamo.common.statistics import Estimate, bootstrap, bootstrap_ratio, ratio
 from dynamo.cooccurrence.table import CooccurrenceTable
 from dynamo.data.held_out import held_out_nats
+from dynamo.evaluation.places import candidates_at, random_places
 from dynamo.model import DynamoForCausalLM
 from dynamo.model.architectures import max_positions
-from dynamo.sampling.candidates import Candidates, top_candidates
-from dynamo.sampling.correlated import Correlators
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.sampler import Context, choose
 
@@ -97,11 +96,11 @@ def head_estimates(sums: NDArray[np.float64]) -> dict[str, Estimate]:
     heads = sums.shape[2]
     flat = sums.reshape(len(sums), 2 * heads)
 
-    def of(first: int, last: int) -> Estimate:
+    def ppl(first: int, last: int) -> Estimate:
         return bootstrap(flat, lambda pooled: np.exp(_means(pooled, heads)[:, first:last].mean(axis=1)))
 
-    single = {f"PPL_{n + 1}": of(n, n + 1) for n in range(heads)}
-    return {**single, **{f"PPL_1:{n}": of(0, n) for n in range(2, heads + 1)}}
+    single = {f"PPL_{n + 1}": ppl(n, n + 1) for n in range(heads)}
+    return {**single, **{f"PPL_1:{n}": ppl(0, n) for n in range(2, heads + 1)}}
 
 
 def _means(pooled: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
@@ -153,23 +152,12 @@ def measure_dynamic_perplexity(
     each = [replace(options, threshold=threshold) for threshold in thresholds]
     heads = min(options.max_order, model.config.num_token_heads)
     cut = min(cut, max_positions(model))
-    long_enough = [document[:cut] for document in documents if len(document[:cut]) > heads]
-    if not long_enough:
-        raise ValueError(f"documents: none has more than {heads} tokens")
-    random = np.random.default_rng(seed)
     orders: list[NDArray[np.int64]] = []  # of each document: (places, thresholds)
     nats: list[NDArray[np.float64]] = []  # the same
-    taken = 0
-    for index in random.permutation(len(long_enough)):
-        document = long_enough[index].astype(np.int64)
-        # Position t has read document[: t + 1]; the longest chunk after it must exist.
-        places = np.sort(random.permutation(len(document) - heads)[: min(per_document, positions - taken)])
+    for document, places in random_places(documents, heads, positions, per_document, cut, seed):
         found = _decided(model, table, document, places, each, heads, special_ids)
         orders.append(found[0])
         nats.append(found[1])
-        taken += len(places)
-        if taken == positions:
-            break
     return [
         _pooled(one.threshold, [o[:, i] for o in orders], [n[:, i] for n in nats])
         for i, one in enumerate(each)
@@ -187,25 +175,17 @@ def _decided(
     special_ids: Sequence[int],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """How many tokens every option set would emit at every place, and their nats: (places, options) each."""
-    states = model.head_states(torch.from_numpy(document)[None].to(model.device))[:heads]
-    states = torch.stack([state[0, places] for state in states], dim=1)  # (places, heads, hidden)
-    logits = torch.stack(
-        [model.head_logits(n, state) for n, state in enumerate(states.unbind(1))], dim=1
-    ).float()
-    correlators = Correlators.from_model(model) if each[0].correction == "correlator" else None
+    # Candidates depend on temperature, top-k and correction alone, which all option sets share.
+    logits, candidates = candidates_at(model, document, places, heads, each[0])
     targets = torch.from_numpy(document[places[:, None] + np.arange(1, heads + 1)])  # (places, heads)
     log_p = logits.log_softmax(-1).gather(2, targets.to(logits.device)[:, :, None])[:, :, 0]
     summed = -log_p.double().cumsum(1).cpu().numpy()
     orders = np.zeros((len(places), len(each)), dtype=np.int64)
     context, read = Context(logits.shape[-1], tuple(special_ids)), 0
-    for row, (place, rows) in enumerate(zip(places.tolist(), logits.cpu(), strict=True)):
+    for row, (place, found) in enumerate(zip(places.tolist(), candidates, strict=True)):
         context.add(document[read : place + 1])
         read = place + 1
-        # Candidates depend on temperature and top-k alone, which all option sets share.
-        candidates: Candidates = top_candidates(rows, each[0])
-        if correlators is not None:
-            candidates = correlators.attach(candidates, rows[1:], states[row, 1:], each[0])
-        orders[row] = [choose(candidates, context, table, options, 0.0).order for options in each]
+        orders[row] = [choose(found, context, table, options, 0.0).order for options in each]
     return orders, np.take_along_axis(summed, orders - 1, axis=1)
 
 

@@ -41,10 +41,6 @@ class SoftLabels(NamedTuple):
     def piece(self, rows: slice) -> SoftLabels:
         return SoftLabels(self.ids[rows], self.log_q[rows], self.log_rest[rows], self.share, self.overlap)
 
-    def as_drawn(self) -> tuple[Tensor, Tensor]:
-        """ids and probabilities of the tokens that the sampler may draw: (positions, OVERLAP_TOP) each."""
-        return self.ids[:, :OVERLAP_TOP], drawn_from(self.log_q[:, :OVERLAP_TOP])
-
 
 def summed_nats(
     hidden_states: Tensor,
@@ -95,6 +91,7 @@ class _SummedNats(torch.autograd.Function):
         training: bool,
     ):
         wants_states, wants_weight = (training and wanted for wanted in ctx.needs_input_grad[:2])
+        wants_gradient = wants_states or wants_weight
         states_gradient = torch.empty_like(hidden_states) if wants_states else None
         # Summed over pieces, so never in half precision.
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
@@ -112,9 +109,9 @@ class _SummedNats(torch.autograd.Function):
                 total += (1 - labels.share) * nats + labels.share * _soft_nats(log_p, wanted, labels)
             missed = None
             if labels is not None and labels.overlap:
-                rejected, missed = _rejected(log_p, wanted, labels)
+                rejected, missed = _rejected(log_p, wanted, labels, wants_gradient)
                 total += labels.overlap * rejected
-            if wants_states or wants_weight:
+            if wants_gradient:
                 gradient = _logits_gradient(log_p, wanted, labels)
                 if missed is not None:
                     gradient.add_(missed, alpha=labels.overlap)
@@ -151,15 +148,19 @@ def drawn_from(log_p: Tensor) -> Tensor:
     return (log_p.float() / OVERLAP_TEMPERATURE).softmax(-1)
 
 
-def _rejected(log_p: Tensor, targets: Tensor, soft: SoftLabels) -> tuple[Tensor, Tensor]:
+def _rejected(
+    log_p: Tensor, targets: Tensor, soft: SoftLabels, wants_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """Sum over positions of 1 - sum of min(q, p), and its gradient by logits, (positions, vocab): p_j / T
     times what p has below q, less p_j / T for every token that is below."""
-    ids, q = soft.as_drawn()
+    ids, q = soft.ids[:, :OVERLAP_TOP], drawn_from(soft.log_q[:, :OVERLAP_TOP])
     p = drawn_from(log_p)
     at = p.gather(1, ids)
     valid = (targets != IGNORED_LABEL)[:, None]
     below = at * ((at < q) & valid)
     rejected = ((1 - torch.minimum(at, q).sum(1)) * valid[:, 0]).sum()
+    if not wants_gradient:
+        return rejected, None
     gradient = p.mul_(below.sum(1, keepdim=True)).scatter_add_(1, ids, -below)
     return rejected, gradient.div_(OVERLAP_TEMPERATURE)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ class HeadTrainer(TrainingLoop):
         overlap_weight: float = 0.0,
     ):
         self._rows, self._validation = rows, validation
-        self._soft_share, self._position_share, self._overlap_weight = (
-            soft_share,
-            position_share,
-            overlap_weight,
+        self._losses = partial(
+            head_losses, soft_share=soft_share, position_share=position_share, overlap_weight=overlap_weight
         )
         shares = {"distill": soft_share, "position_share": position_share}
         if overlap_weight:
@@ -98,9 +97,7 @@ class HeadTrainer(TrainingLoop):
         batch = self._rows.batch(self.step * options.batch_size, options.batch_size, self._model.device)
         random = np.random.default_rng((options.seed, self.step))
         with torch.autocast(self._model.device.type, torch.bfloat16, options.mixed_precision == "bf16"):
-            losses = head_losses(
-                self._model, batch, self._soft_share, self._position_share, random, self._overlap_weight
-            )
+            losses = self._losses(self._model, batch, random=random)
         losses.loss.backward()
         self.tokens += len(batch.ids)
         first = batch.first_nats.mean().item()  # never changes, but a log has a loss for every head
