@@ -105,12 +105,11 @@ def _against_true_turns(arguments: argparse.Namespace, options: SamplingOptions)
             arguments.max_new_tokens, arguments.seed, bar.update,
         )  # fmt: skip
     for row in rows:
-        name = "true turns" if row.threshold is None else f"threshold {row.threshold:g}"
+        label = "true turns" if row.threshold is None else f"threshold {row.threshold:g}"
         measures = "  ".join(
-            f"{measure} {each.value:.3g} ({each.low:.3g}-{each.high:.3g})"
-            for measure, each in row.measures.items()
+            f"{name} {each.value:.3g} ({each.low:.3g}-{each.high:.3g})" for name, each in row.measures.items()
         )
-        print(f"{name:14} {measures}", file=sys.stderr)
+        print(f"{label:14} {measures}", file=sys.stderr)
     return {"model": arguments.model, "places": len(places), "replies": [row.to_json() for row in rows]}
 
 

@@ -16,6 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from dynamo.commands.generate import add_model_argument, add_prompts_arguments
+from dynamo.common.files import check_output
 from dynamo.common.memory import peak_memory
 from dynamo.common.threads import AUTO, add_threads_argument, checked_threads, settle_threads
 from dynamo.decoding.engine import Engine
@@ -34,12 +36,9 @@ SHAPE_PROMPTS, SHAPE_PROMPT_TOKENS = 4, 64
 
 def configure(parser: argparse.ArgumentParser) -> None:
     default = SamplingOptions()
-    parser.add_argument(
-        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
-    )
+    add_model_argument(parser)
     parser.add_argument("--shape", help="random weights instead: pythia-70m .. pythia-12b, or 6x512x8x50304")
-    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 included)")
-    parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
+    add_prompts_arguments(parser)
     parser.add_argument(
         "--runs", type=int, default=3, help="replies of each lane to each prompt (default: 3)"
     )
@@ -140,8 +139,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _speeds(context: dict[str, dict[str, float]], times: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Tokens a second by context and lane: passes over random texts, at the lanes' own tokens a pass."""
     return {
-        length: {lane: 1000 / ms * times[lane].tokens_per_forward for lane, ms in of.items() if lane in times}
-        for length, of in context.items()
+        length: {
+            lane: 1000 / ms * times[lane].tokens_per_forward for lane, ms in costs.items() if lane in times
+        }
+        for length, costs in context.items()
     }
 
 
@@ -189,8 +190,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for count in arguments.rows:
         if count < 1:
             raise ValueError(f"rows: expected 1 or more, got {count}")
-    if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
-        raise ValueError(f"output: the folder of {arguments.output} does not exist; make it first")
+    check_output(arguments.output)
 
 
 def _pair_and_prompts(arguments: argparse.Namespace) -> tuple[Any, list[list[int]]]:

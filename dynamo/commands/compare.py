@@ -19,6 +19,7 @@ from dynamo.commands.generate import (
     add_engine_arguments,
     add_generation_arguments,
     add_loading_arguments,
+    add_model_argument,
     in_words,
     loading_options,
     sampling_options,
@@ -36,9 +37,7 @@ WARM_UP_TOKENS = 8
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what to say to both models")
-    parser.add_argument(
-        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
-    )
+    add_model_argument(parser)
     parser.add_argument("--trace", help="file for both runs, pass by pass (NDJSON); the page can replay it")
     add_loading_arguments(parser)
     add_engine_arguments(parser)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dynamo.commands.generate import add_loading_arguments, loading_options
+from dynamo.commands.generate import add_loading_arguments, add_model_argument, loading_options
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.decoding.engine import Engine
@@ -22,7 +22,7 @@ from dynamo.sampling.options import SamplingOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="embedded", help="embedded, a folder or a hub id")
+    add_model_argument(parser)
     parser.add_argument("--prompts", help="JSONL of 'prompt', or of Vicuna questions (default: the paper's)")
     parser.add_argument("--output", required=True, type=Path, help="JSONL file of the texts")
     parser.add_argument(

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dynamo.common.files import check_output
 from dynamo.data.reading import DATA_HELP, STRICT_HELP, Reading
 
 
@@ -51,8 +52,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.data.corpus import tokenise
     from dynamo.data.sources import data_files
 
-    if not arguments.output.parent.is_dir():
-        raise ValueError(f"output: the folder {arguments.output.parent} does not exist; make it first")
+    check_output(arguments.output)
     tokenizer = loading.load_tokenizer(arguments.tokenizer)
     files, reading = data_files(arguments.data), Reading(arguments.strict)
     held_out = data_files(arguments.held_out, "held_out") if arguments.held_out else []

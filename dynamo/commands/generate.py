@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from dynamo.common.options import add_arguments, from_arguments
@@ -19,9 +20,7 @@ from dynamo.trace.recorder import Recorder, RunCounts
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what to say to the model")
-    parser.add_argument(
-        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
-    )
+    add_model_argument(parser)
     add_loading_arguments(parser)
     add_engine_arguments(parser)
     add_generation_arguments(parser)
@@ -32,6 +31,17 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the model's own, or copies of a float32 model's in 8 or 4 bits, on CPU "
                         f"(default: {WEIGHTS[0]})")  # fmt: skip
     add_threads_argument(parser)
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
+    )
+
+
+def add_prompts_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 included)")
+    parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser) -> None:

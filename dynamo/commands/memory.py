@@ -15,15 +15,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dynamo.commands.generate import add_model_argument
+
 WAYS = ("float32", "bfloat16", "8bit", "4bit", "disk")
 NEW_TOKENS = 8
 PROMPT = "What is the weather in Oakland tomorrow?"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
-    )
+    add_model_argument(parser)
     parser.add_argument("--shape", help="random weights instead: pythia-70m .. pythia-12b, or 6x512x8x50304")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json for --shape (default: a small one)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY",

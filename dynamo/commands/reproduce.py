@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dynamo.commands.generate import add_model_argument, add_prompts_arguments
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.reproduction.workspace import Sizes
 
@@ -24,9 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "on and what is held out",
     )  # fmt: skip
     parser.add_argument("--other", type=Path, help="JSONL or Alpaca file of another corpus (generalisation)")
-    parser.add_argument("--model", default="embedded", help="embedded, a folder or a hub id")
-    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 that come along)")
-    parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
+    add_model_argument(parser)
+    add_prompts_arguments(parser)
     parser.add_argument(
         "--output",
         type=Path,

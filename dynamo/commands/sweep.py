@@ -16,7 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dynamo.commands.generate import add_loading_arguments, loading_options
+from dynamo.commands.generate import (
+    add_loading_arguments,
+    add_model_argument,
+    add_prompts_arguments,
+    loading_options,
+)
+from dynamo.common.files import check_output
 from dynamo.common.options import add_arguments, from_arguments
 from dynamo.common.threads import add_threads_argument, settle_threads
 from dynamo.data.reading import Reading
@@ -30,13 +36,10 @@ THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="embedded", help="embedded, a folder or a hub id (default: embedded)"
-    )
+    add_model_argument(parser)
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="EPS",
                         help="back-off thresholds, 0 to 1 (default: 0 to 1 in steps of 0.1)")  # fmt: skip
-    parser.add_argument("--prompts", type=Path, help="JSON list of chats (default: the 40 included)")
-    parser.add_argument("--limit", type=int, default=0, help="only the first prompts, 0 for all (default)")
+    add_prompts_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3, help="replies to each prompt (default: 3)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=128, help="most tokens of a reply (default: 128)"
@@ -145,8 +148,7 @@ def _check(arguments: argparse.Namespace) -> None:
     check_batch(arguments.batch)
     if arguments.positions < 1:
         raise ValueError(f"positions: expected 1 or more, got {arguments.positions}")
-    if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
-        raise ValueError(f"output: the folder of {arguments.output} does not exist; make it first")
+    check_output(arguments.output)
     if arguments.data is not None:
         arguments.data = list(map(str, data_files(arguments.data)))
 

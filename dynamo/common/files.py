@@ -44,6 +44,12 @@ def write_json(path: str | os.PathLike, fields: Any) -> None:
     replace_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
+def check_output(path: Path | None) -> None:
+    """Raises ValueError for a file in a folder that does not exist; writing would fail when all is done."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise ValueError(f"output: the folder of {path} does not exist; make it first")
+
+
 @contextmanager
 def being_written(folder: Path) -> Iterator[None]:
     """On failure remove the unfinished folder, and raise what libraries raise on a full disk as OSError."""

@@ -1,8 +1,7 @@
 """Several decode streams in one thread, each at its own measured pace.
 
-The stream that has used the least model time of its own moves next, so at every moment all stand where they
-would have stood by then alone on this machine, although none has the machine to itself. Nothing here waits or
-measures: model time is what the records say.
+The next step is always of the stream with the least model time so far, so at every moment each is as far as
+it would be alone on this machine. Nothing here waits or measures: model time is what the records say.
 """
 
 from __future__ import annotations

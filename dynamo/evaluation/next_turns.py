@@ -131,6 +131,6 @@ def _differences(own: NDArray[np.float64], one: NDArray[np.float64]) -> dict[str
     """Places are resampled for both at once: they are the same places."""
     both = np.concatenate([own, one], axis=1)
     return {
-        name: bootstrap(both, lambda sums, of=statistic: of(sums[:, :_COLUMNS]) - of(sums[:, _COLUMNS:]))
+        name: bootstrap(both, lambda sums, f=statistic: f(sums[:, :_COLUMNS]) - f(sums[:, _COLUMNS:]))
         for name, statistic in MEASURES.items()
     }

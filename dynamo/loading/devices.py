@@ -57,7 +57,7 @@ def checked_device(device: str | torch.device | None, device_map: DeviceMap | No
 
 
 def map_options(device_map: DeviceMap | None, max_memory: MaxMemory | None, stock: bool) -> dict[str, Any]:
-    """What `from_pretrained` is told about devices: nothing for None.
+    """The options of `from_pretrained` about devices: none for None.
 
     stock: whether the model is a base, whose modules are those of the map's without "backbone.".
     """

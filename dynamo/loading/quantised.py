@@ -30,7 +30,7 @@ LEAST_CAPABILITY = {"8bit": (7, 5), "4bit": (6, 0)}
 def loading_options(
     quantize: str | None, folder: Path, dtype: torch.dtype, device: torch.device, mapped: bool = False
 ) -> dict[str, Any]:
-    """What `from_pretrained` is told: how to quantise and where to put the layers.
+    """The options of `from_pretrained` that say how to quantise and where to put the layers.
 
     quantize None keeps the weights as they are saved; a folder saved quantised stays so. mapped: whether a
     device map says where the layers go. Raises ValueError where the machine, the library or the folder does

@@ -222,7 +222,7 @@ class DynamoForCausalLM(UntiedByAdapters, HeadOutputs, PreTrainedModel, Generati
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, *arguments: Any, **options: Any) -> Any:
-        """transformers' own; a folder of heads alone is told apart from a damaged one."""
+        """transformers' own; a folder of heads alone is not taken for a damaged one."""
         try:
             return super().from_pretrained(name, *arguments, **options)
         except OSError:

@@ -346,7 +346,7 @@ def _named_base(saved: Saved, name: str | None, **hub: Any) -> PreTrainedModel:
     except OSError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
-            f"base: {saved.base}, which the heads in {saved.folder} belong to, cannot be had ({reason}); "
+            f"base: {saved.base}, which the heads in {saved.folder} belong to, is not available ({reason}); "
             "give it as a folder or a loaded model: from_heads(.., base=..)"
         ) from error
 

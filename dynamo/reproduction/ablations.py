@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dynamo.charts.lines import lines
+from dynamo.evaluation.verdict import fit
 from dynamo.reproduction import sweeps
 from dynamo.reproduction.estimates import curve, with_interval
 from dynamo.reproduction.experiment import Experiment, Finding, Shown, Table
@@ -105,7 +106,9 @@ def show_otsu(result: dict[str, Any]) -> Shown:
     table = Table(
         "Drift by threshold, % (95 % intervals over prompts)",
         ("variant", *(f"threshold {threshold:g}" for threshold in THRESHOLDS)),
-        tuple((name, *(with_interval(each, 100) for each in of)) for name, of in drifts.items()),
+        tuple(
+            (name, *(with_interval(each, 100) for each in estimates)) for name, estimates in drifts.items()
+        ),
     )
     passes = Table(
         "Tokens a pass",
@@ -130,7 +133,7 @@ def measure_figure(workspace: Workspace) -> dict[str, Any]:
 def show_figure(result: dict[str, Any]) -> Shown:
     curves = result["curves"]
     drift = {name: [point["quality"][DRIFT] for point in points] for name, points in curves.items()}
-    values = {name: [each["value"] for each in of] for name, of in drift.items()}
+    values = {name: [each["value"] for each in estimates] for name, estimates in drift.items()}
     tokens, speeds = (
         {name: [point[key]["value"] for point in points] for name, points in curves.items()}
         for key in ("tokens_per_forward", "speed_up")
@@ -166,9 +169,7 @@ def show_figure(result: dict[str, Any]) -> Shown:
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Of the least-squares line through the points; 0 where all x are the same."""
-    away = np.asarray(x) - np.mean(x)
-    spread = float((away**2).sum())
-    return float((away * np.asarray(y)).sum() / spread) if spread else 0.0
+    return float(np.nan_to_num(fit(np.array([x]), np.array([y]))[0][0]))
 
 
 TABLE_9 = Experiment(

@@ -30,11 +30,11 @@ def measure(workspace: Workspace) -> dict[str, Any]:
         "replies": {name: each.to_json() for name, each in answers.items()},
         "base_replies": measures.answers(workspace, "base", base).to_json(),
         **{
-            measure: {
-                f"{more} - {fewer}": getattr(answers[more], measure)(answers[fewer]).to_json()
+            gain: {
+                f"{more} - {fewer}": getattr(answers[more], gain)(answers[fewer]).to_json()
                 for fewer, more in pairwise(NAMES)
             }
-            for measure in ("faster", "drift")
+            for gain in ("faster", "drift")
         },
     }
 

@@ -50,26 +50,26 @@ def show_calibration(result: dict[str, Any]) -> Shown:
     rows = tuple(
         (temperature, curve["order"], curve["meaning"], curve["positions"], _mean(curve, "confidence"),
          _mean(curve, "accuracy"), curve["expected_calibration_error"])
-        for temperature, of in curves.items()
-        for curve in of
+        for temperature, measured in curves.items()
+        for curve in measured
     )  # fmt: skip
     columns = ("temperature", "tokens", "right is what", "positions", "mean confidence", "share right",
                "calibration error")  # fmt: skip
-    own = {name: [c for c in of if c["event"] == "text"] for name, of in curves.items()}
+    own = {name: [c for c in measured if c["event"] == "text"] for name, measured in curves.items()}
     judged = own[f"{DEFAULTS.temperature:g}"]
     finding = Finding(
         "holds" if all(each["expected_calibration_error"] <= HONEST for each in judged) else "differs",
         "Expected calibration error against held-out text: "
         + "; ".join(
-            f"at temperature {temperature} " + ", ".join(_error_in_words(curve) for curve in of)
-            for temperature, of in own.items()
+            f"at temperature {temperature} " + ", ".join(_error_in_words(curve) for curve in measured)
+            for temperature, measured in own.items()
         )
         + ".",
     )
     table = Table("The joint's largest cell before thresholds", columns, rows)
     figures = {
-        f"Reliability of the joint's confidence at temperature {temperature}": calibration_figure(of)
-        for temperature, of in curves.items()
+        f"Reliability of the joint's confidence at temperature {temperature}": calibration_figure(measured)
+        for temperature, measured in curves.items()
     }
     return Shown((table,), finding, figures)
 

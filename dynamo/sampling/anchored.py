@@ -43,7 +43,7 @@ def choose_anchored(
     for order in range(2, min(options.highest_order, len(candidates.ids)) + 1):
         limit = float(options.threshold) ** (order - 1)
         correction = correction_of(candidates, order, table, options)
-        seen = correction.shown()
+        seen = correction.recorded_joint()
         ids, p, kept_mass = correction.conditional(tokens)
         best = best_values * float(p.max(initial=0.0))
         left = best_values * p > limit

@@ -70,7 +70,7 @@ class Correction(ABC):
         ids, g = ids[possible], g[possible]
         return ids, g if self.bounded else g / g.sum(), 1.0
 
-    def shown(self, above: float = 0.0) -> Joint:
+    def recorded_joint(self, above: float = 0.0) -> Joint:
         """The joint as it is recorded, its cells computed on first access; those larger than `above` are sure
         to be there.
         """
@@ -126,7 +126,7 @@ class Independent(Correction):
         ranks = joint.product_cells(self.f, above)
         return joint.cells_of(ranks, k), joint.product(self.f, ranks), 1.0
 
-    def shown(self, above: float = 0.0) -> Joint:
+    def recorded_joint(self, above: float = 0.0) -> Joint:
         return Joint(self.ids, self.f, correction=self.name)
 
 
@@ -199,7 +199,7 @@ class Correlated(Correction):
     def factors(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         return self._given.factors(tokens)
 
-    def shown(self, above: float = 0.0) -> Joint:
+    def recorded_joint(self, above: float = 0.0) -> Joint:
         """Its largest cells alone: all of them would take longer than the pass did."""
         order, floor = len(self.ids), min(above or SHOWN, SHOWN)
 

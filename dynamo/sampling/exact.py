@@ -9,8 +9,8 @@ is replaced by a draw from the normalised (p - q)+, and the drafts after it are 
 exactly the distribution of this model's first head under the same temperature, top-k and repetition penalty
 (speculative sampling, arXiv 2211.17192).
 
-A rejected draft costs its row of the pass in vain, so drafting stops where the next one is not likely enough:
-where the drafts' probabilities times the largest at the next place fall below exact mode's own threshold.
+A rejected draft has cost a row of its pass, so drafting stops where the next one is not likely enough: where
+the product of the drafts' probabilities and the largest at the next place is below exact mode's threshold.
 
 Whether a position gets a draft may depend on the joint and on the tokens before it, earlier drafts included,
 but never on the draft itself. Otherwise drafts would not be distributed as q, and tokens that are drafted
@@ -172,4 +172,4 @@ def shown_joint(
     candidates: Candidates, order: int, table: CooccurrenceTable | None, options: SamplingOptions
 ) -> Joint:
     """The whole joint that drafts come from, built on first access."""
-    return correction_of(candidates, order, table, options).shown()
+    return correction_of(candidates, order, table, options).recorded_joint()

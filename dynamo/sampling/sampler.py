@@ -165,7 +165,7 @@ def try_order(
         ranked = joint.in_rank_order(cells, values, order, k)
         decided = _survivors(*ranked, kept_mass, ids, limit, context, options)
     outcome, best, ranks, weights = decided
-    seen = correction.shown(limit)
+    seen = correction.recorded_joint(limit)
     if outcome == MASK and correction.bounded:  # nothing is above the threshold, so no cell was made
         outcome = THRESHOLD
     if outcome != OK:

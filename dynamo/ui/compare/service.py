@@ -234,8 +234,8 @@ class PageService:
         """A shared race, and what the page's controls are set to. Raises ValueError in a sentence."""
         link = read_link(lines, names, self.pair)
         self.limits.check(link.prompt, link.settings.max_new_tokens)
-        told = {lane: trace for lane, trace in link.traces.items() if trace.passes}
-        return self._recorded(told, link.status), link
+        answered = {lane: trace for lane, trace in link.traces.items() if trace.passes}
+        return self._recorded(answered, link.status), link
 
     def _recorded(self, traces: Mapping[str, Trace], status: str, keep: bool = False) -> RaceView:
         shown = {lane: self._adopt(trace, keep) for lane, trace in traces.items()}

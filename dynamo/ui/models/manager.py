@@ -186,7 +186,7 @@ class ModelManager:
     def load(self, name: str, quantize: str | None = None) -> Iterator[LoadProgress]:
         """Loads a model and reports its progress. Raises ValueError or OSError in a sentence.
 
-        Closing it does not end the load; `cancel` ends a download. Who asks for what is already being loaded
+        Closing it does not end the load; `cancel` ends a download. Asking for what is already being loaded
         follows that load.
         """
         name = (name or "").strip()
