@@ -24,10 +24,10 @@ from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.few_bits import BYTES
-from dynamo.decoding.in_loops import GatedPass
+from dynamo.decoding.in_loops import GatedPass, half_product
 from dynamo.decoding.packed import WEIGHTS, matrix_product, pack
 from dynamo.model import architecture_of, model_shape, walk_heads
-from dynamo.model.packing import can_pack, fits_half, split_layers
+from dynamo.model.packing import can_pack, fits_half, has_halves_in_loops, split_layers
 from dynamo.model.shape import LARGEST_COPY
 
 
@@ -82,13 +82,21 @@ class Decoder:
         looped = self._shape.layer.fits_loop(len(finals))
         self._finals = pack(finals, len(stem), self._weights, looped)
         self._in_loops = None
-        if self._weights in BYTES and few_bits.in_loops(self._weights) and self._shape.layer.fits_passes():
+        if self._weights == "own" and has_halves_in_loops(model):
+            # Beside the stem's own products, which are for more rows.
+            layers = [each.packed() for each in (*stem, *finals)]
+            products = [{name: half_product(*part) for name, part in each.items()} for each in layers]
+            self._in_loops = GatedPass([*stem, *finals], products)
+        elif few_bits.in_loops(self._weights) and self._shape.layer.fits_passes():
             products = [each for part in (*self._stem, self._finals) for each in part.products]
             self._in_loops = GatedPass([*stem, *finals], products)
         if type(self._unembed) is nn.Linear:
             # Its rounding goes into every logit, so it has 8 bits where the layers have 4.
             kept = "int8" if self._weights == "int4" else self._weights
-            self._unembed = matrix_product(kept, self._unembed.weight, self._unembed.bias)
+            weight, bias = self._unembed.weight, self._unembed.bias
+            # Not torch's kernel beside the loops: its threads would wait on processors that theirs need.
+            looped = kept == "own" and self._in_loops is not None and fits_half(weight)
+            self._unembed = half_product(weight, bias) if looped else matrix_product(kept, weight, bias)
 
     def _warm_up(self) -> None:
         """Compile or load the loops that a pass runs, before one is timed."""

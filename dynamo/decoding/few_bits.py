@@ -37,7 +37,7 @@ def fits_few_bits(layer: LayerShape) -> bool:
 def in_loops(weights: str) -> bool:
     """Whether products with these weights can be compiled loops."""
     loops = kernels.loops()
-    return loops is not None and (weights == "int8" or loops.widens_halves())
+    return loops is not None and weights in BYTES and (weights == "int8" or loops.widens_halves())
 
 
 def int8_product(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -17,6 +17,7 @@ from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
 from dynamo.decoding.attention import AttentionStep
 from dynamo.model import LayerWeights
+from dynamo.model.packing import power_to_half
 
 MATRICES = ("project", "output", "expand", "contract")
 
@@ -37,6 +38,11 @@ class InLoop:
         return torch.from_numpy(self._loops.product_on_all_cores(*given, threads))
 
 
+def half_product(weight: Tensor, bias: Tensor | None = None) -> InLoop:
+    """With the weight in 16 bits, which must hold it."""
+    return InLoop(in_16_bits(weight, power_to_half(weight)), len(weight), bias)
+
+
 class GatedPass:
     """All layers of a Llama with its heads, whose products are `InLoop`; these share their weights with it.
 
@@ -48,7 +54,7 @@ class GatedPass:
         self._inner = len(layers[0].expand[0])
         self._gains = _array([torch.stack([gain for gain, _ in layer.norms]) for layer in layers])
         self._biases = np.stack([each["project"].plus for each in products])
-        matrices = []
+        matrices: list[np.ndarray] = []
         for name in MATRICES:  # one by one, so that not all are there twice
             own = [each[name] for each in products]
             (stacked,) = side_by_side([np.stack([each.numbers for each in own])])

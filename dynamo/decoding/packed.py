@@ -28,7 +28,7 @@ from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep
 from dynamo.model import LayerWeights
 from dynamo.model.architectures import Norm, Part
-from dynamo.model.packing import all_half, fits_half, power_to_half
+from dynamo.model.packing import all_half, power_of_copy
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
 WEIGHTS = ("own", "int8", "int4")
@@ -205,8 +205,9 @@ def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> 
 
 def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:
     """x @ weight.T + bias in float32, weight (out, in); it is kept in 16 bits where they hold it."""
-    if fits_half(weight):
-        multiply, power = torch.ops.quantized.linear_dynamic_fp16.default, power_to_half(weight)
+    power = power_of_copy(weight)
+    if power is not None:
+        multiply = torch.ops.quantized.linear_dynamic_fp16.default
         if power == 1:
             packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
             return lambda x: multiply(x, packed)

@@ -65,11 +65,23 @@ def bytes_of_copies(model: nn.Module) -> int:
         parts = architecture.layer_weights(layer).packed()
         total += shape.layer.packed_bytes({name: fits_half(weight) for name, (weight, _) in parts.items()})
     embedding = model.get_output_embeddings()
+    looped = has_halves_in_loops(model)
     if type(embedding) is nn.Linear and fits_half(embedding.weight):
-        total += 2 * embedding.weight.numel()
+        total += shape.embedding_copy_bytes(looped)
+    if looped:
+        total += len((*stem, *finals)) * shape.layer.passes_bytes()
     if shape.layer.fits_loop(len(finals)):
         total += len(finals) * shape.layer.looped_bytes(all_half(map(architecture.layer_weights, finals)))
     return total
+
+
+def has_halves_in_loops(model: nn.Module) -> bool:
+    """Whether a `Decoder` has further copies in 16 bits, for passes in one compiled loop."""
+    architecture, shape = architecture_of(model), model_shape(model)
+    layers = [architecture.layer_weights(layer) for part in split_layers(model) for layer in part]
+    return shape.layer.fits_passes(len(layers)) and all(
+        fits_half(weight) for layer in layers for weight, _ in layer.packed().values()
+    )
 
 
 def all_half(layers: Iterable[LayerWeights]) -> bool:
@@ -93,7 +105,10 @@ def power_to_half(weight: Tensor) -> float | None:
     return power if is_half(weight * power) else None
 
 
+def power_of_copy(weight: Tensor) -> float | None:
+    """That power, where this machine has the kernel that reads 16-bit weights into float32 sums."""
+    return power_to_half(weight) if "fbgemm" in torch.backends.quantized.supported_engines else None
+
+
 def fits_half(weight: Tensor) -> bool:
-    """Whether there is such a power, and this machine has the kernel that reads 16-bit weights into float32
-    sums."""
-    return "fbgemm" in torch.backends.quantized.supported_engines and power_to_half(weight) is not None
+    return power_of_copy(weight) is not None

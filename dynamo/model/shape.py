@@ -110,8 +110,17 @@ class LayerShape:
         known = plain and self.activation == "gelu"
         return loops is not None and loops.widens_halves() and small and known
 
-    def fits_passes(self) -> bool:
-        """Whether there is a compiled loop for all such layers of a pass at once."""
+    def passes_bytes(self) -> int:
+        """A layer's copy in 16 bits for the compiled loop of whole passes; each row has a scale."""
+        rows = self.projected + 2 * self.hidden + 2 * self.inner
+        return 2 * self.matrix_parameters + 4 * (rows + self.projected + 2 * self.norm_parameters)
+
+    def fits_passes(self, layers: int = 0) -> bool:
+        """Whether there is a compiled loop for all such layers of a pass at once; layers: of how many it is
+        to have copies in 16 bits beside others (0: none)."""
+        loops = kernels.loops()
+        if loops is None or not loops.widens_halves() or 4 * layers * self.matrix_parameters > LARGEST_COPY:
+            return False
         biases, plain = self.output_bias or self.mlp_bias, self.norm == "rms" and not self.qk_norm
         gated = self.gated and self.activation == "silu" and not self.parallel
         widths = (self.hidden, self.inner, self.heads * self.head_dim)
@@ -204,4 +213,13 @@ class ModelShape:
             return 0
         finals = 1 + self.extra_heads * self.head_layers
         looped = finals * layer.looped_bytes() if layer.fits_loop(finals) else 0
-        return self.all_layers * layer.packed_bytes() + 2 * self.embedding_parameters + looped
+        passes = layer.fits_passes(self.all_layers)
+        if passes:
+            looped += self.all_layers * layer.passes_bytes()
+        return self.all_layers * layer.packed_bytes() + self.embedding_copy_bytes(passes) + looped
+
+    def embedding_copy_bytes(self, looped: bool) -> int:
+        """The output embedding's copy in 16 bits; looped: for the compiled loops, which have rows by eights
+        and a scale for each."""
+        rows = -(-self.vocabulary // 8) * 8 if looped else self.vocabulary
+        return (2 * self.layer.hidden + 4 * looped) * rows

@@ -8,6 +8,7 @@ from engines import PROMPT, saved_in_half
 
 from dynamo.decoding import packed
 from dynamo.decoding.decoder import Decoder
+from dynamo.model import packing
 
 HALF = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="this machine has no kernel for it"
@@ -17,22 +18,22 @@ HALF = pytest.mark.skipif(
 @HALF
 def test_weights_that_16_bits_hold_are_kept_in_16_and_others_are_not():
     weight = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
-    assert not packed.fits_half(weight)
-    assert packed.fits_half(weight.half().float())
-    assert not packed.fits_half(torch.tensor([[1e6]])) and not packed.fits_half(torch.tensor([[1e-9]]))
-    assert packed.fits_half(torch.tensor([[65504.0, -0.0, 2.0**-24]]))
+    assert not packing.fits_half(weight)
+    assert packing.fits_half(weight.half().float())
+    assert not packing.fits_half(torch.tensor([[1e6]])) and not packing.fits_half(torch.tensor([[1e-9]]))
+    assert packing.fits_half(torch.tensor([[65504.0, -0.0, 2.0**-24]]))
 
 
 @HALF
 def test_weights_of_bfloat16_are_kept_in_16_bits_times_a_power_of_two():
     weight = 0.02 * torch.randn(300, 400, generator=torch.Generator().manual_seed(0))
     weight[0, :3] = torch.tensor([1e-8, -3e-9, 0.0])  # too small for float16 as they are
-    assert not packed.fits_half(weight)
+    assert not packing.fits_half(weight)
     weight = weight.bfloat16().float()
-    assert not torch.equal(weight.half().float(), weight) and packed.fits_half(weight)
-    assert packed.power_to_half(weight).hex().startswith("0x1.0000")
+    assert not torch.equal(weight.half().float(), weight) and packing.fits_half(weight)
+    assert packing.power_to_half(weight).hex().startswith("0x1.0000")
     wide = torch.tensor([[1e30, 1.0]]).bfloat16().float()
-    assert not packed.fits_half(wide), "no power of two brings both into float16's range"
+    assert not packing.fits_half(wide), "no power of two brings both into float16's range"
 
 
 @pytest.mark.parametrize("saved", [torch.float32, torch.float16, torch.bfloat16])

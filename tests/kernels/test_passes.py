@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bases import ids, new_base, with_heads
+from engines import saved_in_half
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from dynamo import kernels
@@ -41,9 +42,10 @@ def llama():
 
 
 @pytest.mark.parametrize("build", [llama, with_biases, lambda: with_heads(llama(), num_token_heads=3)])
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", ["int8", "int4", "own"])
 def test_a_pass_in_one_call_is_that_of_the_layers_one_by_one(build, weights, threads):
-    in_one, by_layer = (Decoder(build(), weights=weights) for _ in range(2))
+    model = saved_in_half(build(), torch.bfloat16) if weights == "own" else build()
+    in_one, by_layer = (Decoder(model, weights=weights) for _ in range(2))
     assert in_one._in_loops is not None
     by_layer._in_loops = None
     states = in_one.new_cache(64), by_layer.new_cache(64)

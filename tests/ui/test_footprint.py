@@ -6,12 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bases import new_base, with_heads
 from conftest import tiny_base, tiny_dynamo
 from tables import table_for
 from talks import SETTINGS
 
+from dynamo import kernels
 from dynamo.decoding.decoder import Decoder
 from dynamo.loading import Footprint, load, memory_of
+from dynamo.model import model_shape
 from dynamo.model.packing import bytes_of_copies
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelPair
@@ -75,6 +78,19 @@ def test_copies_counted_are_those_that_a_decoder_holds(build, names):
     """Copies counted are those that a decoder holds whichever weights fit 16 bits."""
     model = in_halves(build(seed=3), names)
     assert bytes_of_copies(model) == held_beside(model) > 0
+
+
+@pytest.mark.skipif(kernels.loops() is None, reason="numba is missing or was not asked for")
+@pytest.mark.parametrize("heads", [0, 2])
+def test_copies_of_a_llama_for_passes_in_one_loop_are_counted(heads):
+    base = new_base("llama", intermediate_size=64)
+    model = in_halves(with_heads(base, num_token_heads=heads + 1) if heads else base, "")
+    loops = Decoder(model)._in_loops
+    held = sum(each.nbytes for each in (*loops._matrices, loops._gains, loops._biases))
+    layers = 3 + heads
+    products = layers * model_shape(model).layer.packed_bytes()  # for more rows
+    output = 104 * (2 * 32 + 4)  # 97 rows by eights
+    assert bytes_of_copies(model) == held + products + output == model_shape(model).copied_bytes()
 
 
 def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
