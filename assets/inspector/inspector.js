@@ -219,4 +219,8 @@ bus.addEventListener("threshold", (event) => {
 drawHead();
 panel.drawAtRest();
 watch("value", onValue);
+if (bus.player) ({ mode, playing } = bus.player);
+if (bus.playhead) onPlayhead(bus.playhead);
 onValue();
+if (bus.lanes?.dynamo) onLane(bus.lanes.dynamo);
+if (held && bus.asked) onShow(bus.asked);

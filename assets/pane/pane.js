@@ -38,7 +38,7 @@ let chat = newChat();
 let turns = []; // what the DOM shows of chat.turns, see drawTurn()
 let bars = []; // of the current turn
 let count = 0; // passes of the current turn that are shown
-let playhead = null;
+let playhead = bus.playhead?.milliseconds ?? null;
 let lookedAt = bus.shown ?? null; // {run, index} in the inspector
 let marked = [];
 let announced = ""; // the run whose end was announced
@@ -178,6 +178,7 @@ function publish() {
   if (state === "done") sayFarewell(turn);
   const { header = null, passes = [], end = null } = turn ?? {};
   const detail = { kind: side, run: header?.run ?? null, header, state, end, passes, count, turns: chat.turns.length };
+  (bus.lanes ??= {})[side] = detail; // kept, as `asked`, `playhead` and `shown` are, for scripts that begin later
   bus.dispatchEvent(new CustomEvent("lane", { detail }));
 }
 
@@ -207,7 +208,9 @@ function sayFarewell(turn) {
 // ---- the pass that is looked at
 
 function request(turn, index, pinned) {
-  bus.dispatchEvent(new CustomEvent("show", { detail: { run: turn.header.run, index, pinned } }));
+  const detail = { run: turn.header.run, index, pinned };
+  if (!pinned) bus.asked = detail;
+  bus.dispatchEvent(new CustomEvent("show", { detail }));
 }
 
 /** Outlines the pass that the inspector shows, once it is drawn here. */

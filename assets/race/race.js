@@ -121,6 +121,7 @@ function noteReplay(replaying) {
 function tell(name, value, detail) {
   if (sent[name] === value) return;
   sent[name] = value;
+  bus[name] = detail;
   bus.dispatchEvent(new CustomEvent(name, { detail }));
 }
 
@@ -272,4 +273,5 @@ window.addEventListener("hashchange", openLink);
 bus.addEventListener("audit", drawDrift);
 bus.addEventListener("opened", openLink);
 if (bus.opened) openLink();
+for (const detail of Object.values(bus.lanes ?? {})) onLane({ detail });
 show();

@@ -206,3 +206,4 @@ for (const value of SCALE) {
   parts.scale.append(label);
 }
 drawWords();
+if (bus.lanes?.dynamo) onLane({ detail: bus.lanes.dynamo });

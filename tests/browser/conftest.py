@@ -63,12 +63,12 @@ def window(browser):
 def open_page(browser, window):
     """Opens a page, and fails the test on a script error, a dialog or a request to another host.
 
-    With reduced motion nothing plays by itself, which most tests would have to wait for. options: of a window
-    of the page's own.
+    With reduced motion nothing plays by itself, which most tests would have to wait for. script: runs before
+    the page's own; options: of a window of the page's own.
     """
     opened, troubles = [], []
 
-    def open_page(url: str, viewport: Any = None, reduced_motion: str = "reduce", **options: Any):
+    def open_page(url: str, viewport: Any = None, reduced_motion: str = "reduce", script="", **options: Any):
         page = (browser.new_context(**options) if options else window).new_page()
         opened.append(page.context if options else page)
         page.set_viewport_size(viewport or {"width": 1280, "height": 900})
@@ -77,6 +77,7 @@ def open_page(browser, window):
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: note_stranger(request.url, url, troubles))
+        page.add_init_script(script)
         page.goto(url)
         return page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -86,6 +87,14 @@ def drafting():
         step |= {"exact": True, "ids": [7] * (kept + 1), "text": [" word"] * (kept + 1)}
         step |= {"drafted": [7, 7]} | ({"rejected": [HOSTILE] * rejected} if rejected else {})
     return dynamo
+
+
+def test_a_timeline_that_begins_late_shows_the_lane_and_the_pass(open_page, url):
+    lane = {**answered(), "count": 2}
+    said = {"lanes": {"dynamo": lane}, "shown": {"run": lane["run"], "index": 1}}
+    page = open_page(url, script=f"window.dynamoBus = Object.assign(new EventTarget(), {json.dumps(said)})")
+    page.wait_for_selector(".dm-column[data-index='1'][aria-current]")
+    assert page.locator(".dm-column:visible").count() == 2
 
 
 def test_exact_mode_is_told_by_drafts_and_by_no_threshold(timeline, arithmetic):
