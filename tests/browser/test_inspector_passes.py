@@ -120,7 +120,7 @@ def test_it_draws_as_often_as_the_visitor_likes_motion(open_inspector, runs, mot
             dynamoBus.dispatchEvent(new CustomEvent("show", { detail }));
             await new Promise((done) => setTimeout(done, 10));
           }
-          while (!draws) await new Promise(requestAnimationFrame); // where drawing takes long, the next waits long
+          while (!draws) await new Promise(requestAnimationFrame); // a slow draw puts off the next
           return [draws, performance.now() - start];
         }""",
         LONG_RUN,
