@@ -1,11 +1,10 @@
 """Lent model time: everything is pickled, refusals keep their sentence, closing reaches the worker."""
 
-import pickle
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
+from lent_gpu import Spaces
 
 from dynamo import Engine, SamplingOptions
 from dynamo.decoding.race import race
@@ -19,34 +18,14 @@ OPTIONS = SamplingOptions(threshold=0.3, mask_strength=0.0)
 
 
 @pytest.fixture
-def gpu_worker(monkeypatch):
-    """With a stand-in of the library that pickles what its own sends between processes."""
+def spaces():
+    return Spaces()
+
+
+@pytest.fixture
+def gpu_worker(spaces, monkeypatch):
     monkeypatch.setattr(zerogpu, "_tasks", {})
-    asked = []
-
-    def gpu(duration):
-        asked.append(duration)
-
-        def decorate(function):
-            assert pickle.loads(pickle.dumps(function)) is function, "methods and closures carry models along"
-
-            def lent(*arguments):
-                gpu_worker.calls += 1
-                values = function(*pickle.loads(pickle.dumps(arguments)))
-                try:
-                    for value in values:
-                        yield pickle.loads(pickle.dumps(value))
-                finally:
-                    values.close()
-
-            return lent
-
-        return decorate
-
-    gpu_worker = GpuWorker(25, SimpleNamespace(GPU=gpu))
-    gpu_worker.calls = 0
-    assert asked == [25]
-    return gpu_worker
+    return GpuWorker(25, spaces)
 
 
 def refuse_empty(ids):
@@ -74,7 +53,7 @@ def test_remote_engines_emit_what_local_ones_do(gpu_worker):
     assert runs[0] == runs[1] == runs[2] and made == [True]
 
 
-def test_both_lanes_are_one_request_and_each_takes_its_own_passes(gpu_worker):
+def test_both_lanes_are_one_request_and_each_takes_its_own_passes(gpu_worker, spaces):
     model = tiny_dynamo()
     makers = {"loop": lambda: Engine(tiny_base()), "dynamo": lambda: Engine(model)}
     lent = RemoteEngines(gpu_worker, "tiny", makers, refuse_empty)
@@ -82,7 +61,7 @@ def test_both_lanes_are_one_request_and_each_takes_its_own_passes(gpu_worker):
     came = {name: [] for name in asked}
     for name, record in race(lent.start(asked)):
         came[name].append(record)
-    assert gpu_worker.calls == 1
+    assert spaces.asked == [25]
     for name, records in came.items():
         alone = makers[name]().stream(PROMPT, OPTIONS, max_new_tokens=10, seed=3)
         assert [each.tokens for each in records[:-1]] == [each.tokens for each in alone]
@@ -98,11 +77,11 @@ def test_a_lane_may_be_asked_first_or_last_and_loses_nothing(gpu_worker):
     assert sum(len(each.tokens) for each in dynamo) == sum(len(each.tokens) for each in loop) == 6
 
 
-def test_what_an_engine_would_refuse_takes_nobodys_quota(gpu_worker):
+def test_what_an_engine_would_refuse_takes_nobodys_quota(gpu_worker, spaces):
     lent = RemoteEngines(gpu_worker, "tiny", {"dynamo": lambda: Engine(tiny_dynamo())}, refuse_empty)
     with pytest.raises(ValueError, match="input_ids"):
         lent.start({"lane": GenerationRequest("dynamo", (), OPTIONS, 9, 0)})
-    assert gpu_worker.calls == 0
+    assert spaces.asked == []
 
 
 def test_closing_one_lane_ends_the_run_in_the_worker(gpu_worker):

@@ -1,6 +1,5 @@
 """The page of a ZeroGPU Space, through app.py: models wait, one function has the GPU, plain values cross."""
 
-import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import tiny_base, tiny_dynamo
 from gradio_client.exceptions import AppError
+from lent_gpu import Spaces
 from visitors import client_of
 
 from dynamo.training.trainer import save_model
@@ -17,31 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import app  # noqa: E402
-
-
-class Spaces:
-    """A stand-in of the library: pickles what its own sends between processes, and counts the quota."""
-
-    def __init__(self):
-        self.functions, self.asked = [], []
-
-    def GPU(self, duration):
-        def decorate(function):
-            assert pickle.loads(pickle.dumps(function)) is function, "methods and closures carry models along"
-            self.functions.append(function)
-
-            def lent(*arguments):
-                self.asked.append(duration(*arguments))
-                values = function(*pickle.loads(pickle.dumps(arguments)))
-                try:
-                    for value in values:
-                        yield pickle.loads(pickle.dumps(value))
-                finally:
-                    values.close()
-
-            return lent
-
-        return decorate
 
 
 @pytest.fixture
