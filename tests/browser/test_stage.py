@@ -137,15 +137,18 @@ def test_all_that_speaks_of_a_pass_speaks_of_the_same_one(page_at):
                 if (!chunks.length) continue;
                 const column = document.querySelector(".dm-column[aria-current]");
                 const last = [...chunks].at(-1);
+                const pass = [
+                  String(chunks.length),
+                  number(".dm-title", /(\d+)/),
+                  number(".dm-timeline-readout", /Pass (\d+)/),
+                  number(".dm-tally", /in (\d+) pass/),
+                  number("#pane-dynamo .dm-footer", /in (\d+) pass/),
+                  String(Number(column.dataset.index) + 1),
+                ];
+                // The first one that the panel shows may still be on its way from a busy server.
+                if (!seen.length && new Set(pass).size > 1) continue;
                 seen.push({
-                  pass: [
-                    String(chunks.length),
-                    number(".dm-title", /(\d+)/),
-                    number(".dm-timeline-readout", /Pass (\d+)/),
-                    number(".dm-tally", /in (\d+) pass/),
-                    number("#pane-dynamo .dm-footer", /in (\d+) pass/),
-                    String(Number(column.dataset.index) + 1),
-                  ],
+                  pass,
                   tokens: [String(last.children.length), number(".dm-subtitle", tokens)],
                   written: [number(".dm-tally", tokens), number(".dm-lap-dynamo", tokens)],
                 });
