@@ -13,8 +13,8 @@ from numba import prange
 from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores
 from dynamo.kernels.layers import attend_by_head, exponential, keep, room_for_attention
 from dynamo.kernels.norms import rms_normed
-from dynamo.kernels.products import BLOCK, eight_sums, prepared, share, stretch, tasks_of
-from dynamo.kernels.sharing import LINE, finish, is_open, next_task, wait
+from dynamo.kernels.products import BLOCK, eight_sums, prepared, share, stretch
+from dynamo.kernels.sharing import finish, is_open, new_counts, next_task
 
 ONE = np.float32(1)
 STEPS = 6  # of a layer
@@ -31,73 +31,70 @@ def _gate(gate, wide, decays, powers, out):
 
 
 @compiled
-def _share_gated(counts, step, x, weights, out):
+def _share_gated(crew, step, x, weights, out):
     """This thread's share of silu(gate) * wide, out (rows, inner): both are products with `weights`."""
     rows, inner = out.shape
-    found, step_by = np.empty(24, np.float32), stretch(weights, len(x[0]) // rows)
+    tasks, done = inner // BLOCK, 0
+    if not is_open(crew, step, tasks):
+        return
+    prepared_x = prepared(x, weights)
+    found, step_by = np.empty(24, np.float32), stretch(weights, x.shape[1])
     gate, wide = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), np.float32)
     decays, powers = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
-    while True:
-        task = next_task(counts, step)
-        if task >= tasks_of(inner):
-            return
+    task = next_task(crew, step, tasks)
+    while task < tasks:
         for both, begin in ((gate, 0), (wide, inner)):
             for first in range(0, BLOCK, 8):
                 at = (begin + task * BLOCK + first) // 8 * step_by
                 for r in range(0, rows, 3):
                     some = min(3, rows - r)
-                    eight_sums(x, r, some, weights, at, found)
+                    eight_sums(prepared_x, r, some, weights, at, found)
                     for j in range(some):
                         both[r + j, first : first + 8] = found[8 * j : 8 * j + 8]
         for r in range(rows):
             _gate(gate[r], wide[r], decays, powers, out[r, task * BLOCK : (task + 1) * BLOCK])
-        finish(counts, step)
+        done += 1
+        task = next_task(crew, step, tasks)
+    finish(crew, step, done, tasks)
 
 
 @compiled
-def _layer(counts, step, x, eps, gains, matrices, bias, place, rooms, out):
+def _share_attention(crew, step, projected, place, room, out):
+    """This thread's share of keys and values for the cache, and then of attention, (queries, hidden)."""
+    cos, sin, keys, values, start, scaling = place
+    tasks, done = len(keys), 0
+    task = next_task(crew, step, tasks)
+    while task < tasks:
+        keep(projected, cos, sin, keys, values, start, task)
+        done += 1
+        task = next_task(crew, step, tasks)
+    finish(crew, step, done, tasks)
+    tasks, done = out.shape[1] // keys.shape[2], 0
+    task = next_task(crew, step + 1, tasks)
+    while task < tasks:
+        attend_by_head(projected, cos, sin, keys, values, start, scaling, task, room, out)
+        done += 1
+        task = next_task(crew, step + 1, tasks)
+    finish(crew, step + 1, done, tasks)
+
+
+@compiled
+def _layer(crew, step, x, eps, gains, matrices, bias, place, rooms, out):
     """This thread's share of a layer, from x (new, hidden) to out (queries, hidden). place: rotary cos and
     sin, the layer's keys and values, where the new positions begin, scaling."""
     project, output, expand, contract = matrices
-    cos, sin, keys, values, start, scaling = place
     (projected, attended, between, gated), room = rooms
-    (queries, hidden), (new, width) = out.shape, projected.shape
+    queries = len(out)
     attended, between, gated = attended[:queries], between[:queries], gated[:queries]
-    if is_open(counts, step, tasks_of(width)):
-        share(counts, step, prepared(rms_normed(x, gains[0], eps), project), project, bias, projected)
-    wait(counts, step, tasks_of(width))
-
-    head = next_task(counts, step + 1)
-    while head < len(keys):
-        keep(projected, cos, sin, keys, values, start, head)
-        finish(counts, step + 1)
-        head = next_task(counts, step + 1)
-    wait(counts, step + 1, len(keys))
-
-    heads = attended.shape[1] // keys.shape[2]
-    head = next_task(counts, step + 2)
-    while head < heads:
-        attend_by_head(projected, cos, sin, keys, values, start, scaling, head, room, attended)
-        finish(counts, step + 2)
-        head = next_task(counts, step + 2)
-    wait(counts, step + 2, heads)
-
-    if is_open(counts, step + 3, tasks_of(hidden)):
-        share(counts, step + 3, prepared(attended, output), output, x[new - queries :], between)
-    wait(counts, step + 3, tasks_of(hidden))
-
-    inner = gated.shape[1]
-    if is_open(counts, step + 4, tasks_of(inner)):
-        _share_gated(counts, step + 4, prepared(rms_normed(between, gains[1], eps), expand), expand, gated)
-    wait(counts, step + 4, tasks_of(inner))
-
-    if is_open(counts, step + 5, tasks_of(hidden)):
-        share(counts, step + 5, prepared(gated, contract), contract, between, out)
-    wait(counts, step + 5, tasks_of(hidden))
+    share(crew, step, rms_normed(x, gains[0], eps), project, bias, projected)
+    _share_attention(crew, step + 1, projected, place, room, attended)
+    share(crew, step + 3, attended, output, x[len(x) - queries :], between)
+    _share_gated(crew, step + 4, rms_normed(between, gains[1], eps), expand, gated)
+    share(crew, step + 5, gated, contract, between, out)
 
 
 @compiled
-def _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, shared, out):
+def _layers(crew, x, n, first, apart, eps, gains, matrices, biases, place, shared, out):
     """This thread's share of `layers_of_a_pass`."""
     project, output, expand, contract = matrices
     cos, sin, memory, start, scaling = place
@@ -108,13 +105,11 @@ def _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, sha
         here = cos, sin, memory[0, layer], memory[1, layer], start, scaling
         source = x if apart or i == 0 else out[(i - 1) % 2]
         target = out[i] if apart else out[i % 2]
-        _layer(
-            counts, STEPS * i, source, eps, gains[layer], parts, biases[layer], here, (shared, room), target
-        )
+        _layer(crew, STEPS * i, source, eps, gains[layer], parts, biases[layer], here, (shared, room), target)
 
 
 @compiled
-def _room(x, n, apart, queries, projected, attended, inner):
+def _room(x, n, apart, queries, projected, attended, inner, threads):
     new, hidden = x.shape
     shared = (
         np.empty((new, projected), np.float32),
@@ -122,7 +117,7 @@ def _room(x, n, apart, queries, projected, attended, inner):
         np.empty((new, hidden), np.float32),
         np.empty((new, inner), np.float32),
     )
-    counts = np.zeros(n * STEPS * LINE, np.int64)
+    counts = new_counts(n * STEPS, threads)
     return counts, shared, np.empty((n if apart else 2, queries, hidden), np.float32)
 
 
@@ -138,8 +133,8 @@ def layers_of_a_pass(x, n, first, apart, queries, inner, eps, gains, matrices, b
     """
     memory = place[2]
     attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
-    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner)
-    _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
+    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner, 1)
+    _layers((counts, 0, 1), x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
     return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]
 
 
@@ -150,7 +145,9 @@ def layers_of_a_pass_on_all_cores(
     """The same by so many of numba's threads."""
     memory = place[2]
     attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
-    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner)
-    for _ in prange(threads):
-        _layers(counts, x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
+    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner, threads)
+    for thread in prange(threads):
+        _layers(
+            (counts, thread, threads), x, n, first, apart, eps, gains, matrices, biases, place, shared, out
+        )
     return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]

@@ -23,7 +23,7 @@ from numba import prange, types
 from numba.extending import overload
 
 from dynamo.kernels.compiling import FREE_SUMS, compiled, compiled_for_sums, compiled_on_all_cores
-from dynamo.kernels.sharing import LINE, finish, next_task
+from dynamo.kernels.sharing import finish, is_open, new_counts, next_task
 from dynamo.kernels.vectors import (
     added,
     added_products,
@@ -211,54 +211,46 @@ def _stretch(weights, width):
 
 
 @compiled
-def tasks_of(width):
-    return (width + BLOCK - 1) // BLOCK
-
-
-@compiled
-def share(counts, step, x, weights, plus_, out):
-    """This thread's share of out (rows, width) = x @ weights.T + plus_ (rows or 1, width), x `prepared`."""
+def share(crew, step, x, weights, plus_, out):
+    """This thread's share of out (rows, width) = x @ weights.T + plus_ (rows or 1, width), x (rows, in)."""
     rows, width = out.shape
-    last_plus = len(plus_) - 1
-    found, step_by = np.empty(24, np.float32), stretch(weights, len(x[0]) // rows)
-    while True:
-        task = next_task(counts, step)
-        if task >= tasks_of(width):
-            return
+    tasks, done = (width + BLOCK - 1) // BLOCK, 0
+    if not is_open(crew, step, tasks):
+        return
+    prepared_x, last_plus = prepared(x, weights), len(plus_) - 1
+    found, step_by = np.empty(24, np.float32), stretch(weights, x.shape[1])
+    task = next_task(crew, step, tasks)
+    while task < tasks:
         for first in range(task * BLOCK, min((task + 1) * BLOCK, width), 8):
             last = min(first + 8, width)
             for r in range(0, rows, 3):
                 some = min(3, rows - r)
-                eight_sums(x, r, some, weights, first // 8 * step_by, found)
+                eight_sums(prepared_x, r, some, weights, first // 8 * step_by, found)
                 for j in range(some):
                     for at in range(first, last):
                         out[r + j, at] = found[8 * j + at - first] + plus_[min(r + j, last_plus), at]
-        finish(counts, step)
+        done += 1
+        task = next_task(crew, step, tasks)
+    finish(crew, step, done, tasks)
 
 
 @compiled
-def _share_alone(counts, x, weights, plus_, out):
-    """`share` of a product that is all there is to do."""
-    share(counts, 0, prepared(x, weights), weights, plus_, out)
-
-
-@compiled
-def _room(x, width):
-    return np.zeros(LINE, np.int64), np.empty((len(x), width), np.float32)
+def _room(x, width, threads):
+    return new_counts(1, threads), np.empty((len(x), width), np.float32)
 
 
 @compiled
 def product(x, weights, plus_):
     """x (rows, in) float32 @ weights.T (see above) + plus_ (rows or 1, width): (rows, width)."""
-    counts, out = _room(x, plus_.shape[1])
-    _share_alone(counts, x, weights, plus_, out)
+    counts, out = _room(x, plus_.shape[1], 1)
+    share((counts, 0, 1), 0, x, weights, plus_, out)
     return out
 
 
 @compiled_on_all_cores
 def product_on_all_cores(x, weights, plus_, threads):
     """The same by so many of numba's threads."""
-    counts, out = _room(x, plus_.shape[1])
-    for _ in prange(threads):
-        _share_alone(counts, x, weights, plus_, out)
+    counts, out = _room(x, plus_.shape[1], threads)
+    for thread in prange(threads):
+        share((counts, thread, threads), 0, x, weights, plus_, out)
     return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -17,7 +18,7 @@ from numba.extending import intrinsic
 
 from dynamo.kernels.compiling import compiled, compiled_for
 
-LINE = 8  # integers of a line of the caches: a step has one for itself
+LINE = 8  # integers of a line of the caches
 PATIENCE = 2000  # pauses, some 50 microseconds: then who has the task may be waiting for this processor
 PAUSE = "llvm.x86.sse2.pause"  # the processor's other thread may go first
 
@@ -28,13 +29,13 @@ def _integer(context, builder, signature, values):
 
 
 @intrinsic
-def _count(_, counts, at):
-    """Adds 1; what it was."""
+def _count(_, counts, at, more):
+    """Adds to one; what it was."""
 
     def made(*given):
-        return given[1].atomic_rmw("add", _integer(*given), ir.Constant(ir.IntType(64), 1), "acq_rel")
+        return given[1].atomic_rmw("add", _integer(*given), given[3][2], "acq_rel")
 
-    return types.int64(counts, at), made
+    return types.int64(counts, at, types.int64), made
 
 
 @intrinsic
@@ -65,28 +66,45 @@ def _yield(_):
 
 
 @compiled
-def next_task(counts, step):
-    """The next task of a step, counts (steps x LINE,) zeros at first; none where it is `tasks` or more."""
-    return _count(counts, step * LINE)
+def new_counts(steps, threads):
+    """For each step a line of each thread's, of tasks taken, and one of tasks done."""
+    return np.zeros(steps * (threads + 1) * LINE, np.int64)
 
 
 @compiled
-def is_open(counts, step, tasks):
-    """Whether a step has tasks that no thread has taken."""
-    return _counted(counts, step * LINE) < tasks
+def next_task(crew, step, tasks):
+    """The next task of a step, `tasks` where all are taken. crew: counts, which thread this is, of how many.
+
+    Each thread has a share of its own, as writing by turns to one line takes longer than some of the tasks;
+    when that is done it takes from the others'.
+    """
+    counts, me, threads = crew
+    for distance in range(threads):
+        whose = (me + distance) % threads
+        line = (step * (threads + 1) + whose) * LINE
+        begin, end = tasks * whose // threads, tasks * (whose + 1) // threads
+        if begin + _counted(counts, line) < end:
+            task = begin + _count(counts, line, 1)
+            if task < end:
+                return task
+    return tasks
 
 
 @compiled
-def finish(counts, step):
-    """One task of the step is done."""
-    _count(counts, step * LINE + 1)
+def is_open(crew, step, tasks):
+    """Whether a step has tasks that are not done."""
+    counts, _, threads = crew
+    return _counted(counts, (step * (threads + 1) + threads) * LINE) < tasks
 
 
 @compiled
-def wait(counts, step, tasks):
-    """Until all of the step's tasks are done."""
+def finish(crew, step, done, tasks):
+    """So many tasks of the step are done; waits until all of them are."""
+    counts, _, threads = crew
+    if done:
+        _count(counts, (step * (threads + 1) + threads) * LINE, done)
     pauses = 0
-    while _counted(counts, step * LINE + 1) < tasks:
+    while is_open(crew, step, tasks):
         _pause()
         pauses += 1
         if pauses > PATIENCE:

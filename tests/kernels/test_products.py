@@ -82,14 +82,20 @@ def test_what_is_not_a_number_stays_one_and_a_row_of_zeros_is_no_such(value):
     assert np.isnan(found[0]) and found[1:, 0].tolist() == [0, 32]
 
 
-def test_a_thread_that_comes_when_all_is_done_changes_nothing():
+def test_threads_take_what_is_left_of_the_others_shares_and_find_nothing_when_all_is_done():
     from dynamo.kernels import products, sharing
 
-    counts, x = np.zeros(sharing.LINE, np.int64), np.ones((1, 32), np.float32)
-    weights, out = in_8_bits(torch.ones(80, 32, dtype=torch.int8), torch.ones(80)).numpy(), np.empty((1, 80))
+    counts, x = sharing.new_counts(1, 3), np.ones((1, 32), np.float32)
+    weights, out = (
+        in_8_bits(torch.ones(200, 32, dtype=torch.int8), torch.ones(200)).numpy(),
+        np.zeros((1, 200)),
+    )
     out = out.astype(np.float32)
-    given = weights, np.zeros((1, 80), np.float32), out
-    products._share_alone(counts, x, *given)
-    assert (out == 32).all()
-    products._share_alone(counts, 2 * x, *given)
-    assert (out == 32).all()
+    given = 0, x, weights, np.zeros((1, 200), np.float32), out
+    products.share((counts, 1, 3), *given)
+    assert (out == 32).all(), "one alone does everything"
+    out[:] = 0
+    products.share((counts, 0, 3), *given)
+    assert not out.any(), "who comes late changes nothing"
+    taken = [sharing.next_task((sharing.new_counts(1, 3), me, 3), 0, 7) for me in range(3)]
+    assert taken == [0, 2, 4], "each begins at its own share"
