@@ -8,9 +8,13 @@ function codeOf(command) {
   return `U+${command.codePointAt(0).toString(16).toUpperCase()}`;
 }
 
+function spellCommands(text) {
+  return text.replace(new RegExp(COMMANDS, "g"), (command) => `⟨${codeOf(command)}⟩`);
+}
+
 /** A text for the middle of a sentence: direction characters are spelled out, right-to-left text is isolated. */
 function bidiIsolate(text) {
-  const spelled = text.replace(new RegExp(COMMANDS, "g"), (command) => `⟨${codeOf(command)}⟩`);
+  const spelled = spellCommands(text);
   return FROM_THE_RIGHT.test(spelled) ? `\u2068${spelled}\u2069` : spelled;
 }
 

@@ -28,14 +28,6 @@ function connectSaving(buttons, currentTurn, announce, server) {
   }
 }
 
-function saveFile(name, text, type) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
 /** The whole trace as the server has it, joints included; where it has forgotten the run, the pane's own lines. */
 async function wholeTrace(turn, server) {
   let known = null;

@@ -139,6 +139,11 @@ function arrivalInWords(lanes, ends, moment) {
   return done.length ? `After ${done.join(" and ")}.` : "Press Next pass.";
 }
 
+/** Where a recorded answer comes from, "" for a live one. */
+function sourceInWords(header) {
+  return header?.recorded ? `Recording of ${header.model}: ${header.recorded}.` : "";
+}
+
 /** The pace on screen, and the real time where it is another; that of a settled race stands beside its bars. */
 function paceInWords(player, race, lanes) {
   if (["empty", "waiting", "settled"].includes(player.phase)) return "";

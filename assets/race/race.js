@@ -13,7 +13,7 @@ const parts = Object.fromEntries(
   ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "variety", "variety-note"]
     .concat(["drift", "drift-note", "drift-face"])
     .concat(["why", "split", "clock-row", "hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
-    .concat(["remark", "status", "share"])
+    .concat(["remark", "status", "share", "picture"])
     .map((name) => [name, part(name)]),
 );
 const laps = { base: part("lap-base").children, dynamo: part("lap-dynamo").children };
@@ -191,7 +191,7 @@ function drawPlayer() {
   put("toggle", labels[phase] ?? (phase === "empty" ? "Play" : "Pause"));
   parts.toggle.disabled = phase === "empty";
   parts.skip.disabled = player.playhead === null;
-  parts.share.disabled = !sharable();
+  parts.share.disabled = parts.picture.disabled = !sharable();
   parts["step-on"].hidden = parts["step-back"].hidden = !stepping;
   parts["step-on"].disabled = parts["step-back"].disabled = phase === "empty";
 }
@@ -218,9 +218,8 @@ function drawLines(counts = shownCounts()) {
   const { base, dynamo } = lanes;
   put("pace", paceInWords(player, race, shown()));
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
-  const { recorded, model } = (dynamo ?? base)?.header ?? {};
-  const invitation = player.phase === "playing" ? "" : " Press Generate for a live race.";
-  put("remark", recorded ? `Recording of ${model}: ${recorded}.${invitation}` : "");
+  const source = sourceInWords((dynamo ?? base)?.header);
+  put("remark", source && player.phase !== "playing" ? `${source} Press Generate for a live race.` : source);
   put("status", said || (typeof props.value === "string" ? props.value : ""));
 }
 
@@ -264,6 +263,17 @@ parts.share.addEventListener("click", async () => {
   if (!copied) history.replaceState(null, "", fragment);
   said = copiedInWords(copied, whole, lanes.dynamo.turns);
   drawLines();
+});
+parts.picture.addEventListener("click", () => {
+  const counts = Object.fromEntries(shown().map((lane) => [lane.kind, lane.passes.length]));
+  const faces = facesOf(clocksOf(lanes, counts), lanes, counts);
+  const source = sourceInWords(lanes.dynamo.header) || "Both lanes ran in one race on one machine.";
+  const canvas = pictureOf(root, lanes, faces, source);
+  canvas.toBlob((file) => {
+    saveFile("dynamo-race.png", file, "image/png");
+    said = "Picture saved.";
+    drawLines();
+  });
 });
 reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);

@@ -35,7 +35,7 @@ SCRIPTS = {
         "fork.js",
         "pane.js",
     ),
-    "race": ("clocks.js", "player.js", "split.js", "why.js", "link.js", "fork.js", "race.js"),
+    "race": ("clocks.js", "player.js", "split.js", "why.js", "link.js", "fork.js", "picture.js", "race.js"),
     "timeline": ("columns.js", "timeline.js"),
     "inspector": ("words.js", "passes.js", "grids.js", "notes.js", "panel.js", "inspector.js"),
     "audit": ("words.js", "audit.js"),
