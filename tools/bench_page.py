@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "helpers")]
 
 from browser.conftest import CHROMIUM, QUIET
-from pages import set_threshold
+from pages import launched, set_threshold
 
 import dynamo
 from dynamo.data.prompts import read_prompts
@@ -43,7 +43,7 @@ from dynamo.evaluation.for_page import sweep_reports
 from dynamo.evaluation.machine import describe
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
-from dynamo.ui import ModelPair, build_demo, launch_options
+from dynamo.ui import ModelPair, build_demo
 from dynamo.ui.server.engines import LocalEngines
 
 # With windows, as visitors have, where there is one.
@@ -222,7 +222,7 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
     *_, sweep = sweep_reports(pair, prompts, SWEPT_PROMPTS, lambda *_: None)
     quiet = {point["threshold"]: conversion(point) for point in sweep["points"]}
     shown, refused, short = [], 0, 0
-    with served(ModelPair.from_pair(pair)) as url, busy_core():
+    with launched(build_demo(ModelPair.from_pair(pair))) as url, busy_core():
         page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
         page.set_default_timeout(120_000)
         page.goto(url)
@@ -231,10 +231,10 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
         page.get_by_role("radio", name="Live").check(force=True)
         page.fill("#prompt textarea", PROMPT)
         page.click("#generate")
-        page.wait_for_function(REDECODED, arg=pair.options.threshold)
-        draw, before = random.Random(0), pair.options.threshold
+        draw, threshold = random.Random(0), pair.options.threshold
+        page.wait_for_function(REDECODED, arg=threshold)
         for _ in range(count):
-            threshold = before = draw.choice([each for each in quiet if each not in (before, 1)])
+            threshold = draw.choice([each for each in quiet if each not in (threshold, 1)])
             set_threshold(page, str(threshold))
             page.locator("#threshold input[type=range]").dispatch_event("pointerup")
             page.wait_for_function(REDECODED, arg=threshold)
@@ -255,24 +255,14 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
         "refused_as_disturbed": refused,
         "above_tokens_per_pass": sum(speed > passes for speed, passes, _ in shown),
         "within_15_percent_of_sweep": sum(abs(each) <= NEAR for each in off),
-        "off_median": round(statistics.median(off), 3),
-        "off_worst": round(max(off, key=abs), 3),
+        "off_median": round(statistics.median(off), 3) if off else None,
+        "off_worst": round(max(off, key=abs), 3) if off else None,
     }
 
 
 def conversion(point: dict[str, Any]) -> float:
     """The share of the gain in tokens per pass that arrives as speed."""
     return point["speed_up"]["value"] / point["tokens_per_forward"]["value"]
-
-
-@contextmanager
-def served(pair: ModelPair, **options: Any) -> Iterator[str]:
-    demo = build_demo(pair, **options)
-    _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
-    try:
-        yield url
-    finally:
-        demo.close()
 
 
 @contextmanager
@@ -296,9 +286,9 @@ def main() -> None:
     model_pair, machine = replayed_pair()
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=BROWSER, args=QUIET)
-        with served(model_pair, recording=ROOT / "assets" / "recording.ndjson") as url:
+        with launched(build_demo(model_pair, recording=ROOT / "assets" / "recording.ndjson")) as url:
             result = opening(chromium, url)
-        with served(model_pair) as url:
+        with launched(build_demo(model_pair)) as url:
             page = chromium.new_page(viewport={"width": 1280, "height": 1600}, reduced_motion="no-preference")
             result |= measure(page, url)
             page.close()

@@ -118,7 +118,7 @@ function drawGrid(grid, joint, values, picked) {
   const [rows, columns] = joint.text;
   fit(grid, rows.length, columns.length);
   grid.rows.forEach((label, i) => say(label, visible(rows[i] ?? "")));
-  grid.columns.forEach((label, i) => say(label, visible(toldApart(columns[i] ?? "", columns))));
+  grid.columns.forEach((label, i) => say(label, visible(distinctName(columns[i] ?? "", columns))));
   for (let at = 0; at < grid.cells.length; at++) {
     const column = at % SIZE;
     const value = column < columns.length ? values[((at - column) / SIZE) * columns.length + column] : 0;
@@ -128,7 +128,7 @@ function drawGrid(grid, joint, values, picked) {
 }
 
 /** A column's name, cut in its middle where its beginning, which is all there is room for, is another's too. */
-function toldApart(text, names) {
+function distinctName(text, names) {
   const alike = names.filter((name) => name.slice(0, 5) === text.slice(0, 5)).length > 1;
   return alike && text.length > 5 ? `${text.slice(0, 2)}…${text.slice(-2)}` : text;
 }

@@ -153,7 +153,9 @@ function paceInWords(player, race, lanes) {
   if (player.mode === "step") return `${arrivalInWords(lanes, race.ends, player.playhead)} ${truth}`;
   const pace = player.slowdown > 1 ? `${player.mode === "teach" ? "Teaching pace" : "Slow motion"}, ${player.slowdown}×. ` : "Shown at model speed. ";
   if (player.phase !== "paused") return pace + truth;
-  return `${isAtFirstBackOff(player, race) ? "Stopped at the first pass that backed off: Play goes on." : "Paused."} ${pace}${truth}`;
+  if (!isAtFirstBackOff(player, race)) return `Paused. ${pace}${truth}`;
+  const reason = lanes.at(-1).passes.some(isExact) ? "rejected a draft" : "backed off";
+  return `Stopped at the first pass that ${reason}: Play goes on. ${pace}${truth}`;
 }
 
 function totalsInWords(race, lanes) {

@@ -32,7 +32,8 @@ function newPlayer(still = false) {
  * ends: for each lane the model time at which each of its passes was done; arrived: the model time up to which all
  * is known; total: the longer lane's; firsts: when each lane's first pass was done; basePass: a decoded pass of the
  * first lane, the median, null while there is none; lastPass: one of the last lane; backOff: when DynaMo's first pass
- * that backed off was done, Infinity while there is none; whole: no lane failed or was stopped; stopped: by the visitor.
+ * that backed off, or rejected a draft, was done, Infinity while there is none; whole: no lane failed or was stopped;
+ * stopped: by the visitor.
  */
 function raceOf(lanes) {
   const ends = lanes.map(({ passes }) => {
@@ -43,7 +44,7 @@ function raceOf(lanes) {
   const running = last.filter((_, i) => lanes[i].state === "running");
   const decoded = lanes.map(({ passes }) => passes.filter((step) => !step.prefill).map((step) => step.ms));
   const dynamo = lanes.findIndex(({ kind }) => kind === "dynamo");
-  const backOff = lanes[dynamo]?.passes.findIndex((step) => step.backoffs?.length) ?? -1;
+  const backOff = lanes[dynamo]?.passes.findIndex((step) => (step.rejected ?? step.backoffs)?.length) ?? -1;
   return {
     ends,
     done: lanes.length > 0 && running.length === 0,

@@ -61,7 +61,7 @@ def test_where_the_answers_part_is_marked_in_both_and_opened_by_a_click(page_at,
     page = page_at(f"{url}?__theme={theme}")
     generate(page)
     for pane in ("base", "dynamo"):
-        page.get_by_text("The answers part after 5 tokens").nth(0).wait_for()
+        page.locator(f"#pane-{pane}").get_by_text("The answers part after 5 tokens").wait_for()
         assert page.locator(f"#pane-{pane} .dm-token.fork").count() == 1
     assert page.inner_text("#pane-dynamo .dm-token.fork").strip() == "you"
     page.locator("#pane-base .dm-fork-link").click()

@@ -123,8 +123,8 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
 
 def test_columns_of_one_beginning_have_different_names(arithmetic):
     names = [" absorb", " absorbs", " air", " absor"]
-    told = arithmetic("args[0].map((name) => toldApart(name, args[0]))", names, files=("inspector/grids.js",))
-    assert told == [" a…rb", " a…bs", " air", " a…or"]
+    script = "args[0].map((name) => distinctName(name, args[0]))"
+    assert arithmetic(script, names, files=("inspector/grids.js",)) == [" a…rb", " a…bs", " air", " a…or"]
 
 
 def test_without_the_mask_no_cell_is_called_removed(arithmetic):
@@ -158,8 +158,8 @@ def test_a_correlators_stage_is_no_mask_and_a_grown_chunk_has_no_threshold(arith
 def test_a_pair_drawn_from_beyond_the_tables_is_told(arithmetic):
     after = {"kept": 2, "outside": 1, "exact": True}
     line = {"order": 2, "picked": [0, 12], "text": [["a"] * 10, ["b"] * 10]}
-    told = arithmetic("leftInWords(args[0], args[1])", line, after, files=("inspector/words.js",))
-    assert told.endswith("1 beyond the candidates shown; the one drawn is there")
+    message = arithmetic("leftInWords(args[0], args[1])", line, after, files=("inspector/words.js",))
+    assert message.endswith("1 beyond the candidates shown; the one drawn is there")
     inside = {**line, "picked": [0, 1]}
     assert "drawn is" not in arithmetic(
         "leftInWords(args[0], args[1])", inside, after, files=("inspector/words.js",)

@@ -34,12 +34,12 @@ def test_a_link_brings_the_answer_its_message_and_its_settings(page_at, page_url
     generate(page)
     link = copied_link(page)
     assert page.inner_text(".dm-status") == "Link copied: message, settings and every pass."
-    told = texts(page)
+    answers = texts(page)
     other = page_at(link)
     other.get_by_text("The link's message and settings are set up.").wait_for()
     for pane in DONE:
         other.wait_for_selector(pane)
-    assert texts(other) == told
+    assert texts(other) == answers
     assert other.input_value("#prompt textarea") == PROMPT
     assert other.input_value("#threshold input[type=number]") == "0.23"
     assert other.inner_text(".dm-remark") == (

@@ -100,17 +100,24 @@ def test_teaching_pace_waits_until_it_knows_how_long_a_pass_takes(play):
     assert play([base, unknown], script, more=[base, dynamo]) == ["waiting", "playing", 80]
 
 
-def test_teaching_pace_stops_once_where_a_pass_backed_off_first(play):
+@pytest.mark.parametrize("exact", [False, True])
+def test_teaching_pace_stops_once_where_a_pass_backed_off_or_rejected_a_draft_first(play, exact):
+    """In exact mode, SmolLM2's default, nothing backs off, and it ran to the end."""
     base, dynamo = lane("base", [5.0] * 30), answered()
+    if exact:
+        for step in dynamo["passes"]:
+            step |= {"exact": True, "rejected": [" no"] if step.pop("backoffs", None) else []}
     script = """
       player = begin({ ...player, mode: "teach" }, race, "live", 0);
       const play = () => {
         for (let now = 0; player.phase === "playing"; now += 16) player = tick(player, race, now);
       };
       play(); log.push(player.phase, doneBy(race.ends[1], player.playhead), isAtFirstBackOff(player, race));
+      log.push(paceInWords(player, race, lanes).split(":")[0]);
       player = toggle(player, race, 0); play(); log.push(player.phase);
     """
-    assert play([base, dynamo], script) == ["paused", 2, True, "settled"]
+    said = f"Stopped at the first pass that {'rejected a draft' if exact else 'backed off'}"
+    assert play([base, dynamo], script) == ["paused", 2, True, said, "settled"]
 
 
 def test_a_tab_that_was_hidden_for_a_minute_goes_on_where_it_was(play):

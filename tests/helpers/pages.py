@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 from axe_playwright_python.sync_playwright import Axe
 
 from dynamo.ui import ModelPair, build_demo, launch_options
@@ -29,7 +30,12 @@ def opinion(prompt, reply):
 @contextmanager
 def served(pair: ModelPair, **options: Any) -> Iterator[str]:
     """The page's address. options: of `build_demo`."""
-    demo = build_demo(replace(pair, audit=opinion), **options)
+    with launched(build_demo(replace(pair, audit=opinion), **options)) as url:
+        yield url
+
+
+@contextmanager
+def launched(demo: gr.Blocks) -> Iterator[str]:
     _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         yield url
@@ -87,5 +93,4 @@ def assert_accessible(page, *parts: str) -> None:
     )
     here = {"include": [[part] for part in parts]} if parts else None
     found = Axe().run(page, context=here).response["violations"]
-    told = [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]]
-    assert told == []
+    assert [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]] == []

@@ -56,8 +56,8 @@ def test_settings_come_to_their_controls():
     wired = handlers()
     text = with_options(threshold=0.2, blur=1, seed=9, temperature=0)
     *_, values = wired.open_link(SimpleNamespace(lines=text))
-    told = dict(zip(NAMES, values[6:], strict=True))
-    assert (told["threshold"], told["blur"], told["seed"], told["temperature"]) == (0.2, False, 9, 0)
+    shown = dict(zip(NAMES, values[6:], strict=True))
+    assert (shown["threshold"], shown["blur"], shown["seed"], shown["temperature"]) == (0.2, False, 9, 0)
     assert values[4:6] == ("hello", "loop")
 
 

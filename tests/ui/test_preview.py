@@ -37,14 +37,14 @@ def test_the_page_names_itself_and_its_picture(app, monkeypatch, root_path, prox
     client = TestClient(app, base_url="http://dynamo.example")
     page = client.get("/", headers=proxied).text
     host = "http://dynamo.example" if not proxied else "https://"
-    told = tags(page)
-    assert told["og:title"] == [TITLE] and page.count(f"<title>{TITLE}</title>") == 1
-    assert told["og:description"] == told["description"] == [DESCRIPTION]
+    found = tags(page)
+    assert found["og:title"] == [TITLE] and page.count(f"<title>{TITLE}</title>") == 1
+    assert found["og:description"] == found["description"] == [DESCRIPTION]
     assert all(
-        address.startswith(host) and "<" not in address for address in told["og:image"] + told["og:url"]
+        address.startswith(host) and "<" not in address for address in found["og:image"] + found["og:url"]
     )
-    assert [address.endswith(f"{root_path}/preview.png") for address in told["og:image"]] == [True]
-    assert "Gradio" not in str(told) and "githubusercontent" not in page
+    assert [address.endswith(f"{root_path}/preview.png") for address in found["og:image"]] == [True]
+    assert "Gradio" not in str(found) and "githubusercontent" not in page
     assert "window.gradio_config" in page and page.rstrip().endswith("</html>")
 
 
