@@ -155,7 +155,7 @@ function paceInWords(player, race, lanes) {
   if (player.phase !== "paused") return pace + truth;
   if (!isAtFirstBackOff(player, race)) return `Paused. ${pace}${truth}`;
   const reason = lanes.at(-1).passes.some(isExact) ? "rejected a draft" : "backed off";
-  return `Stopped at the first pass that ${reason}: Play goes on. ${pace}${truth}`;
+  return `Stopped at the first pass that ${reason}: Play goes on.`;
 }
 
 function totalsInWords(race, lanes) {

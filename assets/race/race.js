@@ -219,7 +219,7 @@ function drawLines(counts = shownCounts()) {
   put("pace", paceInWords(player, race, shown()));
   put("tally", counts.dynamo ? tallyInWords(dynamo.passes, counts.dynamo, player.phase === "settled") : "");
   const source = sourceInWords((dynamo ?? base)?.header);
-  put("remark", source && player.phase !== "playing" ? `${source} Press Generate for a live race.` : source);
+  put("remark", source && player.phase === "settled" ? `${source} Press Generate for a live race.` : source);
   put("status", said || (typeof props.value === "string" ? props.value : ""));
 }
 
