@@ -161,7 +161,7 @@ def _race(
     lost: dict[str, str] = {}
     context = max(map(len, prompts)) + arguments.max_new_tokens
     with ExitStack() as open_lanes:
-        compiled = open_lanes.enter_context(_compiled(arguments, pair, prompts, options, lost))
+        compiled = open_lanes.enter_context(_compiled(arguments, prompts, options, lost))
         others = peers.start(
             arguments.peer, pair, options, arguments.max_new_tokens, context, torch.get_num_threads(), lost,
             arguments.peer_python, arguments.peer_model,
@@ -230,7 +230,7 @@ def _draft(arguments: argparse.Namespace, pair: Any) -> Any:
 
 @contextmanager
 def _compiled(
-    arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions, lost: dict[str, str]
+    arguments: argparse.Namespace, prompts: Any, options: SamplingOptions, lost: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     """The compiled lane by its name, ready to run; {} without one, the reason added to `lost`."""
     import torch

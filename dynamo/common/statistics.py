@@ -41,10 +41,7 @@ def ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> N
 
 
 def bootstrap(
-    sums: NDArray[np.floating],
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    sums: NDArray[np.floating], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> Estimate:
     """A statistic of pooled counts and its percentile interval over resampled prompts.
 
@@ -53,7 +50,7 @@ def bootstrap(
     """
     sums = np.asarray(sums, dtype=np.float64)
     prompts = len(sums)
-    times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    times = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
     low, high = np.percentile(statistic(times @ sums), [2.5, 97.5])
     return Estimate(float(statistic(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high))
 

@@ -45,13 +45,13 @@ class Fit:
     p_value: float
 
 
-def fits(pair: Pair, prompt: list[int], draws: int, options: SamplingOptions | None = None) -> list[Fit]:
+def fits(pair: Pair, prompt: list[int], draws: int) -> list[Fit]:
     """Of the second and third token after a prompt, `draws` streams that begin with the likeliest token and,
     for the third, those of them that go on with the likeliest.
 
     Raises ValueError where the pair has one head.
     """
-    options = replace(options or pair.options, exact=True)
+    options = replace(pair.options, exact=True)
     if min(pair.dynamo.config.num_token_heads, options.max_order) < 2:
         raise ValueError("heads: exact mode drafts nothing with one")
     engine = Engine(pair.dynamo, pair.table, pair.tokenizer)

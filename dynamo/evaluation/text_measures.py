@@ -18,22 +18,22 @@ def ngrams(tokens: Sequence, n: int) -> list[tuple]:
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
-def repeated(tokens: Sequence[int], n: int = 4) -> tuple[int, int]:
-    """Of a text's n-grams how many occurred in it before, and how many there are: seq-rep-n as a fraction.
+def repeated(tokens: Sequence[int]) -> tuple[int, int]:
+    """Of a text's 4-grams how many occurred in it before, and how many there are: seq-rep-4 as a fraction.
 
     seq-rep-n is 1 - distinct / all (Welleck et al., Neural text generation with unlikelihood training, 2020).
     """
-    grams = ngrams(tokens, n)
+    grams = ngrams(tokens, 4)
     return len(grams) - len(set(grams)), len(grams)
 
 
-def distinct(texts: Sequence[Sequence[int]], n: int = 2) -> tuple[int, int]:
-    """How many different n-grams several texts have together, and how many in all: distinct-n as a fraction.
+def distinct(texts: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """How many different bigrams several texts have together, and how many in all: distinct-2 as a fraction.
 
     (Li et al., A diversity-promoting objective function, 2016.) It falls with the amount of text, so compare
     equally many texts of about the same length.
     """
-    grams = [gram for tokens in texts for gram in ngrams(tokens, n)]
+    grams = [gram for tokens in texts for gram in ngrams(tokens, 2)]
     return len(set(grams)), len(grams)
 
 

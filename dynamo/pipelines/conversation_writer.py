@@ -300,7 +300,7 @@ class ConversationWriter:
         return token, None
 
 
-def is_loop(ids: Sequence[int], order: int = 4) -> bool:
-    """Whether fewer than half of a text's runs of `order` tokens are distinct; short texts are none."""
-    runs = [tuple(ids[start : start + order]) for start in range(len(ids) - order + 1)]
+def is_loop(ids: Sequence[int]) -> bool:
+    """Whether fewer than half of a text's runs of four tokens are distinct; short texts are none."""
+    runs = [tuple(ids[start : start + 4]) for start in range(len(ids) - 3)]
     return len(runs) >= 24 and len(set(runs)) < len(runs) / 2

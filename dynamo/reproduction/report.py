@@ -62,9 +62,10 @@ def write_report(
     for each in experiments:
         if each.name in shown:
             parts.append(_section(each, shown[each.name], results[each.name], links))
-    parts.append(_not_here(experiments, shown, untested))
+    if untested:
+        parts.append("## What cannot be tested here\n\n" + _grid(("of the paper", "why not"), untested))
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, "\n".join(part.rstrip() + "\n" for part in parts if part))
+    replace_text(path, "\n".join(part.rstrip() + "\n" for part in parts))
     return {name: one.finding.verdict for name, one in shown.items()}
 
 
@@ -170,14 +171,6 @@ def _documents(experiment: Experiment, which: Any) -> list[str]:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _not_here(
-    experiments: Sequence[Experiment], shown: Mapping[str, Shown], untested: Sequence[tuple[str, str]]
-) -> str:
-    if not untested:
-        return ""
-    return "## What cannot be tested here\n\n" + _grid(("of the paper", "why not"), untested)
 
 
 def _table(table: Table) -> str:
