@@ -67,11 +67,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], help="end where this string begins; may be repeated"
     )
-    add_sampling_arguments(parser)
-
-
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the sampler; those not given are as chosen for the model (`sampling_options`)."""
+    # Those not given are as chosen for the model (`sampling_options`).
     add_arguments(parser, SamplingOptions, absent=True)
 
 

@@ -20,7 +20,7 @@ from dynamo.data.text import StopStrings
 from dynamo.sampling.anchored import choose_anchored
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.correlated import Correlators
-from dynamo.sampling.exact import Draft, propose, shown_joint, verify
+from dynamo.sampling.exact import Draft, propose, recorded_joint, verify
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint, StepRecord
 from dynamo.sampling.sampler import Context, choose
@@ -154,7 +154,7 @@ class TokenSequence:
         self._drafts = propose(
             heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
         )
-        return shown_joint(heads, max(2, 1 + len(self._drafts)), self._table, self._options)
+        return recorded_joint(heads, max(2, 1 + len(self._drafts)), self._table, self._options)
 
     def _cut(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
         """The tokens up to an end or the limit inside the chunk, and whether the text goes on after them."""

@@ -168,7 +168,7 @@ def propose(
     return tuple(drafts)
 
 
-def shown_joint(
+def recorded_joint(
     candidates: Candidates, order: int, table: CooccurrenceTable | None, options: SamplingOptions
 ) -> Joint:
     """The whole joint that drafts come from, built on first access."""
