@@ -69,6 +69,8 @@ class Engine:
         if table is not None:
             table.check(vocab_size=self._decoder.vocab_size)
         warm_up(self._decoder.heads, self._decoder.vocab_size, table)
+        if self._correlators is not None:
+            self._correlators.warm_up()
 
     @property
     def heads(self) -> int:

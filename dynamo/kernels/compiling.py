@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import llvmlite.binding
@@ -15,6 +16,7 @@ from numba import config, njit, set_num_threads
 from numba.core.errors import NumbaError
 
 FREE_SUMS = {"reassoc", "contract", "arcp", "nsz"}  # sums may be taken in any order
+_all_cores = Lock()
 FAILURES = (OSError, NumbaError)  # what a first call may end in, on a full disk for one
 
 
@@ -39,10 +41,18 @@ def compiled_for_sums(function: Callable) -> Callable:
 def compiled_on_all_cores(function: Callable) -> Callable:
     """`compiled_for_sums`, whose `prange` is shared out over numba's threads.
 
-    No loop may call one of these: from the cache, without the called one, it comes with nothing that starts
-    the threads, and crashes the process.
+    These serve one caller after the other: where numba has threads of its own, as on systems without GNU's
+    OpenMP, a second caller would end the process. No loop may call one of these (nor can it, as they are
+    wrapped): loaded from the cache alone it would come with nothing that starts the threads, and crash.
     """
-    return _compiled(function, fastmath=FREE_SUMS, parallel=True)
+    loop = _compiled(function, fastmath=FREE_SUMS, parallel=True)
+
+    @wraps(function)
+    def one_at_a_time(*given: Any) -> Any:
+        with _all_cores:
+            return loop(*given)
+
+    return one_at_a_time
 
 
 def _compiled(function: Callable, **options: Any) -> Callable:

@@ -7,12 +7,9 @@ import math
 import numpy as np
 
 from dynamo.kernels.compiling import compiled_for_sums
+from dynamo.kernels.layers import exponential
 
-ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-LEAST = np.float32(-80)  # exponentials of less are as good as none
-LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
-TAYLOR = tuple(np.float32(1 / math.factorial(power)) for power in range(2, 7))
-MANTISSA_BITS = np.int32(23)
+ZERO, ONE = np.float32(0), np.float32(1)
 BLOCK = 1024  # numbers that stay in the nearest cache
 
 
@@ -25,19 +22,12 @@ def likeliest(logits, temperature):
         largest = logits[row, 0]
         for logit in logits[row]:
             largest = logit if logit > largest else largest
-        rise, total = LOG2_E / np.float32(temperature), 0.0
+        rise, total = ONE / np.float32(temperature), 0.0
         for begin in range(0, logits.shape[1], BLOCK):
-            some = logits[row, begin : begin + BLOCK]
-            # exp(x) = 2^n p, p a polynomial; n goes to the exponent's bits.
+            some, part = logits[row, begin : begin + BLOCK], ZERO
             for i in range(len(some)):
-                x = max((some[i] - largest) * rise, LEAST)
-                powers[i] = np.int32(x - HALF)  # towards zero, so x is rounded
-                r = (x - np.float32(powers[i])) * LN_2
-                p = ((TAYLOR[4] * r + TAYLOR[3]) * r + TAYLOR[2]) * r + TAYLOR[1]
-                values[i] = ((p * r + TAYLOR[0]) * r + ONE) * r + ONE
-            bits, part = values.view(np.int32), ZERO
-            for i in range(len(some)):
-                bits[i] += powers[i] << MANTISSA_BITS
+                values[i] = (some[i] - largest) * rise
+            exponential(values[: len(some)], powers)
             for i in range(len(some)):
                 part += values[i]
             total += part

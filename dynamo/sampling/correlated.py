@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from dynamo import kernels
 from dynamo.model.heads import TokenHead
-from dynamo.sampling.candidates import Candidates
+from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.options import SamplingOptions
 
 FEW_ROWS = 4  # of inner states: for more, torch's products are faster than the loop's
@@ -42,6 +42,14 @@ class Correlators:
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> Correlators | None:
         return cls(model) if getattr(model.config, "correlator_rank", 0) else None
+
+    def warm_up(self) -> None:
+        """Compile or load the loops that conditionals need, before a step is timed."""
+        options, (vocab, hidden) = SamplingOptions(top_k=2), self.output_embedding(1).shape
+        candidates = top_candidates(torch.zeros(2, vocab), options)
+        like = self.output_embedding(1)
+        logits, states = like.new_zeros(1, vocab), like.new_zeros(1, hidden)
+        self.attach(candidates, logits, states, options).given.factors(np.zeros((1, 1), np.int64))
 
     @torch.inference_mode()
     def attach(

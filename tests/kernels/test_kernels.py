@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from pkgutil import iter_modules
 
 import numpy as np
 import pytest
@@ -264,20 +262,3 @@ def test_exact_modes_drafts_are_those_of_the_numpy_path(problem, rank):
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine.ids, other.ids)
         np.testing.assert_allclose(mine.q, other.q, rtol=1e-9)
-
-
-def test_no_loop_calls_one_that_runs_on_all_cores():
-    """From numba's cache such a loop would come without what starts the threads, and crash."""
-    from numba.core.dispatcher import Dispatcher
-
-    modules = [import_module(f"dynamo.kernels.{each.name}") for each in iter_modules(kernels.__path__)]
-    loops = {
-        name: loop
-        for module in modules
-        for name, loop in vars(module).items()
-        if isinstance(loop, Dispatcher)
-    }
-    on_all_cores = {name for name, loop in loops.items() if loop.targetoptions.get("parallel")}
-    assert len(on_all_cores) >= 2
-    callers = [name for name, loop in loops.items() if on_all_cores & set(loop.py_func.__code__.co_names)]
-    assert callers == []

@@ -62,6 +62,24 @@ IndexDataCacheFile.save = save
     assert printed(ASK + code + DRAW, NUMBA_CACHE_DIR=str(tmp_path)) == "locked\n1"
 
 
+def test_threads_of_numbas_own_serve_several_callers(tmp_path):
+    """Two at once would end the process."""
+    code = """
+from threading import Thread
+x, plus, weights = np.ones((1, 32), np.float32), np.zeros((1, 4096), np.float32), np.ones(512 * 288, np.int8)
+def run():
+    for _ in range(300):
+        loops.product_on_all_cores(x, weights, plus, 2)
+run()
+callers = [Thread(target=run) for _ in range(4)]
+for each in callers: each.start()
+for each in callers: each.join()
+import numba
+print(numba.threading_layer())
+"""
+    assert printed(ASK + code, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2") == "workqueue"
+
+
 def test_a_full_disk_leaves_the_engine_running_in_numpy():
     """numba hands on what the disk says when it keeps a compiled function."""
     code = """
