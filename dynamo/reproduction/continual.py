@@ -100,7 +100,7 @@ def second_corpus(workspace: Workspace) -> tuple[list[np.ndarray], list[np.ndarr
     return [document for i, document in enumerate(documents) if i % HELD_OUT], held_out
 
 
-def measure(workspace: Workspace) -> dict[str, Any]:
+def measure_continual(workspace: Workspace) -> dict[str, Any]:
     if workspace.other is None:
         return {"tested": False}
     train, held_out = second_corpus(workspace)
@@ -159,7 +159,7 @@ def _learned(workspace: Workspace, way: str, first: TokenBlocks, second: TokenBl
     return further.trained(workspace, way, lambda: before, rows, DEPENDS, **options, **RATES)
 
 
-def show(result: dict[str, Any]) -> Shown:
+def show_continual(result: dict[str, Any]) -> Shown:
     if not result["tested"]:
         return Shown((), Finding("cannot be tested here", "No second corpus was given (--other)."))
     rows = []
@@ -211,7 +211,7 @@ CONTINUAL = Experiment(
     rule="Paired differences of head 1's nats a token, 95 % intervals over documents: with replay and with "
     f"the penalty the first corpus must suffer less than plainly, by more than {SAME} as runs differ by "
     "chance too, and the second must still be learned. All four must hold.",
-    run=measure,
-    show=show,
+    run=measure_continual,
+    show=show_continual,
     depends=("train", "validation", "documents", "other", "steps", "seed"),
 )

@@ -48,7 +48,7 @@ def _rows(workspace: Workspace, name: str) -> TokenBlocks:
     return further.blocks(workspace, part(workspace, PARTS[name]))
 
 
-def measure(workspace: Workspace) -> dict[str, Any]:
+def measure_data_scaling(workspace: Workspace) -> dict[str, Any]:
     training = further.describe(workspace, **variants.VARIANTS[WHOLE].training)
     seen = training["steps"] * training["tokens_per_step"]
     losses = {name: measures.losses(workspace, name, partial(model_of, workspace, name)) for name in PARTS}
@@ -69,7 +69,7 @@ def measure(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> Shown:
+def show_data_scaling(result: dict[str, Any]) -> Shown:
     rows = []
     for measured in result["parts"].values():
         ppl = Estimate.from_json(measured["ppl"][1])
@@ -115,8 +115,8 @@ HOW_MUCH = Experiment(
     "nats a token of that of the whole corpus, by the 95 % interval of the paired difference over "
     "documents; differs if outside. A part that is read less often was no limit, and shows only how far "
     "two runs are apart.",
-    run=measure,
-    show=show,
+    run=measure_data_scaling,
+    show=show_data_scaling,
     depends=measures.LOSSES_DEPEND,
     version=2,
 )

@@ -29,7 +29,7 @@ TITLES = {
 }
 
 
-def measure(workspace: Workspace) -> dict[str, Any]:
+def measure_first_head(workspace: Workspace) -> dict[str, Any]:
     models = {
         "base": partial(further.with_heads, workspace, num_token_heads=1),
         "further": partial(further.base_trained_on, workspace),
@@ -51,7 +51,7 @@ def measure(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> Shown:
+def show_first_head(result: dict[str, Any]) -> Shown:
     ppl, excess = read(result["ppl_1"]), read(result["excess_nats"])
     rows = tuple((TITLES[key], PAPER.get(key), ppl[key].value, interval(ppl[key], ".3f")) for key in ppl)
     compared = tuple(
@@ -91,8 +91,8 @@ BETTER = Experiment(
     rule="Paired differences of nats a token between the first head and the base trained on without heads, "
     "with 95 % intervals over documents, in the run here and in the embedded pair: one interval below 0 and "
     "none above holds, one above differs; where all hold 0 it cannot be told at this size.",
-    run=measure,
-    show=show,
+    run=measure_first_head,
+    show=show_first_head,
     depends=measures.LOSSES_DEPEND,
     version=2,
 )

@@ -23,13 +23,13 @@ PAPER_PERCENT = {
 ROUNDING = 0.005  # the paper prints two digits
 
 
-def measure(_: Workspace) -> dict[str, Any]:
+def measure_extra_parameters(_: Workspace) -> dict[str, Any]:
     shapes = {name: pythia_shape(name.removeprefix("pythia-"), heads=3) for name in PAPER_PERCENT}
     shares = {name: shape.extra_parameters / shape.base_parameters for name, shape in shapes.items()}
     return {"extra_parameter_share": shares}
 
 
-def show(result: dict[str, Any]) -> Shown:
+def show_extra_parameters(result: dict[str, Any]) -> Shown:
     percent = {name: 100 * share for name, share in result["extra_parameter_share"].items()}
     gaps = {name: abs(percent[name] - paper) for name, paper in PAPER_PERCENT.items()}
     same = sum(gap <= ROUNDING + 1e-9 for gap in gaps.values())
@@ -48,6 +48,6 @@ TABLE_4 = Experiment(
     title="Table 4: parameters of the extra heads",
     paper="A T3 model has between 5.67 % (2.8B) and 9.95 % (1B) more parameters than its base.",
     rule="Holds if every share, rounded to the paper's two digits, is the paper's.",
-    run=measure,
-    show=show,
+    run=measure_extra_parameters,
+    show=show_extra_parameters,
 )

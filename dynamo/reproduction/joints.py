@@ -34,7 +34,7 @@ STAGES = {
 MASKS, CUTS = list(STAGES)[:3], list(STAGES)[3:]
 
 
-def measure(workspace: Workspace) -> dict[str, Any]:
+def measure_joints(workspace: Workspace) -> dict[str, Any]:
     pair = workspace.pair
     if pair.table is None:
         return {"stages": {}}
@@ -90,7 +90,7 @@ def _measures(grid: np.ndarray) -> dict[str, float]:
     }
 
 
-def show(result: dict[str, Any]) -> Shown:
+def show_joints(result: dict[str, Any]) -> Shown:
     stages = result["stages"]
     if not stages:
         return Shown((), Finding("cannot be tested here", "The pair has no co-occurrence table."))
@@ -126,7 +126,7 @@ FIGURE_11 = Experiment(
     "together, a stronger mask concentrates it, and Otsu's threshold keeps its peaks. No numbers are given.",
     rule="Holds if the mean entropy of the joint falls from mask strength 0 to 0.5 and from 0.5 to 1, and "
     "Otsu keeps fewer cells than the mask leaves, with the blur and without.",
-    run=measure,
-    show=show,
+    run=measure_joints,
+    show=show_joints,
     depends=("prompts",),
 )

@@ -125,23 +125,23 @@ def losses(
     """`document_losses` (by default of the workspace's documents), kept by name under its settings."""
     documents = workspace.documents if documents is None else documents
 
-    def measure() -> dict[str, Any]:
+    def read_losses() -> dict[str, Any]:
         workspace.progress(f"{name}: losses of {len(documents)} documents")
         measured = document_losses(model(), documents)
         return {"nats": measured.nats.tolist(), "targets": measured.targets.tolist()}
 
-    stored = _remembered(workspace, f"{name}-losses", LOSSES_DEPEND, measure)
+    stored = _remembered(workspace, f"{name}-losses", LOSSES_DEPEND, read_losses)
     return Losses(np.array(stored["nats"]), np.array(stored["targets"]))
 
 
 def answers(workspace: Workspace, name: str, model: Callable[[], DynamoForCausalLM]) -> Answers:
     """Replies at the default options, up to the model's own number of tokens a pass; remembered."""
 
-    def measure() -> dict[str, Any]:
+    def reply() -> dict[str, Any]:
         workspace.progress(f"{name}: replies to {len(workspace.prompts)} prompts")
         return _answer(workspace, model())
 
-    stored = _remembered(workspace, f"{name}-replies", REPLIES_DEPEND, measure)
+    stored = _remembered(workspace, f"{name}-replies", REPLIES_DEPEND, reply)
     return Answers(**{key: np.array(values, dtype=float) for key, values in stored.items()})
 
 

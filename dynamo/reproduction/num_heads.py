@@ -19,7 +19,7 @@ from dynamo.reproduction.workspace import Workspace
 NAMES = ("t2", "t3", "t4", "t5")
 
 
-def measure(workspace: Workspace) -> dict[str, Any]:
+def measure_num_heads(workspace: Workspace) -> dict[str, Any]:
     models = {name: partial(variants.model_of, workspace, name) for name in NAMES}
     result = variants.measure_variants(workspace, NAMES)
     answers = {name: measures.answers(workspace, name, model) for name, model in models.items()}
@@ -39,7 +39,7 @@ def measure(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> Shown:
+def show_num_heads(result: dict[str, Any]) -> Shown:
     rows = [_row("base, one token", None, result["base_replies"])]
     for name, measured in result["variants"].items():
         rows.append(_row(variants.VARIANTS[name].title, measured, result["replies"][name]))
@@ -96,8 +96,8 @@ HOW_MANY = Experiment(
     rule="Paired differences over the same prompts, 95 % intervals: tokens a forward pass must rise with "
     "each head (interval above 0), nats a token of the replies under the base must not (differs if the "
     "interval is above 0, holds if below). All must hold, as the paper's speed-ups are of the same quality.",
-    run=measure,
-    show=show,
+    run=measure_num_heads,
+    show=show_num_heads,
     depends=("train", "validation", "documents", "prompts", "replies", "steps", "seed"),
     version=2,
 )

@@ -214,7 +214,7 @@ def test_what_is_not_there_cannot_be_tested():
 def test_the_papers_table_4_follows_from_the_shapes_by_hand():
     """A GPT-NeoX layer has 12 h^2 + 13 h weights: attention 4 h^2 + 4 h, the other part 8 h^2 + 5 h, two
     norms 4 h. A base has L of them, two embeddings of V h and a norm of 2 h."""
-    measured = heads.measure(None)["extra_parameter_share"]
+    measured = heads.measure_extra_parameters(None)["extra_parameter_share"]
     for name, share in measured.items():
         layers, h, _, vocabulary = PYTHIA[name.removeprefix("pythia-")]
         layer = 12 * h**2 + 13 * h
