@@ -1,7 +1,7 @@
 """Measure the perplexity of every head on held-out conversations, each read alone from its first token.
 
-With --thresholds also PPL_d: that of the tokens that the sampler would emit at a back-off threshold. All have
-95 % intervals over documents.
+With --thresholds also PPL_d: that of the tokens that the sampler would emit at a back-off threshold; with
+--weights, what copies in fewer bits change. All have 95 % intervals over documents.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="adds PPL_d at these back-off thresholds, 0 to 1")  # fmt: skip
     parser.add_argument("--positions", type=int, default=4000,
                         help="places at which PPL_d is measured (default: 4000)")  # fmt: skip
+    parser.add_argument("--weights", nargs="+", choices=("int8", "int4"), default=[],
+                        help="adds the divergence of copies in 8 or 4 bits, and what they lose")  # fmt: skip
     add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
 
 
@@ -38,6 +40,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynamo.data.documents import read_documents, text_bytes_per_token
     from dynamo.data.text import special_ids
     from dynamo.evaluation import perplexity
+    from dynamo.evaluation.few_bits import measure_few_bits
     from dynamo.model import DynamoForCausalLM
 
     if arguments.limit < 0:
@@ -77,8 +80,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{point.tokens_per_place.value:.2f} tokens a place ({shares})",
             file=sys.stderr,
         )
+    few = [
+        each for bits in arguments.weights for each in measure_few_bits(model, documents, bits, arguments.cut)
+    ]
+    for each in few:
+        rise = 100 * each.rise.value
+        print(
+            f"{each.weights}, head {each.head}: KL {each.divergence.value:.4f} nats, loss {rise:+.2f} %",
+            file=sys.stderr,
+        )
     measured = {"model": arguments.model, "documents": len(documents), "cut": arguments.cut}
     measured["reading"] = reading.to_json()
+    measured["few_bits"] = [each.to_json() for each in few]
     return {**measured, **result.summary(), "dynamic": [point.to_json() for point in points]}
 
 
