@@ -272,7 +272,7 @@ def test_a_blind_duel_tells_nothing_before_the_vote(page_at, tmp_path):
     with served(scripted_pair(), votes=tmp_path / "votes") as url:
         page = page_at(url)
         page.check("#blind input")
-        page.locator(".dm-status").get_by_text("you vote, and then see which is DynaMo's").wait_for()
+        page.locator(".dm-status").get_by_text("You vote, then see which answer is DynaMo's.").wait_for()
         page.fill("#prompt textarea", PROMPT)
         page.click("#generate")
         page.wait_for_selector("#vote-left")

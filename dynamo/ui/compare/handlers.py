@@ -30,10 +30,7 @@ log = logging.getLogger(__name__)
 
 EMPTY_PROMPT = "Type a message first, or pick an example below."
 EDITING = "Change the message and press Generate: it replaces the last turn."
-DUEL_AHEAD = (
-    "Blind duel: Generate begins a new chat. Both answers come without names and clocks; you vote, and then "
-    "see which is DynaMo's."
-)
+DUEL_AHEAD = "Blind duel: a new chat without names and clocks. You vote, then see which answer is DynaMo's."
 DUEL = "Both are writing. You read first and choose; then you learn which is which."
 CHOOSE = "Both are done. Which answer is better? Vote below them."
 
