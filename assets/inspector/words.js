@@ -127,11 +127,20 @@ function exactInWords(pass) {
   const kept = pass.ids.length - 1;
   const verified = kept + (pass.rejected?.length ?? 0);
   const phrase = verified
-    ? `This pass verified ${plural(verified, "draft")}, kept ${kept} and drew 1 token itself.`
+    ? `This pass had ${plural(verified, "draft")} to verify, kept ${kept} and drew 1 token itself.`
     : "This pass had no drafts to verify and drew 1 token itself.";
-  if (pass.rejected?.length) return [phrase, DRAFT_RULE];
+  if (pass.rejected?.length) return [phrase, rejectionInWords(pass)];
   const drafts = pass.drafted?.length ?? 0;
   return [phrase, drafts ? `It drafts ${plural(drafts, "token")} for the next pass to verify.` : "It drafts nothing."];
+}
+
+/** Why a draft was rejected; older records do not hold its probabilities. */
+function rejectionInWords({ rejected, refused }) {
+  if (!refused) return DRAFT_RULE;
+  const [p, q] = refused;
+  const [first, behind] = rejected.map((text) => `“${visible(text)}”`);
+  const chance = `${first} had ${percent(q)} as a draft, ${percent(p)} under the base: kept with a chance of ${percent(p / q)}.`;
+  return behind ? `${chance} ${behind} fell with it.` : chance;
 }
 
 /** What the pass would have come to at the slider's threshold, after the same text: [phrase, reason]. */

@@ -135,6 +135,7 @@ class TokenSequence:
             joint=joint,
             drafted=tuple(self.pending[1:]),
             rejected=tuple(draft.token for draft in drafts[verdict.accepted :]),
+            refused=verdict.refused,
             exact=True,
         )
 

@@ -52,13 +52,15 @@ class Verdict:
     """What a pass made final: the `accepted` drafts and, unless the last one ends the text, a drawn token.
 
     probabilities: of each final token under the first head, after top-k and temperature; last: the first
-    head's candidates for the drawn token, None if none was drawn.
+    head's candidates for the drawn token, None if none was drawn; refused: p and q of the draft that was
+    rejected, None if none was: those behind it were not examined.
     """
 
     accepted: int
     tokens: tuple[int, ...]
     probabilities: tuple[float, ...]
     last: Candidates | None
+    refused: tuple[float, float] | None = None
 
 
 def verify(
@@ -84,6 +86,7 @@ def verify(
         tokens.append(token)
         probabilities.append(_at(token, head.ids[0], head.f[0]))
 
+    refused = None
     for accepted in range(len(drafts) + 1):
         # One by one: the tokens accepted before are part of the penalty's context.
         head = top_candidates(torch.atleast_2d(torch.as_tensor(logits[accepted]))[:1], options)  # (1, k)
@@ -91,15 +94,16 @@ def verify(
         p = _first_head(head, context, options)
         if accepted < len(drafts):
             draft = drafts[accepted]
-            # u < p / q without dividing: q may be tiny.
-            if uniform() * _at(draft.token, draft.ids, draft.q) < _at(draft.token, head.ids[0], p):
+            q_draft, p_draft = _at(draft.token, draft.ids, draft.q), _at(draft.token, head.ids[0], p)
+            if uniform() * q_draft < p_draft:  # u < p / q without dividing: q may be tiny
                 settle(draft.token, head)
                 if draft.token in ends:
                     return Verdict(accepted + 1, tuple(tokens), tuple(probabilities), None)
                 continue
+            refused = p_draft, q_draft
             p = _residual(p, head.ids[0], draft)  # weights: `sample_index` needs no sum of 1
         settle(int(head.ids[0][sample_index(p, options, uniform())]), head)
-        return Verdict(accepted, tuple(tokens), tuple(probabilities), head)
+        return Verdict(accepted, tuple(tokens), tuple(probabilities), head, refused)
     raise AssertionError("the last position draws")
 
 

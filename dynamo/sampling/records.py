@@ -176,8 +176,9 @@ class StepRecord:
     sampler and copying the tokens to the host; prefill: whether the pass read the prompt.
 
     In exact mode `tokens` are the previous pass's drafts that this pass accepted and the token that it drew
-    itself; rejected: the other drafts of the previous pass; drafted: what this pass proposes after its last
-    token, for the next pass to verify; joint: what the drafts were drawn from. There are no back-offs.
+    itself; rejected: the other drafts of the previous pass; refused: probability of the first of these under
+    the first head and as a draft, p and q of `verify`; drafted: what this pass proposes after its last token,
+    for the next pass to verify; joint: what the drafts were drawn from. There are no back-offs.
 
     anchored: the first token was drawn as a base draws it and the chunk grown from there; joint is then of
     the last order tried, and `backoffs` holds the order at which growing ended.
@@ -193,6 +194,7 @@ class StepRecord:
     joint: Joint | None = field(default=None, repr=False)
     drafted: tuple[int, ...] = ()
     rejected: tuple[int, ...] = ()
+    refused: tuple[float, float] | None = None
     exact: bool = False
     anchored: bool = False
 

@@ -73,8 +73,10 @@ class PassLine:
 
     texts: one piece per token, "" for a special token and for one that only begins a character; best: the
     largest value of the last joint tried, before thresholds, None if none was built; drafted, rejected: exact
-    mode's proposals for the next pass, and the texts of those that this pass rejected; exact: whether the
-    pass ran in that mode; anchored: whether its chunk grew from a first token drawn alone (no `best` then).
+    mode's proposals for the next pass, and the texts of those that this pass rejected; refused: of the first
+    of these, its probability under the first head and as a draft, None in files of older versions; exact:
+    whether the pass ran in that mode; anchored: whether its chunk grew from a first token drawn alone (no
+    `best` then).
     """
 
     index: int
@@ -89,6 +91,7 @@ class PassLine:
     best: float | None = None
     drafted: tuple[int, ...] = ()
     rejected: tuple[str, ...] = ()
+    refused: tuple[float, float] | None = None
     exact: bool = False
     anchored: bool = False
 
@@ -109,6 +112,7 @@ class PassLine:
             best=None if record.joint is None or record.anchored else record.joint.best,
             drafted=record.drafted,
             rejected=tuple(rejected),
+            refused=record.refused,
             exact=record.exact,
             anchored=record.anchored,
         )
@@ -146,6 +150,8 @@ class PassLine:
             fields["drafted"] = list(self.drafted)
         if self.rejected:
             fields["rejected"] = list(self.rejected)
+        if self.refused is not None:
+            fields["refused"] = [short(p) for p in self.refused]
         if self.exact:
             fields["exact"] = True
         if self.anchored:
@@ -175,6 +181,7 @@ class PassLine:
             best=number("best", fields["best"]) if "best" in fields else None,
             drafted=tuple(require_int("drafted", token) for token in fields.get("drafted", ())),
             rejected=tuple(str(text) for text in fields.get("rejected", ())),
+            refused=_refused(fields["refused"]) if "refused" in fields else None,
             exact=bool(fields.get("exact", False)),
             anchored=bool(fields.get("anchored", False)),
         )
@@ -266,6 +273,13 @@ def _backoff(fields: Any) -> BackOff:
         number("backoffs", bar),
         at_most == [True],
     )
+
+
+def _refused(fields: Any) -> tuple[float, float]:
+    if not isinstance(fields, list) or len(fields) != 2:
+        raise ValueError(f'"refused" holds {short_repr(fields)}, expected two probabilities')
+    p, q = (number("refused", each, 0, 1) for each in fields)
+    return p, q
 
 
 def read_trace(file: Iterable[str]) -> Trace:

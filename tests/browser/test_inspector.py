@@ -97,6 +97,7 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
         [
             StepRecord((0,), 1, 0.02, prefill=True, drafted=(11, 22), joint=drafts, exact=True),
             StepRecord((11, 1), 2, 0.01, rejected=(22,), joint=drafts, exact=True),
+            StepRecord((0,), 1, 0.01, rejected=(11, 22), refused=(0.04, 0.5), joint=drafts, exact=True),
         ],
         words=[WORDS[0], WORDS[1], [" do", " so", " <b>at"]],
     )
@@ -116,9 +117,13 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
 
     give(inspector, "inspector", values[1])
     inspector.get_by_text("A draft is kept with chance p / q").wait_for()
-    assert verdict(inspector) == "This pass verified 2 drafts, kept 1 and drew 1 token itself."
+    assert verdict(inspector) == "This pass had 2 drafts to verify, kept 1 and drew 1 token itself."
     assert inspector.locator(".dm-drafts s").all_inner_texts() == ["·<b>at"]
     assert not any(grid(inspector, "threshold"))
+
+    give(inspector, "inspector", values[2])
+    reason = "had 50 % as a draft, 4 % under the base: kept with a chance of 8 %."
+    inspector.get_by_text(f"{reason} “·<b>at” fell with it.").wait_for()
 
 
 def test_columns_of_one_beginning_have_different_names(arithmetic):

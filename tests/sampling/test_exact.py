@@ -185,11 +185,12 @@ def test_acceptance_and_residual_by_hand():
 
     def outcome(*uniforms):
         verdict = verify(logits, (draft,), Context(3), options, iter(uniforms).__next__)
-        return verdict.accepted, verdict.tokens
+        return verdict.accepted, verdict.tokens, verdict.refused
 
-    assert outcome(0.374, 0.0) == (1, (1, 2))
-    assert outcome(0.376, 0.59) == (0, (0,))
-    assert outcome(0.376, 0.61) == (0, (2,))
+    rejected = pytest.approx((0.3, 0.8))
+    assert outcome(0.374, 0.0) == (1, (1, 2), None)
+    assert outcome(0.376, 0.59) == (0, (0,), rejected)
+    assert outcome(0.376, 0.61) == (0, (2,), rejected)
 
 
 def test_a_draft_outside_the_first_heads_candidates_is_never_kept():

@@ -143,6 +143,14 @@ def test_a_best_value_that_is_only_a_bound_is_written_as_one():
     assert decode_line(encode_line(line)) == line
 
 
+def test_a_rejected_draft_keeps_its_probabilities():
+    line = PassLine(0, (1,), ("a",), 1, 1.0, rejected=("b", "c"), refused=(0.04, 0.31), exact=True)
+    assert decode_line(encode_line(line)) == line
+    for value in (0.5, [0.5], [0.5, 1.5], ["a", 0.5]):
+        with pytest.raises((TypeError, ValueError), match="refused"):
+            PassLine.from_json(line.to_json() | {"refused": value})
+
+
 def test_an_anchored_chunk_keeps_its_ranks_in_the_joint_at_which_it_ended():
     ended = (BackOff(3, "threshold", 0.2, 0.25),)
     record = StepRecord((6, 8), 2, 0.01, backoffs=ended, joint=TRIPLE, anchored=True)
