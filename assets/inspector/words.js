@@ -32,7 +32,7 @@ function stageResults(pass, joint, unpacked, after) {
     likeliestInWords(joint, unpacked.product),
     kept + likeliestInWords(joint, unpacked.masked),
     isExact(pass)
-      ? `${plural(pass.drafted?.length ?? 0, "token")} drafted`
+      ? `${plural(pass.drafted?.length ?? 0, "token")} drafted${isOutside(joint) ? ", not among those shown" : ""}`
       : isGrown(pass)
         ? ""
         : leftInWords(joint, after),
@@ -44,7 +44,7 @@ function likeliestInWords(joint, grid) {
   const at = grid.indexOf(Math.max(...grid));
   if (!(grid[at] > 0)) return "no pair of the candidates shown is left";
   const pair = rows[Math.floor(at / columns.length)] + columns[at % columns.length];
-  return `likeliest: “${bidiIsolate(pair.trim())}” ${percent(grid[at])}`;
+  return `likeliest pair: “${bidiIsolate(pair.trim())}” ${percent(grid[at])}`;
 }
 
 function leftInWords(joint, after) {

@@ -21,6 +21,7 @@ from dynamo.pipelines.conversation_filter import Filter, question_key
 from dynamo.pipelines.conversation_writer import ConversationWriter, ConverseOptions
 
 SPLITS = ("train", "dev", "test")
+FIRST_GUESS = 200.0  # answer tokens of a conversation, before one has ended
 HELD_OUT = 50  # one conversation of so many goes to dev, and one to test
 
 
@@ -66,15 +67,17 @@ def converse(
         total=None if questions is not None else tokens, initial=run.counts["answer_tokens"], unit="tok",
         desc="conversing", disable=not progress, mininterval=5, smoothing=0.02,
     )  # fmt: skip
+    count = None if questions is None else len(questions)
     with bar:
-        for row, ended in writer.finished(run.numbers(None if questions is None else len(questions), tokens)):
-            messages, count, fault = kept.messages(row, ended)
-            run.take(row.number, messages, count, fault)
-            bar.set_postfix(run.dropped, refresh=False)
-            bar.update(count)
-            run.check_yield(4 * options.rows)
-            if stop():
-                break
+        while not run.is_over(count, tokens):  # again where what was dropped left too few
+            for row, ended in writer.finished(run.numbers(count, tokens)):
+                messages, written, fault = kept.messages(row, ended)
+                run.take(row.number, messages, written, fault)
+                bar.set_postfix(run.dropped, refresh=False)
+                bar.update(written)
+                run.check_yield(4 * options.rows)
+                if stop():
+                    return run.write_state()
     return run.write_state()
 
 
@@ -127,13 +130,25 @@ class ConverseRun:
         return {question_key(row["messages"][0]["content"]) for row in self._rows()}
 
     def numbers(self, count: int | None, tokens: int) -> Iterator[int]:
-        """Numbers of conversations to write: first those that a kill left under way."""
-        for number in sorted(self._begun - self._done):
-            yield number
-        while self._next < count if count is not None else self.counts["answer_tokens"] < tokens:
+        """Numbers of conversations to write: first those that a kill left under way, then as many as are
+        expected to hold what is still missing."""
+        yield from sorted(self._begun - self._done)
+        while self._next < count if count is not None else self._expected() < tokens:
             number, self._next = self._next, self._next + 1
             self._begun.add(number)
             yield number
+
+    def is_over(self, count: int | None, tokens: int) -> bool:
+        """Whether all is written and nothing is under way."""
+        if self._begun - self._done:
+            return False
+        return self._next >= count if count is not None else self.counts["answer_tokens"] >= tokens
+
+    def _expected(self) -> float:
+        """Answer tokens once what is under way has ended as what was tried before it did."""
+        tried = self.counts["conversations"] + self.dropped.total()
+        each = (self.counts["answer_tokens"] or FIRST_GUESS) / max(1, tried)
+        return self.counts["answer_tokens"] + each * len(self._begun)
 
     def take(self, number: int, messages: list[dict[str, str]], tokens: int, fault: str | None) -> None:
         if messages:

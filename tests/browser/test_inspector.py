@@ -57,8 +57,8 @@ def test_three_stages_are_drawn_with_the_chunk_that_was_drawn(inspector):
         == ["0"] * 3
     )
     assert inspector.locator(".dm-stage-result").all_inner_texts() == [
-        "likeliest: “What time” 36 %",
-        "20.7 % kept; likeliest: “What time” 60 %",
+        "likeliest pair: “What time” 36 %",
+        "20.7 % kept; likeliest pair: “What time” 60 %",
         "2 chunks left to draw from",
     ]
     assert inspector.locator(".dm-third li").all_inner_texts() == ["·would\n100 %"]

@@ -132,6 +132,11 @@ def test_conversations_have_the_shape_that_training_reads(whole):
     assert {len(row["messages"]) for row in rows.values()} > {2}, "some go on after the first answer"
 
 
+def test_no_more_is_begun_than_is_wanted(talkative, tokenizer, tmp_path):
+    result = converse(talkative, tokenizer, tmp_path / "talks.jsonl", 30, replace(OPTIONS, rows=64))
+    assert result["answer_tokens"] >= 30 and result["next"] < 64 and not result["under_way"]
+
+
 def test_every_question_is_answered_once(talkative, tokenizer, tmp_path):
     result = converse(talkative, tokenizer, tmp_path / "talks.jsonl", 0, OPTIONS, QUESTIONS)
     assert result["conversations"] + sum(result["dropped"].values()) == len(QUESTIONS)
