@@ -80,12 +80,12 @@ SLOW = (
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """As many as cores, and two more where tests wait for servers and browsers, if memory allows."""
+    """As many as cores, and one more where tests wait for servers and browsers, if memory allows."""
     cores = os.cpu_count() or 1
     if config.option.markexpr == "not slow":
         return cores
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores + 2, memory // WORKER_BYTES))
+    return max(1, min(cores + 1, memory // WORKER_BYTES))
 
 
 class Scheduling(LoadFileScheduling):

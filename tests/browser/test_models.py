@@ -247,6 +247,7 @@ def test_a_pair_that_came_back_is_not_sent_to_a_page_that_was_built_for_it(open_
     for name in (str(folder / "<b>second"), str(folder / "first")):
         loads(page, name)
         page.locator("#models-loaded").get_by_text(name).wait_for()
+        page.get_by_text(f"{name} is loaded for every visitor").wait_for()  # until then it takes no other
     late, answers = open_page(url), []
     late.on("response", lambda response: "/gradio_api/run/" in response.url and answers.append(response))
     late.reload()
