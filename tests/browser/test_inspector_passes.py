@@ -116,7 +116,7 @@ def test_it_draws_as_often_as_the_visitor_likes_motion(open_inspector, runs, mot
           const grids = document.querySelector(".dm-stages");
           new MutationObserver(() => draws++).observe(grids, { subtree: true, attributes: true });
           for (let i = 0; i < 100; i++) {
-            const detail = { run, index: (i + 2) % 27, pinned: false }; // ends at another grid than it began with
+            const detail = { run, index: (i + 2) % 27, pinned: false }; // ends at another grid than before
             dynamoBus.dispatchEvent(new CustomEvent("show", { detail }));
             await new Promise((done) => setTimeout(done, 10));
           }
