@@ -10,9 +10,10 @@ import pytest
 from conftest import tiny_base, tiny_dynamo
 from pages import assert_accessible
 
-from dynamo.loading import load
+from dynamo.loading import EMBEDDED, KNOWN, load
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelManager, ModelPair, build_demo, launch_options
+from dynamo.ui.models import manager
 
 PHONE = {"width": 375, "height": 812}
 
@@ -229,6 +230,30 @@ def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, url, fo
     page.get_by_role("tab", name="Models").click()
     page.locator("#models-loaded").get_by_text(other).wait_for()
     assert page.locator("#model-switch input").input_value() == other
+
+
+def test_another_pair_that_is_picked_while_one_is_loaded_does_not_stay_in_the_list(
+    open_page, url, folder, monkeypatch
+):
+    """It was ignored without a word, and stood there as if it had been loaded."""
+    page, go = open_page(url), threading.Event()
+    settled(page)
+    chosen = page.locator("#model-switch input")
+    loaded = chosen.input_value()
+    other = next(str(folder / name) for name in ("<b>second", "first") if str(folder / name) != loaded)
+    resolve = manager.resolve
+    monkeypatch.setattr(manager, "resolve", lambda *asked: go.wait(120) and resolve(*asked))
+    try:
+        pick(page, other)
+        page.locator("#switch-status").get_by_text("Looking for").wait_for()
+        pick(page, KNOWN[EMBEDDED].title)
+        page.wait_for_function(
+            "(name) => document.querySelector('#model-switch input').value === name", arg=other
+        )
+    finally:
+        go.set()
+    page.locator("#switch-status").get_by_text("is loaded for every visitor").wait_for()
+    assert chosen.input_value() == other
 
 
 def test_who_leaves_the_list_of_pairs_as_it_is_loads_nothing(open_page, url, folder):

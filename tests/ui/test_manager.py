@@ -7,6 +7,7 @@ import threading
 import weakref
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 from conftest import tiny_base, tiny_dynamo
 from hub import Repo
@@ -22,6 +23,7 @@ from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models import manager as manager_module
 from dynamo.ui.models.manager import ModelManager
+from dynamo.ui.models.switch import ModelSwitch
 
 GIGABYTE = 10**9
 
@@ -137,6 +139,26 @@ def test_only_one_is_loaded_at_a_time(manager, folders, monkeypatch):
     go.set()
     list(first), list(again)
     assert manager.loaded == folders["two"] and manager.service.swaps == 1
+
+
+def test_the_picker_shows_what_is_being_loaded_and_says_why_nothing_else_can_be_picked(
+    manager, folders, monkeypatch
+):
+    """A pair that was picked while another was being loaded was ignored, and stood in the picker."""
+    go = threading.Event()
+    monkeypatch.setattr(
+        manager_module, "resolve", lambda *_: go.wait(120) and manager_module.Path(folders["two"])
+    )
+    with gr.Blocks():
+        switch = ModelSwitch(manager, gr.HTML())
+    assert switch.refusal(EMBEDDED) == "" and switch.update(True)["value"] == folders["one"]
+    load = manager.load(folders["two"])
+    said = switch.refusal(EMBEDDED)
+    assert said.startswith(f"{folders['two']} is being loaded; ") and said.endswith(" can be picked then.")
+    assert switch.refusal(folders["two"]) == "" and switch.update(True)["value"] == folders["two"]
+    go.set()
+    list(load)
+    assert switch.refusal(EMBEDDED) == "" and switch.update(True)["value"] == folders["two"]
 
 
 def test_a_space_offers_the_listed_models_alone(folders):

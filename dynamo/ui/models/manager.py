@@ -110,6 +110,12 @@ class ModelManager:
     def loaded(self) -> str:
         return self.service.pair.name
 
+    @property
+    def loading(self) -> str | None:
+        """What is being loaded, None where nothing is."""
+        job = self._job
+        return job.name if job is not None and job.running else None
+
     def quantisations(self) -> list[str]:
         """Those to choose from. The loader refuses what the machine cannot do: to ask the library here would
         import it, which takes seconds.

@@ -32,7 +32,10 @@ def _millions(count: int) -> str:
 
 
 class ModelSwitch:
-    """The pairs that this machine can run, in one list; status: where it is said how far a load has come."""
+    """The pairs that this machine can run, in one list; status: where it is said how far a load has come.
+
+    What is chosen in it is what is being loaded, or else what is loaded.
+    """
 
     def __init__(self, manager: ModelManager, status: gr.HTML):
         self._manager, self.status = manager, status
@@ -42,12 +45,23 @@ class ModelSwitch:
         )  # fmt: skip
 
     def update(self, with_value: bool) -> dict[Any, Any]:
-        """What is there by now, and with_value: what is loaded."""
+        """What is there by now, and with_value: what is chosen."""
         now = self._choices()
         return gr.update(**now) if with_value else gr.update(choices=now["choices"])
 
+    def refusal(self, name: str) -> str:
+        """Why it cannot be loaded right now; "" where it can, or is being loaded."""
+        loading = self._manager.loading
+        if loading in (None, name):
+            return ""
+        titles = self._titles()
+        return f"{titles.get(loading, loading)} is being loaded; {titles.get(name, name)} can be picked then."
+
+    def _titles(self) -> dict[str, str]:
+        return {row.name: row.title for row in self._manager.pairs() if not row.reason}
+
     def _choices(self) -> dict[str, Any]:
-        loaded = self._manager.loaded
-        rows = {row.name: row.title for row in self._manager.pairs() if not row.reason}
-        names = rows if loaded in rows else {loaded: loaded, **rows}
-        return {"choices": [(title, name) for name, title in names.items()], "value": loaded}
+        chosen = self._manager.loading or self._manager.loaded
+        titles = self._titles()
+        names = titles if chosen in titles else {chosen: chosen, **titles}
+        return {"choices": [(title, name) for name, title in names.items()], "value": chosen}

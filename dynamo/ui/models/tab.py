@@ -133,7 +133,9 @@ class ModelsTab:
     def _connect_loading(self, tabs: gr.Tabs, demo: gr.Blocks) -> None:
         switch = self._switch
         self._connect_load(self.load.click, self._load, self.name, self.status)
-        self._connect_load(switch.picked.input, self._load_picked, switch.picked, switch.status)
+        # Picked again while the first is being loaded: "once" would drop it without a word.
+        picked = partial(switch.picked.input, trigger_mode="multiple")
+        self._connect_load(picked, self._load_picked, switch.picked, switch.status)
         self.cancel.click(self._manager.cancel, None, None, **QUIET)
         if self._training is not None:
             self._show_estimate(demo.load)
@@ -253,8 +255,12 @@ class ModelsTab:
         yield _status(LoadProgress(message)), *_buttons(loading=False)
 
     def _load_picked(self, name: str, quantize: str) -> Iterator[tuple[Any, ...]]:
-        """Gradio's list also fires "input" whenever it loses the focus: nobody asked for anything then."""
-        if name == self._manager.loaded:
+        """As `_load`. Gradio's list also fires "input" whenever it loses the focus: nobody asked for anything
+        then.
+        """
+        if refusal := self._switch.refusal(name):
+            gr.Warning(in_html(refusal))  # the line of status goes on with the load
+        if refusal or name == self._manager.loaded:
             yield (gr.skip(),) * 3
         else:
             yield from self._load(name, quantize)
