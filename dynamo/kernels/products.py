@@ -30,6 +30,7 @@ from dynamo.kernels.vectors import (
     as_floats,
     eight_floats,
     eight_halves,
+    fetch,
     float_everywhere,
     fours,
     fourth,
@@ -45,6 +46,8 @@ from dynamo.kernels.vectors import (
 GROUP = 32  # weights along a row that share a scale in 4 bits
 BLOCK = 32  # of the weights' rows: one task
 LARGEST = np.float32(32767)
+AHEAD = 2048  # bytes: the processor itself looks ahead to the end of a page, 4,096 bytes, and begins anew
+LINE = 64  # bytes that come together
 SIZE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # of a float32's bits
 
 
@@ -104,6 +107,7 @@ def _of_16_bits(x, r, some, weights, at, found):
         a, b, c, d = no_floats(), no_floats(), no_floats(), no_floats()
         for i in range(0, width, 4):
             w, j = at + 8 * i, i0 + i
+            fetch(weights, w + AHEAD // 2)
             a = added(a, eight_halves(weights, w), float_everywhere(numbers, j))
             b = added(b, eight_halves(weights, w + 8), float_everywhere(numbers, j + 1))
             c = added(c, eight_halves(weights, w + 16), float_everywhere(numbers, j + 2))
@@ -114,6 +118,8 @@ def _of_16_bits(x, r, some, weights, at, found):
     a0, a1, a2 = no_floats(), no_floats(), no_floats()
     b0, b1, b2 = no_floats(), no_floats(), no_floats()
     for i in range(0, width, 2):
+        if i % 4 == 0:
+            fetch(weights, at + 8 * i + AHEAD // 2)
         even, odd = eight_halves(weights, at + 8 * i), eight_halves(weights, at + 8 * i + 8)
         a0 = added(a0, even, float_everywhere(numbers, i0 + i))
         b0 = added(b0, odd, float_everywhere(numbers, i0 + i + 1))
@@ -134,6 +140,8 @@ def _of_8_bits(x, r, some, weights, at, found):
     sum0, sum1, sum2 = no_floats(), no_floats(), no_floats()
     for first in range(0, width, GROUP):  # so few of them, as 32 bits hold not too many products
         part0, part1, part2 = no_integers(), no_integers(), no_integers()
+        for line in range(0, 8 * GROUP, LINE):
+            fetch(weights, at + 8 * first + line + AHEAD)
         if some == 1:
             for i in range(first, first + GROUP, 2):
                 pairs = shorts_of_bytes(weights, at + 8 * i)
@@ -164,6 +172,8 @@ def _of_4_bits(x, r, some, weights, at, found):
         part0, part1, part2 = no_integers(), no_integers(), no_integers()
         scale, least = eight_halves(weights, w + 128), eight_halves(weights, w + 144)
         if some == 1:
+            for line in range(0, 5 * GROUP, LINE):
+                fetch(weights, w + line + AHEAD)  # with more rows it is not memory that is waited for
             for quarter in range(4):
                 four, j = fours(weights, w + GROUP * quarter), i0 + i + 8 * quarter
                 part0 = added_products(part0, fourth(four, 0), pair_everywhere(shorts, j))

@@ -59,6 +59,20 @@ def _everywhere(builder, value, vector):
 
 
 @intrinsic
+def fetch(_, array, at):
+    """Asks memory for what lies there, without waiting for it."""
+
+    def made(context, builder, signature, values):
+        place, integer = _place(context, builder, signature, values, ir.IntType(8)), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, integer, integer, integer])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(ask, [place, *(ir.Constant(integer, each) for each in (0, 3, 1))])  # to read, to keep
+        return context.get_dummy_value()
+
+    return types.void(array, at), made
+
+
+@intrinsic
 def eight_floats(_, array, at):
     return FLOATS(array, at), lambda *given: _read(*given, FLOATS.llvm)
 
