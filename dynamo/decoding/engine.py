@@ -62,7 +62,7 @@ class Engine:
         self._built_from = BuiltFrom(model, copied=self._decoder.packed)
         self._pool = CachePool(lambda capacity: self._decoder.new_cache(capacity), self.max_length)
         self._table = table
-        self._correlators = Correlators.from_model(model)
+        self._correlators = Correlators.from_model(model, copied=self._decoder.packed)
         self._tokenizer = tokenizer
         self.end_ids = end_of_text_ids(model, tokenizer)
         self._special_ids = unpenalised_ids(model, tokenizer)

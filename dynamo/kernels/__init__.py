@@ -43,6 +43,7 @@ class Loops(NamedTuple):
     layers_of_a_pass_on_all_cores: Callable
     likeliest: Callable
     conditionals: Callable
+    after_chunk: Callable
     use_threads: Callable
     widens_halves: Callable
 
@@ -92,6 +93,7 @@ def loops() -> Loops | None:
         passes.layers_of_a_pass_on_all_cores,
         correlated.likeliest,
         correlated.conditionals,
+        correlated.after_chunk,
         compiling.use_threads,
         compiling.widens_halves,
     )

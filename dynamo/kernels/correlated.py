@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from dynamo.kernels.compiling import compiled_for_sums
-from dynamo.kernels.layers import exponential
+from dynamo.kernels.layers import exponential, row_product
 
 ZERO, ONE = np.float32(0), np.float32(1)
+EPS = np.finfo(np.float32).eps  # as torch's rms_norm has it
 BLOCK = 1024  # numbers that stay in the nearest cache
 
 
@@ -39,7 +40,8 @@ def likeliest(logits, temperature):
 def conditionals(inner, back, output, ids, log_f, temperature):
     """Of candidates ids (k,) after the tokens that led to inner states (n, rank): (n, k), distributions.
 
-    back (hidden, rank); output (vocab, hidden); log_f (k,): without these tokens.
+    back (hidden, rank), float32 or the bits of float16 as uint16; output (vocab, hidden); log_f (k,): without
+    these tokens.
     """
     hidden, rank = back.shape
     found = np.empty((len(inner), len(ids)))
@@ -47,11 +49,7 @@ def conditionals(inner, back, output, ids, log_f, temperature):
     for row in range(len(inner)):
         for i in range(rank):
             u[i] = inner[row, i] / (ONE + np.exp(-inner[row, i]))
-        for d in range(hidden):
-            total = ZERO
-            for i in range(rank):
-                total += back[d, i] * u[i]
-            state[d] = total
+        row_product(u, back, state)
         largest = -np.inf
         for c in range(len(ids)):
             embedding, total = output[ids[c]], ZERO
@@ -66,3 +64,30 @@ def conditionals(inner, back, output, ids, log_f, temperature):
         for c in range(len(ids)):
             found[row, c] /= sum_
     return found
+
+
+@compiled_for_sums
+def after_chunk(state, chunk, embedding, matrices, output, ids, log_f, temperature):
+    """The same after one chunk of tokens (n,): (1, k).
+
+    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, all float32 or all the bits
+    of float16: to inner states from the head's, (rank, hidden), of no rows where it is not seen, from the
+    chunk's last tokens, (1 to n, rank, hidden), and back, (hidden, rank).
+    """
+    from_hidden, from_tokens, back = matrices
+    seen, rank, hidden = from_tokens.shape
+    inner, part = np.zeros((1, rank), np.float32), np.empty(rank, np.float32)
+    if len(from_hidden):
+        row_product(state, from_hidden, inner[0])
+    row = np.empty(hidden, np.float32)
+    for place in range(seen):
+        token, squares = embedding[chunk[len(chunk) - seen + place]], ZERO
+        for d in range(hidden):
+            squares += token[d] * token[d]
+        scale = ONE / np.sqrt(squares / np.float32(hidden) + EPS)
+        for d in range(hidden):
+            row[d] = token[d] * scale
+        row_product(row, from_tokens[place], part)
+        for i in range(rank):
+            inner[0, i] += part[i]
+    return conditionals(inner, back, output, ids, log_f, temperature)

@@ -40,7 +40,7 @@ def _wide(_, weight):
 
 
 @compiled_for_sums
-def _row_product(x, weights, out):
+def row_product(x, weights, out):
     """out (width,) = weights (width, in) @ x (in,), by fours: the last ones perhaps twice."""
     last = len(weights) - 1
     # One read of x serves four sums, which do not wait for each other as the additions of one sum would.
@@ -93,7 +93,7 @@ def _product(x, weights, bias):
             _three_rows_product(three, weights, result)
             out[at:] = result[:2]
         else:
-            _row_product(x[at], weights, out[at])
+            row_product(x[at], weights, out[at])
     for i in range(rows):
         out[i] += bias
     return out
@@ -199,7 +199,7 @@ def attend_by_head(projected, cos, sin, keys, values, start, scaling, head, room
         some = min(3, queries - i)
         seen = start + late + i + some  # by the last of these queries
         if some == 1:
-            _row_product(rotated[i], keys[kv_head, :seen], scores[0])
+            row_product(rotated[i], keys[kv_head, :seen], scores[0])
         else:
             # Keys are read once for the three, up to what the last sees; `own` leaves out the rest.
             three[0], three[1], three[2] = rotated[i], rotated[i + 1], rotated[i + some - 1]

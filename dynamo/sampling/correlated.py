@@ -13,8 +13,6 @@ softmax that these hold scales it: otherwise what the candidates leave out would
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,25 +21,47 @@ from transformers import PreTrainedModel
 
 from dynamo import kernels
 from dynamo.model.heads import TokenHead
+from dynamo.model.packing import is_half
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.options import SamplingOptions
 
+Copy = tuple[NDArray, tuple[NDArray, ...], NDArray]
+
 FEW_ROWS = 4  # of inner states: for more, torch's products are faster than the loop's
-MOST_KEPT = 4096  # tokens' parts, of some 2 KB each
 
 
 class Correlators:
-    """The correlators of a model's extra heads; `of` gives None for a model without any."""
+    """The correlators of a model's extra heads. copied: with copies of theirs in 16 bits where these hold
+    them, as what they read of memory takes longer than their sums."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, copied: bool = False):
         self._heads: list[TokenHead] = list(model.token_heads)
         self._embed = model.get_input_embeddings()
         self._unembed = model.get_output_embeddings()
-        self._parts: dict[tuple[int, int, int], Tensor] = {}  # by head, place and token
+        self._copies = [self._copy(head) for head in range(1, 1 + len(self._heads))] if copied else []
 
     @classmethod
-    def from_model(cls, model: PreTrainedModel) -> Correlators | None:
-        return cls(model) if getattr(model.config, "correlator_rank", 0) else None
+    def from_model(cls, model: PreTrainedModel, copied: bool = False) -> Correlators | None:
+        """None for a model without any."""
+        return cls(model, copied) if getattr(model.config, "correlator_rank", 0) else None
+
+    def _copy_of(self, head: int) -> Copy | None:
+        return self._copies[head - 1] if self._copies else None
+
+    def _copy(self, head: int) -> Copy | None:
+        """What `kernels.correlated.after_chunk` reads of a head; None where it cannot."""
+        correlator, ends = self._heads[head - 1].correlator, (self._embed.weight, self.output_embedding(head))
+        matrices = [
+            ends[0][:0] if correlator.from_hidden is None else correlator.from_hidden.weight,
+            torch.stack([each.weight for each in correlator.from_tokens]),
+            correlator.to_hidden,
+        ]
+        if not all(each.is_cpu and each.dtype == torch.float32 for each in (*ends, *matrices)):
+            return None
+        half = all(map(is_half, matrices))
+        copies = (each.detach().half() if half else each.detach() for each in matrices)
+        arrays = tuple(each.numpy().view(np.uint16) if half else each.numpy() for each in copies)
+        return ends[0].detach().numpy(), arrays, ends[1].detach().numpy()
 
     def warm_up(self) -> None:
         """Compile or load the loops that conditionals need, before a step is timed."""
@@ -57,7 +77,6 @@ class Correlators:
     ) -> Candidates:
         """Candidates (n, k) with their conditionals. Of heads 2 .. n at the pass's position: logits (n - 1,
         vocab), and hidden states behind the final norm (n - 1, hidden)."""
-        heads = self._heads[: len(candidates.ids) - 1]
         temperature = options.temperature or 1.0
         logits = logits.float() if logits.itemsize < 4 else logits
         # The likeliest token's share of all tokens over its share of the candidates.
@@ -67,33 +86,36 @@ class Correlators:
         else:
             likeliest = torch.softmax(logits / temperature, dim=1).amax(dim=1).cpu().numpy()
         shares = np.minimum(likeliest / candidates.f[1:, 0], 1.0)
-        inner = [
-            head.correlator.h_part(state.to(head.correlator.to_hidden))
-            for head, state in zip(heads, states, strict=True)
-        ]
-        return candidates._replace(given=Conditionals(self, candidates, shares, inner, temperature))
+        return candidates._replace(given=Conditionals(self, candidates, shares, states.clone(), temperature))
+
+    def state_part(self, head: int, state: Tensor) -> Tensor:
+        """What the head's own state (hidden,) adds to its inner state: (rank,)."""
+        correlator = self._heads[head - 1].correlator
+        return correlator.h_part(state.to(correlator.to_hidden))
 
     def token_part(self, head: int, place: int, tokens: NDArray[np.int64]) -> Tensor:
-        """What tokens (n,) chosen at a place add to head `head`'s inner state: (n, rank).
-
-        One token's is kept, as exact mode asks for one at a time and texts repeat a few hundred.
-        """
-        key = (head, place, int(tokens[0]))
-        if len(tokens) == 1 and (known := self._parts.get(key)) is not None:
-            return known
-        device = self._embed.weight.device
-        rows = self._embed(torch.from_numpy(tokens).to(device))
+        """What tokens (n,) chosen at a place add to it: (n, rank)."""
+        rows = self._embed(torch.from_numpy(tokens).to(self._embed.weight.device))
         correlator = self._heads[head - 1].correlator
-        part = correlator.e_part(place, rows.to(correlator.to_hidden))
-        if len(tokens) == 1:
-            if len(self._parts) == MOST_KEPT:
-                self._parts.clear()
-            self._parts[key] = part
-        return part
+        return correlator.e_part(place, rows.to(correlator.to_hidden))
 
     def output_embedding(self, head: int) -> Tensor:
         """E, (vocab, hidden)."""
         return (self._heads[head - 1].output_embedding or self._unembed).weight
+
+    def after_chunk(
+        self,
+        state: Tensor,
+        chunk: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        log_f: NDArray[np.float64],
+        temperature: float,
+    ) -> NDArray[np.float64] | None:
+        """Of candidates ids (k,) after a chunk of tokens (n,), in one loop: (1, k); None where there is none."""
+        copy, loops = self._copy_of(len(chunk)), kernels.loops()
+        if copy is None or loops is None:
+            return None
+        return loops.after_chunk(state.numpy(), chunk, *copy, ids, log_f, float(temperature))
 
     def conditionals(
         self, head: int, inner: Tensor, ids: NDArray[np.int64], log_f: NDArray[np.float64], temperature: float
@@ -102,8 +124,9 @@ class Correlators:
         back, output = self._heads[head - 1].correlator.to_hidden, self.output_embedding(head)
         loops = kernels.loops() if len(inner) <= FEW_ROWS and back.is_cpu else None
         if loops is not None and back.dtype == output.dtype == torch.float32:
-            arrays = (each.detach().numpy() for each in (inner, back, output))
-            return loops.conditionals(*arrays, ids, log_f, float(temperature))
+            copy = self._copy_of(head)
+            arrays = back.detach().numpy() if copy is None else copy[1][2], output.detach().numpy()
+            return loops.conditionals(inner.numpy(), *arrays, ids, log_f, float(temperature))
         rows = output.index_select(0, torch.from_numpy(ids).to(output.device)).to(back)  # E_c, (k, hidden)
         u = torch.nn.functional.silu(inner)
         # Whichever is less work: few inner states go to the hidden size, many wait for the candidates.
@@ -122,11 +145,12 @@ class Conditionals:
         correlators: Correlators,
         candidates: Candidates,
         shares: NDArray[np.float64],
-        inner: Sequence[Tensor],
+        states: Tensor,
         temperature: float,
     ):
         self.shares = shares
-        self._correlators, self._inner, self._temperature = correlators, inner, temperature
+        self._correlators, self._states, self._temperature = correlators, states, temperature
+        self._inner: dict[int, Tensor] = {}  # of each head, its own state's part
         self._ids = candidates.ids
         self._known: dict[tuple[int, ...], NDArray[np.float64]] = {}  # rows by the tokens before
         with np.errstate(divide="ignore"):
@@ -145,17 +169,24 @@ class Conditionals:
 
     @torch.inference_mode()
     def _rows(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        (n, head), correlators = tokens.shape, self._correlators
+        state, given = self._states[head - 1], (self._ids[head], self._log_f[head], self._temperature)
+        p = correlators.after_chunk(state, tokens[0], *given) if n == 1 else None
+        if p is None:
+            p = correlators.conditionals(head, self._inner_states(tokens), *given)
+        return p * self.shares[head - 1]
+
+    def _inner_states(self, tokens: NDArray[np.int64]) -> Tensor:
+        """After chunks of tokens (n, j): (n, rank)."""
         head, correlators = tokens.shape[1], self._correlators
-        inner = self._inner[head - 1]  # (rank,)
+        if head not in self._inner:
+            self._inner[head] = correlators.state_part(head, self._states[head - 1])
+        inner = self._inner[head]  # (rank,)
         for place, column in enumerate(tokens.T):
-            if len(column) == 1:
-                inner = inner + correlators.token_part(head, place, column)  # (1, rank)
-                continue
             different, inverse = np.unique(column, return_inverse=True)
             part = correlators.token_part(head, place, different)
             inner = inner + part[torch.from_numpy(inverse).to(part.device)]  # (n, rank)
-        p = correlators.conditionals(head, inner, self._ids[head], self._log_f[head], self._temperature)
-        return p * self.shares[head - 1]
+        return inner
 
     def later(self, order: int) -> float:
         """The share that the candidates hold of all tokens from the third to the last of a chunk."""
