@@ -24,7 +24,7 @@ from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.few_bits import BYTES
-from dynamo.decoding.in_loops import GatedPass, half_product
+from dynamo.decoding.in_loops import GatedPass, InLoop, half_product
 from dynamo.decoding.packed import WEIGHTS, matrix_product, pack
 from dynamo.model import architecture_of, model_shape, walk_heads
 from dynamo.model.packing import can_pack, fits_half, has_halves_in_loops, split_layers
@@ -64,6 +64,7 @@ class Decoder:
                 f"{self._dtype} weights on {self.device}"
             )
         self._prepare()
+        self._in_loops: GatedPass | None = None
         if self.packed:
             self._pack(model)
             self._warm_up()
@@ -81,7 +82,6 @@ class Decoder:
         self._stem = [pack([layer], slot, self._weights) for slot, layer in enumerate(stem)]
         looped = self._shape.layer.fits_loop(len(finals))
         self._finals = pack(finals, len(stem), self._weights, looped)
-        self._in_loops = None
         if self._weights == "own" and has_halves_in_loops(model):
             # Beside the stem's own products, which are for more rows.
             layers = [each.packed() for each in (*stem, *finals)]
@@ -97,6 +97,8 @@ class Decoder:
             # Not torch's kernel beside the loops: its threads would wait on processors that theirs need.
             looped = kept == "own" and self._in_loops is not None and fits_half(weight)
             self._unembed = half_product(weight, bias) if looped else matrix_product(kept, weight, bias)
+            if isinstance(self._unembed, InLoop):
+                self._unembed.in_large_pages()
 
     def _warm_up(self) -> None:
         """Compile or load the loops that a pass runs, before one is timed."""
@@ -269,7 +271,9 @@ class Decoder:
         """Behind the final norm: (heads, queries, hidden) -> (heads, queries, hidden)."""
         norm = self._final_norm
         if self._output_is_shared:
-            return norm(outputs)
+            return (
+                self._in_loops.normed(outputs, norm.weight) if self._in_loops is not None else norm(outputs)
+            )
         extra = self._token_heads[: len(outputs) - 1]
         rows = [norm(outputs[0])]
         for head, output in zip(extra, outputs[1:], strict=True):

@@ -30,6 +30,11 @@ class InLoop:
         self.plus = np.zeros((1, width), np.float32) if bias is None else bias.detach().numpy()[None]
         self._loops = kernels.loops()
 
+    def in_large_pages(self) -> InLoop:
+        """The same, for numbers of many megabytes: read in small pages, they come slower."""
+        (self.numbers,) = side_by_side([self.numbers])
+        return self
+
     def __call__(self, x: Tensor) -> Tensor:
         threads, given = torch.get_num_threads(), (x.contiguous().numpy(), self.numbers, self.plus)
         if threads == 1:
@@ -76,6 +81,12 @@ class GatedPass:
             return torch.from_numpy(self._loops.layers_of_a_pass(*given))
         self._loops.use_threads(threads)
         return torch.from_numpy(self._loops.layers_of_a_pass_on_all_cores(*given, threads))
+
+    def normed(self, states: Tensor, gain: Tensor) -> Tensor:
+        """As the layers' norms, states (.., hidden)."""
+        rows = states.flatten(0, -2).numpy()
+        found = self._loops.rms_normed(rows, gain.detach().numpy(), self._eps)
+        return torch.from_numpy(found).view_as(states)
 
 
 def in_8_bits(bits: Tensor, scales: Tensor) -> Tensor:

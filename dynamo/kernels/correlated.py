@@ -70,9 +70,9 @@ def conditionals(inner, back, output, ids, log_f, temperature):
 def after_chunk(state, chunk, embedding, matrices, output, ids, log_f, temperature):
     """The same after one chunk of tokens (n,): (1, k).
 
-    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, all float32 or all the bits
-    of float16: to inner states from the head's, (rank, hidden), of no rows where it is not seen, from the
-    chunk's last tokens, (1 to n, rank, hidden), and back, (hidden, rank).
+    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, all float32 or all the
+    bits of float16: to inner states from the head's, (rank, hidden), of no rows where it is not seen, from
+    the chunk's last tokens, (1 to n, rank, hidden), and back, (hidden, rank).
     """
     from_hidden, from_tokens, back = matrices
     seen, rank, hidden = from_tokens.shape

@@ -13,6 +13,7 @@ softmax that these hold scales it: otherwise what the candidates leave out would
 from __future__ import annotations
 
 import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dynamo import kernels
+from dynamo.cooccurrence.trie import side_by_side
 from dynamo.model.heads import TokenHead
 from dynamo.model.packing import is_half
 from dynamo.sampling.candidates import Candidates, top_candidates
@@ -60,8 +62,8 @@ class Correlators:
             return None
         half = all(map(is_half, matrices))
         copies = (each.detach().half() if half else each.detach() for each in matrices)
-        arrays = tuple(each.numpy().view(np.uint16) if half else each.numpy() for each in copies)
-        return ends[0].detach().numpy(), arrays, ends[1].detach().numpy()
+        arrays = [each.numpy().view(np.uint16) if half else each.numpy() for each in copies]
+        return ends[0].detach().numpy(), side_by_side(arrays), ends[1].detach().numpy()
 
     def warm_up(self) -> None:
         """Compile or load the loops that conditionals need, before a step is timed."""
@@ -111,7 +113,7 @@ class Correlators:
         log_f: NDArray[np.float64],
         temperature: float,
     ) -> NDArray[np.float64] | None:
-        """Of candidates ids (k,) after a chunk of tokens (n,), in one loop: (1, k); None where there is none."""
+        """Of candidates ids (k,) after a chunk of tokens (n,), in one loop: (1, k); None without one."""
         copy, loops = self._copy_of(len(chunk)), kernels.loops()
         if copy is None or loops is None:
             return None
