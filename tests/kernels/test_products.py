@@ -56,7 +56,7 @@ def test_products_are_those_of_the_weights_and_of_rows_in_16_bits(made, shape):
             found = product(x, weights, plus, threads=1)
             assert found.dtype == np.float32 and found.shape == (rows, shape[0])
             assert (np.abs(found - kept @ wide.T - plus) <= bound).all()
-            # Each sum is one thread's work, the same whichever takes it; two compiled loops may round it apart.
+            # Each sum is one thread's work, the same whichever takes it; two loops may round it apart.
             several = loops.product_on_all_cores(x, weights, plus, 1)
             assert (np.abs(several - kept @ wide.T - plus) <= bound).all()
             np.testing.assert_array_equal(product(x, weights, plus, threads=3), several)

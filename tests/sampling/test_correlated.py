@@ -205,3 +205,24 @@ def test_a_head_with_an_output_embedding_of_its_own_is_corrected_by_that():
     np.testing.assert_allclose(
         joint.given[rank] / joint.given[rank].sum(), logits.softmax(-1).numpy(), rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("kind", ["mlp", "markov"])
+@pytest.mark.parametrize("half", [True, False])
+def test_one_chunk_after_the_copies_is_one_among_many_after_the_models_own_weights(kind, half):
+    model = correlated_model(kind=kind)
+    with torch.no_grad():
+        for weight in model.token_heads.parameters():
+            weight.copy_(weight.half() if half else weight + 2**-20)
+        states = torch.stack([each[0, -1] for each in model.head_states(torch.arange(5)[None])])
+        logits = torch.stack([model.head_logits(n, each) for n, each in enumerate(states)])
+    candidates = top_candidates(logits, CORRELATED)
+    copied, own = (
+        Correlators.from_model(model, copied=each)
+        .attach(candidates, logits[1:], states[1:], CORRELATED)
+        .given
+        for each in (True, False)
+    )
+    for chunks in (np.array([[7], [9]]), np.array([[7, 9], [9, 9]])):
+        one_by_one = np.concatenate([copied.factors(chunk[None]) for chunk in chunks])
+        np.testing.assert_allclose(one_by_one, own.factors(chunks), rtol=1e-4)
