@@ -3,8 +3,8 @@
 // props.value is the newest pass as JSON: {run, pass, joint}, the last two being lines of the trace. Updates may be
 // dropped; passes.js keeps what came by and asks the server for the rest. Two stages are as recorded, the third is
 // computed here, so that the threshold slider answers at once. While the player holds the panes back, values are
-// only kept, and the pass shown is the one that the panes ask for. What is said of it is drawn at once, with the
-// counters and the timeline; the grids and their captions follow as soon as there is time.
+// only kept, and the pass shown is the one that the panes ask for. All that is said of a pass is drawn with its grids, as
+// often as there is time for those: the counters and the text may be further on by then.
 //
 // trigger("enlarge", {run, index}) is a Gradio event of this component: `inspector.enlarge(listener)` in Python.
 
@@ -22,12 +22,12 @@ const cache = new PassCache((wanted) => server.get_passes(wanted));
 let current = null; // the run that the panes are about
 let newest = null; // the latest value
 let shown = null;
+let next = null; // what is shown as soon as there is time
 let following = true;
 let running = null; // {run, count} of the lane while it decodes
 
 let held = false; // the player shows less than has arrived
 let mode = "";
-let playing = false;
 let played = null; // the latest pass that the panes asked for
 let slider = null; // the threshold slider, once it was moved while this run was shown
 let wanted = 0; // of several requests under way, only the last may draw
@@ -75,14 +75,11 @@ async function lookUp(run, index, atOnce) {
 }
 
 function show(value, atOnce = false) {
-  if (playing && mode === "teach" && value !== shown && !reducedMotion.matches) panel.dropIn();
-  if (value.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
-  shown = value;
-  drawPass();
+  next = value;
   schedule(atOnce);
 }
 
-/** Draws the grids now or as soon as drawing does not take more than its share of the time. */
+/** Draws now or as soon as drawing does not take more than its share of the time. */
 function schedule(atOnce = false) {
   // No animation frame comes in a hidden tab.
   if (!atOnce && document.visibilityState !== "hidden") {
@@ -91,14 +88,14 @@ function schedule(atOnce = false) {
   }
   clearTimeout(timer);
   timer = 0;
-  panel.drawJoint();
+  draw();
 }
 
 function drawInTime() {
   if (!timer) return; // it was drawn at once meanwhile
   timer = 0;
   const start = performance.now();
-  panel.drawJoint();
+  draw();
   const frame = reducedMotion.matches ? QUIET_FRAME : FRAME;
   nextDraw = start + frame;
   // A task posted from a frame runs after that frame was laid out and painted, which costs more than the script.
@@ -106,7 +103,7 @@ function drawInTime() {
 }
 
 function clear() {
-  current = newest = shown = slider = played = null;
+  current = newest = shown = next = slider = played = null;
   following = true;
   wanted += 1;
   drawHead();
@@ -129,6 +126,17 @@ function follow() {
 }
 
 // ---- drawing
+
+function draw() {
+  if (next && next !== shown) {
+    if (mode === "teach" && !reducedMotion.matches) panel.dropIn();
+    if (next.run !== shown?.run) slider = null; // what if is asked of the run before one's eyes
+    shown = next;
+  }
+  if (next) drawPass();
+  next = null;
+  panel.drawJoint();
+}
 
 function drawPass() {
   const { run, pass } = shown;
@@ -171,6 +179,7 @@ part("live").addEventListener("click", () => {
   if (!following) follow();
   else {
     following = false;
+    next = null;
     drawHead();
   }
 });
@@ -195,7 +204,7 @@ function onLane({ kind, run, header, state, passes, count }) {
   }
   drawHead();
   const reached = running && following && !held ? cache.known(run, count - 1) : null;
-  if (reached && reached !== shown) show(reached);
+  if (reached && reached !== (next ?? shown)) show(reached);
 }
 
 function onPlayhead({ milliseconds }) {
@@ -209,7 +218,7 @@ function onPlayhead({ milliseconds }) {
 bus.addEventListener("show", (event) => onShow(event.detail));
 bus.addEventListener("lane", (event) => onLane(event.detail));
 bus.addEventListener("playhead", (event) => onPlayhead(event.detail));
-bus.addEventListener("player", ({ detail }) => ({ mode, playing } = detail));
+bus.addEventListener("player", ({ detail }) => (mode = detail.mode));
 bus.addEventListener("threshold", (event) => {
   slider = event.detail;
   if (!shown?.joint) return;
@@ -219,7 +228,7 @@ bus.addEventListener("threshold", (event) => {
 drawHead();
 panel.drawAtRest();
 watch("value", onValue);
-if (bus.player) ({ mode, playing } = bus.player);
+if (bus.player) mode = bus.player.mode;
 if (bus.playhead) onPlayhead(bus.playhead);
 onValue();
 if (bus.lanes?.dynamo) onLane(bus.lanes.dynamo);

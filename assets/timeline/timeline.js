@@ -16,7 +16,7 @@ const LEAD = "The mark is the model's best guess; the bar is what it had to beat
 const EXACT_LEAD =
   "Exact mode: the higher the mark, the more tokens the pass made final: drafts of the pass before and one of its own. " +
   "Below the line: drafts that it rejected.";
-const EMPTY = "Every forward pass of DynaMo's answer will appear here: what it was sure of, and where it backed off.";
+const EMPTY = "Every forward pass of DynaMo's answer will appear here: what it was sure of, and what it gave up.";
 const HINT = "Point at a column to read it; click to look inside.";
 const HIGHEST_MARK = 4; // tokens of a pass in exact mode, which has no probability to stand at
 const NEAR_THE_END = 24; // pixels: nearer than this, the newest column is kept in sight
@@ -116,8 +116,9 @@ function drawWords() {
   const any = columns.length > 0;
   for (const name of ["plot", "key", "readout", "whatif"]) parts[name].hidden = !any;
   const exact = Boolean(lane?.passes.some(isExact));
-  root.toggleAttribute("data-exact", exact); // the page's other words follow it, too: see stage_parts.css
-  parts.title.textContent = exact ? "Draft timeline" : "Back-off timeline";
+  root.toggleAttribute("data-exact", exact); // the page's other words follow these two: see stage_parts.css
+  root.toggleAttribute("data-lossy", any && !exact);
+  parts.title.textContent = any ? (exact ? "Draft timeline" : "Back-off timeline") : "Timeline";
   root.setAttribute("aria-label", parts.title.textContent);
   parts.lead.textContent = any ? (exact ? EXACT_LEAD : LEAD) : EMPTY;
   parts.count.textContent = passes.length ? countInWords(passes) : "";

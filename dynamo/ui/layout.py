@@ -50,8 +50,8 @@ _HEADER = """
 <header class="dm-header">
   <h1>DynaMo</h1>
   <p><span>A language model normally runs once per token.</span> DynaMo proposes <b>two or three tokens in
-  one forward pass</b><span class="dm-lossy-words"><span>, keeps what belongs together,</span> and <b>backs
-  off</b> when unsure.</span><span class="dm-exact-words">; in exact mode the next pass <b>verifies</b>
+  one forward pass</b><span class="dm-if-lossy"><span>, keeps what belongs together,</span> and <b>backs
+  off</b> when unsure.</span><span class="dm-if-exact">; in exact mode the next pass <b>verifies</b>
   them.</span></p>
 </header>
 """
