@@ -44,7 +44,7 @@ function likeliestInWords(joint, grid) {
   const at = grid.indexOf(Math.max(...grid));
   if (!(grid[at] > 0)) return "no pair of the candidates shown is left";
   const pair = rows[Math.floor(at / columns.length)] + columns[at % columns.length];
-  return `likeliest pair: “${bidiIsolate(pair.trim())}” ${percent(grid[at])}`;
+  return `likeliest pair: “${visible(pair)}” ${percent(grid[at])}`;
 }
 
 function leftInWords(joint, after) {

@@ -57,11 +57,20 @@ def test_three_stages_are_drawn_with_the_chunk_that_was_drawn(inspector):
         == ["0"] * 3
     )
     assert inspector.locator(".dm-stage-result").all_inner_texts() == [
-        "likeliest pair: “What time” 36 %",
-        "20.7 % kept; likeliest pair: “What time” 60 %",
+        "likeliest pair: “·What·time” 36 %",
+        "20.7 % kept; likeliest pair: “·What·time” 60 %",
         "2 chunks left to draw from",
     ]
     assert inspector.locator(".dm-third li").all_inner_texts() == ["·would\n100 %"]
+
+
+def test_a_newline_in_the_likeliest_pair_is_seen(arithmetic):
+    """It was trimmed away, as if the pair were one token."""
+    told = arithmetic(
+        "likeliestInWords({ text: [['.', ' a'], [' b', '\\n']] }, [0.1, 0.6, 0.2, 0.1])",
+        files=("inspector/words.js",),
+    )
+    assert told == "likeliest pair: “.⏎” 60 %"
 
 
 def test_the_ladder_says_which_orders_were_given_up_and_why(inspector):

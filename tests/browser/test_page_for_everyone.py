@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -50,13 +51,15 @@ def test_axe_finds_nothing(page_at, recorded_url, theme, width):
     assert_accessible(page)
 
 
-def test_exact_mode_dims_the_dial_and_one_click_leaves_it(page_at):
+def test_exact_mode_takes_the_dial_away_and_one_click_leaves_it(page_at):
     pair = replace(scripted_pair(), options=SamplingOptions(exact=True))
     with served(pair, recording=ASSETS / "models" / "smollm2" / "recording.ndjson") as url:
         for theme in ("dark", "light"):
             page = page_at(f"{url}?__theme={theme}")
             page.wait_for_selector(".dm-timeline[data-exact]")
             assert page.locator("#threshold input[type=range]").is_disabled()
+            assert page.is_hidden("#threshold input[type=number]")
+            assert page.get_by_text("not used in exact mode").is_visible()
             assert_accessible(page)
         generate(page)
         lanes = (
@@ -67,10 +70,25 @@ def test_exact_mode_dims_the_dial_and_one_click_leaves_it(page_at):
         page.locator("#dial").get_by_text("the quality dial").wait_for()
         page.wait_for_function("['base', 'dynamo'].every((kind) => lanes[kind]?.exact === false)")
         assert page.locator("#threshold input[type=range]").is_enabled()
+        assert page.is_visible("#threshold input[type=number]")
         assert_accessible(page, "#dial")
         page.check("#exact input")
         page.wait_for_function("['base', 'dynamo'].every((kind) => lanes[kind].exact)")
         assert page.locator("#threshold input[type=range]").is_disabled()
+
+
+def test_without_an_answer_the_words_follow_the_settings(page_at):
+    """After "New chat" the page's head and its legend spoke of back-off, in exact mode too."""
+    with served(replace(scripted_pair(), options=SamplingOptions(exact=True))) as url:
+        page = page_at(url)
+        for exact in (True, False):
+            page.locator("#exact input").set_checked(exact)
+            for name in (".dm-header", ".dm-legend"):
+                said = f"/verifies|drafts/.test(document.querySelector('{name}').innerText)"
+                page.wait_for_function(f"{said} === {json.dumps(exact)}")
+            assert ("dotted" in page.inner_text(".dm-legend")) != exact
+            assert ("backs off" in page.inner_text(".dm-header")) != exact
+        assert page.inner_text(".dm-timeline-title") == "Timeline"
 
 
 def test_dark_mode_is_dark_and_readable(page_at, page_url):

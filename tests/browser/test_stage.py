@@ -122,7 +122,7 @@ def test_the_heatmap_follows_the_decoding(page_at):
 # The panel's grids, as one looks at them: "" where the pass has none.
 GRIDS = """window.gridsNow = () => document.querySelector(".dm-inspector").dataset.state === "joint"
   ? [...document.querySelectorAll(".dm-stage th, .dm-stage td.dm-cell, .dm-stage-result")]
-      .map((part) => `${part.textContent} ${part.className.replace(" read", "")} ${part.style.cssText}`).join("|")
+      .map((part) => `${part.textContent} ${part.className} ${part.style.cssText}`).join("|")
   : "" """
 
 
@@ -134,7 +134,8 @@ def test_all_that_speaks_of_a_pass_speaks_of_the_same_one(page_at):
         page.wait_for_selector("#pane-dynamo .dm-pane[data-state=done]")
         seen = page.evaluate(
             r"""async () => {
-              const number = (part, pattern) => Number(document.querySelector(part).textContent.match(pattern)?.[1]);
+              const textOf = (part) => document.querySelector(part).textContent;
+              const number = (part, pattern) => Number(textOf(part).match(pattern)?.[1]);
               const tokens = /(\d+) token/;
               if (document.querySelector(".dm-race").dataset.phase === "settled")
                 document.querySelector(".dm-toggle").click();
@@ -153,7 +154,11 @@ def test_all_that_speaks_of_a_pass_speaks_of_the_same_one(page_at):
                     Number(document.querySelector(".dm-column[aria-current]").dataset.index) + 1,
                   ],
                   tokens: [shown.children.length, number(".dm-subtitle", tokens)],
-                  count: [chunks.length, number(".dm-tally", /in (\d+) pass/), number("#pane-dynamo .dm-footer", /in (\d+) pass/)],
+                  count: [
+                    chunks.length,
+                    number(".dm-tally", /in (\d+) pass/),
+                    number("#pane-dynamo .dm-footer", /in (\d+) pass/),
+                  ],
                   written: [number(".dm-tally", tokens), number(".dm-lap-dynamo", tokens)],
                   grids: gridsNow(),
                 });

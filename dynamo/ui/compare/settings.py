@@ -116,8 +116,8 @@ def dial_state(exact: bool) -> dict[str, Any]:
     """What the dial says and whether it turns."""
     if exact:
         return {
-            "label": "Back-off threshold ε: off",
-            "info": "Exact mode verifies every draft instead.",
+            "label": "Back-off threshold ε: not used in exact mode",
+            "info": "Every draft is verified instead. Untick exact mode to turn this dial.",
             "interactive": False,
         }
     return {
