@@ -120,10 +120,14 @@ def test_the_heatmap_follows_the_decoding(page_at):
 
 
 # The panel's grids, as one looks at them: "" where the pass has none.
-GRIDS = """window.gridsNow = () => document.querySelector(".dm-inspector").dataset.state === "joint"
-  ? [...document.querySelectorAll(".dm-stage th, .dm-stage td.dm-cell, .dm-stage-result")]
-      .map((part) => `${part.textContent} ${part.className} ${part.style.cssText}`).join("|")
-  : "" """
+GRIDS = """window.gridsNow = () => {
+  const isGone = ({ classList }) => classList.contains("gone");
+  const heatOf = (part) => isGone(part) || part.style.getPropertyValue("--heat");
+  const parts = [...document.querySelectorAll(".dm-stage th, .dm-stage td.dm-cell, .dm-stage-result")];
+  return document.querySelector(".dm-inspector").dataset.state === "joint"
+    ? parts.map((part) => `${part.textContent} ${heatOf(part)} ${part.classList.contains("picked")}`).join("|")
+    : "";
+}"""
 
 
 def test_all_that_speaks_of_a_pass_speaks_of_the_same_one(page_at):
