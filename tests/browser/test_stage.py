@@ -125,7 +125,7 @@ GRIDS = """window.gridsNow = () => {
   const heatOf = (part) => isGone(part) || part.style.getPropertyValue("--heat");
   const parts = [...document.querySelectorAll(".dm-stage th, .dm-stage td.dm-cell, .dm-stage-result")];
   return document.querySelector(".dm-inspector").dataset.state === "joint"
-    ? parts.map((part) => `${part.textContent} ${heatOf(part)} ${part.classList.contains("picked")}`).join("|")
+    ? parts.map((one) => `${one.textContent} ${heatOf(one)} ${one.classList.contains("picked")}`).join("|")
     : "";
 }"""
 
