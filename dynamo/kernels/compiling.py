@@ -13,6 +13,7 @@ from typing import Any
 import llvmlite.binding
 from filelock import FileLock
 from numba import config, njit, set_num_threads
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaError
 
 FREE_SUMS = {"reassoc", "contract", "arcp", "nsz"}  # sums may be taken in any order
@@ -24,7 +25,8 @@ def compiled(function: Callable) -> Callable:
     """By numba at the first call. The result is kept on disk, or where there is no folder that may be written
     to, made anew by each process.
 
-    Of several processes, ranks for one, that find nothing there, one compiles and the others wait for it.
+    Of several processes, ranks for one, that find nothing there, one compiles a loop and the others wait for
+    it, or compile other loops.
 
     numba's cache notices changes to a function's own file only; here, to any file of this package. The loops
     hold the interpreter's lock: on small models they last some ten microseconds, and giving it up would
@@ -61,7 +63,7 @@ def _compiled(function: Callable, **options: Any) -> Callable:
     except RuntimeError:  # no such folder
         return njit(error_model="numpy", **options)(function)
     loop._cache._cache_file._source_stamp = _package()
-    loop.compile = _alone(loop.compile, loop.stats.cache_path)
+    loop.compile = _alone(loop.compile, FileLock(loop._cache._cache_file._index_path + ".lock"))
     return loop
 
 
@@ -72,21 +74,18 @@ def _package() -> str:
     return sha256(b"".join(each.name.encode() + each.read_bytes() for each in files)).hexdigest()
 
 
-def _alone(compile: Callable, folder: str) -> Callable:
-    """numba numbers the files of its cache without a lock: two processes that compile for different types at
-    once may give both the same file, and one then runs the code of the other."""
+def _alone(compile: Callable, lock: FileLock) -> Callable:
+    """numba numbers the files that it keeps of a loop without a lock: two processes that compile it for
+    different types at once may give both the same file, and one then runs the code of the other."""
 
     @wraps(compile)
     def compile_alone(signature: Any) -> Any:
-        with _lock(folder):  # a loop compiles those that it calls: the lock is re-entrant
+        # numba's own lock first: a loop compiles those that it calls, and would wait at the lock of one that
+        # another thread holds, which waits for numba's.
+        with global_compiler_lock, lock:
             return compile(signature)
 
     return compile_alone
-
-
-@cache
-def _lock(folder: str) -> FileLock:
-    return FileLock(Path(folder) / "compiling.lock")
 
 
 def use_threads(count: int) -> None:

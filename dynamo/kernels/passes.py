@@ -14,7 +14,7 @@ from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_al
 from dynamo.kernels.layers import attend_by_head, exponential, keep, room_for_attention
 from dynamo.kernels.norms import rms_normed
 from dynamo.kernels.products import BLOCK, eight_sums, prepared, share, stretch
-from dynamo.kernels.sharing import finish, is_open, new_counts, next_task
+from dynamo.kernels.sharing import crew_of, finish, is_open, new_counts, next_task
 
 ONE = np.float32(1)
 STEPS = 6  # of a layer
@@ -134,7 +134,7 @@ def layers_of_a_pass(x, n, first, apart, queries, inner, eps, gains, matrices, b
     memory = place[2]
     attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
     counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner, 1)
-    _layers((counts, 0, 1), x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
+    _layers(crew_of(counts, 0, 1), x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
     return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]
 
 
@@ -147,7 +147,6 @@ def layers_of_a_pass_on_all_cores(
     attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
     counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner, threads)
     for thread in prange(threads):
-        _layers(
-            (counts, thread, threads), x, n, first, apart, eps, gains, matrices, biases, place, shared, out
-        )
+        crew = crew_of(counts, thread, threads)
+        _layers(crew, x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
     return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]

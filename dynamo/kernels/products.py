@@ -23,7 +23,7 @@ from numba import prange, types
 from numba.extending import overload
 
 from dynamo.kernels.compiling import FREE_SUMS, compiled, compiled_for_sums, compiled_on_all_cores
-from dynamo.kernels.sharing import finish, is_open, new_counts, next_task
+from dynamo.kernels.sharing import crew_of, finish, is_open, new_counts, next_task
 from dynamo.kernels.vectors import (
     added,
     added_products,
@@ -253,7 +253,7 @@ def _room(x, width, threads):
 def product(x, weights, plus_):
     """x (rows, in) float32 @ weights.T (see above) + plus_ (rows or 1, width): (rows, width)."""
     counts, out = _room(x, plus_.shape[1], 1)
-    share((counts, 0, 1), 0, x, weights, plus_, out)
+    share(crew_of(counts, 0, 1), np.int64(0), x, weights, plus_, out)
     return out
 
 
@@ -262,5 +262,5 @@ def product_on_all_cores(x, weights, plus_, threads):
     """The same by so many of numba's threads."""
     counts, out = _room(x, plus_.shape[1], threads)
     for thread in prange(threads):
-        share((counts, thread, threads), 0, x, weights, plus_, out)
+        share(crew_of(counts, thread, threads), np.int64(0), x, weights, plus_, out)
     return out

@@ -72,6 +72,12 @@ def new_counts(steps, threads):
 
 
 @compiled
+def crew_of(counts, me, threads):
+    """Of one type, whatever these integers' are: or what is called with it would be compiled for each."""
+    return counts, np.int64(me), np.int64(threads)
+
+
+@compiled
 def next_task(crew, step, tasks):
     """The next task of a step, `tasks` where all are taken. crew: counts, which thread this is, of how many.
 

@@ -54,7 +54,7 @@ from filelock import FileLock, Timeout
 from numba.core.caching import IndexDataCacheFile
 def save(*_):
     try:
-        FileLock(f"{loops.drawn.stats.cache_path}/compiling.lock").acquire(timeout=0)
+        FileLock(f"{loops.drawn._cache._cache_file._index_path}.lock").acquire(timeout=0)
     except Timeout:
         print("locked")
 IndexDataCacheFile.save = save
