@@ -30,6 +30,7 @@ TRAINING = {
     "overlap_weight": 5.0,
 }  # fmt: skip
 SAMPLING = {"correction": "correlator", "exact": True}
+LEAST_TOKENS = 20_000  # some hundred conversations, as one of fifty is held out
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ class SelfRun:
     def __post_init__(self):
         if not 2 <= self.heads <= 5:
             raise ValueError(f"heads: expected 2 to 5, as the first is the base's own, got {self.heads}")
-        if self.tokens < 1:
-            raise ValueError(f"tokens: expected 1 or more answer tokens, got {self.tokens}")
+        if self.tokens < LEAST_TOKENS:
+            raise ValueError(
+                f"tokens: expected {LEAST_TOKENS} or more answer tokens (one conversation of fifty is "
+                f"held out, to see when to stop), got {self.tokens}"
+            )
 
     @property
     def pair(self) -> Path:

@@ -38,12 +38,17 @@ def command(ground, *more):
 
 
 def test_a_plan_names_every_stage_and_does_nothing(ground, capsys):
-    code, result = run(capsys, *command(ground, "--work", ground / "new", "--tokens", 7, "--plan"))
+    code, result = run(capsys, *command(ground, "--work", ground / "new", "--tokens", 20_000, "--plan"))
     assert code == 0
     assert list(result["stages"]) == ["talks", "heads", "pair", "exact", "sweep", "recording", "card"]
-    assert result["stages"]["talks"].endswith("--tokens 7")
+    assert result["stages"]["talks"].endswith("--tokens 20000")
     assert "--distill 0.5" in result["stages"]["heads"] and "--steps 2 " in result["stages"]["heads"]
     assert not (ground / "new").exists()
+
+
+def test_too_few_conversations_to_hold_one_out_are_refused_before_any_is_written(ground, capsys):
+    code, result = run(capsys, *command(ground, "--work", ground / "new", "--tokens", 4000, "--plan"))
+    assert code != 0 and "tokens: expected 20000 or more" in str(result)
 
 
 def test_from_conversations_to_heads_that_load_with_their_options(ground, capsys):
