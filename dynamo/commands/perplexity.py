@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="places at which PPL_d is measured (default: 4000)")  # fmt: skip
     parser.add_argument("--weights", nargs="+", choices=("int8", "int4"), default=[],
                         help="adds the divergence of copies in 8 or 4 bits, and what they lose")  # fmt: skip
-    add_arguments(parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold"))
+    add_arguments(
+        parser, SamplingOptions, leave_out=("threshold", "exact", "exact_threshold", "exact_vocabulary")
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from dynamo.decoding.engine import Engine
 from dynamo.evaluation.replies import BATCH, check_batch
 from dynamo.sampling.options import SamplingOptions
 
-VARIED = ("threshold", "exact", "exact_threshold")  # no options of a sweep
+VARIED = ("threshold", "exact", "exact_threshold", "exact_vocabulary")  # no options of a sweep
 THRESHOLDS = [round(0.1 * i, 1) for i in range(11)]
 
 

@@ -22,6 +22,7 @@ from dynamo import kernels
 from dynamo.common.laps import lap
 from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary
+from dynamo.decoding.by_position import LogitsByPosition
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.few_bits import BYTES
 from dynamo.decoding.in_loops import GatedPass, InLoop, half_product
@@ -174,12 +175,11 @@ class Decoder:
         return states
 
     def by_position(self, states: Tensor) -> LogitsByPosition | Tensor:
-        """Logits (heads, vocab) of one position after the other, from states (heads, queries, hidden).
+        """Logits (queries, heads, vocab) from states (heads, queries, hidden).
 
-        On CPU they are made when a position is asked for: in exact mode most positions are behind a draft
-        that is rejected, and a product of many rows takes longer than one of few.
+        On CPU those are made that are asked for: exact mode reads the further heads' at one position.
         """
-        return LogitsByPosition(self, states) if self.packed else self.logits(states).transpose(0, 1)
+        return LogitsByPosition(self.logits, states) if self.packed else self.logits(states).transpose(0, 1)
 
     @torch.inference_mode()
     def forward_batch(
@@ -281,30 +281,24 @@ class Decoder:
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def logits(self, states: Tensor) -> Tensor:
-        """The output embedding, read once where it is shared: (heads, queries, hidden) -> (.., vocab)."""
+    def logits(self, states: Tensor, first: int = 0, tokens: int | None = None) -> Tensor:
+        """The output embedding, read once where it is shared: states (heads, queries, hidden), of the heads
+        from `first` on -> (heads, queries, vocab), or of the vocabulary's first `tokens` only.
+        """
         if self._output_is_shared:
             heads, queries, hidden = states.shape
-            logits = self._unembed(states.reshape(-1, hidden)).view(heads, queries, -1)
+            logits = self._to_tokens(states.reshape(-1, hidden), tokens).view(heads, queries, -1)
         else:
-            extra = self._token_heads[: len(states) - 1]
-            rows = [self._unembed(states[0])]
-            for head, own in zip(extra, states[1:], strict=True):
-                rows.append((head.output_embedding or self._unembed)(own).to(rows[0].device))
-            logits = torch.stack(rows)
+            rows = []
+            for head, own in enumerate(states, start=first):
+                other = self._token_heads[head - 1].output_embedding if head else None
+                rows.append(self._to_tokens(own, tokens) if other is None else other(own)[:, :tokens])
+            logits = torch.stack([each.to(rows[0].device) for each in rows])
         lap("output embedding")
         return logits
 
-
-class LogitsByPosition:
-    """A pass's logits, `self[position]` (heads, vocab), each made when it is first asked for."""
-
-    def __init__(self, decoder: Decoder, states: Tensor):
-        self._decoder, self._states = decoder, states  # (heads, queries, hidden)
-        self._made: dict[int, Tensor] = {}
-
-    def __getitem__(self, position: int) -> Tensor:
-        if position not in self._made:
-            at = self._states[:, position : position + 1]
-            self._made[position] = self._decoder.logits(at)[:, 0]
-        return self._made[position]
+    def _to_tokens(self, states: Tensor, tokens: int | None) -> Tensor:
+        """(rows, hidden) -> (rows, vocab), or (rows, tokens)."""
+        if isinstance(self._unembed, InLoop):
+            return self._unembed(states, tokens)
+        return self._unembed(states)[:, :tokens]

@@ -35,8 +35,10 @@ class InLoop:
         (self.numbers,) = side_by_side([self.numbers])
         return self
 
-    def __call__(self, x: Tensor) -> Tensor:
-        threads, given = torch.get_num_threads(), (x.contiguous().numpy(), self.numbers, self.plus)
+    def __call__(self, x: Tensor, width: int | None = None) -> Tensor:
+        """width: of how many of the outputs, from the first on; all by default."""
+        given = x.contiguous().numpy(), self.numbers, self.plus[:, :width]
+        threads = torch.get_num_threads()
         if threads == 1:
             return torch.from_numpy(self._loops.product(*given))
         self._loops.use_threads(threads)  # numba counts its own

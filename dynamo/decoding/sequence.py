@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -20,16 +20,16 @@ from dynamo.data.text import StopStrings
 from dynamo.sampling.anchored import choose_anchored
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.correlated import Correlators
-from dynamo.sampling.exact import Draft, propose, recorded_joint, verify
+from dynamo.sampling.exact import Draft, Verdict, propose, recorded_joint, verify
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint, StepRecord
 from dynamo.sampling.sampler import Context, choose
 
 
 class ByPosition(Protocol):
-    """A pass's logits: those of the first query are `self[0]`, (heads, vocab)."""
+    """A pass's logits, as an array (queries, heads, vocab)."""
 
-    def __getitem__(self, position: int, /) -> Tensor: ...
+    def __getitem__(self, asked: Any, /) -> Tensor: ...
 
 
 class TokenSequence:
@@ -83,7 +83,7 @@ class TokenSequence:
 
     def _chosen(self, logits: ByPosition, seconds: Callable[[], float], states: Tensor) -> StepRecord:
         last = logits[0]  # the one position
-        candidates = self._given(top_candidates(last, self._options), last, states[:, 0])
+        candidates = self._given(top_candidates(last, self._options), last[1:], states[:, 0])
         lap("top-k")
         step = candidates, self._context, self._table, self._options
         anchored = self._options.draw == "anchored"
@@ -107,23 +107,25 @@ class TokenSequence:
         )
 
     def _given(self, candidates: Candidates, logits: Tensor, states: Tensor) -> Candidates:
-        """Candidates with the correlator's conditionals, where the options ask for it; logits (heads, vocab),
-        states (heads, hidden)."""
+        """Candidates with the correlator's conditionals, where the options ask for it; logits of the further
+        heads, states (heads, hidden)."""
         if self._correlators is None or self._options.highest_order == 1:
             return candidates
-        further = len(candidates.ids)
-        return self._correlators.attach(candidates, logits[1:further], states[1:further], self._options)
+        heads = len(candidates.ids)
+        return self._correlators.attach(candidates, logits[: heads - 1], states[1:heads], self._options)
 
     def _verified(self, logits: ByPosition, seconds: Callable[[], float], states: Tensor) -> StepRecord:
         drafts, options = self._drafts, self._options
-        verdict = verify(logits, drafts, self._context, options, self._uniform, self._end_ids)
+        # The first head's at all positions at once; where the further heads' are of all tokens too, all heads'
+        # at one position: it is reading the output embedding that takes the time, and few drafts are kept.
+        first = logits[:, 0] if options.exact_vocabulary else logits
+        verdict = verify(first, drafts, self._context, options, self._uniform, self._end_ids)
         lap("draw")
         tokens, going_on = self._cut(verdict.tokens)
         self.rejected = len(drafts) - verdict.accepted
         self._drafts, self.pending, joint = (), [], None
         if going_on:
-            at = verdict.accepted
-            joint = self._propose(logits[at], verdict.last, tokens, states[:, at])
+            joint = self._propose(logits, verdict, tokens, states[:, verdict.accepted])
             self.pending = [tokens[-1], *(draft.token for draft in self._drafts)]
             lap("joint and mask")
         return StepRecord(
@@ -140,22 +142,32 @@ class TokenSequence:
         )
 
     def _propose(
-        self, logits: Tensor, first: Candidates, tokens: tuple[int, ...], states: Tensor
+        self, logits: ByPosition, verdict: Verdict, tokens: tuple[int, ...], states: Tensor
     ) -> Joint | None:
-        """Draft what may follow `tokens`; the joint that the drafts are from."""
+        """Draft what may follow `tokens`; the joint that the drafts are from. states (heads, hidden)."""
         # A pass makes one token more final than it reads drafts, and there is no use for more than the limit.
         left = self.limit - self.emitted - len(tokens) - 1
-        most = min(len(logits) - 1, self._options.highest_order - 1, left)
+        most = min(len(states) - 1, self._options.highest_order - 1, left)
         if most < 1:
             return None
-        rest = top_candidates(logits[1 : 1 + most], self._options)
+        few, at, heads = self._options.exact_vocabulary, verdict.accepted, slice(1, 1 + most)
+        further = logits[at, heads, :few] if few else logits[at][heads]
+        rest = top_candidates(further, self._options)
         lap("top-k")
-        heads = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
-        heads = self._given(heads, logits, states)
+        first = verdict.last
+        candidates = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))
+        candidates = self._given(candidates, further, states)
         self._drafts = propose(
-            heads, tokens[-1], self._table, self._context, self._options, self._uniform, most, self._end_ids
+            candidates,
+            tokens[-1],
+            self._table,
+            self._context,
+            self._options,
+            self._uniform,
+            most,
+            self._end_ids,
         )
-        return recorded_joint(heads, max(2, 1 + len(self._drafts)), self._table, self._options)
+        return recorded_joint(candidates, max(2, 1 + len(self._drafts)), self._table, self._options)
 
     def _cut(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
         """The tokens up to an end or the limit inside the chunk, and whether the text goes on after them."""

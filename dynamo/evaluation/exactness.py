@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -130,17 +129,12 @@ def _places(engine: Engine, prompt: list[int], tokens: list[int]) -> dict[tuple[
     return said
 
 
-class _Remembered:
-    """A pass's logits and hidden states by position; anything for places that do not count."""
-
-    def __init__(self, places: dict[tuple[int, ...], Said], before: list[int], pending: list[int]):
-        self._places, self._before, self._pending = places, before, pending
-
-    def __getitem__(self, asked: Any) -> Tensor:
-        states = isinstance(asked, tuple)
-        position = asked[1] if states else asked
-        place = (*self._before, *self._pending[:position])
-        return self._places.get(place, self._places[()])[states]
+def _remembered(places: dict[tuple[int, ...], Said], before: list[int], pending: list[int]) -> Said:
+    """A pass's logits (queries, heads, vocab) and hidden states (heads, queries, hidden), anything for places
+    that do not count."""
+    asked = [(*before, *pending[:count]) for count in range(1 + len(pending))]
+    logits, states = zip(*(places.get(place, places[()]) for place in asked), strict=True)
+    return torch.stack(logits), torch.stack(states, dim=1)
 
 
 def _streams(
@@ -163,8 +157,8 @@ def _streams(
         kept: list[bool] = []
         while sequence.pending and len(tokens) < (3 if tokens[1:2] == [second] else 2):
             drafts = sequence.pending[1:] if tokens else []
-            said = _Remembered(places, tokens, drafts)
-            record = sequence.advance(said, lambda: 0.0, said)
+            logits, states = _remembered(places, tokens, drafts)
+            record = sequence.advance(logits, lambda: 0.0, states)
             accepted = len(drafts) - sequence.rejected
             tokens += record.tokens
             kept += [index < accepted for index in range(len(record.tokens))]

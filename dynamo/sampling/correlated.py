@@ -78,7 +78,7 @@ class Correlators:
         self, candidates: Candidates, logits: Tensor, states: Tensor, options: SamplingOptions
     ) -> Candidates:
         """Candidates (n, k) with their conditionals. Of heads 2 .. n at the pass's position: logits (n - 1,
-        vocab), and hidden states behind the final norm (n - 1, hidden)."""
+        tokens), from which the candidates are, and hidden states behind the final norm (n - 1, hidden)."""
         temperature = options.temperature or 1.0
         logits = logits.float() if logits.itemsize < 4 else logits
         # The likeliest token's share of all tokens over its share of the candidates.

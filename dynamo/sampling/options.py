@@ -57,9 +57,14 @@ class SamplingOptions:
         0.0,
         "how likely drafts of exact mode must be, as the heads see them, 0 to 1: 0 drafts freely, 1 nothing",
     )
+    exact_vocabulary: int = option(
+        0,
+        "exact mode drafts only the vocabulary's first so many tokens, in most the most frequent "
+        "ones; 0 drafts any",
+    )
 
     def __post_init__(self):
-        check_types(self, leave_out=("top_k", "max_order"))
+        check_types(self, leave_out=("top_k", "max_order", "exact_vocabulary"))
         self._require(
             "threshold",
             0 <= self.threshold <= 1,
@@ -77,6 +82,10 @@ class SamplingOptions:
         orders = _whole(self.max_order) and 1 <= self.max_order <= MAX_ORDER
         self._require("max_order", orders, f"1 to {MAX_ORDER}", "1 emits single tokens")
         self._require("min_kept_mass", 0 <= self.min_kept_mass <= 1, "0 to 1", "0 is the paper's")
+        drafted = _whole(self.exact_vocabulary) and (
+            self.exact_vocabulary == 0 or self.exact_vocabulary >= self.top_k
+        )
+        self._require("exact_vocabulary", drafted, "a whole number, top_k or more", "0 drafts any token")
         self._require("exact_threshold", 0 <= self.exact_threshold <= 1, "0 to 1", "0 drafts freely")
 
     def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:

@@ -21,17 +21,30 @@ from dynamo.sampling.options import SamplingOptions
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("exact_threshold", [0.0, 0.05])
-def test_greedy_exact_mode_is_the_greedy_one_token_loop(seed, penalty, exact_threshold):
+@pytest.mark.parametrize("exact_vocabulary", [0, 200])
+def test_greedy_exact_mode_is_the_greedy_one_token_loop(seed, penalty, exact_threshold, exact_vocabulary):
     """A table of the model's own greedy text, so that drafts are often right."""
     model = tiny_dynamo(seed=seed, head_init="copy")
     options = SamplingOptions(temperature=0, repetition_penalty=penalty, top_k=20)
     alone = tokens_of(Engine(model.to_pythia()).stream(PROMPT, options, 80))
     table = CooccurrenceTable.count([PROMPT + alone] * 3, vocab_size=300)
-    exact = replace(options, exact=True, exact_threshold=exact_threshold)
+    drafted = {"exact_threshold": exact_threshold, "exact_vocabulary": exact_vocabulary}
+    exact = replace(options, exact=True, **drafted)
     steps = list(Engine(model, table).stream(PROMPT, exact, 80))
     assert tokens_of(steps) == alone
     if exact_threshold == 0 and len(alone) > 40:
         assert any(len(step.tokens) > 1 for step in steps) and any(step.rejected for step in steps)
+    if exact_vocabulary:
+        assert all(token < exact_vocabulary for step in steps for token in step.drafted)
+
+
+@pytest.mark.parametrize("shape", [{}, {"own_output_embedding": True}], ids=str)
+def test_logits_made_when_asked_for_are_those_of_all(shape):
+    decoder = Decoder(tiny_dynamo(**shape), packed=True)
+    states = decoder.read(decoder.new_cache(64), list(PROMPT), queries=3)
+    some, all_ = decoder.by_position(states), decoder.logits(states).transpose(0, 1)  # (3, heads, vocab)
+    for asked in (1, (slice(None), 0), (2, slice(1, 3), slice(None, 40)), (0, slice(1, 2))):
+        torch.testing.assert_close(some[asked], all_[asked])
 
 
 def test_a_stock_model_or_no_draft_gives_the_base_loop_from_the_same_seed():

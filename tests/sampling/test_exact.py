@@ -24,6 +24,7 @@ MODES = [
     {"mask_strength": 0.0},
     {"repetition_penalty": 1.6, "exact_threshold": 0.4, "mask_strength": 0.5},
     {"top_k": 3, "temperature": 0.6},
+    {"top_k": 3, "exact_vocabulary": 4},
     {"max_order": 2},
     {"correction": "smoothed"},
     {"correction": "correlator", "repetition_penalty": 1.3},
