@@ -116,8 +116,8 @@ class TokenSequence:
 
     def _verified(self, logits: ByPosition, seconds: Callable[[], float], states: Tensor) -> StepRecord:
         drafts, options = self._drafts, self._options
-        # The first head's at all positions at once; where the further heads' are of all tokens too, all heads'
-        # at one position: it is reading the output embedding that takes the time, and few drafts are kept.
+        # The first head's at all positions at once; where the further heads' are of all tokens too, those
+        # of one: reading the output embedding is what takes the time, and few drafts are kept.
         first = logits[:, 0] if options.exact_vocabulary else logits
         verdict = verify(first, drafts, self._context, options, self._uniform, self._end_ids)
         lap("draw")
@@ -151,6 +151,7 @@ class TokenSequence:
         if most < 1:
             return None
         few, at, heads = self._options.exact_vocabulary, verdict.accepted, slice(1, 1 + most)
+        few = few and max(few, self._options.top_k)  # as many candidates as the first head has
         further = logits[at, heads, :few] if few else logits[at][heads]
         rest = top_candidates(further, self._options)
         lap("top-k")

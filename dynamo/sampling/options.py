@@ -59,8 +59,8 @@ class SamplingOptions:
     )
     exact_vocabulary: int = option(
         0,
-        "exact mode drafts only the vocabulary's first so many tokens, in most the most frequent "
-        "ones; 0 drafts any",
+        "exact mode drafts only the vocabulary's first so many tokens, top_k at least: in most vocabularies "
+        "these are the most frequent ones; 0 drafts any",
     )
 
     def __post_init__(self):
@@ -82,10 +82,8 @@ class SamplingOptions:
         orders = _whole(self.max_order) and 1 <= self.max_order <= MAX_ORDER
         self._require("max_order", orders, f"1 to {MAX_ORDER}", "1 emits single tokens")
         self._require("min_kept_mass", 0 <= self.min_kept_mass <= 1, "0 to 1", "0 is the paper's")
-        drafted = _whole(self.exact_vocabulary) and (
-            self.exact_vocabulary == 0 or self.exact_vocabulary >= self.top_k
-        )
-        self._require("exact_vocabulary", drafted, "a whole number, top_k or more", "0 drafts any token")
+        drafted = _whole(self.exact_vocabulary) and self.exact_vocabulary >= 0
+        self._require("exact_vocabulary", drafted, "a whole number, 0 or more", "0 drafts any token")
         self._require("exact_threshold", 0 <= self.exact_threshold <= 1, "0 to 1", "0 drafts freely")
 
     def _require(self, name: str, holds: bool, allowed: str, remedy: str) -> None:
