@@ -64,11 +64,11 @@ def open_page(browser, window):
     """Opens a page, and fails the test on a script error, a dialog or a request to another host.
 
     With reduced motion nothing plays by itself, which most tests would have to wait for. script: runs before
-    the page's own; options: of a window of the page's own.
+    the page's own; before: does what it wants with the empty page; options: of a window of its own.
     """
     opened, troubles = [], []
 
-    def open_page(url: str, viewport: Any = None, reduced_motion: str = "reduce", script="", **options: Any):
+    def open_page(url, viewport=None, reduced_motion="reduce", script="", before=None, **options: Any):
         page = (browser.new_context(**options) if options else window).new_page()
         opened.append(page.context if options else page)
         page.set_viewport_size(viewport or {"width": 1280, "height": 900})
@@ -78,6 +78,8 @@ def open_page(browser, window):
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: note_stranger(request.url, url, troubles))
         page.add_init_script(script)
+        if before:
+            before(page)
         page.goto(url)
         return page
 

@@ -8,11 +8,11 @@ from functools import partial
 
 import pytest
 from conftest import tiny_base, tiny_dynamo
-from pages import assert_accessible
+from pages import assert_accessible, launched
 
 from dynamo.loading import EMBEDDED, KNOWN, load
 from dynamo.training.trainer import save_model
-from dynamo.ui import ModelManager, ModelPair, build_demo, launch_options
+from dynamo.ui import ModelManager, ModelPair, build_demo
 from dynamo.ui.models import manager
 
 PHONE = {"width": 375, "height": 812}
@@ -33,28 +33,49 @@ def folder(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def url(folder):
-    pair = load(str(folder / "first"), device="cpu")
-    models = partial(
-        ModelManager,
-        stage=stage,
-        names=(str(folder / "<b>second"), str(folder / "first")),
-        any_model=True,
-        training_folder=folder / "trained",
-        device="cpu",
-    )
+def served(folder):
+    """The page's address, and the manager of its models."""
+    pair, made = load(str(folder / "first"), device="cpu"), []
+
+    def models(service):
+        made.append(
+            ModelManager(
+                service,
+                stage=stage,
+                names=(str(folder / "<b>second"), str(folder / "first")),
+                any_model=True,
+                training_folder=folder / "trained",
+                device="cpu",
+            )
+        )
+        return made[0]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dynamo.ui.models.manager.available_memory", lambda device: 8 * 10**9)
-        demo = build_demo(stage(pair), models=models)
-        options = {**launch_options(), "inbrowser": False, "mcp_server": False}
-        _, url, _ = demo.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
-        yield url
-        demo.close()
+        with launched(build_demo(stage(pair), models=models)) as url:
+            yield url, made[0]
 
 
 @pytest.fixture
-def open_page(open_page):
-    """Each page in a window of its own, as visitors have: pages of one window share their few connections."""
+def url(served):
+    return served[0]
+
+
+@pytest.fixture
+def load_for_all(served, folder):
+    """Loads a pair as any visitor may, and waits for it."""
+
+    def load_for_all(name):
+        for _ in served[1].load(str(folder / name)):
+            pass
+        assert served[1].loaded == str(folder / name)
+
+    return load_for_all
+
+
+@pytest.fixture
+def another_page(open_page):
+    """In a window of its own: pages of one window share their few connections."""
     return partial(open_page, locale="en-US")
 
 
@@ -113,7 +134,9 @@ def test_a_model_without_heads_completes_and_offers_training(open_page, url, fol
     assert_accessible(page)
 
 
-def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(open_page, url, folder):
+def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(
+    open_page, another_page, url, folder
+):
     page = at_models(open_page, url)
     loads(page, str(folder / "<b>second"))
     page.get_by_text("it answers in Compare from the next run on").wait_for()
@@ -121,7 +144,7 @@ def test_after_a_swap_the_page_is_about_the_new_pair_also_for_latecomers(open_pa
     page.get_by_role("tab", name="Compare").click()
     page.locator("#generate").click()
     page.locator("#pane-dynamo .dm-chunk").first.wait_for()
-    late = at_models(open_page, url)
+    late = at_models(another_page, url)
     late.locator("#models-loaded").get_by_text("<b>second").wait_for()
     late.get_by_role("tab", name="About").click()
     late.get_by_text("DynaMo checkpoint").wait_for()
@@ -153,27 +176,33 @@ def test_after_a_swap_examples_memory_and_speed_are_the_new_pairs(open_page, url
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def reload_held(page):
-    """Loads the page anew: what it asks on opening is held back, in a list, until the event is set."""
-    held, let_go = [], threading.Event()
-    page.route(
-        "**/gradio_api/run/**", lambda route: route.continue_() if let_go.is_set() else held.append(route)
-    )
-    page.reload()
-    while not held:
-        page.wait_for_timeout(50)
-    return held, let_go
+@pytest.fixture
+def open_held(open_page, url):
+    """Opens the page; what it asks on opening is held back, in a list, until the event is set."""
+
+    def open_held():
+        held, let_go = [], threading.Event()
+
+        def hold(page):
+            page.route(
+                "**/gradio_api/run/**",
+                lambda route: route.continue_() if let_go.is_set() else held.append(route),
+            )
+
+        page = open_page(url, before=hold)
+        while not held:
+            page.wait_for_timeout(50)
+        return page, held, let_go
+
+    return open_held
 
 
 @pytest.mark.parametrize("written_name", ["someone/else", "the name that the page was built for"])
-def test_a_name_that_is_being_written_stays(open_page, url, folder, written_name):
+def test_a_name_that_is_being_written_stays(open_held, load_for_all, folder, written_name):
     """On a busy machine the name of the pair before was what Load then loaded."""
     written_name = written_name if "/" in written_name else str(folder / "first")
-    first = at_models(open_page, url)
-    loads(first, str(folder / "untuned"))
-    first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page = open_page(url)
-    held, written = reload_held(page)
+    load_for_all("untuned")
+    page, held, written = open_held()
     page.get_by_role("tab", name="Models").click()
     name = page.locator("#model-name textarea, #model-name input").first
     name.fill(written_name)
@@ -208,7 +237,7 @@ def test_a_pair_is_picked_in_the_head_and_named_there(open_page, url, folder):
 
 def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, url, folder):
     """What the page asked on opening was answered after the pick, and undid it before it was read."""
-    page, late, let_go = open_page(url), [], threading.Event()
+    late, let_go = [], threading.Event()
 
     def answer(route):
         if let_go.is_set():
@@ -216,8 +245,7 @@ def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, url, fo
         else:
             late.append((route, route.fetch()))
 
-    page.route("**/gradio_api/run/**", answer)
-    page.reload()
+    page = open_page(url, before=lambda page: page.route("**/gradio_api/run/**", answer))
     while not late:
         page.wait_for_timeout(50)
     loaded = page.locator("#model-switch input").input_value()
@@ -267,26 +295,24 @@ def test_who_leaves_the_list_of_pairs_as_it_is_loads_nothing(open_page, url, fol
     assert "loaded" not in page.locator("#switch-status").inner_text()
 
 
-def test_a_pair_that_came_back_is_not_sent_to_a_page_that_was_built_for_it(open_page, url, folder):
-    page = at_models(open_page, url)
-    for name in (str(folder / "<b>second"), str(folder / "first")):
-        loads(page, name)
-        page.locator("#models-loaded").get_by_text(name).wait_for()
-        page.get_by_text(f"{name} is loaded for every visitor").wait_for()  # until then it takes no other
-    late, answers = open_page(url), []
-    late.on("response", lambda response: "/gradio_api/run/" in response.url and answers.append(response))
-    late.reload()
-    settled(late)
+def test_a_pair_that_came_back_is_not_sent_to_a_page_that_was_built_for_it(open_page, url, load_for_all):
+    for name in ("<b>second", "first"):
+        load_for_all(name)
+    answers = []
+
+    def listen(page):
+        page.on("response", lambda response: "/gradio_api/run/" in response.url and answers.append(response))
+
+    page = open_page(url, before=listen)
+    settled(page)
     assert answers and not any('"samples"' in answer.text() for answer in answers)
-    late.get_by_role("button", name="Explain", exact=True).wait_for()
+    page.get_by_role("button", name="Explain", exact=True).wait_for()
 
 
-def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page, url, folder):
+def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page, url, folder, load_for_all):
     """The page asks about the pair when it opens; on a slow line the visitor may load another one by then."""
-    first = at_models(open_page, url)
-    loads(first, str(folder / "<b>second"))
-    first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page, late = open_page(url), []
+    load_for_all("<b>second")
+    late = []
 
     def answer(route):
         response = route.fetch()
@@ -295,8 +321,7 @@ def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page
         else:
             route.fulfill(response=response)
 
-    page.route("**/gradio_api/run/**", answer)
-    page.reload()
+    page = open_page(url, before=lambda page: page.route("**/gradio_api/run/**", answer))
     while not late:
         page.wait_for_timeout(50)
     page.get_by_role("tab", name="Models").click()
@@ -332,12 +357,9 @@ def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, url, fol
     assert typed.input_value() == "My own words"
 
 
-def test_an_example_that_is_picked_while_the_page_opens_stays(open_page, url, folder):
-    first = at_models(open_page, url)
-    loads(first, str(folder / "first"))
-    first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page = open_page(url)
-    held, opened = reload_held(page)
+def test_an_example_that_is_picked_while_the_page_opens_stays(open_held, load_for_all):
+    load_for_all("first")
+    page, held, opened = open_held()
     opened.set()
     page.get_by_role("button", name="Recipe", exact=True).click()
     box = page.locator("#prompt textarea, #prompt input").first
@@ -349,21 +371,13 @@ def test_an_example_that_is_picked_while_the_page_opens_stays(open_page, url, fo
     assert box.input_value() == "How do I make pancakes?"
 
 
-def test_what_a_visitor_writes_while_the_page_learns_of_another_pair_stays(open_page, url, folder):
+def test_what_a_visitor_writes_while_the_page_learns_of_another_pair_stays(open_held, load_for_all):
     """The page asks about the pair when it opens; the answers come only after the visitor has written."""
-    first = at_models(open_page, url)
-    loads(first, str(folder / "untuned"))
-    first.get_by_text("it answers in Compare from the next run on").wait_for()
-    page, held, answered, written = open_page(url), [], [], threading.Event()
-    for end in ("requestfinished", "requestfailed"):  # the page was loaded twice
+    load_for_all("untuned")
+    (page, held, written), answered = open_held(), []
+    for end in ("requestfinished", "requestfailed"):
         page.on(end, lambda request: answered.append(request))
-    page.route(
-        "**/gradio_api/run/**", lambda route: route.continue_() if written.is_set() else held.append(route)
-    )
-    page.reload()
     typed = page.locator("#prompt textarea, #prompt input").first
-    while not held:
-        page.wait_for_timeout(50)
     typed.fill("My own words")
     written.set()
     for route in held:
