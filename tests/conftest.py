@@ -40,11 +40,13 @@ settings.register_profile("same everywhere", settings.get_profile("search"), der
 settings.load_profile("same everywhere")
 
 
-# Files that start servers, browsers or processes, load models of some size, or are about other libraries;
-# the longest first. Workers begin with them, so that none is left alone with one at the end, and `make check`
-# does without them.
+# Files that start servers, browsers or processes, compile the largest loops, load models of some size, or are
+# about other libraries; the longest first. Workers begin with them, so that none is left alone with one at
+# the end, and `make check` does without them.
+COMPILING = ("kernels/test_passes.py", "kernels/test_products.py")
 SLOW = (
     "model/test_lookalike.py",
+    *COMPILING,
     "common/test_distributed.py",
     "pipelines/test_kills.py",
     "browser",
@@ -90,11 +92,13 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 class Scheduling(LoadFileScheduling):
     """A worker takes whole files; one takes all those that start processes by `processes`, whose server then
-    imports everything once."""
+    imports everything once, and one those that compile the largest loops, while others wait for browsers."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "processes" if starts_processes(file) else file
+        if starts_processes(file):
+            return "processes"
+        return "compiling" if file.endswith(COMPILING) else file
 
 
 @functools.cache

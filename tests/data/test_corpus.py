@@ -61,7 +61,8 @@ def test_blocks_are_the_documents_of_an_epoch_end_to_end():
         assert np.array_equal(got, expected)
 
 
-def test_what_is_tokenised_is_kept_and_what_changed_is_made_again(folder, tokenizer):
+def test_what_is_tokenised_is_kept_and_what_changed_is_made_again(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr("dynamo.data.corpus.process_pool", pool)
     files = data_files([str(folder / "shards")])
     first = tokenise(files, tokenizer, folder / "tokens", workers=2)
     (folder / "tokens" / "left.123.part").write_bytes(b"of a kill")

@@ -62,22 +62,28 @@ IndexDataCacheFile.save = save
     assert printed(ASK + code + DRAW, NUMBA_CACHE_DIR=str(tmp_path)) == "locked\n1"
 
 
-def test_threads_of_numbas_own_serve_several_callers(tmp_path):
+def test_threads_of_numbas_own_serve_several_callers():
     """Two at once would end the process."""
     code = """
 from threading import Thread
-x, plus, weights = np.ones((1, 32), np.float32), np.zeros((1, 4096), np.float32), np.ones(512 * 288, np.int8)
-def run():
+import numba, numpy as np
+from dynamo.kernels.compiling import compiled_on_all_cores
+@compiled_on_all_cores
+def count(numbers):
+    for i in numba.prange(len(numbers)):
+        numbers[i] += 1
+def run(numbers):
     for _ in range(300):
-        loops.product_on_all_cores(x, weights, plus, 2)
-run()
-callers = [Thread(target=run) for _ in range(4)]
-for each in callers: each.start()
-for each in callers: each.join()
-import numba
-print(numba.threading_layer())
+        count(numbers)
+run(np.zeros(64))
+each = [np.zeros(64) for _ in range(4)]
+callers = [Thread(target=run, args=(numbers,)) for numbers in each]
+for caller in callers: caller.start()
+for caller in callers: caller.join()
+print(numba.threading_layer(), {float(number) for numbers in each for number in numbers})
 """
-    assert printed(ASK + code, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2") == "workqueue"
+    threads = {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"}
+    assert printed(code, **threads) == "workqueue {300.0}"
 
 
 def test_a_full_disk_leaves_the_engine_running_in_numpy():
