@@ -24,6 +24,7 @@ import torch
 from dynamo.common.threads import settle_threads
 from dynamo.data.prompts import EVERYDAY_FILE, read_prompts
 from dynamo.evaluation.audit import audit
+from dynamo.evaluation.few_bits import read_few_bits
 from dynamo.evaluation.for_page import sweep_reports, time_split
 from dynamo.evaluation.sweep_report import SweepReport
 from dynamo.loading import (
@@ -83,7 +84,7 @@ def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) ->
     """A pair as the page runs it, with what can be measured of it; threads: of the processor, at most."""
     model_pair = ModelPair.from_pair(pair, gpu_worker)
     opinion = partial(audit, pair.base)
-    if sweep := shipped(pair.name, "sweep.json"):
+    if pair.weights == "own" and (sweep := shipped(pair.name, "sweep.json")):
         model_pair = replace(model_pair, report=SweepReport.read(sweep).to_json())
     if gpu_worker is not None:
         # A profile or a sweep would take the quota of many answers.
@@ -123,6 +124,7 @@ def model_choice(
         ready=ready,
         training_folder=None if config.on_space else HERE / "trained",
         dialogues=dialogues_in(config.data),
+        few_bits={name: read_few_bits(file) for name in SHIPPED if (file := shipped(name, "few_bits.json"))},
         held=held,
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,16 @@ class Difference:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Difference:
+        divergence, rise = (Estimate(**fields[name]) for name in ("divergence", "rise"))
+        return cls(fields["weights"], fields["head"], divergence, rise)
+
+
+def read_few_bits(path: Path) -> list[Difference]:
+    """What `python -m dynamo perplexity --weights` printed, kept in a file."""
+    return [Difference.from_json(each) for each in json.loads(path.read_text("utf-8"))["few_bits"]]
 
 
 @torch.inference_mode()

@@ -45,7 +45,7 @@ def sweep_reports(
     for point in sweep(pair, THRESHOLDS, prompts, options, 1, MAX_NEW_TOKENS, replied):
         points.append(point)
         yield SweepReport(
-            model=pair.name,
+            model=pair.name if pair.weights == "own" else f"{pair.name} in {pair.weights}",
             options={name: value for name, value in asdict(options).items() if name != "threshold"},
             prompts=len(prompts),
             seeds=1,

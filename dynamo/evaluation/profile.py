@@ -62,8 +62,8 @@ def profile_lanes(
     """
     options = options or SamplingOptions()
     engines = {
-        "base": Engine(pair.base, None, pair.tokenizer),
-        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer),
+        "base": Engine(pair.base, None, pair.tokenizer, pair.weights),
+        "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer, pair.weights),
     }
     with _one_at_a_time:
         return {lane: _profile(engine, prompts, options, max_new_tokens) for lane, engine in engines.items()}

@@ -145,8 +145,8 @@ def _points(
     progress: Callable[[], None],
     batch: int,
 ) -> Iterator[Point]:
-    base = Engine(pair.base, None, pair.tokenizer)
-    dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer)
+    base = Engine(pair.base, None, pair.tokenizer, pair.weights)
+    dynamo = Engine(pair.dynamo, pair.table, pair.tokenizer, pair.weights)
 
     def reply(engine: Engine, options: SamplingOptions, prompt: Sequence[int], seed: int) -> RunCounts:
         run = RunCounts.fold(engine.stream(prompt, options, max_new_tokens, seed))

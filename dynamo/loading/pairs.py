@@ -39,7 +39,8 @@ TABLE_FILE = "cooccurrence.safetensors"
 @dataclass(frozen=True, eq=False)
 class Pair:
     """What a race needs. `base`: a stock model; `table`: None (no mask) where there is none; `options`: what
-    was chosen for this pair, the usual ones where its config says nothing."""
+    was chosen for this pair, the usual ones where its config says nothing; `weights`: which copies of them
+    its engines run on (`dynamo.Engine`)."""
 
     name: str
     description: str
@@ -49,6 +50,7 @@ class Pair:
     table: CooccurrenceTable | None
     options: SamplingOptions = field(default_factory=SamplingOptions)
     about: About = field(default_factory=About)
+    weights: str = "own"
 
 
 def load(

@@ -218,6 +218,13 @@ class ModelShape:
             looped += self.all_layers * layer.passes_bytes()
         return self.all_layers * layer.packed_bytes() + self.embedding_copy_bytes(passes) + looped
 
+    def few_bits_bytes(self, matrix_bytes: float) -> int:
+        """Packed copies in fewer bits; matrix_bytes: of one weight of the layers' matrices. The output
+        embedding has 8 bits."""
+        return (
+            round(matrix_bytes * self.all_layers * self.layer.matrix_parameters) + self.embedding_parameters
+        )
+
     def embedding_copy_bytes(self, looped: bool) -> int:
         """The output embedding's copy in 16 bits; looped: for the compiled loops, which have rows by eights
         and a scale for each."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from talks import SETTINGS
 
 from dynamo import kernels
 from dynamo.decoding.decoder import Decoder
+from dynamo.decoding.few_bits import BYTES
 from dynamo.loading import Footprint, load, memory_of
 from dynamo.model import model_shape
 from dynamo.model.packing import bytes_of_copies
@@ -20,6 +22,7 @@ from dynamo.training.trainer import save_model
 from dynamo.ui import ModelPair
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.service import PageService
+from dynamo.ui.models.few_bits import few_bits_table
 from dynamo.ui.models.footprint import footprint_table
 
 
@@ -141,7 +144,7 @@ def answered(service):
 
 
 def cells(service):
-    table = footprint_table(service.pair.footprint, service.speeds(), service.speeds(in_full=True))
+    table = footprint_table(service.pair.footprint, service.speeds(), service.speeds(quantised=""))
     rows = re.findall(r'<tr><th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)</tr>', table)
     return {name: re.findall(r"<td>([^<]*)</td>", row) for name, row in rows}
 
@@ -165,13 +168,47 @@ def test_speeds_are_shown_after_an_answer(folder):
         len(shown["Together"]) == 2 and shown["Caches of both lanes"][0] == shown["Caches of both lanes"][1]
     )
     answered(service)
-    assert service.speeds() != whole and service.speeds(in_full=True) == whole
+    assert service.speeds() != whole and service.speeds(quantised="") == whole
 
 
 def test_speeds_of_another_opponent_are_not_the_base_loops(folder):
     service = PageService(ModelPair.from_pair(load(str(folder), device="cpu")))
     list(service.answer(Chat(), "hello", SETTINGS, "threshold-1"))
     assert service.speeds() == {}
+
+
+def test_what_fewer_bits_change_stands_beside_how_fast_they_were_here():
+    changes = {"int8": (0.0051, -0.0055), "int4": (0.0008, 0.001)}
+    measured = [
+        SimpleNamespace(
+            weights=bits,
+            head=head,
+            divergence=SimpleNamespace(value=head * kl),
+            rise=SimpleNamespace(value=rise),
+        )
+        for bits, (kl, rise) in changes.items()
+        for head in (1, 2)
+    ]
+    speeds = {"": {"base": 88.4, "dynamo": 84.2}, "int4": {"base": 1183, "dynamo": 129}}
+    table = few_bits_table(measured, lambda bits: speeds.get(bits, {}), "int4")
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th>((?:<td>[^<]*</td>)+)</tr>', table)
+    assert {name: re.findall(r"<td>([^<]*)</td>", row) for name, row in rows} == {
+        "as they are": ["–", "–", "88", "84"],
+        "int8": ["0.0051", "−0.55 %", "after an answer", "after an answer"],
+        "int4 (loaded)": ["0.0008", "+0.10 %", "1,183", "129"],
+    }
+    assert few_bits_table([], lambda bits: {}, "own") == ""
+
+
+@pytest.mark.parametrize("weights", BYTES)
+def test_copies_in_fewer_bits_take_what_is_foretold(folder, weights):
+    model = load(str(folder), device="cpu").dynamo
+    decoder = Decoder(model, weights=weights)
+    products = [
+        each for part in (*decoder._stem, decoder._finals) for one in part.products for each in one.values()
+    ]
+    held = sum(each.numbers.nbytes for each in (*products, decoder._unembed))
+    assert model_shape(model).few_bits_bytes(BYTES[weights]) == pytest.approx(held, rel=0.2)
 
 
 def test_a_pair_whose_memory_is_not_known_has_no_table():

@@ -14,6 +14,9 @@ from hub import Repo
 from huggingface_hub import HfApi
 from talks import SETTINGS, stage
 
+from dynamo.common.statistics import Estimate
+from dynamo.decoding.few_bits import BYTES
+from dynamo.evaluation.few_bits import Difference
 from dynamo.loading import EMBEDDED, downloads, load
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.ndjson import read_trace
@@ -209,6 +212,29 @@ def test_eight_bits_are_loaded_where_they_are_asked_for(manager, folders):
     assert "Linear8bitLt" in {type(each).__name__ for each in staged[0].dynamo.modules()}
     with pytest.raises(ValueError, match="quantize: "):
         manager.load(folders["two"], "3bit")
+
+
+def test_measured_copies_in_fewer_bits_are_offered_and_answer_once_they_are_loaded(folders):
+    measured = [Difference(bits, 1, Estimate(0.001, 0, 0.002), Estimate(0.01, 0, 0.02)) for bits in BYTES]
+    service = PageService(stage(load(folders["one"], device="cpu")))
+    manager = ModelManager(service, stage, any_model=True, few_bits={folders["two"]: measured}, device="cpu")
+    assert manager.quantisations(folders["two"]) == ["int8", "int4"]
+    with pytest.raises(ValueError, match="'int4' is not available for"):
+        manager.load(folders["one"], "int4")
+    list(manager.load(folders["two"]))
+    own = service.pair
+    list(manager.load(folders["two"], "int4"))
+    pair = service.pair
+    for lane in ("loop", "dynamo"):
+        assert pair.engines.by_name[lane].bytes_per_weight() == BYTES["int4"]
+        assert own.engines.by_name[lane].bytes_per_weight() == 4
+    assert (own.weights, own.bits, pair.weights, pair.bits) == ("own", 0, "int4", 4)
+    assert pair.footprint.full == own.footprint.weights + own.footprint.copies
+    exact = replace(SETTINGS, options=SamplingOptions(exact=True))
+    *_, view = service.answer(Chat(), "hello", exact)
+    assert view.status.endswith("this model's first head, in these 4-bit weights.")
+    assert read_trace(view.dynamo.splitlines()).header.options["bits"] == 4
+    assert service.speeds(folders["two"], "int4") == service.speeds() and not service.speeds(quantised="")
 
 
 @pytest.fixture

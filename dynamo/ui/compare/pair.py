@@ -16,7 +16,7 @@ from uuid import uuid4
 from dynamo.common.validation import message, short_repr
 from dynamo.data.text import IncrementalDecoder, TokenLabels, encode_chat, encode_plain, has_chat_template
 from dynamo.loading.about import About
-from dynamo.model.architectures import max_positions
+from dynamo.model.architectures import max_positions, model_shape
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
 from dynamo.sampling.sampler import warm_up
@@ -75,9 +75,9 @@ class ModelPair:
     for one run, whose text ends where a given stop string begins; label: one token id to text that can be
     read alone; end_tokens: ids that end a text; chat: whether it was finetuned to answer, else it completes
     text; general: whether it may be asked anything, or only about the dialogues' domains; footprint: its
-    memory; bits: of its weights where they are quantised, else 0; options: what the sampler's controls begin
-    with, and what those of them keep that have no control; about: in a few words; parameters: of the base,
-    and of what was added for DynaMo.
+    memory; bits: of its weights where they are quantised, else 0; weights: which copies of them the engines
+    run on (`dynamo.Engine`); options: what the sampler's controls begin with, and what those of them keep
+    that have no control; about: in a few words; parameters: of the base, and of what was added for DynaMo.
 
     audit: prompt ids and reply ids to the base's opinion; profile: where a pass's time goes; report: a
     finished sweep; sweep: runs one over so many prompts, calling back with (done, total) after every reply,
@@ -97,6 +97,7 @@ class ModelPair:
     general: bool = False
     footprint: Footprint | None = None
     bits: int = 0
+    weights: str = "own"
     options: SamplingOptions = field(default_factory=SamplingOptions)
     about: About = field(default_factory=About)
     parameters: tuple[int, int] = (0, 0)
@@ -109,8 +110,7 @@ class ModelPair:
     def from_pair(cls, pair: Pair, gpu_worker: GpuWorker | None = None) -> ModelPair:
         """gpu_worker: of a ZeroGPU Space; the engines are then built and run there."""
         from dynamo.decoding.engine import checked_prompt, end_of_text_ids
-        from dynamo.loading import EMBEDDED, Footprint
-        from dynamo.loading.quantised import quantised_as
+        from dynamo.loading import EMBEDDED
 
         config = pair.dynamo.config
         makers = engine_makers(pair)
@@ -137,8 +137,9 @@ class ModelPair:
             heads=config.num_token_heads,
             chat=has_chat_template(pair.tokenizer),
             general=pair.name != EMBEDDED,
-            footprint=Footprint.from_pair(pair) if gpu_worker is None else None,
-            bits=int(quantised_as(pair.dynamo).removesuffix("bit") or 0),
+            footprint=_footprint(pair) if gpu_worker is None else None,
+            bits=_bits(pair),
+            weights=pair.weights,
             options=pair.options,
             about=pair.about,
             parameters=_parameters(pair),
@@ -211,14 +212,35 @@ def _parameters(pair: Pair) -> tuple[int, int]:
     return base, pair.dynamo.num_parameters() - base
 
 
+def _bits(pair: Pair) -> int:
+    from dynamo.loading.quantised import quantised_as
+
+    name = quantised_as(pair.dynamo) or pair.weights  # "8bit", "int4", "own"
+    return int("".join(filter(str.isdigit, name)) or 0)
+
+
+def _footprint(pair: Pair) -> Footprint:
+    """With the copies that the engines run on."""
+    from dynamo.decoding.few_bits import BYTES
+    from dynamo.loading import Footprint
+
+    footprint = Footprint.from_pair(pair)
+    if pair.weights not in BYTES:
+        return footprint
+    shapes = [model_shape(model) for model in (pair.base, pair.dynamo)]
+    copies = sum(shape.few_bits_bytes(BYTES[pair.weights]) for shape in shapes)
+    full = footprint.weights + footprint.copies
+    return replace(footprint, quantised=pair.weights, copies=copies, full=full)
+
+
 def engine_makers(pair: Pair) -> dict[str, Callable[[], StepEngine]]:
     """Builders of a pair's engines, each built once: the opponents, the usual one first, and DynaMo."""
     from dynamo.decoding.engine import Engine
     from dynamo.decoding.generate import GenerateEngine
 
-    dynamo = cache(lambda: Engine(pair.dynamo, pair.table, pair.tokenizer))
+    dynamo = cache(lambda: Engine(pair.dynamo, pair.table, pair.tokenizer, pair.weights))
     return {
-        OWN_LOOP: cache(lambda: Engine(pair.base, tokenizer=pair.tokenizer)),
+        OWN_LOOP: cache(lambda: Engine(pair.base, None, pair.tokenizer, pair.weights)),
         GENERATE: cache(lambda: GenerateEngine(pair.base, pair.tokenizer)),
         THRESHOLD_1: lambda: AtThresholdOne(dynamo()),
         DYNAMO: dynamo,

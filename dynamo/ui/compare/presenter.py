@@ -26,7 +26,7 @@ WIDE_GRID = 25
 
 RACING = "The lane that has used less model time so far moves next."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
-FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head."
+FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head{}."
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,12 @@ class Race:
         return RaceView(wires.get("base", ""), wires.get("dynamo", ""), self._inspector, status)
 
     def _finished(self) -> str:
-        exact = any(lane.header.options.get("exact") for lane in self.lanes.values())
-        return FINISHED_EXACT if exact else FINISHED
+        options = self.lanes["dynamo"].header.options if "dynamo" in self.lanes else {}
+        if not options.get("exact"):
+            return FINISHED
+        return FINISHED_EXACT.format(
+            f", in these {bits}-bit weights" if (bits := options.get("bits")) else ""
+        )
 
     def _step(self, lane: RecordedRun, record: StepRecord | None) -> None:
         if record is None:

@@ -84,13 +84,13 @@ class PageService:
         if opponent == OWN_LOOP and all(speeds.values()):
             self._speeds[_loaded_as(pair)] = speeds
 
-    def speeds(self, in_full: bool = False) -> Mapping[str, float]:
-        """Tokens per second of model time of the loaded pair's last whole answer, by lane; empty before it.
+    def speeds(self, name: str | None = None, quantised: str | None = None) -> Mapping[str, float]:
+        """Tokens per second of model time of a pair's last whole answer here, by lane; empty before it.
 
-        in_full: of the same pair unquantised, where it was loaded and answered before.
+        name, quantised: of the pair that is loaded where they are not given; quantised "": in full.
         """
-        name, bits = _loaded_as(self.pair)
-        return self._speeds.get((name, "" if in_full else bits), {})
+        loaded = _loaded_as(self.pair)
+        return self._speeds.get((name or loaded[0], loaded[1] if quantised is None else quantised), {})
 
     def decode_again(self, chat: Chat, settings: Settings, opponent: str = OWN_LOOP) -> Iterator[RaceView]:
         """The last turn at other settings, same prompt and seed. Both lanes run, as only clocks of one run

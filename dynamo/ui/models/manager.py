@@ -9,8 +9,8 @@ only listed names are loaded. Nothing here knows gradio.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from dynamo.model import DynamoConfig
 from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.compare.service import PageService
 from dynamo.ui.models.completion import Completion
+from dynamo.ui.models.few_bits import Difference
 from dynamo.ui.models.training_job import in_words
 
 POLL_SECONDS = 0.2
@@ -76,8 +77,9 @@ class ModelManager:
     stage: a loaded pair to what the page runs; names: the listed models; any_model: whether any other may be
     loaded too, from a folder or the hub, which is never so on a public Space; ready: pairs that are loaded
     already, by name; training_folder: where heads are trained, None for no training; dialogues: a text on
-    this machine to train them on, None without; device: where models go, None for the default; held: bytes
-    of the pair to begin with. completion: a stock model that is loaded beside the pair, if any.
+    this machine to train them on, None without; few_bits: what copies in fewer bits change of a pair, by its
+    name; device: where models go, None for the default; held: bytes of the pair to begin with. completion: a
+    stock model that is loaded beside the pair, if any.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class ModelManager:
         ready: Mapping[str, ModelPair] | None = None,
         training_folder: Path | None = None,
         dialogues: Path | None = None,
+        few_bits: Mapping[str, Sequence[Difference]] | None = None,
         device: str | None = None,
         held: int = 0,
     ):
@@ -97,6 +100,8 @@ class ModelManager:
         self.names, self.any_model = names, any_model
         self.training_folder, self.dialogues = training_folder, dialogues
         self.device = checked_device(device)
+        # On a GPU the engines have no such copies.
+        self.few_bits = few_bits if few_bits and self.device.type == "cpu" and not ready else {}
         self.completion: Completion | None = None
         self.completions = 0  # that were loaded so far
         self.notice = ""
@@ -116,10 +121,12 @@ class ModelManager:
         job = self._job
         return job.name if job is not None and job.running else None
 
-    def quantisations(self) -> list[str]:
-        """Those to choose from. The loader refuses what the machine cannot do: to ask the library here would
-        import it, which takes seconds.
+    def quantisations(self, name: str = "") -> list[str]:
+        """Those of a model to choose from: measured copies in fewer bits, else what its loader may do. That
+        refuses what the machine cannot do: to ask the library here would import it, which takes seconds.
         """
+        if name in self.few_bits:
+            return list(dict.fromkeys(each.weights for each in self.few_bits[name]))
         installed = find_spec("bitsandbytes") is not None
         return list(QUANTISATIONS) if installed and not self._ready else []
 
@@ -216,10 +223,11 @@ class ModelManager:
             raise ValueError("model: choose one above, or give a hub id, a folder or a GGUF file")
         if not self.any_model and name not in (EMBEDDED, *self.names):
             raise ValueError(f"model: expected one of {', '.join((EMBEDDED, *self.names))}")
-        if quantize is not None and quantize not in self.quantisations():
-            raise ValueError(f"quantize: {quantize!r} is not available on this machine")
+        if quantize is not None and quantize not in self.quantisations(name):
+            raise ValueError(f"quantize: {quantize!r} is not available for {name} on this machine")
 
-    def _work(self, job: _Job, quantize: str | None) -> None:
+    def _work(self, job: _Job, chosen: str | None) -> None:
+        quantize, weights = (chosen, "own") if chosen in QUANTISATIONS else (None, chosen or "own")
         if job.name in self._ready:
             self.service.swap(self._ready[job.name])
             self.notice = ""
@@ -233,7 +241,7 @@ class ModelManager:
         self._make_room(job, folders, quantize)
         job.report(f"Reading the weights of {job.name} …")
         if heads or len(folders) > 1:
-            pair = load(job.name, self.device, quantize=quantize)
+            pair = replace(load(job.name, self.device, quantize=quantize), weights=weights)
             self.completion = None
             self._pair_bytes = memory_of(pair.base, pair.dynamo)
             self.service.swap(self._stage(pair))

@@ -17,6 +17,7 @@ def model_line(pair: ModelPair, named: bool) -> str:
     base, added = pair.parameters
     facts = [
         f"{_millions(base)} parameters + {_millions(added)} of heads" if base else "",
+        f"in {pair.bits} bits" if pair.bits else "",
         about.licence,
         about.good_for,
     ]

@@ -20,6 +20,7 @@ from dynamo.ui.compare.handlers import in_one_sentence
 from dynamo.ui.compare.pair import ModelPair
 from dynamo.ui.compare.tab import CompareTab
 from dynamo.ui.components import IN_BROWSER, QUIET, RUN, part
+from dynamo.ui.models.few_bits import AS_SAVED, few_bits_table
 from dynamo.ui.models.footprint import footprint_table
 from dynamo.ui.models.manager import LoadProgress, ModelManager
 from dynamo.ui.models.switch import ModelSwitch
@@ -27,7 +28,6 @@ from dynamo.ui.models.training import TrainingSection
 
 MODELS = "Models"  # label of the tab
 LOADING = {"show_progress": "hidden", "concurrency_id": "loading", "concurrency_limit": 4, **IN_BROWSER}
-AS_SAVED = "as they are"
 LONGEST_NAME = 300
 
 Updates = dict[Any, Any]
@@ -79,14 +79,15 @@ class ModelsTab:
         self.opened_with = gr.Textbox(manager.loaded, visible=False)
         self._refreshed = [
             self.seen, self.opened_with, self.name, self.loaded, self.picker, self.headless,
-            self.headless_title, self.written, self.speed, switch.picked, *about_pair,
+            self.headless_title, self.written, self.speed, switch.picked, self.quantize, self.few_bits,
+            *about_pair,
         ]  # fmt: skip
         self._connect_loading(tabs, demo)
         self._connect_opening(demo)
         self._connect_choice(tabs)
 
     def _build(self) -> None:
-        manager, bits = self._manager, self._manager.quantisations()
+        manager = self._manager
         gr.HTML(_INTRO.format(_SUITE if manager.training_folder is not None else ""))
         self.picker = part("picker", self._rows(None, manager.loaded), elem_id="models-picker")
         with gr.Row(elem_classes="dm-models-row"):
@@ -101,14 +102,9 @@ class ModelsTab:
                 elem_id="model-name",
             )
             self.quantize = gr.Radio(
-                [AS_SAVED, *bits],
-                value=AS_SAVED,
-                label="Weights",
-                info="Fewer bits save memory; on a CPU they cost time",
-                visible=bool(bits),
-                min_width=260,
-                elem_id="model-bits",
+                **self._weights(manager.loaded), label="Weights", min_width=260, elem_id="model-bits"
             )
+        self.few_bits = gr.HTML(self._few_bits(manager.loaded), elem_id="model-few-bits")
         with gr.Row(elem_classes="dm-models-row"):
             self.load = gr.Button("Load", variant="primary", min_width=120, scale=0, elem_id="model-load")
             self.cancel = gr.Button(
@@ -182,7 +178,8 @@ class ModelsTab:
         chosen = [self.quantize, self.name]
         self.picker.pick(_picked, None, self.name, **QUIET)
         self.quantize.change(self._rows, chosen, self.picker, **QUIET)
-        tabs.select(self._arrived, chosen, [self.picker, self.loaded], **QUIET)
+        self.name.change(self._named, chosen, [self.quantize, self.few_bits], **QUIET)
+        tabs.select(self._arrived, chosen, [self.picker, self.loaded, self.few_bits], **QUIET)
         self.complete.click(self._complete, self.begun, [self.written, self.speed], **RUN)
 
     # ---- what is shown
@@ -210,7 +207,13 @@ class ModelsTab:
         updates[self._switch.picked] = self._switch.update(with_value=changed or not opening)
         if changed:
             name = self.opened_with if opening else self.name
-            updates |= {name: manager.loaded, **self._show_pair(opening)}
+            weights = gr.update(**self._weights(manager.loaded, pair.weights))
+            updates |= {
+                name: manager.loaded,
+                self.quantize: weights,
+                self.few_bits: self._few_bits(manager.loaded),
+                **self._show_pair(opening),
+            }
         return updates
 
     def _missed(self, seen: str, opening: bool = False) -> Updates:
@@ -223,7 +226,7 @@ class ModelsTab:
         kind = "" if pair.chat else " It completes text; it was not finetuned to chat."
         reach = f"up to {pair.heads} tokens a pass, {pair.max_length:,} in a chat."
         name = f"<b><bdi>{in_html(pair.about.title or pair.name)}</bdi></b>"
-        table = footprint_table(pair.footprint, service.speeds(), service.speeds(in_full=True))
+        table = footprint_table(pair.footprint, service.speeds(), service.speeds(quantised=""))
         return f'<div class="dm-models"><p>Loaded: {name}, {reach}{kind}</p>{table}</div>'
 
     def _rows(self, quantize: Any, chosen: str) -> str:
@@ -234,8 +237,30 @@ class ModelsTab:
     def _arrived(self, quantize: str, name: str, event: gr.SelectData) -> Any:
         """What is free, cached, trained and how fast may have changed since the tab was seen last."""
         if event.value != MODELS:
-            return gr.skip(), gr.skip()
-        return self._rows(quantize, name), self._loaded()
+            return (gr.skip(),) * 3
+        return self._rows(quantize, name), self._loaded(), self._few_bits(name)
+
+    def _named(self, quantize: str, name: str) -> tuple[Any, str]:
+        """What there is to choose from for the model whose name was picked or written."""
+        return gr.update(**self._weights(name, quantize)), self._few_bits(name)
+
+    def _weights(self, name: str, chosen: str = AS_SAVED) -> dict[str, Any]:
+        offered = self._manager.quantisations(name)
+        measured = name in self._manager.few_bits
+        return {
+            "choices": [AS_SAVED, *offered],
+            "value": chosen if chosen in offered else AS_SAVED,
+            "info": "Each reads less memory a pass; see below"
+            if measured
+            else "Fewer bits save memory; on a CPU they cost time",
+            "visible": bool(offered),
+        }
+
+    def _few_bits(self, name: str) -> str:
+        """What fewer bits change of the model of this name."""
+        service, measured = self._manager.service, self._manager.few_bits.get(name, ())
+        loaded = service.pair.weights if service.pair.name == name else None
+        return few_bits_table(measured, lambda weights: service.speeds(name, weights), loaded)
 
     # ---- what is done
 
@@ -263,7 +288,8 @@ class ModelsTab:
         if refusal or name == self._manager.loaded:
             yield (gr.skip(),) * 3
         else:
-            yield from self._load(name, quantize)
+            offered = quantize in self._manager.quantisations(name)
+            yield from self._load(name, quantize if offered else AS_SAVED)
 
     @in_one_sentence
     def _complete(self, text: str) -> Iterator[tuple[str, str]]:
