@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,8 @@ from bases import ids, new_base, with_heads
 
 from dynamo.decoding.decoder import Decoder
 from dynamo.evaluation import few_bits
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_divergence_and_loss_are_those_of_both_decoders_distributions():
@@ -29,3 +33,12 @@ def test_divergence_and_loss_are_those_of_both_decoders_distributions():
     for each, (kl, tokens, rise, own) in zip(found, sums, strict=True):
         assert each.divergence.value == pytest.approx(kl / tokens, rel=0.05) and kl > 0
         assert each.rise.value == pytest.approx(rise / own, rel=0.05, abs=1e-4)
+
+
+def test_the_page_and_the_document_say_what_was_measured():
+    measured = few_bits.read_few_bits(ROOT / "assets" / "models" / "smollm2" / "few_bits.json")
+    text = (ROOT / "docs" / "smollm2.md").read_text("utf-8")
+    for weights in ("int8", "int4"):
+        heads = [each for each in measured if each.weights == weights]
+        cells = [f"{each.divergence.value:.4f} | {100 * each.rise.value:+.2f} %" for each in heads]
+        assert len(cells) == 3 and f"| {weights} | {' | '.join(cells)} |" in text

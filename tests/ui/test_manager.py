@@ -219,6 +219,7 @@ def test_measured_copies_in_fewer_bits_are_offered_and_answer_once_they_are_load
     service = PageService(stage(load(folders["one"], device="cpu")))
     manager = ModelManager(service, stage, any_model=True, few_bits={folders["two"]: measured}, device="cpu")
     assert manager.quantisations(folders["two"]) == ["int8", "int4"]
+    assert manager.rows("int4") == manager.rows(), "of the hub's models nothing is known"
     with pytest.raises(ValueError, match="'int4' is not available for"):
         manager.load(folders["one"], "int4")
     list(manager.load(folders["two"]))

@@ -7,17 +7,19 @@ machine, and never estimated.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dynamo.ui.compare.chat import LANES
-from dynamo.ui.models.footprint import LANE_NAMES, NOT_YET, Speeds
+from dynamo.ui.models.footprint import LANE_NAMES, Speeds
 
 AS_SAVED = "as they are"
+_CAPTION = "What fewer bits change, and tokens/s (model time only) in the last answer here"
 _NOTE = (
-    "What fewer bits change. KL: how far the first head's distribution moves; loss: its own, on held-out "
-    "conversations. Exact mode keeps the first head's distribution <em>of the weights that are loaded</em>. "
-    "Loading others packs the pair anew, for every visitor."
+    "KL: how far a head's distribution moves, in nats a token; loss: the first head's, on held-out "
+    "conversations. Exact mode keeps the first head's distribution <em>of the weights that are loaded</em>; "
+    "where the other heads move, fewer drafts are kept. Loading other weights packs the pair anew, for every "
+    "visitor."
 )
 
 
@@ -42,21 +44,34 @@ def few_bits_table(
     the weights that are loaded of it, None where it is not."""
     if not differences:
         return ""
-    rows = [_row(AS_SAVED, ["–", "–"], speeds(""), loaded == "own")]
-    for each in differences:
-        if each.head == 1:
-            changes = [f"{each.divergence.value:.4f}", f"{100 * each.rise.value:+.2f} %".replace("-", "−")]
-            rows.append(_row(each.weights, changes, speeds(each.weights), loaded == each.weights))
-    heads = ["KL, nats a token", "Loss", *(f"{LANE_NAMES[lane]}, tokens/s here" for lane in LANES)]
-    head = "".join(f'<th scope="col">{each}</th>' for each in heads)
+    columns = [_column(AS_SAVED, ["–"] * 3, speeds(""), loaded == "own")]
+    for weights in dict.fromkeys(each.weights for each in differences):
+        first, *others = sorted((e for e in differences if e.weights == weights), key=lambda each: each.head)
+        changes = [
+            f"{first.divergence.value:.4f}",
+            f"{max((each.divergence.value for each in others), default=0):.4f}",
+            f"{100 * first.rise.value:+.2f} %".replace("-", "−"),
+        ]
+        columns.append(_column(weights, changes, speeds(weights), loaded == weights))
+    names = [
+        "",
+        "KL, first head",
+        "KL, other heads",
+        "Loss",
+        *(f"{LANE_NAMES[lane]}, tokens/s" for lane in LANES),
+    ]
+    head, *rows = zip(names, *columns, strict=True)
+    cells = "".join(f'<th scope="col">{each}</th>' for each in head[1:])
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{each}</td>" for each in values)}</tr>'
+        for name, *values in rows
+    )
     return (
-        f'<div class="dm-models"><table class="dm-footprint"><caption>{_NOTE}</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="dm-models"><table class="dm-footprint dm-few-bits"><caption>{_CAPTION}</caption>'
+        f"<thead><tr><td></td>{cells}</tr></thead><tbody>{body}</tbody></table><p>{_NOTE}</p></div>"
     )
 
 
-def _row(weights: str, changes: list[str], speeds: Mapping[str, float], loaded: bool) -> str:
-    rates = [f"{speeds[lane]:,.0f}" if lane in speeds else NOT_YET for lane in LANES]
-    cells = "".join(f"<td>{each}</td>" for each in (*changes, *rates))
-    name = html.escape(weights) + (" (loaded)" if loaded else "")
-    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
+def _column(weights: str, changes: list[str], speeds: Speeds, loaded: bool) -> list[str]:
+    rates = [f"{speeds[lane]:,.0f}" if lane in speeds else "not yet" for lane in LANES]
+    return [html.escape(weights) + (" (loaded)" if loaded else ""), *changes, *rates]

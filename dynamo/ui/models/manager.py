@@ -163,7 +163,7 @@ class ModelManager:
                 self._badge(size.name),
                 size.reason,
             )
-            for size in model_sizes(self._dtype, free, quantize, packed=packed)
+            for size in model_sizes(self._dtype, free, _loaded_in(quantize), packed=packed)
             if size.name not in self.names
         ]
 
@@ -227,7 +227,7 @@ class ModelManager:
             raise ValueError(f"quantize: {quantize!r} is not available for {name} on this machine")
 
     def _work(self, job: _Job, chosen: str | None) -> None:
-        quantize, weights = (chosen, "own") if chosen in QUANTISATIONS else (None, chosen or "own")
+        quantize, weights = _loaded_in(chosen), "own" if chosen in (None, *QUANTISATIONS) else chosen
         if job.name in self._ready:
             self.service.swap(self._ready[job.name])
             self.notice = ""
@@ -266,6 +266,11 @@ class ModelManager:
                 f"There is no room for two models: the embedded pair answers until {job.name} is loaded."
             )
         give_back()
+
+
+def _loaded_in(chosen: str | None) -> str | None:
+    """What the loader quantises to; copies in fewer bits are made of a pair that is loaded in full."""
+    return chosen if chosen in QUANTISATIONS else None
 
 
 class _Job:

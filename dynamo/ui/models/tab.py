@@ -104,13 +104,13 @@ class ModelsTab:
             self.quantize = gr.Radio(
                 **self._weights(manager.loaded), label="Weights", min_width=260, elem_id="model-bits"
             )
-        self.few_bits = gr.HTML(self._few_bits(manager.loaded), elem_id="model-few-bits")
         with gr.Row(elem_classes="dm-models-row"):
             self.load = gr.Button("Load", variant="primary", min_width=120, scale=0, elem_id="model-load")
             self.cancel = gr.Button(
                 "Cancel", min_width=100, scale=0, interactive=False, elem_id="model-cancel"
             )
         self.status = gr.HTML(elem_id="model-status")
+        self.few_bits = gr.HTML(self._few_bits(manager.loaded), elem_id="model-few-bits")
         self.loaded = gr.HTML(self._loaded(), elem_id="models-loaded")
         with gr.Column(visible=False, elem_id="headless") as self.headless:
             self.headless_title = gr.HTML()
@@ -250,7 +250,7 @@ class ModelsTab:
         return {
             "choices": [AS_SAVED, *offered],
             "value": chosen if chosen in offered else AS_SAVED,
-            "info": "Each reads less memory a pass; see below"
+            "info": "Fewer bits are less to read in every pass: see below"
             if measured
             else "Fewer bits save memory; on a CPU they cost time",
             "visible": bool(offered),
