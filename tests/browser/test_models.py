@@ -10,11 +10,14 @@ import pytest
 from conftest import tiny_base, tiny_dynamo
 from pages import assert_accessible, launched
 
+from dynamo.common.statistics import Estimate
+from dynamo.evaluation.few_bits import Difference
 from dynamo.loading import EMBEDDED, KNOWN, load
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelManager, ModelPair, build_demo
 from dynamo.ui.models import manager
 
+TINY = Estimate(0.001, 0.0, 0.002)
 PHONE = {"width": 375, "height": 812}
 
 
@@ -28,6 +31,7 @@ def folder(tmp_path_factory, tokenizer):
     save_model(tiny_dynamo(seed=1), tokenizer, root / "first")
     save_model(tiny_dynamo(seed=2), tokenizer, root / "<b>second")
     save_model(tiny_dynamo(seed=3), tokenizer, root / "untuned")
+    save_model(tiny_dynamo(seed=4), tokenizer, root / "measured")
     save_model(tiny_base(), tokenizer, root / "stock")
     return root
 
@@ -45,6 +49,7 @@ def served(folder):
                 names=(str(folder / "<b>second"), str(folder / "first")),
                 any_model=True,
                 training_folder=folder / "trained",
+                few_bits={str(folder / "measured"): [Difference("int4", 1, TINY, TINY)]},
                 device="cpu",
             )
         )
@@ -342,6 +347,26 @@ def test_an_answer_about_the_pair_before_that_comes_late_does_not_stay(open_page
     page.get_by_role("button", name="Code", exact=True).wait_for()
     page.get_by_label("Text to complete (this model").wait_for()
     assert page.get_by_role("button", name="Explain", exact=True).count() == 0
+
+
+def test_fewer_bits_are_offered_where_they_were_measured_and_loaded(open_page, url, folder):
+    page = at_models(open_page, url)
+    table, bits = page.locator("#model-few-bits table"), page.get_by_role("radio", name="int4", exact=True)
+    page.locator("#model-name textarea, #model-name input").first.fill(str(folder / "first"))
+    table.wait_for(state="detached")
+    bits.wait_for(state="detached")
+    page.locator("#model-name textarea, #model-name input").first.fill(str(folder / "measured"))
+    table.get_by_text("+0.10 %").wait_for()
+    for weights, kept in (("int4", "in 4 bits"), ("as they are", "parameters + ")):
+        page.get_by_role("radio", name=weights, exact=True).check(force=True)
+        page.get_by_role("button", name="Load", exact=True).click()
+        table.get_by_text(f"{weights} (loaded)").wait_for()
+        page.locator("#model").get_by_text(kept).wait_for()
+        assert ("in 4 bits" in page.locator("#model").inner_text()) == (weights == "int4")
+        if weights == "int4":
+            assert_accessible(page)
+            page.set_viewport_size(PHONE)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, url, folder):
