@@ -35,6 +35,11 @@ def compiled(function: Callable) -> Callable:
     return _compiled(function)
 
 
+def merged(function: Callable) -> Callable:
+    """Compiled as a part of the loops that call it, not by itself and then again with each of these."""
+    return njit(inline="always")(function)
+
+
 def compiled_for_sums(function: Callable) -> Callable:
     """`compiled`, where sums may be taken in any order: the compiler then works on vectors of numbers."""
     return _compiled(function, fastmath=FREE_SUMS)

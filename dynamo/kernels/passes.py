@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores
+from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores, merged
 from dynamo.kernels.layers import attend_by_head, exponential, keep, room_for_attention
 from dynamo.kernels.norms import rms_normed
 from dynamo.kernels.products import BLOCK, eight_sums, prepared, share, stretch
@@ -58,7 +58,7 @@ def _share_gated(crew, step, x, weights, out):
     finish(crew, step, done, tasks)
 
 
-@compiled
+@merged
 def _share_attention(crew, step, projected, place, room, out):
     """This thread's share of keys and values for the cache, and then of attention, (queries, hidden)."""
     cos, sin, keys, values, start, scaling = place
@@ -78,7 +78,7 @@ def _share_attention(crew, step, projected, place, room, out):
     finish(crew, step + 1, done, tasks)
 
 
-@compiled
+@merged
 def _layer(crew, step, x, eps, gains, matrices, bias, place, rooms, out):
     """This thread's share of a layer, from x (new, hidden) to out (queries, hidden). place: rotary cos and
     sin, the layer's keys and values, where the new positions begin, scaling."""
@@ -93,7 +93,7 @@ def _layer(crew, step, x, eps, gains, matrices, bias, place, rooms, out):
     share(crew, step + 5, gated, contract, between, out)
 
 
-@compiled
+@merged
 def _layers(crew, x, n, first, apart, eps, gains, matrices, biases, place, shared, out):
     """This thread's share of `layers_of_a_pass`."""
     project, output, expand, contract = matrices
@@ -108,7 +108,7 @@ def _layers(crew, x, n, first, apart, eps, gains, matrices, biases, place, share
         _layer(crew, STEPS * i, source, eps, gains[layer], parts, biases[layer], here, (shared, room), target)
 
 
-@compiled
+@merged
 def _room(x, n, apart, queries, projected, attended, inner, threads):
     new, hidden = x.shape
     shared = (
