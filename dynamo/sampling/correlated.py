@@ -105,19 +105,20 @@ class Correlators:
         """E, (vocab, hidden)."""
         return (self._heads[head - 1].output_embedding or self._unembed).weight
 
-    def after_chunk(
+    def after_chunks(
         self,
         state: Tensor,
-        chunk: NDArray[np.int64],
+        chunks: NDArray[np.int64],
         ids: NDArray[np.int64],
         log_f: NDArray[np.float64],
         temperature: float,
     ) -> NDArray[np.float64] | None:
-        """Of candidates ids (k,) after a chunk of tokens (n,), in one loop: (1, k); None without one."""
-        copy, loops = self._copy_of(len(chunk)), kernels.loops()
-        if copy is None or loops is None:
+        """Of candidates ids (k,) after few chunks of tokens (n, j), a loop each: (n, k); None without one."""
+        copy, loops = self._copy_of(chunks.shape[1]), kernels.loops()
+        if copy is None or loops is None or len(chunks) > FEW_ROWS:
             return None
-        return loops.after_chunk(state.numpy(), chunk, *copy, ids, log_f, float(temperature))
+        given = (*copy, ids, log_f, float(temperature))
+        return np.concatenate([loops.after_chunk(state.numpy(), chunk, *given) for chunk in chunks])
 
     def conditionals(
         self, head: int, inner: Tensor, ids: NDArray[np.int64], log_f: NDArray[np.float64], temperature: float
@@ -171,9 +172,9 @@ class Conditionals:
 
     @torch.inference_mode()
     def _rows(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        (n, head), correlators = tokens.shape, self._correlators
+        head, correlators = tokens.shape[1], self._correlators
         state, given = self._states[head - 1], (self._ids[head], self._log_f[head], self._temperature)
-        p = correlators.after_chunk(state, tokens[0], *given) if n == 1 else None
+        p = correlators.after_chunks(state, tokens, *given)
         if p is None:
             p = correlators.conditionals(head, self._inner_states(tokens), *given)
         return p * self.shares[head - 1]

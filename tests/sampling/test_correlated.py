@@ -209,7 +209,7 @@ def test_a_head_with_an_output_embedding_of_its_own_is_corrected_by_that():
 
 @pytest.mark.parametrize("kind", ["mlp", "markov"])
 @pytest.mark.parametrize("half", [True, False])
-def test_one_chunk_after_the_copies_is_one_among_many_after_the_models_own_weights(kind, half):
+def test_copies_give_what_the_models_own_weights_give(kind, half):
     model = correlated_model(kind=kind)
     with torch.no_grad():
         for weight in model.token_heads.parameters():
@@ -223,6 +223,7 @@ def test_one_chunk_after_the_copies_is_one_among_many_after_the_models_own_weigh
         .given
         for each in (True, False)
     )
-    for chunks in (np.array([[7], [9]]), np.array([[7, 9], [9, 9]])):
-        one_by_one = np.concatenate([copied.factors(chunk[None]) for chunk in chunks])
-        np.testing.assert_allclose(one_by_one, own.factors(chunks), rtol=1e-4)
+    few, many = [[7], [9]], [[token] for token in range(20)]
+    for chunks in (few, many, [[7, 9], [9, 9]]):
+        found, expected = (each.factors(np.array(chunks)) for each in (copied, own))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
