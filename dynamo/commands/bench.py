@@ -76,17 +76,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument("--output", type=Path, help="write the result here too, as JSON")
     parser.add_argument("--report", type=Path, metavar="PAGE",
-                        help="only rewrite the tables of a page from the results that it names")  # fmt: skip
+                        help="only rewrite a page's tables and pictures from results it names")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from dynamo.charts.speeds import draw_speeds
     from dynamo.common.files import write_json
     from dynamo.evaluation import bench, cost, machine
     from dynamo.evaluation.bench_report import rewrite
     from dynamo.evaluation.profile import profile_lanes
 
     if arguments.report is not None:
-        return {"report": str(arguments.report), "tables": rewrite(arguments.report)}
+        return {"report": str(arguments.report), "tables": rewrite(arguments.report, draw_speeds)}
     SamplingOptions(threshold=arguments.threshold)  # a mistake is said before a model is loaded
     _check(arguments)
     pair, prompts = _pair_and_prompts(arguments)

@@ -1,7 +1,8 @@
-"""Tables of a page of figures, written from the results of `bench` and `sweep` that the page names.
+"""Tables and pictures of a page of figures, from the results of `bench` and `sweep` that the page names.
 
 A table is what lies between `<!-- bench TABLE RESULT.json -->` and `<!-- end -->`; the result's path is
-relative to the page. Rewriting replaces it, so no number is typed by hand.
+relative to the page. Rewriting replaces it, so no number is typed by hand. The table `context-picture` is a
+picture, which whoever asks draws: this package knows no charts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
+Draw = Callable[[dict[str, dict[int, float]], Path, str], Path]
+PICTURE = "context-picture"
 LANES = {
     "generate": "`transformers` `generate` (eager, dynamic cache)",
     "compiled": "`generate`, static cache, compiled",
@@ -66,26 +69,43 @@ SPLIT = {"base": "own loop", "dynamo": "DynaMo"}
 MARK = re.compile(r"(<!-- bench (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 
 
-def rewrite(page: Path) -> int:
-    """Rewrite every table of a page; returns how many there are. Raises ValueError if one cannot be made."""
-    text, count = MARK.subn(lambda found: _section(page, found), page.read_text(encoding="utf-8"))
+def rewrite(page: Path, draw: Draw | None = None) -> int:
+    """Rewrite every table of a page; returns how many there are. Raises ValueError if one cannot be made.
+
+    draw: makes a picture of lines, y by x by name, in a folder; without one, pictures stay as they are.
+    """
+    text, count = MARK.subn(lambda found: _section(page, found, draw), page.read_text(encoding="utf-8"))
     if not count:
         raise ValueError(f"report: {page} has no '<!-- bench TABLE RESULT.json -->' to write at")
     page.write_text(text, encoding="utf-8")
     return count
 
 
-def _section(page: Path, found: re.Match) -> str:
+def _section(page: Path, found: re.Match, draw: Draw | None) -> str:
     opening, name, source, _, closing = found.groups()
-    if name not in TABLES:
+    if name == PICTURE and draw is None:
+        return found.group()
+    if name not in (*TABLES, PICTURE):
         raise ValueError(f"report: {page} names the table {name}; there are {', '.join(TABLES)}")
     try:
         result = json.loads((page.parent / source).read_text(encoding="utf-8"))
-        return f"{opening}{TABLES[name](result)}\n{closing}"
+        made = _picture(page, Path(source).stem, result, draw) if name == PICTURE else TABLES[name](result)
+        return f"{opening}{made}\n{closing}"
     except FileNotFoundError:
         raise ValueError(f"report: {page} names {source}, which does not exist") from None
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"report: {source} is no result with {name}: {error!r}") from error
+
+
+def _picture(page: Path, name: str, result: Result, draw: Draw) -> str:
+    speeds = result["context_tokens_per_second"]
+    by_lane = {
+        LANES[lane].replace("`", ""): {int(length): row[lane] for length, row in speeds.items()}
+        for lane in LANES
+        if lane in next(iter(speeds.values()), {})
+    }
+    file = draw(by_lane, page.parent / "images", name)
+    return f"![Tokens a second by length of context]({file.relative_to(page.parent).as_posix()})"
 
 
 def machine(result: Result) -> str:

@@ -117,3 +117,20 @@ def test_a_page_that_cannot_be_written_is_left_as_it_was(tmp_path, section, word
         rewrite(path)
     assert words in str(refused.value) and path.read_text() == before
     assert set(TABLES) >= {"machine", "lanes", "ratios", "split", "rows", "context", "top-k", "threads"}
+
+
+def test_a_picture_is_of_the_lanes_that_were_measured(tmp_path):
+    drawn = []
+
+    def draw(by_lane, folder, name):
+        drawn.append(by_lane)
+        return folder / f"{name}.svg"
+
+    speeds = {"64": {"own": 90.0, "exact_int4": 150.0}, "2048": {"own": 70.0, "exact_int4": 110.0}}
+    (tmp_path / "result.json").write_text(json.dumps({"context_tokens_per_second": speeds}))
+    path = page(tmp_path, "<!-- bench context-picture result.json -->\nold\n<!-- end -->")
+    assert rewrite(path) == 1 and "old" in path.read_text(), "who cannot draw leaves what is there"
+    assert rewrite(path, draw) == 1
+    assert "\n![Tokens a second by length of context](images/result.svg)\n<!-- end -->" in path.read_text()
+    own, exact = "our one-token loop", "DynaMo, exact mode, int4"
+    assert drawn == [{own: {64: 90.0, 2048: 70.0}, exact: {64: 150.0, 2048: 110.0}}]
