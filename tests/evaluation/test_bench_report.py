@@ -127,8 +127,8 @@ def test_a_picture_is_of_the_lanes_that_were_measured(tmp_path):
         return folder / f"{name}.svg"
 
     speeds = {"64": {"own": 90.0, "exact_int4": 150.0}, "2048": {"own": 70.0, "exact_int4": 110.0}}
-    (tmp_path / "result.json").write_text(json.dumps({"context_tokens_per_second": speeds}))
     path = page(tmp_path, "<!-- bench context-picture result.json -->\nold\n<!-- end -->")
+    (tmp_path / "result.json").write_text(json.dumps({"context_tokens_per_second": speeds}))
     assert rewrite(path) == 1 and "old" in path.read_text(), "who cannot draw leaves what is there"
     assert rewrite(path, draw) == 1
     assert "\n![Tokens a second by length of context](images/result.svg)\n<!-- end -->" in path.read_text()
