@@ -187,7 +187,8 @@ function laneClocks(passes, count = passes.length) {
 
 /**
  * Of a lane's first passes: how many of its pairs of tokens are different (distinct-2), and how many runs of four
- * stood there before (seq-rep-4), as shares; null where there are none. As dynamo/evaluation/text_measures.py.
+ * stood there before (seq-rep-4), as shares; null where there are none. As dynamo/evaluation/text_measures.py. error:
+ * the first one's standard error, as if each pair were drawn by itself, with a new and an old one added.
  */
 function varietyOf(passes, count = passes.length) {
   const ids = passes.slice(0, count).flatMap((step) => step.ids);
@@ -195,8 +196,10 @@ function varietyOf(passes, count = passes.length) {
     const grams = ids.slice(n - 1).map((_, i) => ids.slice(i, i + n).join());
     return grams.length ? new Set(grams).size / grams.length : null;
   };
-  const fours = different(4);
-  return { distinct: different(2), repeated: fours === null ? null : 1 - fours };
+  const [twos, fours, pairs] = [different(2), different(4), Math.max(0, ids.length - 1)];
+  const near = (pairs * twos + 1) / (pairs + 2);
+  const error = Math.sqrt((near * (1 - near)) / (pairs + 2));
+  return { distinct: twos, repeated: fours === null ? null : 1 - fours, error };
 }
 
 function plural(count, word) {

@@ -34,7 +34,10 @@ function doneBy(ends, moment) {
   return next < 0 ? ends.length : next;
 }
 
-const ALIKE = 0.05; // nats a token: less than what one answer can tell
+// Two standard errors of a difference between two answers; where they are more, it is too short to say.
+const WIDEST_DRIFT = 0.5; // nats a token
+const WIDEST_VARIETY = 0.15; // of all pairs
+const TOO_SHORT = "too short to say";
 const LEAST_TOKENS = 16; // as in dynamo/trace/recorder.py
 
 /**
@@ -75,8 +78,8 @@ function facesOf(clocks, lanes, counts) {
   const { base, dynamo, speedUp, spread, unshown } = clocks;
   const spreadInWords = spread >= 0.005 ? `, ± ${spread.toFixed(2)}` : "";
   const rates = `${dynamo.tokensPerSecond.toFixed(0)} against ${base.tokensPerSecond.toFixed(0)} tok/s`;
-  const [own, others] = ["dynamo", "base"].map((lane) => varietyOf(lanes[lane].passes, counts[lane]));
   return {
+    ...varietyFaces(...["dynamo", "base"].map((lane) => varietyOf(lanes[lane].passes, counts[lane]))),
     passes: dynamo.tokensPerPass.toFixed(2),
     passesNote: `against ${base.tokensPerPass.toFixed(2)}`,
     speed: unshown ? "–" : `${speedUp.toFixed(2)}×`,
@@ -84,9 +87,18 @@ function facesOf(clocks, lanes, counts) {
     speedNote: unshown || rates + spreadInWords,
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
-    variety: shareInWords(own.distinct),
-    varietyNote: `against ${shareInWords(others.distinct)}, one answer each`,
-    varietyTitle: `Runs of four tokens that stood there before: ${shareInWords(own.repeated)} against ${shareInWords(others.repeated)}`,
+  };
+}
+
+function varietyFaces(own, others) {
+  const error = 2 * Math.hypot(own.error, others.error);
+  const short = !(error <= WIDEST_VARIETY);
+  return {
+    variety: short ? "–" : shareInWords(own.distinct),
+    varietyNote: short ? TOO_SHORT : `against ${shareInWords(others.distinct)}, ± ${Math.ceil(100 * error)} points`,
+    varietyTitle:
+      `Runs of four tokens that stood there before: ${shareInWords(own.repeated)} against ${shareInWords(others.repeated)}. ` +
+      "±: two standard errors of the difference, roughly.",
   };
 }
 
@@ -99,15 +111,17 @@ function driftOf(audit, note) {
   if (!audit?.dynamo.tokens || !audit.base.tokens) return faces;
   const [own, others] = [audit.dynamo.nats, audit.base.nats];
   const drift = own - others;
+  const error = 2 * Math.hypot(audit.dynamo.error, audit.base.error);
   const digits = Math.abs(drift).toFixed(2);
-  const usual = Math.abs(drift) < ALIKE ? "as usual as" : drift > 0 ? "less usual than" : "more usual than";
+  const usual = Math.abs(drift) <= error ? "within chance" : drift > 0 ? "less usual" : "more usual";
+  const short = error > WIDEST_DRIFT;
   return {
-    drift: `${digits === "0.00" ? "±" : drift > 0 ? "+" : "−"}${digits}`,
-    driftNote: `${usual} the base's`,
+    drift: short ? "–" : `${digits === "0.00" ? "±" : drift > 0 ? "+" : "−"}${digits}`,
+    driftNote: short ? TOO_SHORT : `± ${error.toFixed(2)}: ${usual}`,
     driftTitle:
       `The base model read both answers: DynaMo's surprised it by ${own.toFixed(2)} nats a token, its own by ${others.toFixed(2)}. ` +
       "Above 0: words that it finds less likely than its own. Below 0 is no praise: thresholds cut off unlikely words, so a " +
-      "dull text scores well. One answer proves little.",
+      `dull text scores well. One answer proves little: ± ${error.toFixed(2)} are two standard errors of the difference.`,
   };
 }
 

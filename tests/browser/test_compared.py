@@ -69,9 +69,9 @@ def test_where_the_answers_part_is_marked_in_both_and_opened_by_a_click(page_at,
     for pane in ("base", "dynamo"):
         box, token = (page.locator(f"#pane-{pane} {part}").bounding_box() for part in (".dm-text", ".fork"))
         assert box["y"] <= token["y"] <= box["y"] + box["height"]
-    # The scripted base is as surprised by either.
-    page.get_by_text("as usual as the base's").wait_for()
-    assert page.inner_text(".dm-drift") == "±0.00"
+    # The scripted base is as surprised by either, and very much so by every fifth of a few tokens.
+    page.locator(".dm-drift-note").get_by_text("too short to say").wait_for()
+    assert page.inner_text(".dm-drift") == "–"
     assert_accessible(page, "#stage")
 
 
@@ -93,18 +93,34 @@ def test_answers_part_at_their_first_different_token(arithmetic):
 
 
 def test_drift_is_what_the_base_finds_more_surprising_than_its_own(arithmetic):
-    def drift(own, others, tokens=9):
-        audit = {"dynamo": {"tokens": tokens, "nats": own}, "base": {"tokens": tokens, "nats": others}}
+    def drift(own, others, tokens=90, error=0.1):
+        said = [{"tokens": tokens, "nats": nats, "error": error} for nats in (own, others)]
+        audit = dict(zip(("dynamo", "base"), said, strict=True))
         return arithmetic("driftOf(args[0], 'soon')", audit, files=CLOCKS)
 
-    assert (
-        drift(1.3, 1.06)["drift"] == "+0.24" and drift(1.3, 1.06)["driftNote"] == "less usual than the base's"
-    )
-    assert (
-        drift(0.82, 1.06)["drift"] == "−0.24"
-        and drift(0.82, 1.06)["driftNote"] == "more usual than the base's"
-    )
-    assert drift(1.0, 1.04)["driftNote"] == "as usual as the base's"
-    assert "1.30 nats a token, its own by 1.06" in drift(1.3, 1.06)["driftTitle"]
+    def face(*given, **others):
+        faces = drift(*given, **others)
+        return faces["drift"], faces["driftNote"]
+
+    assert face(1.5, 1.06) == ("+0.44", "± 0.28: less usual")
+    assert face(0.62, 1.06) == ("−0.44", "± 0.28: more usual")
+    assert face(1.0, 1.04) == ("−0.04", "± 0.28: within chance")
+    assert face(3.0, 1.0, error=0.3) == ("–", "too short to say"), "two errors of the difference are 0.85"
+    assert "1.50 nats a token, its own by 1.06" in drift(1.5, 1.06)["driftTitle"]
     for nothing in (drift(1, 1, tokens=0), arithmetic("driftOf(null, 'soon')", files=CLOCKS)):
         assert (nothing["drift"], nothing["driftNote"]) == ("–", "soon")
+
+
+def test_distinct_pairs_are_shown_of_answers_that_are_long_enough(arithmetic):
+    def faces(tokens, different):
+        words = [
+            *range(different),
+            *[0] * (tokens - different),
+        ]  # pairs of words that are all other, then one
+        variety = "varietyFaces(varietyOf(args[0]), varietyOf(args[0]))"
+        said = arithmetic(variety, [{"ids": [word]} for word in words], files=CLOCKS)
+        return said["variety"], said["varietyNote"]
+
+    # 80 of 99 pairs, one new and one old added: the error of a share is .0397, of the difference twice that.
+    assert faces(100, 79) == ("81 %", "against 81 %, ± 12 points")
+    assert faces(20, 15) == ("–", "too short to say") == faces(1, 1)

@@ -54,7 +54,7 @@ def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
     assert page.inner_text(".dm-first-note") == "against 12 ms"
     assert page.inner_text(".dm-tally") == "DynaMo wrote 39 tokens in 13 passes. One at a time needs 39."
     assert page.inner_text(".dm-variety") == "3 %"  # its one word, again and again
-    assert page.inner_text(".dm-variety-note") == "against 3 %, one answer each"
+    assert page.inner_text(".dm-variety-note") == "against 3 %, ± 11 points"
     laps = [page.inner_text(f".dm-lap-{lane} span:last-child") for lane in ("base", "dynamo")]
     assert laps == ["31 tokens in 0.16 s", "39 tokens in 0.10 s"] and page.inner_text(".dm-pace") == ""
     assert page.inner_text(".dm-status") == "Both answer."

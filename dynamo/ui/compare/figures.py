@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from statistics import stdev
 from typing import Any
 
 from dynamo.trace.ndjson import PassLine
 from dynamo.ui.compare.pair import Opinion
 from dynamo.ui.compare.presenter import RecordedRun
+
+UNKNOWN = 1e9  # an error of one token alone
 
 
 def strip_row(
@@ -30,9 +34,12 @@ def strip_row(
 
 
 def audit_figures(opinion: Opinion, top_k: int) -> dict[str, float]:
+    """error: the standard error of `nats` over the answer's tokens."""
+    surprises = opinion.log_probabilities
     return {
         "tokens": len(opinion.ranks),
         "nats": opinion.nats_per_token,
+        "error": stdev(surprises) / math.sqrt(len(surprises)) if len(surprises) > 1 else UNKNOWN,
         "below_1_percent": opinion.unlikely_share,
         "outside_top_k": sum(rank >= top_k for rank in opinion.ranks) / max(1, len(opinion.ranks)),
         "repetition": opinion.repetition,
