@@ -66,6 +66,7 @@ function drawPlain(step) {
 function drawBar(step) {
   const bar = make("i", `dm-bar ${chunkClasses(step)}`);
   bar.dataset.index = step.pass;
+  bar.style.setProperty("--ms", step.ms);
   return bar;
 }
 

@@ -8,7 +8,8 @@
 //   playhead  {milliseconds}: show what was done by then, null: all that arrived   (player -> panes)
 //   show      look at this pass of this run                                        (pane -> inspector)
 //   shown     the inspector shows this pass                                        (inspector -> pane)
-//   widest    the number of passes that a strip's width stands for                 (race -> panes)
+//   widest    {milliseconds, passes}: what both strips' whole width stands for     (race -> panes)
+//   strips    how wide the two strips are                                          (pane -> panes)
 //   stop      the visitor stopped the run                                          (Stop button -> panes)
 
 const root = element.querySelector(".dm-pane");
@@ -226,8 +227,16 @@ function mark() {
 
 bus.addEventListener("playhead", onPlayhead);
 bus.addEventListener("widest", (event) => {
-  root.style.setProperty("--passes", event.detail);
-  parts.strip.classList.toggle("crowded", event.detail > CROWD);
+  root.style.setProperty("--span", event.detail.milliseconds);
+  parts.strip.classList.toggle("crowded", event.detail.passes > CROWD);
+});
+new ResizeObserver(([{ contentRect }]) => {
+  (bus.strips ??= {})[side] = contentRect.width;
+  bus.dispatchEvent(new Event("strips"));
+}).observe(parts.strip);
+bus.addEventListener("strips", () => {
+  const drawn = Object.values(bus.strips).filter(Boolean); // a narrow screen may have no room for one
+  root.style.setProperty("--lane", drawn.length ? `${Math.min(...drawn)}px` : "100%");
 });
 bus.addEventListener("stop", () => {
   // Gradio cancels the run on the server, which can then send no end line.

@@ -18,7 +18,7 @@ const parts = Object.fromEntries(
 );
 const laps = { base: part("lap-base").children, dynamo: part("lap-dynamo").children };
 
-const NARROWEST_SCALE = 16; // passes: a strip of three bars should not fill its pane
+const NARROWEST_SCALE = 16; // passes of the base: a strip of three bars should not fill its pane
 const SHORTEST_LAP = 24; // tokens that a lap has room for, while nobody knows how long it gets
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -101,8 +101,8 @@ function onFrame(now) {
 
 function show() {
   tell("playhead", player.playhead, { milliseconds: player.playhead });
-  const passes = Math.max(NARROWEST_SCALE, ...present().map((lane) => lane.passes.length));
-  tell("widest", passes, passes);
+  const milliseconds = Math.max(race.total, NARROWEST_SCALE * (race.basePass ?? 0));
+  tell("widest", milliseconds, { milliseconds, passes: Math.max(0, ...shown().map((lane) => lane.passes.length)) });
   const { mode, slowdown } = player;
   const detail = { playing: player.phase === "playing", mode, slowdown };
   tell("player", JSON.stringify(detail), detail);
