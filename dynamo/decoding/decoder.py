@@ -271,14 +271,11 @@ class Decoder:
         """Behind the final norm: (heads, queries, hidden) -> (heads, queries, hidden)."""
         norm = self._final_norm
         if self._output_is_shared:
-            return (
-                self._in_loops.normed(outputs, norm.weight) if self._in_loops is not None else norm(outputs)
-            )
+            return norm(outputs) if self._in_loops is None else self._in_loops.normed(outputs, norm.weight)
         extra = self._token_heads[: len(outputs) - 1]
-        rows = [norm(outputs[0])]
-        for head, output in zip(extra, outputs[1:], strict=True):
-            rows.append((head.final_layer_norm or norm)(output).to(rows[0].device))
-        return torch.stack(rows)
+        norms = [norm, *(head.final_layer_norm or norm for head in extra)]
+        rows = [each(output) for each, output in zip(norms, outputs, strict=True)]
+        return torch.stack([row.to(rows[0].device) for row in rows])
 
     @torch.inference_mode()
     def logits(self, states: Tensor, first: int = 0, tokens: int | None = None) -> Tensor:
@@ -286,8 +283,7 @@ class Decoder:
         from `first` on -> (heads, queries, vocab), or of the vocabulary's first `tokens` only.
         """
         if self._output_is_shared:
-            heads, queries, hidden = states.shape
-            logits = self._to_tokens(states.reshape(-1, hidden), tokens).view(heads, queries, -1)
+            logits = self._to_tokens(states.flatten(0, 1), tokens).view(*states.shape[:2], -1)
         else:
             rows = []
             for head, own in enumerate(states, start=first):

@@ -7,6 +7,7 @@ and started some hundred times a pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,12 +38,7 @@ class InLoop:
 
     def __call__(self, x: Tensor, width: int | None = None) -> Tensor:
         """width: of how many of the outputs, from the first on; all by default."""
-        given = x.contiguous().numpy(), self.numbers, self.plus[:, :width]
-        threads = torch.get_num_threads()
-        if threads == 1:
-            return torch.from_numpy(self._loops.product(*given))
-        self._loops.use_threads(threads)  # numba counts its own
-        return torch.from_numpy(self._loops.product_on_all_cores(*given, threads))
+        return _run(self._loops, "product", x.contiguous().numpy(), self.numbers, self.plus[:, :width])
 
 
 def half_product(weight: Tensor, bias: Tensor | None = None) -> InLoop:
@@ -74,15 +70,11 @@ class GatedPass:
     def forward(self, hidden_states: Tensor, first: int, n: int, step: AttentionStep, apart: bool) -> Tensor:
         """`n` layers from `first` on, hidden_states (new, hidden): one after the other, (1, new, hidden), or
         `apart`, each on the same, (n, queries, hidden)."""
-        threads, states = torch.get_num_threads(), hidden_states.contiguous().numpy()
+        states = hidden_states.contiguous().numpy()
         queries = step.queries if apart else len(states)
         place = (*step.rotary, step.memory[:, :, 0], step.start, self._scaling)
         weights = (self._inner, self._eps, self._gains, self._matrices, self._biases)
-        given = (states, n, first, apart, queries, *weights, place)
-        if threads == 1:
-            return torch.from_numpy(self._loops.layers_of_a_pass(*given))
-        self._loops.use_threads(threads)
-        return torch.from_numpy(self._loops.layers_of_a_pass_on_all_cores(*given, threads))
+        return _run(self._loops, "layers_of_a_pass", states, n, first, apart, queries, *weights, place)
 
     def normed(self, states: Tensor, gain: Tensor) -> Tensor:
         """As the layers' norms, states (.., hidden)."""
@@ -101,11 +93,8 @@ def in_4_bits(bits: Tensor, scales: Tensor, least: Tensor) -> Tensor:
     """bits (width, in) 0 to 15, scales and least (width, groups) -> flat uint8."""
     groups = scales.shape[1]
     four = _by_eights(bits.int()).unflatten(2, (groups, 4, 4, 2)).permute(0, 2, 3, 1, 5, 4)
-    four = (
-        (four << torch.tensor([0, 4, 8, 12], dtype=torch.int32))
-        .sum(dim=-1, dtype=torch.int32)
-        .to(torch.int16)
-    )
+    places = torch.tensor([0, 4, 8, 12], dtype=torch.int32)
+    four = (four << places).sum(dim=-1, dtype=torch.int32).to(torch.int16)
     grids = (_by_eights(each.half()).transpose(1, 2) for each in (scales, least))  # (.., groups, 8)
     return _joined(four.flatten(2), *grids)
 
@@ -115,6 +104,15 @@ def in_16_bits(weight: Tensor, power: float) -> Tensor:
     numbers = _by_eights((weight * power).half()).transpose(1, 2)  # (.., in, 8)
     scales = torch.full((len(numbers), 8), 1 / power)
     return _joined(numbers.flatten(1), scales).view(torch.uint16)
+
+
+def _run(loops: kernels.Loops, name: str, *given: Any) -> Tensor:
+    """A loop, by as many threads as torch has."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return torch.from_numpy(getattr(loops, name)(*given))
+    loops.use_threads(threads)  # numba counts its own
+    return torch.from_numpy(getattr(loops, f"{name}_on_all_cores")(*given, threads))
 
 
 def _by_eights(rows: Tensor) -> Tensor:
