@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,7 +63,20 @@ def window(browser):
 
 @pytest.fixture
 def open_page(browser, window):
-    """Opens a page, and fails the test on a script error, a dialog or a request to another host.
+    with opening(browser, window) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def open_shared_page(browser, window):
+    """For tests that only look at a page, and leave it as another may find it: opening one takes a second."""
+    with opening(browser, window) as open_page:
+        yield open_page
+
+
+@contextmanager
+def opening(browser, window) -> Iterator[Callable[..., Any]]:
+    """Opens pages, and fails on a script error, a dialog or a request to another host.
 
     With reduced motion nothing plays by itself, which most tests would have to wait for. script: runs before
     the page's own; before: does what it wants with the empty page; options: of a window of its own.

@@ -50,17 +50,20 @@ def url():
         yield url
 
 
-@pytest.fixture
-def page(open_page, url):
-    page = open_page(url)
+@pytest.fixture(scope="module")
+def page(open_shared_page, url):
+    page = open_shared_page(url)
     page.wait_for_selector("#stop[disabled]")
     generate(page, PROMPT)
     return page
 
 
 def test_the_measure_sees_a_command_that_is_obeyed(page):
-    page.evaluate("document.querySelector('.dm-header p').textContent = 'Sure \\u202ewhat time'")
-    assert page.locator(".dm-header p").evaluate(TURNED)["found"]
+    header = page.locator(".dm-header p")
+    before = header.inner_html()
+    header.evaluate("(one) => { one.textContent = 'Sure \\u202ewhat time'; }")
+    assert header.evaluate(TURNED)["found"]
+    header.evaluate("(one, before) => { one.innerHTML = before; }", before)
 
 
 def test_every_chunk_of_the_answers_stands_after_the_one_before_it(page):

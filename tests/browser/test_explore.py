@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -57,18 +58,33 @@ def url(tmp_path_factory):
     demo.close()
 
 
+def at_tab(open_page, url, name="Explore", look="light", width=WIDE, figures=4):
+    page = open_page(f"{url}?__theme={look}", viewport={"width": width, "height": 900})
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.locator(".js-plotly-plot .main-svg .plot, .js-plotly-plot .main-svg .cartesianlayer").nth(
+        figures - 1
+    ).wait_for()
+    return page
+
+
 @pytest.fixture
 def open_tab(open_page, url):
-    def open_tab(name="Explore", look="light", width=WIDE, figures=4):
-        page = open_page(f"{url}?__theme={look}", viewport={"width": width, "height": 900})
-        page.get_by_role("tab", name=name, exact=True).click()
-        if figures:
-            page.locator(".js-plotly-plot .main-svg .plot, .js-plotly-plot .main-svg .cartesianlayer").nth(
-                figures - 1
-            ).wait_for()
-        return page
+    return partial(at_tab, open_page, url)
 
-    return open_tab
+
+@pytest.fixture(scope="module")
+def wide(open_shared_page, url):
+    return at_tab(open_shared_page, url)
+
+
+@pytest.fixture(scope="module")
+def dark(open_shared_page, url):
+    return at_tab(open_shared_page, url, look="dark")
+
+
+@pytest.fixture(scope="module")
+def phone(open_shared_page, url):
+    return at_tab(open_shared_page, url, width=PHONE)
 
 
 def slider(page) -> str:
@@ -99,20 +115,18 @@ def test_another_measure_is_another_axis_and_another_sentence(open_tab):
     page.get_by_text("Lower is not automatically better").wait_for()
 
 
-def test_the_toolbar_lies_over_no_legend(open_tab):
-    page = open_tab()
+def test_the_toolbar_lies_over_no_legend(wide):
     for chart in ("#sweep-speed", "#sweep-shares"):
-        page.hover(f"{chart} .js-plotly-plot")
+        wide.hover(f"{chart} .js-plotly-plot")
         tools, legend = (
-            page.locator(f"{chart} .{part}").first.bounding_box() for part in ("modebar", "legend")
+            wide.locator(f"{chart} .{part}").first.bounding_box() for part in ("modebar", "legend")
         )
         assert tools["y"] + tools["height"] <= legend["y"]
 
 
-def test_the_numbers_can_be_taken_home(open_tab):
-    page = open_tab()
-    with page.expect_download() as download:
-        page.click("#sweep-csv")
+def test_the_numbers_can_be_taken_home(wide):
+    with wide.expect_download() as download:
+        wide.click("#sweep-csv")
     assert download.value.suggested_filename == "dynamo-sweep.csv"
     lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("threshold,replies,tokens") and len(lines) == 7
@@ -132,20 +146,18 @@ def test_a_run_grows_on_the_page_and_stops_when_cancelled(open_tab):
     assert page.locator(".toast-body, #sweep-status .error:visible").count() == 0
 
 
-@pytest.mark.parametrize(("look", "width"), [("light", PHONE), ("dark", WIDE)])
-def test_axe_finds_nothing_and_nothing_scrolls_sideways(open_tab, look, width):
-    page = open_tab(look=look, width=width)
-    page.add_style_tag(content="* { transition: none !important; }")
-    for tab in ("Explore", "About"):
-        page.get_by_role("tab", name=tab).click()
-        page.locator("[role=tab][aria-selected=true]", has_text=tab).wait_for()
-        assert_accessible(page, "[role=tabpanel]")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(phone, dark):
+    for page in (phone, dark):
+        page.add_style_tag(content="* { transition: none !important; }")
+        for tab in ("About", "Explore"):
+            page.get_by_role("tab", name=tab).click()
+            page.locator("[role=tab][aria-selected=true]", has_text=tab).wait_for()
+            assert_accessible(page, "[role=tabpanel]")
+            assert page.evaluate("document.documentElement.scrollWidth === innerWidth")
 
 
-def test_figures_fill_the_page_and_a_phone(open_tab):
-    for width in (WIDE, PHONE):
-        page = open_tab(width=width)
+def test_figures_fill_the_page_and_a_phone(wide, phone):
+    for page, width in ((wide, WIDE), (phone, PHONE)):
         page.wait_for_function(  # Plotly draws first, and then looks how much room there is
             """([least, most]) => {
               const box = document.querySelector("#calibration .js-plotly-plot").getBoundingClientRect();
@@ -154,22 +166,19 @@ def test_figures_fill_the_page_and_a_phone(open_tab):
         )
 
 
-def test_text_of_figures_is_readable_in_the_dark_but_for_the_tooltip(open_tab):
-    page = open_tab(look="dark")
-    colour = page.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill")
+def test_text_of_figures_is_readable_in_the_dark_but_for_the_tooltip(dark):
+    colour = dark.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill")
     assert colour == "rgb(242, 244, 247)"
 
 
-def test_a_finger_that_moves_on_a_figure_scrolls_the_page(open_tab):
-    page = open_tab(width=PHONE)
-    caught = page.locator(".js-plotly-plot .nsewdrag").evaluate_all(
+def test_a_finger_that_moves_on_a_figure_scrolls_the_page(phone):
+    caught = phone.locator(".js-plotly-plot .nsewdrag").evaluate_all(
         "(areas) => areas.map((area) => getComputedStyle(area).touchAction)"
     )
     assert caught and "none" not in caught
 
 
-def test_plotly_of_the_page_knows_every_attribute(open_tab):
-    page = open_tab()
+def test_plotly_of_the_page_knows_every_attribute(wide):
     wrong = """({ data, layout: { legend, ...layout } }) => {
       // It stumbles over any legend, and calls unused what only some charts draw.
       const known = Object.keys(Plotly.PlotSchema.get().layout.layoutAttributes.legend);
@@ -178,8 +187,8 @@ def test_plotly_of_the_page_knows_every_attribute(open_tab):
       return [...issues.map(({ msg }) => msg), ...Object.keys(legend).filter((key) => !known.includes(key))];
     }"""
     for figure in every_figure():
-        assert page.evaluate(wrong, json.loads(figure.to_json())) == []
-    assert page.evaluate(wrong, {"data": [], "layout": {"legend": {"a_new_key": 1}, "another": 1}}) != []
+        assert wide.evaluate(wrong, json.loads(figure.to_json())) == []
+    assert wide.evaluate(wrong, {"data": [], "layout": {"legend": {"a_new_key": 1}, "another": 1}}) != []
 
 
 def test_hostile_text_is_shown_as_text(open_tab):
