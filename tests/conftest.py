@@ -43,7 +43,7 @@ settings.load_profile("same everywhere")
 # Files that start servers, browsers or processes, compile the largest loops, load models of some size, or are
 # about other libraries; the longest first. Workers begin with them, so that none is left alone with one at
 # the end, and `make check` does without them.
-COMPILING = ("kernels/test_passes.py", "kernels/test_products.py")
+COMPILING = ("kernels/test_passes.py", "kernels/test_looped.py", "kernels/test_products.py")
 SLOW = (
     "model/test_lookalike.py",
     *COMPILING,
