@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from dynamo.kernels.compiling import compiled, compiled_for_sums
+from dynamo.kernels.compiling import compiled, compiled_for_sums, merged
 
 LEAST = np.float32(-80)  # exponentials of less are as good as none
 LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
@@ -273,7 +273,7 @@ def _gelu(x, decays, powers):
         x[i] = HALF * x[i] * (upper if x[i] < 0 else ONE + ONE - upper)
 
 
-@compiled
+@merged
 def _layer(
     x, normed, norms, project, expand, contract, biases, rotary, keys, values, start, scaling, queries
 ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dynamo.kernels.compiling import compiled
+from dynamo.kernels.compiling import compiled, merged
 
 BINS = 256
 OK, MASK, KEPT_MASS, THRESHOLD, PENALTY, CROWDED = range(6)
@@ -122,7 +122,7 @@ def _put_in_order(cells, values):
         cells[at], values[at] = cell, value
 
 
-@compiled
+@merged
 def _blurred_near(cells, values, floor, heavy, m, k, width):
     """A hash table of the blurred cells around the `heavy` values of at least `floor`: keys, sums."""
     around = width**m
@@ -235,17 +235,14 @@ def survivors(cells, values, ids, kept, limits, stages, repeats):
     done = True
     if adaptive and first:
         cells, values = cells.copy(), values.copy()
-        _put_in_order(cells, values)
+    else:
+        cells, values = above[:found], left[:found]
+    _put_in_order(cells, values)
+    if adaptive:
         keep, done = adaptive_keep(cells, values, m, k, width)
         for i in range(len(cells)):
             keep[i] &= values[i] > limit
         cells, values = cells[keep], values[keep]
-    else:
-        cells, values = above[:found], left[:found]
-        _put_in_order(cells, values)
-        if adaptive:
-            keep, done = adaptive_keep(cells, values, m, k, width)
-            cells, values = cells[keep], values[keep]
     if len(cells) == 0 or not done:
         return THRESHOLD if done else CROWDED, best, none, values[:0]
     ranks = np.empty((len(cells), m), np.int64)  # a flat cell's digits to the base k
