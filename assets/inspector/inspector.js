@@ -13,7 +13,7 @@ const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
 const part = (name) => root.querySelector(`.dm-${name}`);
 
 const FRAME = 33; // milliseconds from one draw to the next, at least
-const SHARE_OF_TIME = 1 / 4; // of the browser's time that drawing may take
+const SHARE_OF_TIME = 1 / 2; // of the browser's time that drawing may take
 const QUIET_FRAME = 500;
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
