@@ -82,8 +82,8 @@ def nodes_of(levels: Sequence[Level]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """The levels end to end, for loops that walk the whole trie: (first, last, counts).
 
     Node t is token t; pairs follow from node `vocab_size` on, then triples, and so on. A node's children are
-    the nodes first[node] to first[node + 1]. last and counts hold a tuple's last token and its count, without
-    the single tokens.
+    the nodes first[node] to first[node + 1]. last and counts hold the last token and the count of each pair
+    and longer tuple; single tokens have no entry.
     """
     ends = levels[0].vocab_size + np.cumsum([0, *(len(level.last) for level in levels)])
     first = [level.starts[:-1] + end for level, end in zip(levels, ends[:-1], strict=True)]

@@ -92,8 +92,8 @@ class SamplingOptions:
 
     @classmethod
     def chosen(cls, values: Mapping[str, Any] | None) -> SamplingOptions:
-        """From what a model's config says of them (`DynamoConfig.sampling`): the usual ones where it says
-        nothing. Raises ValueError for a name that is no option and for a value out of its range."""
+        """The options that a model's config stores (`DynamoConfig.sampling`), with defaults for the rest.
+        Raises ValueError for an unknown name or a value out of its range."""
         values = values or {}
         if unknown := set(values) - {each.name for each in fields(cls)}:
             raise ValueError(

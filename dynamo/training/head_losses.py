@@ -27,8 +27,8 @@ MEASURED_ROWS = 128  # positions whose logits exist at once
 
 @dataclass(frozen=True)
 class HeadLosses:
-    """loss: what is minimised; head_losses, correlator_losses: (heads - 1,) means over positions, of heads
-    2 .., the latter None without a correlator and with their part of the overlap's term."""
+    """loss: what is minimised. head_losses and correlator_losses: (heads - 1,), means over positions for
+    heads 2 and up; the latter include their part of the overlap term, and are None without a correlator."""
 
     loss: Tensor
     head_losses: Tensor

@@ -128,7 +128,7 @@ def _models_tab(
     tabs: gr.Tabs,
     demo: gr.Blocks,
 ) -> Callable[..., Any]:
-    """Builds the tab; what listens to the moment in which a page has learned which pair is loaded."""
+    """Builds the tab. Returns what adds a listener to a page's learning which pair is loaded."""
     model, notice, description = around
 
     def show_pair(opening: bool) -> dict[Any, Any]:
