@@ -94,7 +94,7 @@ def test_drift_is_what_a_lane_adds_to_the_bases_own_unlikely_tokens(points):
 class ScriptedEngine:
     """Writes ten tokens, `per_pass` at a time, each pass a tenth of a second; the prompt's takes an hour."""
 
-    def __init__(self, model, table=None, tokenizer=None):
+    def __init__(self, model, table=None, tokenizer=None, weights="own"):
         self._per_pass = 2 if isinstance(model, ScriptedBase) and model.fast else 1
 
     def stream(self, prompt, options, max_new_tokens, seed=0):
