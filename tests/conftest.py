@@ -128,8 +128,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if rank_of(item.path) < len(SLOW):
             item.add_marker("slow")
-        if TESTS / "browser" in item.path.parents:  # once more where it fails: the closing line counts these
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        if TESTS / "browser" in item.path.parents:  # the closing line counts reruns
+            item.add_marker(pytest.mark.flaky(reruns=2))
 
 
 def pytest_collection_finish():
