@@ -80,13 +80,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    from dynamo.charts.speeds import draw_speeds
     from dynamo.common.files import write_json
     from dynamo.evaluation import bench, cost, machine
     from dynamo.evaluation.bench_report import rewrite
     from dynamo.evaluation.profile import profile_lanes
 
     if arguments.report is not None:
+        from dynamo.charts.speeds import draw_speeds
+
         return {"report": str(arguments.report), "tables": rewrite(arguments.report, draw_speeds)}
     SamplingOptions(threshold=arguments.threshold)  # a mistake is said before a model is loaded
     _check(arguments)
