@@ -55,7 +55,7 @@ def row_product(x, weights, out):
 
 
 @compiled_for_sums
-def _three_rows_product(x, weights, out):
+def three_rows_product(x, weights, out):
     """The same for three rows of x and of out, (3, in) and (3, width) or wider; weights are read once."""
     x0, x1, x2 = x[0], x[1], x[2]
     last = len(weights) - 1
@@ -85,12 +85,12 @@ def _product(x, weights, bias):
     out = np.empty((rows, len(weights)), np.float32)
     for at in range(0, rows, 3):
         if at + 3 <= rows:
-            _three_rows_product(x[at : at + 3], weights, out[at : at + 3])
+            three_rows_product(x[at : at + 3], weights, out[at : at + 3])
         elif at + 2 == rows:
             # Two rows go as three, one of them twice: it is reading the weights that takes the time.
             three, result = np.empty((3, x.shape[1]), np.float32), np.empty((3, len(weights)), np.float32)
             three[0], three[1:] = x[at], x[at + 1]
-            _three_rows_product(three, weights, result)
+            three_rows_product(three, weights, result)
             out[at:] = result[:2]
         else:
             row_product(x[at], weights, out[at])
@@ -117,7 +117,7 @@ def exponential(values, powers):
 
 
 @compiled_for_sums
-def _exponentials(scores, powers):
+def exponentials(scores, powers):
     """scores become exp(score - largest); 1 / their sum, not-a-number where a score is none or infinite."""
     total, largest = ZERO, scores[0]
     # A comparison would pass over not-a-number and go on; a sum becomes one, or infinite.
@@ -137,8 +137,8 @@ def _exponentials(scores, powers):
 
 
 @compiled_for_sums
-def _weighted(rows, weights, out):
-    """out (width,) = weights (count,) @ rows (count, width), read by fours"""
+def weighted(rows, weights, out):
+    """out (width,) = weights (count,) @ rows (count, width), float32 or 16-bit, read by fours"""
     out[:] = 0
     # Row by row, so that `out` stays in the nearest cache and memory is read in its own order.
     whole = len(weights) // 4 * 4
@@ -146,10 +146,10 @@ def _weighted(rows, weights, out):
         a, b, c, d = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
         at_a, at_b, at_c, at_d = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
         for i in range(len(out)):
-            out[i] += at_a * a[i] + at_b * b[i] + at_c * c[i] + at_d * d[i]
+            out[i] += at_a * _wide(a[i]) + at_b * _wide(b[i]) + at_c * _wide(c[i]) + at_d * _wide(d[i])
     for j in range(whole, len(weights)):
         for i in range(len(out)):
-            out[i] += weights[j] * rows[j, i]
+            out[i] += weights[j] * _wide(rows[j, i])
 
 
 @compiled
@@ -203,12 +203,12 @@ def attend_by_head(projected, cos, sin, keys, values, start, scaling, head, room
         else:
             # Keys are read once for the three, up to what the last sees; `own` leaves out the rest.
             three[0], three[1], three[2] = rotated[i], rotated[i + 1], rotated[i + some - 1]
-            _three_rows_product(three, keys[kv_head, :seen], scores)
+            three_rows_product(three, keys[kv_head, :seen], scores)
         for j in range(some):
             own = scores[j, : seen - some + 1 + j]
-            share = _exponentials(own, powers)
+            share = exponentials(own, powers)
             mixed = out[i + j, at : at + width]
-            _weighted(values[kv_head, : len(own)], own, mixed)
+            weighted(values[kv_head, : len(own)], own, mixed)
             mixed *= share  # the softmax's division, on `width` numbers instead of one a position
 
 

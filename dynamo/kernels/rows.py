@@ -1,7 +1,7 @@
 """Attention of one new position in each of many rows, every row over its own length only.
 
 Rows of a batch differ in length; a library's operator reads all of them up to the longest. Keys and values of
-a group are read once for all its query heads.
+a group are read for three of its query heads at a time, of 16 bits each where the cache holds such.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import numpy as np
 from numba import prange
 
 from dynamo.kernels.compiling import compiled_on_all_cores
+from dynamo.kernels.layers import exponentials, row_product, three_rows_product, weighted
 
 
 @compiled_on_all_cores
 def attend_rows(query, keys, values, lengths, scale, out):
     """out (rows, heads, dim) of query (rows, heads, dim), keys and values (rows, kv_heads, capacity, dim);
-    row r sees its first lengths[r] positions. All float32."""
+    row r sees its first lengths[r] positions. float32; keys and values also the bits of half-precision
+    numbers in uint16."""
     rows, heads, dim = query.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
@@ -23,26 +25,20 @@ def attend_rows(query, keys, values, lengths, scale, out):
     for task in prange(rows * kv_heads):
         row, kv_head = task // kv_heads, task % kv_heads
         length = lengths[row]
-        scores = np.empty((group, length), np.float32)  # each key is read once for the whole group
-        for position in range(length):
-            key = keys[row, kv_head, position]
-            for head in range(group):
-                asked = query[row, kv_head * group + head]
-                total = np.float32(0)
-                for i in range(dim):
-                    total += asked[i] * key[i]
-                scores[head, position] = total * scale
-        for head in range(group):
-            most = scores[head].max()  # so that no exponential overflows
-            total = np.float32(0)
-            for position in range(length):
-                weight = np.exp(scores[head, position] - most)
-                scores[head, position] = weight
-                total += weight
-            mixed = out[row, kv_head * group + head]
-            mixed[:] = np.float32(0)  # (dim,), in place: `out` comes uninitialised
-            for position in range(length):
-                weight = scores[head, position] / total
-                value = values[row, kv_head, position]
-                for i in range(dim):
-                    mixed[i] += weight * value[i]
+        own_keys, own_values = keys[row, kv_head, :length], values[row, kv_head, :length]
+        three, scores = np.empty((3, dim), np.float32), np.empty((3, length), np.float32)
+        powers = np.empty(length, np.int32)
+        for first in range(0, group, 3):
+            some = min(3, group - first)
+            for j in range(3):
+                three[j] = query[row, kv_head * group + first + min(j, some - 1)]
+            three *= scale
+            if some == 1:
+                row_product(three[0], own_keys, scores[0])
+            else:
+                three_rows_product(three, own_keys, scores)
+            for j in range(some):
+                share = exponentials(scores[j], powers)
+                mixed = out[row, kv_head * group + first + j]
+                weighted(own_values, scores[j], mixed)
+                mixed *= share

@@ -78,8 +78,15 @@ class Conversation:
         return self.turns[-1][0]
 
 
+def stored_dtype(states: torch.Tensor) -> torch.dtype:
+    """Of the cache, for states of this kind: a kind that the compiled loop reads, where there is one."""
+    found = loops() if states.device.type == "cpu" and states.dtype == torch.bfloat16 else None
+    return torch.float16 if found is not None and found.widens_halves() else states.dtype
+
+
 class RowsCache(Cache):
-    """Keys and values of rows of different lengths, (rows, kv_heads, capacity, head_dim) a layer."""
+    """Keys and values of rows of different lengths, (rows, kv_heads, capacity, head_dim) a layer, of
+    `stored_dtype`."""
 
     def __init__(self, prefix: DynamicCache, rows: int, capacity: int):
         super().__init__(layers=[])
@@ -90,7 +97,8 @@ class RowsCache(Cache):
         for layer in prefix.layers:
             pair = []
             for states in (layer.keys, layer.values):  # (1, kv_heads, prefix, head_dim)
-                stored = states.new_zeros(rows, states.shape[1], capacity, states.shape[3])
+                size = rows, states.shape[1], capacity, states.shape[3]
+                stored = states.new_zeros(size, dtype=stored_dtype(states))
                 stored[:, :, : states.shape[2]] = states
                 pair.append(stored)
             self._stored.append(tuple(pair))
@@ -100,7 +108,7 @@ class RowsCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one position a row, (rows, kv_heads, 1, head_dim); all that is kept of the layer."""
         for stored, new in zip(self._stored[layer_idx], (key_states, value_states), strict=True):
-            stored[self._rows, :, self.lengths] = new[:, :, 0]
+            stored[self._rows, :, self.lengths] = new[:, :, 0].to(stored.dtype)
         return self._stored[layer_idx]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -117,13 +125,16 @@ def rows_attention(
     Where no loop is compiled, the query heads of a group stand where positions would, so that keys and values
     are not repeated."""
     rows, heads, _one, dim = query.shape
-    if query.dtype == torch.float32 and query.device.type == "cpu" and loops() is not None:
+    if query.device.type == "cpu" and key.dtype != torch.bfloat16 and loops() is not None:
         from dynamo.kernels.rows import attend_rows
 
-        mixed = query.new_empty(rows, heads, dim)
-        states = (each.detach().numpy() for each in (query[:, :, 0], key, value, row_lengths))
-        attend_rows(*states, np.float32(scaling), mixed.numpy())
-        return mixed[:, None], None
+        mixed = torch.empty(rows, heads, dim)
+        stored = (
+            (each.view(torch.uint16) if each.dtype == torch.float16 else each).numpy() for each in (key, value)
+        )
+        asked = query[:, :, 0].float().numpy()
+        attend_rows(asked, *stored, row_lengths.numpy(), np.float32(scaling), mixed.numpy())
+        return mixed[:, None].to(query.dtype), None
     kv_heads, longest = key.shape[1], attention_mask.shape[-1]
     grouped = query.reshape(rows, kv_heads, heads // kv_heads, dim)
     mask = attention_mask.expand(rows, kv_heads, heads // kv_heads, longest)
