@@ -46,7 +46,7 @@ from dynamo.kernels.vectors import (
 GROUP = 32  # weights along a row that share a scale in 4 bits
 BLOCK = 32  # of the weights' rows: one task
 LARGEST = np.float32(32767)
-AHEAD = 2048  # bytes: the processor itself looks ahead to the end of a page, 4,096 bytes, and begins anew
+AHEAD = 8192  # bytes: the processor itself looks ahead to the end of a page, 4,096 bytes, and begins anew
 LINE = 64  # bytes that come together
 SIZE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # of a float32's bits
 
@@ -171,9 +171,9 @@ def _of_4_bits(x, r, some, weights, at, found):
         w, i = at + 5 * GROUP * g, GROUP * g
         part0, part1, part2 = no_integers(), no_integers(), no_integers()
         scale, least = eight_halves(weights, w + 128), eight_halves(weights, w + 144)
+        for line in range(0, 5 * GROUP, LINE):
+            fetch(weights, w + line + AHEAD)
         if some == 1:
-            for line in range(0, 5 * GROUP, LINE):
-                fetch(weights, w + line + AHEAD)  # with more rows it is not memory that is waited for
             for quarter in range(4):
                 four, j = fours(weights, w + GROUP * quarter), i0 + i + 8 * quarter
                 part0 = added_products(part0, fourth(four, 0), pair_everywhere(shorts, j))

@@ -68,7 +68,7 @@ def fetch(_, array, at):
         kind = ir.FunctionType(ir.VoidType(), [place.type, integer, integer, integer])
         ask = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
         builder.call(
-            ask, [place, *(ir.Constant(integer, each) for each in (0, 0, 1))]
+            ask, [place, *(ir.Constant(integer, each) for each in (0, 3, 1))]
         )  # data, to be read once
         return context.get_dummy_value()
 
