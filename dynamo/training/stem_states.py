@@ -42,20 +42,24 @@ SPARE_BYTES = 2**30  # of the disk, for everything else
 
 
 class StemStates:
-    """The folder, for one base and one source of the heads. Raises ValueError where it holds another's."""
+    """The folder, for one base and one source of the heads; mixed_precision: "no" or "bf16", of the base's
+    products. Raises ValueError where it holds another's."""
 
-    def __init__(self, folder: str | Path, model: DynamoForCausalLM):
+    def __init__(self, folder: str | Path, model: DynamoForCausalLM, mixed_precision: str = "no"):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         config = model.config
         self._source_is_last = config.head_source == "last"
         self._top = min(TOP, config.vocab_size - 1)
+        self._in_bf16 = mixed_precision == "bf16"
         self._settings = {
             "base": _fingerprint(model),
             "head_source": config.head_source,
             "hidden_size": config.hidden_size,
             "top": self._top,
         }
+        if self._in_bf16:
+            self._settings["mixed_precision"] = mixed_precision
         token_id = np.uint16 if config.vocab_size <= 2**16 else np.int32
         self._files = {  # what each row belongs to, its type and shape
             "keys": ("conversations", np.uint64, ()),
@@ -79,7 +83,8 @@ class StemStates:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["settings"] != self._settings:
                 raise ValueError(
-                    f"states: {self.folder} holds those of another base or head_source; name another folder"
+                    f"states: {self.folder} holds those of another base, head_source or mixed_precision; "
+                    "name another folder"
                 )
             counts = found["counts"]
         self.counts: dict[str, int] = counts
@@ -130,7 +135,9 @@ class StemStates:
             for start in range(0, len(keys), SORTED_TOGETHER):
                 together = sorted(keys[start : start + SORTED_TOGETHER], key=lambda key: len(new[key][0]))
                 for batch in _batches(together, new):
-                    self._append(batch, run_base(model, [new[key] for key in batch], self._top))
+                    with torch.autocast(model.device.type, torch.bfloat16, self._in_bf16):
+                        run = run_base(model, [new[key] for key in batch], self._top)
+                    self._append(batch, run)
                     bar.update(sum(len(new[key][0]) for key in batch))
                     if time.monotonic() - committed > COMMIT_SECONDS:
                         self._commit()

@@ -111,7 +111,7 @@ def _train_on_states(
         raise ValueError("heads: 1 leaves no extra head to train; use 2 or more")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    states = StemStates(run.states or run.output / "states", model)
+    states = StemStates(run.states or run.output / "states", model, run.options.mixed_precision)
 
     def rows(names: Sequence[Path], reading: Reading) -> StateRows:
         examples = fitted(instructions.read_examples(names, reading), tokenizer, reading)

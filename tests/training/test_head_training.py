@@ -175,6 +175,8 @@ def test_states_of_another_base_are_refused(conversations, tmp_path):
     kept(tmp_path, small(), conversations)
     with pytest.raises(ValueError, match="states"):
         StemStates(tmp_path, small(seed=1))
+    with pytest.raises(ValueError, match="mixed_precision"):
+        StemStates(tmp_path, small(), "bf16")
 
 
 def test_states_that_the_disk_has_no_room_for_are_refused(conversations, tmp_path, monkeypatch):
