@@ -26,7 +26,7 @@ from dynamo.decoding.by_position import LogitsByPosition
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.few_bits import BYTES
 from dynamo.decoding.in_loops import GatedPass, InLoop, half_product
-from dynamo.decoding.packed import WEIGHTS, matrix_product, pack
+from dynamo.decoding.packed import WEIGHTS, LoopedLayers, matrix_product, pack
 from dynamo.model import architecture_of, model_shape, walk_heads
 from dynamo.model.packing import can_pack, fits_half, has_halves_in_loops, split_layers
 from dynamo.model.shape import LARGEST_COPY
@@ -65,7 +65,7 @@ class Decoder:
                 f"{self._dtype} weights on {self.device}"
             )
         self._prepare()
-        self._in_loops: GatedPass | None = None
+        self._in_loops: GatedPass | LoopedLayers | None = None
         if self.packed:
             self._pack(model)
             self._warm_up()
@@ -81,16 +81,19 @@ class Decoder:
             [self._architecture.layer_weights(each) for each in part] for part in split_layers(model)
         )
         self._stem = [pack([layer], slot, self._weights) for slot, layer in enumerate(stem)]
-        looped = self._shape.layer.fits_loop(len(finals))
-        self._finals = pack(finals, len(stem), self._weights, looped)
-        if self._weights == "own" and has_halves_in_loops(model):
-            # Beside the stem's own products, which are for more rows.
-            layers = [each.packed() for each in (*stem, *finals)]
-            products = [{name: half_product(*part) for name, part in each.items()} for each in layers]
-            self._in_loops = GatedPass([*stem, *finals], products)
+        layers = [*stem, *finals]
+        in_loop = self._shape.layer.in_loop(len(layers), len(finals)) if self._weights == "own" else 0
+        self._finals = pack(finals, len(stem), self._weights, looped=in_loop == len(finals) < len(layers))
+        # Beside the stem's own products, which are for more rows.
+        if in_loop == len(layers):
+            self._in_loops = LoopedLayers(layers, [each.packed() for each in layers], 0)
+        elif self._weights == "own" and has_halves_in_loops(model):
+            parts = [each.packed() for each in layers]
+            products = [{name: half_product(*part) for name, part in each.items()} for each in parts]
+            self._in_loops = GatedPass(layers, products)
         elif few_bits.in_loops(self._weights) and self._shape.layer.fits_passes():
             products = [each for part in (*self._stem, self._finals) for each in part.products]
-            self._in_loops = GatedPass([*stem, *finals], products)
+            self._in_loops = GatedPass(layers, products)
         if type(self._unembed) is nn.Linear:
             # Its rounding goes into every logit, so it has 8 bits where the layers have 4.
             kept = "int8" if self._weights == "int4" else self._weights
@@ -271,7 +274,7 @@ class Decoder:
         """Behind the final norm: (heads, queries, hidden) -> (heads, queries, hidden)."""
         norm = self._final_norm
         if self._output_is_shared:
-            return norm(outputs) if self._in_loops is None else self._in_loops.normed(outputs, norm.weight)
+            return norm(outputs) if self._in_loops is None else self._in_loops.normed(outputs, norm)
         extra = self._token_heads[: len(outputs) - 1]
         norms = [norm, *(head.final_layer_norm or norm for head in extra)]
         rows = [each(output) for each, output in zip(norms, outputs, strict=True)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
@@ -76,10 +76,10 @@ class GatedPass:
         weights = (self._inner, self._eps, self._gains, self._matrices, self._biases)
         return _run(self._loops, "layers_of_a_pass", states, n, first, apart, queries, *weights, place)
 
-    def normed(self, states: Tensor, gain: Tensor) -> Tensor:
-        """As the layers' norms, states (.., hidden)."""
+    def normed(self, states: Tensor, norm: nn.Module) -> Tensor:
+        """Behind the model's final norm, which is as the layers' are, states (.., hidden)."""
         rows = states.flatten(0, -2).numpy()
-        found = self._loops.rms_normed(rows, gain.detach().numpy(), self._eps)
+        found = self._loops.rms_normed(rows, norm.weight.detach().numpy(), self._eps)
         return torch.from_numpy(found).view_as(states)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
@@ -66,7 +66,7 @@ class PackedLayers:
         from hidden_states (new, hidden).
         """
         if self.looped is not None and not all_positions and step.alone and step.loop is not None:
-            return self.looped.forward(hidden_states, n, step)
+            return self.looped.forward(hidden_states, 0, n, step, apart=True)
         return self._forward(hidden_states, n, step, all_positions)
 
     def _forward(self, hidden_states: Tensor, n: int, step: AttentionStep, all_positions: bool) -> Tensor:
@@ -148,7 +148,7 @@ def pack(
 
 
 class LoopedLayers:
-    """Copies of layers as `kernels.layers.side_by_side` wants them, with caches from `slot` on.
+    """Copies of layers as `kernels.layers.parallel_layers` wants them, with caches from `slot` on.
 
     packed: each layer's matrices (`LayerWeights.packed`). Weights are kept in 16 bits where these hold all of
     them.
@@ -164,15 +164,21 @@ class LoopedLayers:
             _array([torch.cat([_bias(*parts[name]) for name in names]) for parts in packed]),
         ]
         # Read once a pass from end to end, they come faster from few large pages.
-        self._weights = (float(layers[0].eps), *side_by_side(arrays))
+        self._eps, self._weights = float(layers[0].eps), side_by_side(arrays)
 
-    def forward(self, hidden_states: Tensor, n: int, step: AttentionStep) -> Tensor:
-        """As `PackedLayers.forward` of the first `n`, for one text where the step has its loop."""
-        place = (tuple(step.rotary), step.memory[:, :, 0], self._slot, step.start)
-        outputs = kernels.loops().side_by_side(
-            hidden_states.numpy(), n, *self._weights, *place, self._scaling, step.queries
+    def forward(self, hidden_states: Tensor, first: int, n: int, step: AttentionStep, apart: bool) -> Tensor:
+        """`n` layers from `first` on, for one text where the step has its loop, hidden_states (new, hidden):
+        one after the other, (1, new, hidden), or `apart`, each on the same, (n, queries, hidden)."""
+        weights = (each[first : first + n] for each in self._weights)
+        place = (tuple(step.rotary), step.memory[:, :, 0], self._slot + first, step.start)
+        outputs = kernels.loops().parallel_layers(
+            hidden_states.numpy(), n, apart, self._eps, *weights, *place, self._scaling, step.queries
         )
         return torch.from_numpy(outputs)
+
+    def normed(self, states: Tensor, norm: nn.Module) -> Tensor:
+        """Behind the model's final norm, states (.., hidden)."""
+        return norm(states)
 
 
 def _bias(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -35,7 +35,7 @@ class Loops(NamedTuple):
     next_token: Callable
     drawn: Callable
     attend: Callable
-    side_by_side: Callable
+    parallel_layers: Callable
     rms_normed: Callable
     product: Callable
     product_on_all_cores: Callable
@@ -85,7 +85,7 @@ def loops() -> Loops | None:
         thresholds.next_token,
         thresholds.drawn,
         layers.attend,
-        layers.side_by_side,
+        layers.parallel_layers,
         norms.rms_normed,
         products.product,
         products.product_on_all_cores,

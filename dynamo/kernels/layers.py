@@ -1,5 +1,5 @@
 """One text's few new positions on CPU in float32: attention (`dynamo.decoding.attention` in one loop), and
-whole layers side by side (`dynamo.decoding.packed` in one loop).
+whole layers, one after the other or side by side (`dynamo.decoding.packed` in one loop).
 
 For a handful of positions the operators' calls take longer than their sums. Queries and keys are rotated
 (rotary embedding), keys and values go to the cache, and each query sees its own position and all before it.
@@ -296,10 +296,12 @@ def _layer(
 
 
 @compiled
-def side_by_side(
-    x, n, eps, norms, project, expand, contract, biases, rotary, memory, slot, start, scaling, queries
+def parallel_layers(
+    x, n, apart, eps, norms, project, expand, contract, biases, rotary, memory, slot, start, scaling, queries
 ):
-    """The first `n` of some layers, all on x (new, hidden), at its last `queries`: (n, queries, hidden).
+    """The first `n` of some layers over x (new, hidden): one after the other, the last one's output at all
+    positions, (1, new, hidden); or of each its own over the same x at the last `queries`, if `apart`,
+    (n, queries, hidden).
 
     By layer, float32: norms (4, hidden), gain and shift of the input's and of the second norm; project
     (3 hidden, hidden), queries, keys, values, each by head; expand (inner, hidden); contract (hidden,
@@ -307,11 +309,15 @@ def side_by_side(
     be the bits of float16 as uint16. rotary: cos, sin as for `attend`; memory (2, layers, heads, capacity,
     width).
     """
-    out = np.empty((n, queries, x.shape[1]), np.float32)
-    normed = _normed(x, eps)  # (new, hidden): the layers' norms differ only in gain and shift
+    wanted = queries if apart else len(x)
+    out = np.empty((n if apart else 1, wanted, x.shape[1]), np.float32)
+    states, normed = x, _normed(x, eps)  # (new, hidden): norms of one input differ only in gain and shift
     for i in range(n):
-        out[i] = _layer(
-            x, normed, norms[i], project[i], expand[i], contract[i], biases[i],
-            rotary, memory[0, slot + i], memory[1, slot + i], start, scaling, queries,
+        found = _layer(
+            states, normed, norms[i], project[i], expand[i], contract[i], biases[i],
+            rotary, memory[0, slot + i], memory[1, slot + i], start, scaling, wanted,
         )  # fmt: skip
+        out[i if apart else 0] = found
+        if not apart and i + 1 < n:
+            states, normed = found, _normed(found, eps)
     return out

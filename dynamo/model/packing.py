@@ -64,14 +64,15 @@ def bytes_of_copies(model: nn.Module) -> int:
     for layer in (*stem, *finals):
         parts = architecture.layer_weights(layer).packed()
         total += shape.layer.packed_bytes({name: fits_half(weight) for name, (weight, _) in parts.items()})
-    embedding = model.get_output_embeddings()
-    looped = has_halves_in_loops(model)
+    layers, in_loop = [*stem, *finals], shape.layer.in_loop(len(stem) + len(finals), len(finals))
+    embedding, passes = model.get_output_embeddings(), has_halves_in_loops(model)
     if type(embedding) is nn.Linear and fits_half(embedding.weight):
-        total += shape.embedding_copy_bytes(looped)
-    if looped:
-        total += len((*stem, *finals)) * shape.layer.passes_bytes()
-    if shape.layer.fits_loop(len(finals)):
-        total += len(finals) * shape.layer.looped_bytes(all_half(map(architecture.layer_weights, finals)))
+        total += shape.embedding_copy_bytes(passes or in_loop == len(layers))
+    if passes:
+        total += len(layers) * shape.layer.passes_bytes()
+    if in_loop:
+        half = all_half(map(architecture.layer_weights, layers[-in_loop:]))
+        total += in_loop * shape.layer.looped_bytes(half)
     return total
 
 

@@ -102,13 +102,15 @@ class LayerShape:
         biases = self.projected + self.inner + self.hidden  # zeros where the layer has none
         return (2 if half else 4) * self.matrix_parameters + 4 * (biases + 2 * self.norm_parameters)
 
-    def fits_loop(self, layers: int) -> bool:
-        """Whether there is a compiled loop here for such layers, and so many of them are small enough."""
+    def in_loop(self, layers: int, finals: int) -> int:
+        """How many of a model's layers go through the compiled loop for such as these: all, or its last ones,
+        which lie side by side, or none."""
         loops = kernels.loops()
-        small = layers * self.matrix_parameters <= LARGEST_LOOP
         plain = self.parallel and self.norm == "layer" and not self.gated and self.kv_heads == self.heads
-        known = plain and self.activation == "gelu"
-        return loops is not None and loops.widens_halves() and small and known
+        if loops is None or not loops.widens_halves() or not plain or self.activation != "gelu":
+            return 0
+        small = (each for each in (layers, finals) if each * self.matrix_parameters <= LARGEST_LOOP)
+        return next(small, 0)
 
     def passes_bytes(self) -> int:
         """A layer's copy in 16 bits for the compiled loop of whole passes; each row has a scale."""
@@ -211,12 +213,13 @@ class ModelShape:
             return 0
         if 2 * self.all_layers * layer.parameters > LARGEST_COPY:
             return 0
-        finals = 1 + self.extra_heads * self.head_layers
-        looped = finals * layer.looped_bytes() if layer.fits_loop(finals) else 0
+        in_loop = layer.in_loop(self.all_layers, 1 + self.extra_heads * self.head_layers)
+        looped = in_loop * layer.looped_bytes()
         passes = layer.fits_passes(self.all_layers)
         if passes:
             looped += self.all_layers * layer.passes_bytes()
-        return self.all_layers * layer.packed_bytes() + self.embedding_copy_bytes(passes) + looped
+        embedding = self.embedding_copy_bytes(passes or in_loop == self.all_layers)
+        return self.all_layers * layer.packed_bytes() + embedding + looped
 
     def few_bits_bytes(self, matrix_bytes: float) -> int:
         """Packed copies in fewer bits; matrix_bytes: of one weight of the layers' matrices. The output

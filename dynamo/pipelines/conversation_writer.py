@@ -130,7 +130,8 @@ def rows_attention(
 
         mixed = torch.empty(rows, heads, dim)
         stored = (
-            (each.view(torch.uint16) if each.dtype == torch.float16 else each).numpy() for each in (key, value)
+            (each.view(torch.uint16) if each.dtype == torch.float16 else each).numpy()
+            for each in (key, value)
         )
         asked = query[:, :, 0].float().numpy()
         attend_rows(asked, *stored, row_lengths.numpy(), np.float32(scaling), mixed.numpy())

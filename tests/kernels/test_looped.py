@@ -1,4 +1,5 @@
-"""Layers side by side in the loop against torch's operators: the same numbers, and where it is not taken."""
+"""Layers in the loop, all or the last ones, against torch's operators: the same numbers, and where it is not
+taken."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from dynamo import kernels
 from dynamo.decoding.decoder import Decoder
+from dynamo.decoding.packed import LoopedLayers
 from dynamo.kernels import layers as loops
-from dynamo.model import shape
+from dynamo.model import model_shape, shape
 from dynamo.model.packing import bytes_of_copies
 
 pytestmark = pytest.mark.skipif(
@@ -25,12 +27,12 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def without(monkeypatch):
-    """A decoder that leaves these layers to torch's operators."""
+def decoder_with(monkeypatch):
+    """A decoder whose loop takes at most so many layers."""
 
-    def build(model):
+    def build(model, layers):
         with monkeypatch.context() as patched:
-            patched.setattr(shape, "LARGEST_LOOP", 0)
+            patched.setattr(shape, "LARGEST_LOOP", layers * model_shape(model).layer.matrix_parameters)
             return Decoder(model)
 
     return build
@@ -39,10 +41,13 @@ def without(monkeypatch):
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("changes", [{}, {"attention_bias": False}, {"num_attention_heads": 2}])
 @pytest.mark.parametrize("build", [tiny_base, tiny_dynamo])
-def test_passes_in_the_loop_have_the_logits_of_torchs_operators(build, changes, half, without):
+@pytest.mark.parametrize("whole", [True, False])
+def test_passes_in_the_loop_have_the_logits_of_torchs_operators(whole, build, changes, half, decoder_with):
     model = saved_in_half(build(**changes)) if half else build(**changes)
-    in_loop, by_torch = Decoder(model), without(model)
-    assert in_loop._finals.looped is not None and by_torch._finals.looped is None
+    layers, heads = model_shape(model).all_layers, 3 if build is tiny_dynamo else 1
+    in_loop, by_torch = decoder_with(model, layers if whole else heads), decoder_with(model, 0)
+    assert (in_loop._in_loops is not None) == whole == (in_loop._finals.looped is None)
+    assert by_torch._in_loops is by_torch._finals.looped is None
     states = in_loop.new_cache(64), by_torch.new_cache(64)
     rng, other = np.random.default_rng(0), False
     for new in (20, 1, 2, 3, 4, 5, 6, 7, 8, 1):
@@ -101,28 +106,31 @@ def test_what_is_not_finite_is_seen_in_the_logits(wrong):
     assert not decoder.forward(decoder.new_cache(8), [7]).isfinite().any()
 
 
-def test_layers_that_the_loop_cannot_do_are_left_to_torch(monkeypatch):
+def test_layers_that_the_loop_cannot_do_are_left_to_torch(decoder_with, monkeypatch):
     """Layers of another activation or too large or in 8 bits are left to torch."""
-    relu = tiny_dynamo(hidden_act="relu")
-    assert Decoder(relu)._finals.looped is None
+    relu = Decoder(tiny_dynamo(hidden_act="relu"))
+    assert relu._in_loops is relu._finals.looped is None
     model = saved_in_half(tiny_dynamo())
     if torch.backends.quantized.supported_engines.count("fbgemm"):
-        assert Decoder(model, weights="int8")._finals.looped is None
-    with_loop, layers = bytes_of_copies(model), 3
-    hidden, inner = model.config.hidden_size, model.config.intermediate_size
-    numbers = layers * (4 * hidden**2 + 2 * hidden * inner)
-    monkeypatch.setattr(shape, "LARGEST_LOOP", numbers)
-    assert Decoder(model)._finals.looped is not None
-    monkeypatch.setattr(shape, "LARGEST_LOOP", numbers - 1)
-    assert Decoder(model)._finals.looped is None
-    assert with_loop - bytes_of_copies(model) == 2 * numbers + layers * 4 * (8 * hidden + inner)
+        assert not isinstance(Decoder(model, weights="int8")._in_loops, LoopedLayers)
+    layers, each = model_shape(model).all_layers, model_shape(model).layer
+    copies = {}
+    for count in (layers, layers - 1, 3, 2):
+        decoder = decoder_with(model, count)
+        assert (decoder._in_loops is not None) == (count == layers)
+        assert (decoder._finals.looped is not None) == (3 <= count < layers)
+        monkeypatch.setattr(shape, "LARGEST_LOOP", count * each.matrix_parameters)
+        copies[count] = bytes_of_copies(model)
+    assert copies[layers - 1] == copies[3] == copies[2] + 3 * each.looped_bytes()
+    embedding = [model_shape(model).embedding_copy_bytes(looped) for looped in (False, True)]
+    assert copies[layers] == copies[2] + layers * each.looped_bytes() + embedding[1] - embedding[0]
 
 
 def test_a_processor_that_does_not_widen_halves_is_spared_the_loop(monkeypatch):
     old = SimpleNamespace(**kernels.loops()._asdict() | {"widens_halves": lambda: False})
     monkeypatch.setattr(kernels, "loops", lambda: old)
     decoder = Decoder(saved_in_half(tiny_dynamo()))
-    assert decoder._finals.looped is None
+    assert decoder._in_loops is decoder._finals.looped is None
     assert decoder.forward(decoder.new_cache(8), [1, 2]).isfinite().all()
 
 

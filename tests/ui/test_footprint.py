@@ -15,6 +15,7 @@ from talks import SETTINGS
 from dynamo import kernels
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.few_bits import BYTES
+from dynamo.decoding.in_loops import InLoop
 from dynamo.loading import Footprint, load, memory_of
 from dynamo.model import model_shape
 from dynamo.model.packing import bytes_of_copies
@@ -61,8 +62,9 @@ def held_beside(model):
                 found[cell.cell_contents.untyped_storage().data_ptr()] = cell.cell_contents
     for part in parts:
         found |= {each.untyped_storage().data_ptr(): each for each in (part.gain, part.shift)}
-    looped = vars(decoder._finals.looped)["_weights"] if decoder._finals.looped else ()
-    total += sum(each.nbytes for each in looped if isinstance(each, np.ndarray))
+    looped = decoder._in_loops or decoder._finals.looped
+    total += sum(each.nbytes for each in looped._weights) if looped else 0
+    total += decoder._unembed.numbers.nbytes if isinstance(decoder._unembed, InLoop) else 0
     return total + sum(each.nbytes for pointer, each in found.items() if pointer not in own)
 
 
