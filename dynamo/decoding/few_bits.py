@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dynamo import kernels
-from dynamo.decoding.in_loops import InLoop, in_4_bits, in_8_bits
+from dynamo.decoding.in_loops import InLoop
+from dynamo.kernels.layouts import in_4_bits, in_8_bits
 from dynamo.model.shape import LayerShape
 
 GROUP = 32  # weights along a row that share a scale and a least number

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
 from dynamo.decoding.attention import AttentionStep
+from dynamo.kernels.layouts import in_16_bits
 from dynamo.model import LayerWeights
 from dynamo.model.packing import power_to_half
 
@@ -83,29 +83,6 @@ class GatedPass:
         return torch.from_numpy(found).view_as(states)
 
 
-def in_8_bits(bits: Tensor, scales: Tensor) -> Tensor:
-    """bits (width, in) int8, scales (width,) -> flat int8."""
-    pairs = _by_eights(bits).unflatten(2, (-1, 2)).transpose(1, 2)  # (.., in / 2, 8, 2)
-    return _joined(pairs.flatten(1), _by_eights(scales.float())).view(torch.int8)
-
-
-def in_4_bits(bits: Tensor, scales: Tensor, least: Tensor) -> Tensor:
-    """bits (width, in) 0 to 15, scales and least (width, groups) -> flat uint8."""
-    groups = scales.shape[1]
-    four = _by_eights(bits.int()).unflatten(2, (groups, 4, 4, 2)).permute(0, 2, 3, 1, 5, 4)
-    places = torch.tensor([0, 4, 8, 12], dtype=torch.int32)
-    four = (four << places).sum(dim=-1, dtype=torch.int32).to(torch.int16)
-    grids = (_by_eights(each.half()).transpose(1, 2) for each in (scales, least))  # (.., groups, 8)
-    return _joined(four.flatten(2), *grids)
-
-
-def in_16_bits(weight: Tensor, power: float) -> Tensor:
-    """weight (width, in), which float16 holds times a power of two -> flat uint16."""
-    numbers = _by_eights((weight * power).half()).transpose(1, 2)  # (.., in, 8)
-    scales = torch.full((len(numbers), 8), 1 / power)
-    return _joined(numbers.flatten(1), scales).view(torch.uint16)
-
-
 def _run(loops: kernels.Loops, name: str, *given: Any) -> Tensor:
     """A loop, by as many threads as torch has."""
     threads = torch.get_num_threads()
@@ -113,16 +90,6 @@ def _run(loops: kernels.Loops, name: str, *given: Any) -> Tensor:
         return torch.from_numpy(getattr(loops, name)(*given))
     loops.use_threads(threads)  # numba counts its own
     return torch.from_numpy(getattr(loops, f"{name}_on_all_cores")(*given, threads))
-
-
-def _by_eights(rows: Tensor) -> Tensor:
-    """(width, ..) -> (width / 8, 8, ..), filled up with zeros."""
-    return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, -len(rows) % 8)).unflatten(0, (-1, 8))
-
-
-def _joined(*parts: Tensor) -> Tensor:
-    """Flat, their last dimensions' bytes end to end."""
-    return torch.cat([each.contiguous().view(torch.uint8) for each in parts], dim=-1).flatten()
 
 
 def _array(each: Sequence[Tensor]) -> np.ndarray:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba.extending import overload
 
-from dynamo.kernels.compiling import compiled_for_sums
+from dynamo.kernels.compiling import compiled, compiled_for_sums
 from dynamo.kernels.layers import exponential, row_product
+from dynamo.kernels.products import eight_sums, prepared, stretch
 
 ZERO, ONE = np.float32(0), np.float32(1)
 EPS = np.finfo(np.float32).eps  # as torch's rms_norm has it
@@ -36,20 +38,43 @@ def likeliest(logits, temperature):
     return found
 
 
+@compiled
+def _row_product_by_eights(x, weights, out):
+    numbers, found, step = (
+        prepared(x.reshape(1, -1), weights),
+        np.empty(24, np.float32),
+        stretch(weights, len(x)),
+    )
+    for first in range(0, len(out), 8):
+        eight_sums(numbers, 0, 1, weights, first // 8 * step, found)
+        some = min(8, len(out) - first)
+        out[first : first + some] = found[:some]
+
+
+def row_times(x, weights, out):
+    """out (width,) = weights @ x (in,); weights (width, in) float32, or flat in 16 bits as in `products`."""
+
+
+@overload(row_times)
+def _row_times(x, weights, out):
+    if weights.ndim == 2:
+        return lambda x, weights, out: row_product(x, weights, out)
+    return lambda x, weights, out: _row_product_by_eights(x, weights, out)
+
+
 @compiled_for_sums
 def conditionals(inner, back, output, ids, log_f, temperature):
     """Of candidates ids (k,) after the tokens that led to inner states (n, rank): (n, k), distributions.
 
-    back (hidden, rank), float32 or the bits of float16 as uint16; output (vocab, hidden); log_f (k,): without
-    these tokens.
+    back (hidden, rank), as `row_times` reads it; output (vocab, hidden); log_f (k,): without these tokens.
     """
-    hidden, rank = back.shape
+    rank, hidden = inner.shape[1], output.shape[1]
     found = np.empty((len(inner), len(ids)))
     u, state = np.empty(rank, np.float32), np.empty(hidden, np.float32)
     for row in range(len(inner)):
         for i in range(rank):
             u[i] = inner[row, i] / (ONE + np.exp(-inner[row, i]))
-        row_product(u, back, state)
+        row_times(u, back, state)
         largest = -np.inf
         for c in range(len(ids)):
             embedding, total = output[ids[c]], ZERO
@@ -67,18 +92,18 @@ def conditionals(inner, back, output, ids, log_f, temperature):
 
 
 @compiled_for_sums
-def after_chunk(state, chunk, embedding, matrices, output, ids, log_f, temperature):
+def after_chunk(state, chunk, embedding, rank, matrices, output, ids, log_f, temperature):
     """The same after one chunk of tokens (n,): (1, k).
 
-    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, all float32 or all the
-    bits of float16: to inner states from the head's, (rank, hidden), of no rows where it is not seen, from
-    the chunk's last tokens, (1 to n, rank, hidden), and back, (hidden, rank).
+    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, as `row_times` reads
+    them: to inner states from the head's, (rank, hidden), empty where it is not seen, from each of the
+    chunk's last tokens, (rank, hidden), and back, (hidden, rank).
     """
     from_hidden, from_tokens, back = matrices
-    seen, rank, hidden = from_tokens.shape
+    seen, hidden = len(from_tokens), embedding.shape[1]
     inner, part = np.zeros((1, rank), np.float32), np.empty(rank, np.float32)
     if len(from_hidden):
-        row_product(state, from_hidden, inner[0])
+        row_times(state, from_hidden, inner[0])
     row = np.empty(hidden, np.float32)
     for place in range(seen):
         token, squares = embedding[chunk[len(chunk) - seen + place]], ZERO
@@ -87,7 +112,7 @@ def after_chunk(state, chunk, embedding, matrices, output, ids, log_f, temperatu
         scale = ONE / np.sqrt(squares / np.float32(hidden) + EPS)
         for d in range(hidden):
             row[d] = token[d] * scale
-        row_product(row, from_tokens[place], part)
+        row_times(row, from_tokens[place], part)
         for i in range(rank):
             inner[0, i] += part[i]
     return conditionals(inner, back, output, ids, log_f, temperature)

@@ -22,12 +22,13 @@ from transformers import PreTrainedModel
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
+from dynamo.kernels.layouts import in_16_bits
 from dynamo.model.heads import TokenHead
 from dynamo.model.packing import is_half
 from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.options import SamplingOptions
 
-Copy = tuple[NDArray, tuple[NDArray, ...], NDArray]
+Copy = tuple[NDArray, int, tuple[NDArray, ...], NDArray]
 
 FEW_ROWS = 4  # of inner states: for more, torch's products are faster than the loop's
 
@@ -60,10 +61,10 @@ class Correlators:
         ]
         if not all(each.is_cpu and each.dtype == torch.float32 for each in (*ends, *matrices)):
             return None
-        half = all(map(is_half, matrices))
-        copies = (each.detach().half() if half else each.detach() for each in matrices)
-        arrays = [each.numpy().view(np.uint16) if half else each.numpy() for each in copies]
-        return ends[0].detach().numpy(), side_by_side(arrays), ends[1].detach().numpy()
+        # Where a row's length lets them, and 16 bits hold them: less is read, and read ahead.
+        half = all(map(is_half, matrices)) and not any(each.shape[-1] % 4 for each in matrices)
+        arrays = [(_flat(each) if half else each.detach()).numpy() for each in matrices]
+        return ends[0].detach().numpy(), correlator.rank, side_by_side(arrays), ends[1].detach().numpy()
 
     def warm_up(self) -> None:
         """Compile or load the loops that conditionals need, before a step is timed."""
@@ -128,7 +129,7 @@ class Correlators:
         loops = kernels.loops() if len(inner) <= FEW_ROWS and back.is_cpu else None
         if loops is not None and back.dtype == output.dtype == torch.float32:
             copy = self._copy_of(head)
-            arrays = back.detach().numpy() if copy is None else copy[1][2], output.detach().numpy()
+            arrays = back.detach().numpy() if copy is None else copy[2][2], output.detach().numpy()
             return loops.conditionals(inner.numpy(), *arrays, ids, log_f, float(temperature))
         rows = output.index_select(0, torch.from_numpy(ids).to(output.device)).to(back)  # E_c, (k, hidden)
         u = torch.nn.functional.silu(inner)
@@ -137,6 +138,14 @@ class Correlators:
         logits = log_f + rise.double().cpu().numpy() / temperature
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
+
+
+def _flat(matrices: Tensor) -> Tensor:
+    """(.., width, in) as the compiled products have them in 16 bits, (.., numbers)."""
+    matrices = matrices.detach()
+    if matrices.ndim == 3:
+        return torch.stack([_flat(each) for each in matrices])
+    return in_16_bits(matrices, 1.0) if len(matrices) else torch.empty(0, dtype=torch.uint16)
 
 
 class Conditionals:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dynamo import kernels
-from dynamo.decoding.in_loops import in_4_bits, in_8_bits, in_16_bits
+from dynamo.kernels.layouts import in_4_bits, in_8_bits, in_16_bits
 
 loops = kernels.loops()
 pytestmark = pytest.mark.skipif(loops is None, reason="numba is missing or was not asked for")
