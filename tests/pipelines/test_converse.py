@@ -27,6 +27,8 @@ from dynamo.pipelines.conversation_writer import (
     ConverseOptions,
     is_loop,
     leads,
+    rows_attention,
+    stored_dtype,
 )
 from dynamo.pipelines.converse import SPLITS, converse, part_file, split_of
 from dynamo.training.trainer import save_model
@@ -115,6 +117,23 @@ def test_rows_of_different_lengths_say_what_transformers_says(family, kernels, t
         with torch.no_grad():
             logits = whole(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         assert logits.argmax(-1).tolist() == answer
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (8, 2)])
+def test_rows_of_a_model_in_16_bits_attend_as_in_float32(heads, kv_heads):
+    rng, rows, capacity, width = torch.Generator().manual_seed(0), 3, 20, 8
+    query = torch.randn(rows, heads, 1, width, generator=rng).bfloat16()
+    dtype = stored_dtype(query)
+    stored = [torch.randn(rows, kv_heads, capacity, width, generator=rng).to(dtype) for _ in range(2)]
+    lengths = torch.tensor([20, 1, 7])
+    seen = torch.arange(capacity) < lengths[:, None]
+    mask = torch.zeros(rows, 1, 1, capacity).masked_fill(~seen[:, None, None], float("-inf"))
+    found, _ = rows_attention(None, query, *stored, mask.to(query.dtype), width**-0.5, lengths)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.float(), *(each.float() for each in stored), mask, enable_gqa=True
+    )
+    assert found.dtype == query.dtype and found.shape == (rows, 1, heads, width)
+    torch.testing.assert_close(found.float(), expected.transpose(1, 2), rtol=1e-2, atol=1e-2)
 
 
 def test_conversations_have_the_shape_that_training_reads(whole):
