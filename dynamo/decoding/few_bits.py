@@ -5,9 +5,10 @@ int8: a scale for each of the weight's rows. int4: each group of 32 along a row 
 number on a grid of 16, as Q4_1 of llama.cpp has them: weights that were read from such a file get the file's
 own bits back.
 
-Activations keep 16 bits in the loops, scaled by their own row's largest; torch's kernels work in bfloat16,
-which has 8. In 8 bits they would lose much: a few of a Llama's are very large, and set the scale of all
-others. What a row gives does not depend on the rows beside it (in the loops up to the rounding of a few
+Beside weights in 8 bits activations keep 16 in the loops, scaled by their own row's largest; torch's kernels
+work in bfloat16, which has 8. A row's largest would be too coarse a scale for 8 bits: a few of a Llama's
+activations are very large. Beside weights in 4 bits each 16 of them have a scale of their own, and 8 bits are
+enough. What a row gives does not depend on the rows beside it (in the loops up to the rounding of a few
 float32 sums), so there is one distribution, which exact mode keeps to.
 """
 

@@ -16,9 +16,8 @@ def in_8_bits(bits: Tensor, scales: Tensor) -> Tensor:
 def in_4_bits(bits: Tensor, scales: Tensor, least: Tensor) -> Tensor:
     """bits (width, in) 0 to 15, scales and least (width, groups) -> flat uint8."""
     groups = scales.shape[1]
-    four = _by_eights(bits.int()).unflatten(2, (groups, 4, 4, 2)).permute(0, 2, 3, 1, 5, 4)
-    places = torch.tensor([0, 4, 8, 12], dtype=torch.int32)
-    four = (four << places).sum(dim=-1, dtype=torch.int32).to(torch.int16)
+    halves = _by_eights(bits.to(torch.uint8)).unflatten(2, (groups, 4, 2, 4)).permute(0, 2, 3, 1, 5, 4)
+    four = halves[..., 0] | halves[..., 1] << 4  # (.., groups, 4, 8, 4)
     grids = (_by_eights(each.half()).transpose(1, 2) for each in (scales, least))  # (.., groups, 8)
     return _joined(four.flatten(2), *grids)
 

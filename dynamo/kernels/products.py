@@ -4,16 +4,17 @@ Eight rows of weights lie side by side, so that what a register holds are number
 multiplied by the same numbers of x, and no sum is spread over a register. Weights are read once for three
 rows of x.
 
-With weights in 8 and 4 bits, each row of x is rounded to 16 bits by its own largest number: bfloat16, which
-torch's kernels work in, has 8. Products of 16-bit integers add up exactly, and processors multiply and add
-twice as many of them at a time as of floats.
+With weights in 8 bits, each row of x is rounded to 16 bits by its own largest number: bfloat16, which
+torch's kernels work in, has 8. With weights in 4 bits each 16 numbers along a row of x are rounded to 8 by
+their own (llama.cpp: each 32). Products of integers add up exactly, and processors multiply and add two or
+four times as many of them at a time as of floats.
 
 A matrix (width, in) is one flat array, eight rows after the other (the last ones filled up with zeros), `in`
 a multiple of 32. Of eight rows, by the array's type:
 uint16: float16's bits, (in, 8); then 8 scales, float32.
 int8: (in / 2, 8, 2); then 8 scales, float32.
-uint8: of each group of 32 along the rows, integers of 16 bits (4, 8, 2), each four numbers two apart, the
-first one lowest; then 8 scales and 8 least numbers, float16. A weight is a number * scale + least.
+uint8: of each group of 32 along the rows, bytes (4, 8, 4), each two numbers four apart, the first one lower;
+then 8 scales and 8 least numbers, float16. A weight is a number * scale + least.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from dynamo.kernels.compiling import FREE_SUMS, compiled, compiled_for_sums, com
 from dynamo.kernels.sharing import crew_of, finish, is_open, new_counts, next_task
 from dynamo.kernels.vectors import (
     added,
+    added_fours,
     added_products,
     as_floats,
+    bytes_of,
     eight_floats,
     eight_halves,
     fetch,
     float_everywhere,
-    fours,
-    fourth,
+    four_everywhere,
+    high_halves,
+    low_halves,
     no_floats,
     no_integers,
     pair_everywhere,
@@ -44,8 +48,9 @@ from dynamo.kernels.vectors import (
 )
 
 GROUP = 32  # weights along a row that share a scale in 4 bits
+HALF = GROUP // 2  # numbers of x that share one with them
 BLOCK = 32  # of the weights' rows: one task
-LARGEST = np.float32(32767)
+LARGEST, LARGEST_BYTE = np.float32(32767), np.float32(127)
 AHEAD = 8192  # bytes: the processor itself looks ahead to the end of a page, 4,096 bytes, and begins anew
 LINE = 64  # bytes that come together
 SIZE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # of a float32's bits
@@ -78,19 +83,50 @@ def _in_16_bits(x):
     return shorts, scales, sums
 
 
+@compiled_for_sums
+def _in_8_bits(x):
+    """x (rows, in) as integers (rows x in,) times scales of halves of groups (rows, 2 groups), with the
+    groups' sums (rows, groups), float32. A half with a number that is not finite has not-a-number for its
+    scale."""
+    rows, width = x.shape
+    numbers = np.empty(rows * width, np.int8)
+    scales = np.empty((rows, width // HALF), np.float32)
+    sums = np.zeros((rows, width // GROUP), np.float32)
+    largest = np.empty(1, np.int32)
+    for r in range(rows):
+        bits = x[r].view(np.int32)
+        for half in range(width // HALF):
+            first, most_bits = HALF * half, np.int32(0)
+            for i in range(first, first + HALF):
+                most_bits = max(most_bits, bits[i] & SIZE)
+            largest[0] = most_bits
+            most = largest.view(np.float32)[0]
+            scale = most / LARGEST_BYTE if most_bits < INFINITE else np.float32(np.nan)
+            steps = LARGEST_BYTE / most if 0 < most_bits < INFINITE else np.float32(0)
+            own, together = numbers[r * width + first : r * width + first + HALF], np.int32(0)
+            for i in range(HALF):
+                own[i] = np.int8(np.rint(x[r, first + i] * steps))
+                together += own[i]
+            scales[r, half] = scale
+            sums[r, half // 2] += scale * np.float32(together)
+    return numbers, scales, sums
+
+
 @compiled
 def _as_it_is(x):
     return x.reshape(-1), np.ones(len(x), np.float32), np.empty(0, np.float32)
 
 
 def prepared(x, weights):
-    """x (rows, in) as products with these weights read it: numbers, the rows' scales, the groups' sums."""
+    """x (rows, in) as products with these weights read it: numbers, rows' or groups' scales, groups' sums."""
 
 
 @overload(prepared)
 def _prepared(x, weights):
     if weights.dtype == types.uint16:
         return lambda x, weights: _as_it_is(x)
+    if weights.dtype == types.uint8:
+        return lambda x, weights: _in_8_bits(x)
     return lambda x, weights: _in_16_bits(x)
 
 
@@ -162,42 +198,42 @@ def _of_8_bits(x, r, some, weights, at, found):
 
 
 def _of_4_bits(x, r, some, weights, at, found):
-    shorts, sizes, sums = x
-    width, groups = len(shorts) // len(sizes), len(sums) // len(sizes)
-    r1, r2 = r + min(1, some - 1), r + some - 1
+    numbers, sizes, sums = x
+    groups = sums.shape[1]
+    width, r1, r2 = GROUP * groups, r + min(1, some - 1), r + some - 1
     i0, i1, i2 = r * width, r1 * width, r2 * width
     sum0, sum1, sum2 = no_floats(), no_floats(), no_floats()
     for g in range(groups):
-        w, i = at + 5 * GROUP * g, GROUP * g
-        part0, part1, part2 = no_integers(), no_integers(), no_integers()
+        w = at + 5 * GROUP * g
         scale, least = eight_halves(weights, w + 128), eight_halves(weights, w + 144)
         for line in range(0, 5 * GROUP, LINE):
             fetch(weights, w + line + AHEAD)
-        if some == 1:
-            for quarter in range(4):
-                four, j = fours(weights, w + GROUP * quarter), i0 + i + 8 * quarter
-                part0 = added_products(part0, fourth(four, 0), pair_everywhere(shorts, j))
-                part0 = added_products(part0, fourth(four, 1), pair_everywhere(shorts, j + 2))
-                part0 = added_products(part0, fourth(four, 2), pair_everywhere(shorts, j + 4))
-                part0 = added_products(part0, fourth(four, 3), pair_everywhere(shorts, j + 6))
-        else:
-            for quarter in range(4):
-                four, j = fours(weights, w + GROUP * quarter), i + 8 * quarter
-                for which in range(4):
-                    pairs, k = fourth(four, which), j + 2 * which
-                    part0 = added_products(part0, pairs, pair_everywhere(shorts, i0 + k))
-                    part1 = added_products(part1, pairs, pair_everywhere(shorts, i1 + k))
-                    part2 = added_products(part2, pairs, pair_everywhere(shorts, i2 + k))
-            sum1 = added(sum1, as_floats(part1), scale)
-            sum1 = added(sum1, float_everywhere(sums, r1 * groups + g), least)
-            sum2 = added(sum2, as_floats(part2), scale)
-            sum2 = added(sum2, float_everywhere(sums, r2 * groups + g), least)
-        sum0 = added(sum0, as_floats(part0), scale)
+        for h in range(2 * g, 2 * g + 2):
+            part0, part1, part2 = no_integers(), no_integers(), no_integers()
+            for j in range(HALF * h, HALF * (h + 1), 8):
+                both = bytes_of(weights, w + 4 * (j - GROUP * g))
+                low, high = low_halves(both), high_halves(both)
+                part0 = added_fours(part0, low, four_everywhere(numbers, i0 + j))
+                part0 = added_fours(part0, high, four_everywhere(numbers, i0 + j + 4))
+                if some > 1:
+                    part1 = added_fours(part1, low, four_everywhere(numbers, i1 + j))
+                    part1 = added_fours(part1, high, four_everywhere(numbers, i1 + j + 4))
+                    part2 = added_fours(part2, low, four_everywhere(numbers, i2 + j))
+                    part2 = added_fours(part2, high, four_everywhere(numbers, i2 + j + 4))
+            size = 2 * groups * r + h
+            sum0 = added(sum0, times(as_floats(part0), scale), float_everywhere(sizes, size))
+            if some > 1:
+                size1, size2 = 2 * groups * r1 + h, 2 * groups * r2 + h
+                sum1 = added(sum1, times(as_floats(part1), scale), float_everywhere(sizes, size1))
+                sum2 = added(sum2, times(as_floats(part2), scale), float_everywhere(sizes, size2))
         sum0 = added(sum0, float_everywhere(sums, r * groups + g), least)
-    put(found, 0, times(sum0, float_everywhere(sizes, r)))
+        if some > 1:
+            sum1 = added(sum1, float_everywhere(sums, r1 * groups + g), least)
+            sum2 = added(sum2, float_everywhere(sums, r2 * groups + g), least)
+    put(found, 0, sum0)
     if some > 1:
-        put(found, 8, times(sum1, float_everywhere(sizes, r1)))
-        put(found, 16, times(sum2, float_everywhere(sizes, r2)))
+        put(found, 8, sum1)
+        put(found, 16, sum2)
 
 
 KINDS = {types.uint16: _of_16_bits, types.int8: _of_8_bits, types.uint8: _of_4_bits}

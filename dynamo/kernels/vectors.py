@@ -13,6 +13,8 @@ from numba.extending import intrinsic, register_model
 from dynamo.kernels.compiling import compiled_for
 
 PAIRS = "llvm.x86.avx2.pmadd.wd"  # multiplies 16 and 16 numbers, and adds neighbours
+BYTE_PAIRS = "llvm.x86.avx2.pmadd.ub.sw"  # the same for 32 unsigned and 32 signed bytes
+BYTE_FOURS = "llvm.x86.avx512.vpdpbusd.256"  # adds the products of four and four of them at once
 
 
 class Vector(types.Type):
@@ -33,6 +35,7 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.llvm)
 
 
+TINY = Vector("32 x int8", ir.IntType(8), 32)
 SHORTS = Vector("16 x int16", ir.IntType(16), 16)
 INTEGERS = Vector("8 x int32", ir.IntType(32), 8)
 FLOATS = Vector("8 x float32", ir.FloatType(), 8)
@@ -99,22 +102,64 @@ def shorts_of_bytes(_, array, at):
 
 
 @intrinsic
-def fours(_, array, at):
-    """16 times four numbers of 4 bits."""
-    return SHORTS(array, at), lambda *given: _read(*given, SHORTS.llvm)
+def bytes_of(_, array, at):
+    return TINY(array, at), lambda *given: _read(*given, TINY.llvm)
 
 
 @intrinsic
-def fourth(_, some, which):
-    """One of each four, `which` from 0 on: (16,)."""
+def low_halves(_, some):
+    """The lower four bits of each byte."""
+    return TINY(some), lambda context, builder, signature, values: builder.and_(
+        values[0], TINY.filled_with(15)
+    )
+
+
+@intrinsic
+def high_halves(_, some):
+    """The upper four."""
+    return TINY(some), lambda context, builder, signature, values: builder.lshr(
+        values[0], TINY.filled_with(4)
+    )
+
+
+@intrinsic
+def four_everywhere(_, array, at):
+    """Four numbers of an int8 array, eight times."""
 
     def made(context, builder, signature, values):
-        by = _everywhere(
-            builder, builder.trunc(builder.mul(values[1], values[1].type(4)), SHORTS.number), SHORTS
-        )
-        return builder.and_(builder.lshr(values[0], by), SHORTS.filled_with(15))
+        four = _read(context, builder, signature, values, ir.IntType(32))
+        return builder.bitcast(_everywhere(builder, four, INTEGERS), TINY.llvm)
 
-    return SHORTS(some, which), made
+    return TINY(array, at), made
+
+
+def _called(builder, name, result, *values):
+    kind = ir.FunctionType(result, [each.type for each in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+
+@intrinsic
+def added_fours(_, sums, small, b):
+    """sums + the products of 32 numbers from 0 to 15 and 32 of a byte's, each four neighbours added: 8
+    integers."""
+
+    def made(context, builder, signature, values):
+        sums, small, b = values
+        if compiled_for("avxvnni") or (compiled_for("avx512vnni") and compiled_for("avx512vl")):
+            four = [builder.bitcast(each, INTEGERS.llvm) for each in (small, b)]
+            return _called(builder, BYTE_FOURS, INTEGERS.llvm, sums, *four)
+        if compiled_for("avx2"):
+            pairs = _called(builder, BYTE_PAIRS, SHORTS.llvm, small, b)
+            fours = _called(builder, PAIRS, INTEGERS.llvm, pairs, SHORTS.filled_with(1))
+            return builder.add(sums, fours)
+        wide = ir.VectorType(ir.IntType(32), 32)
+        product = builder.mul(builder.zext(small, wide), builder.sext(b, wide))
+        for begin in range(4):
+            places = ir.Constant(INTEGERS.llvm, list(range(begin, 32, 4)))
+            sums = builder.add(sums, builder.shuffle_vector(product, product, places))
+        return sums
+
+    return INTEGERS(sums, small, b), made
 
 
 @intrinsic
