@@ -19,14 +19,29 @@ def url():
     demo.close()
 
 
+def at_rest(open_page, url, **options):
+    page = open_page(url, **options)
+    page.wait_for_selector(".dm-timeline")
+    listen(page, "show")
+    return page
+
+
+@pytest.fixture(scope="module")
+def shared_page(open_shared_page, url):
+    return at_rest(open_shared_page, url)
+
+
 @pytest.fixture
-def timeline(open_page, url):
-    """Opens the timeline and tells it of DynaMo's lane."""
+def timeline(open_page, shared_page, url):
+    """Tells the timeline of DynaMo's lane, on a page of its own where there are options for it."""
 
     def timeline(dynamo=None, **options):
-        page = open_page(url, **options)
-        page.wait_for_selector(".dm-timeline")
-        listen(page, "show")
+        page = at_rest(open_page, url, **options) if options else shared_page
+        if not options:
+            page.mouse.move(0, 0)
+            page.evaluate("window.heard.length = 0")
+            nothing = {"run": None, "header": None, "state": "empty", "end": None, "passes": [], "count": 0}
+            send(page, [lane(kind, []) | nothing for kind in ("base", "dynamo")])
         send(page, [dynamo] if dynamo else [])
         return page
 
