@@ -7,7 +7,7 @@ import math
 
 import pytest
 from fakes import HOSTILE
-from races import Splits, answered, lane, listen, send, serve_race, tell
+from races import Splits, answered, lane, listen, nothing, send, serve_race, tell
 
 COLUMNS = ("timeline/columns.js",)
 
@@ -40,8 +40,7 @@ def timeline(open_page, shared_page, url):
         if not options:
             page.mouse.move(0, 0)
             page.evaluate("window.heard.length = 0")
-            nothing = {"run": None, "header": None, "state": "empty", "end": None, "passes": [], "count": 0}
-            send(page, [lane(kind, []) | nothing for kind in ("base", "dynamo")])
+            send(page, nothing())
         send(page, [dynamo] if dynamo else [])
         return page
 
