@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from cards import RUN, dispatch, four_runs, give, lane, launch_cards, note_shown
-from chats import launch_panes
+from cards import RUN, dispatch, four_runs, give, give_for_sure, lane, launch_cards, note_shown
+from chats import emptied, launch_panes
 from fakes import scripted_pair
 from pages import served
 
@@ -136,16 +136,31 @@ def open_panes(open_page, panes_url):
     """Opens two panes by themselves, and notes in `window.told` what they tell the others."""
 
     def open_panes(theme: str = "light", **options):
-        page = open_page(f"{panes_url}?__theme={theme}", **options)
-        page.locator(".dm-pane").nth(1).wait_for()
-        page.evaluate(
-            """() => { window.told = { lane: [], show: [] };
-            for (const name in told) dynamoBus.addEventListener(name, ({ detail }) =>
-              told[name].push({ ...detail, passes: detail.passes?.length })); }"""
-        )
-        return page
+        return two_panes(open_page, f"{panes_url}?__theme={theme}", **options)
 
     return open_panes
+
+
+@pytest.fixture(scope="module")
+def shared_panes(open_shared_page, panes_url):
+    return two_panes(open_shared_page, f"{panes_url}?__theme=light")
+
+
+@pytest.fixture
+def panes(shared_panes):
+    """Two empty panes on a page that tests share; `announced`, the run that was spoken of last, is kept."""
+    return emptied(shared_panes)
+
+
+def two_panes(open_page, url: str, **options):
+    page = open_page(url, **options)
+    page.locator(".dm-pane").nth(1).wait_for()
+    page.evaluate(
+        """() => { window.told = { lane: [], show: [] };
+        for (const name in told) dynamoBus.addEventListener(name, ({ detail }) =>
+          told[name].push({ ...detail, passes: detail.passes?.length })); }"""
+    )
+    return page
 
 
 # ---- the inspector by itself
@@ -174,10 +189,21 @@ def open_inspector(open_page, cards_url):
     return open_inspector
 
 
+@pytest.fixture(scope="module")
+def shared_inspector(open_shared_page, cards_url):
+    page = open_shared_page(f"{cards_url}?__theme=light", reduced_motion="no-preference")
+    note_shown(page)
+    return page
+
+
 @pytest.fixture
-def inspector(open_inspector, runs):
-    """The inspector after a run of three passes: it shows the last."""
-    page = open_inspector()
+def inspector(shared_inspector, runs):
+    """The inspector after a run of three passes: it shows the last. Tests share its page, which a new chat
+    brings back to rest before each."""
+    page = shared_inspector
+    dispatch(page, "lane", lane(None, [], "empty"))
+    if page.input_value("#value-inspector textarea"):
+        give_for_sure(page, "inspector", "")
     values, passes = runs[1][RUN]
     give(page, "inspector", values[2])
     page.get_by_text("Pass 3 of 3").wait_for()
@@ -190,7 +216,7 @@ def inspector(open_inspector, runs):
 
 @pytest.fixture(scope="package")
 def page_url():
-    with served(scripted_pair(seconds=0.01, sleep=True)) as url:
+    with served(scripted_pair(seconds=0.01)) as url:
         yield url
 
 

@@ -119,16 +119,15 @@ def test_a_toast_shows_a_hostile_trace_as_text(page_at, answering_url, tmp_path,
 @pytest.mark.parametrize(
     "name", ["../../etc/x", "<img src=x>", "\u202egpj.exe", "..", "CON", "a/b\\c", "x" * 300, "\u05d0\u05d1"]
 )
-def test_a_file_is_called_by_plain_letters_only(open_panes, name):
+def test_a_file_is_called_by_plain_letters_only(panes, name):
     """Whatever a trace calls its run and its lane: both stand in the name."""
-    page = open_panes()
     header, *lines = wire_of("1", "dynamo", WORDS, NEXT).splitlines()
     header = json.dumps({**json.loads(header), "run": name, "lane": name})
-    send(page, "", "\n".join([header, *lines]) + "\n")
-    pane(page, "dynamo", "[data-action=text]:enabled").wait_for()
+    send(panes, "", "\n".join([header, *lines]) + "\n")
+    pane(panes, "dynamo", "[data-action=text]:enabled").wait_for()
     for action in ("text", "trace"):
-        with page.expect_download() as download:
-            pane(page, "dynamo", f"[data-action={action}]").click()
+        with panes.expect_download() as download:
+            pane(panes, "dynamo", f"[data-action={action}]").click()
         called = download.value.suggested_filename
         assert re.fullmatch(r"dynamo-[\w-]*-[\w-]{0,8}\.(txt|ndjson)", called, re.ASCII), called
         assert len(called) < 100

@@ -53,19 +53,16 @@ def open_cards(open_page, cards_url):
     return open_cards
 
 
-@pytest.fixture
-def audited(open_cards):
-    page = open_cards()
+@pytest.fixture(scope="module")
+def filled(open_shared_page, cards_url):
+    """An audit, and a strip of three rows, all done: for tests that only look."""
+    return fill(open_shared_page(f"{cards_url}?__theme=light"))
+
+
+def fill(page):
     give(page, "audit", json.dumps(AUDIT))
-    page.locator(".dm-audit-token").nth(7).wait_for()
-    return page
-
-
-@pytest.fixture
-def dial(open_cards):
-    """A strip of three rows, all done."""
-    page = open_cards()
     give(page, "strip", ndjson(*ROWS, {"done": True}))
+    page.locator(".dm-audit-token").nth(7).wait_for()
     page.locator(".dm-dial tbody tr").nth(2).wait_for()
     return page
 
@@ -79,27 +76,27 @@ def test_before_an_answer_the_audit_says_in_one_sentence_what_will_come(open_car
     assert page.locator(".dm-audit table:visible").count() == 0
 
 
-def test_tokens_are_tinted_by_surprise_and_the_odd_ones_underlined(audited):
-    tokens = audited.locator(".dm-audit-token")
+def test_tokens_are_tinted_by_surprise_and_the_odd_ones_underlined(filled):
+    tokens = filled.locator(".dm-audit-token")
     surprise = tokens.evaluate_all("(all) => all.map((one) => +one.style.getPropertyValue('--surprise'))")
     assert surprise == pytest.approx([0, 0.17, 0.33, 0.8, 1, 0.23, 0.02, 0], abs=0.006)
     underlined = tokens.evaluate_all(
         "(all) => all.map((one) => getComputedStyle(one.querySelector('b')).textDecorationStyle === 'wavy')"
     )
     assert underlined == [False, False, False, True, True, False, False, False]
-    assert audited.locator(".dm-audit-text").text_content() == "A table for seven" + HOSTILE + "\n.end"
+    assert filled.locator(".dm-audit-text").text_content() == "A table for seven" + HOSTILE + "\n.end"
 
 
-def test_the_odd_tokens_are_told_in_words_the_oddest_first(audited):
+def test_the_odd_tokens_are_told_in_words_the_oddest_first(filled):
     assert (
-        audited.inner_text(".dm-audit-finding") == "2 of 8 tokens are below 1 % or outside the base's top 50:"
+        filled.inner_text(".dm-audit-finding") == "2 of 8 tokens are below 1 % or outside the base's top 50:"
     )
-    first, second = audited.locator(".dm-audit-odd li").all_text_contents()
+    first, second = filled.locator(".dm-audit-odd li").all_text_contents()
     assert (
         first == f"“{HOSTILE}”: 0.002 %, its 74th choice, outside its top 50: it would never have sampled it"
     )
     assert second == "“seven”: 0.4 %, its 12th choice"
-    assert audited.locator(".dm-audit img").count() == 0
+    assert filled.locator(".dm-audit img").count() == 0
 
 
 def test_many_odd_tokens_are_folded_away(open_cards):
@@ -110,8 +107,8 @@ def test_many_odd_tokens_are_folded_away(open_cards):
     assert page.locator(".dm-audit li:visible").count() == 9
 
 
-def test_the_lanes_figures_stand_side_by_side_with_their_caution(audited):
-    rows = [row.split("\t") for row in audited.locator(".dm-audit tbody tr").all_inner_texts()]
+def test_the_lanes_figures_stand_side_by_side_with_their_caution(filled):
+    rows = [row.split("\t") for row in filled.locator(".dm-audit tbody tr").all_inner_texts()]
     assert [(row[0].split(" ")[0], *row[1:]) for row in rows] == [
         ("Nats", "0.82", "1.47"),
         ("Below", "25 %", "0 %"),
@@ -119,29 +116,30 @@ def test_the_lanes_figures_stand_side_by_side_with_their_caution(audited):
         ("Repetition", "0 %", "0 %"),
         ("Tokens", "8", "8"),
     ]
-    assert "Lower is not automatically better" in audited.inner_text(".dm-audit-caution")
+    assert "Lower is not automatically better" in filled.inner_text(".dm-audit-caution")
 
 
-def test_a_token_tells_its_probability_on_hover_and_on_focus(audited):
-    audited.locator(".dm-audit-token").nth(1).hover()
-    assert audited.inner_text(".dm-audit .dm-tip") == "“table”\nthe base gives it 31 %, its 1st choice"
-    audited.keyboard.press("Escape")
-    assert audited.is_hidden(".dm-audit .dm-tip")
-    audited.locator(".dm-audit-token").first.focus()
-    audited.keyboard.press("End")
-    assert audited.inner_text(".dm-audit .dm-tip").startswith("the end of the turn\n")
-    audited.keyboard.press("ArrowLeft")
-    assert audited.inner_text(".dm-audit .dm-tip").startswith("“.”\n")
+def test_a_token_tells_its_probability_on_hover_and_on_focus(filled):
+    filled.locator(".dm-audit-token").nth(1).hover()
+    assert filled.inner_text(".dm-audit .dm-tip") == "“table”\nthe base gives it 31 %, its 1st choice"
+    filled.keyboard.press("Escape")
+    assert filled.is_hidden(".dm-audit .dm-tip")
+    filled.locator(".dm-audit-token").first.focus()
+    filled.keyboard.press("End")
+    assert filled.inner_text(".dm-audit .dm-tip").startswith("the end of the turn\n")
+    filled.keyboard.press("ArrowLeft")
+    assert filled.inner_text(".dm-audit .dm-tip").startswith("“.”\n")
 
 
-def test_an_audit_says_that_it_is_of_the_answer_before(audited):
+def test_an_audit_says_that_it_is_of_the_answer_before(open_cards):
     """While the next answer runs the audit says that it is of the one before."""
-    dispatch(audited, "lane", lane(RUN, []))
-    assert audited.is_hidden(".dm-audit-stale")
-    dispatch(audited, "lane", lane("2" * 32, [], "running"))
-    assert audited.is_visible(".dm-audit-stale")
-    give(audited, "audit", "")
-    audited.locator(".dm-audit[data-state=empty]").wait_for()
+    page = fill(open_cards())
+    dispatch(page, "lane", lane(RUN, []))
+    assert page.is_hidden(".dm-audit-stale")
+    dispatch(page, "lane", lane("2" * 32, [], "running"))
+    assert page.is_visible(".dm-audit-stale")
+    give(page, "audit", "")
+    page.locator(".dm-audit[data-state=empty]").wait_for()
 
 
 @pytest.mark.parametrize(
@@ -196,22 +194,22 @@ def test_rows_come_one_by_one_under_a_progress_bar(open_cards):
     assert page.locator(".dm-dial tbody tr").count() == 1
 
 
-def test_a_row_holds_tokens_per_pass_quality_and_the_text_in_chunks(dial):
-    cells = dial.locator(".dm-dial tbody tr").first.locator("th, td.dm-dial-measure > span:nth-child(2)")
+def test_a_row_holds_tokens_per_pass_quality_and_the_text_in_chunks(filled):
+    cells = filled.locator(".dm-dial tbody tr").first.locator("th, td.dm-dial-measure > span:nth-child(2)")
     assert cells.all_inner_texts() == ["0", "2.00", "1.20", "8 %"]
-    unmeasured = dial.locator(".dm-dial tbody tr").last.locator("td.dm-dial-measure > span:nth-child(2)")
+    unmeasured = filled.locator(".dm-dial tbody tr").last.locator("td.dm-dial-measure > span:nth-child(2)")
     assert unmeasured.all_inner_texts() == ["1.00", "–", "–"]
-    chunks = dial.locator(".dm-dial tbody tr").first.locator(".dm-chunk")
+    chunks = filled.locator(".dm-dial tbody tr").first.locator(".dm-chunk")
     assert chunks.first.text_content() == "What time" + HOSTILE
     assert chunks.evaluate_all("(all) => all.map((one) => one.className)") == [
         "dm-chunk size-3",
         "dm-chunk size-1",
     ]
-    assert dial.locator(".dm-dial img").count() == 0
+    assert filled.locator(".dm-dial img").count() == 0
 
 
-def test_bars_share_a_scale_down_each_column(dial):
-    shares = dial.locator(".dm-dial tbody tr").evaluate_all(
+def test_bars_share_a_scale_down_each_column(filled):
+    shares = filled.locator(".dm-dial tbody tr").evaluate_all(
         """(all) => all.map((row) => [...row.querySelectorAll("i")].map((bar) =>
         +bar.style.getPropertyValue("--share")))"""
     )
@@ -229,13 +227,14 @@ def test_stop_ends_the_dial_where_it_is(open_cards):
     assert page.locator(".dm-dial progress:visible").count() == 0
 
 
-def test_a_threshold_is_chosen_by_its_button_and_then_in_use(dial):
-    dial.get_by_role("button", name="Use threshold 0.5").click()
-    dial.wait_for_function("document.querySelector('#told textarea, #told input').value")
-    assert dial.input_value("#told textarea, #told input") == '{"threshold": 0.5}'
-    dispatch(dial, "lane", lane(RUN, [], threshold=0.5))
-    assert dial.locator(".dm-dial tr.in-use th").inner_text() == "0.5"
-    assert dial.locator(".dm-dial button:disabled").inner_text() == "In use"
+def test_a_threshold_is_chosen_by_its_button_and_then_in_use(open_cards):
+    page = fill(open_cards())
+    page.get_by_role("button", name="Use threshold 0.5").click()
+    page.wait_for_function("document.querySelector('#told textarea, #told input').value")
+    assert page.input_value("#told textarea, #told input") == '{"threshold": 0.5}'
+    dispatch(page, "lane", lane(RUN, [], threshold=0.5))
+    assert page.locator(".dm-dial tr.in-use th").inner_text() == "0.5"
+    assert page.locator(".dm-dial button:disabled").inner_text() == "In use"
 
 
 def test_a_phone_gets_cards_and_keeps_the_table_for_readers_that_speak(open_cards):

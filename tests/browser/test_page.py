@@ -233,16 +233,7 @@ def test_the_strip_and_the_audit_fill(page_at, page_url):
     page.wait_for_function("document.querySelectorAll('#strip [data-threshold]').length === 7")
 
 
-def test_charts_open_on_demand(page_at, page_url):
-    page = page_at(page_url)
-    generate(page)
-    chunks(page).first.click()
-    assert page.locator(".js-plotly-plot").count() == 0
-    page.get_by_role("button", name="Enlarge").click()
-    page.wait_for_selector("#heatmap .js-plotly-plot")
-
-
-def test_charts_that_are_open_follow_the_answer(page_at, page_url):
+def test_charts_open_on_demand_and_then_follow_the_answer(page_at, page_url):
     """They stayed those of the answer before until somebody closed and opened the panel."""
     drawn = """() => {
       const traces = document.querySelector("#charts .js-plotly-plot")?.data ?? [];
@@ -251,6 +242,8 @@ def test_charts_that_are_open_follow_the_answer(page_at, page_url):
     }"""
     page = page_at(page_url)
     generate(page)
+    chunks(page).first.click()
+    assert page.locator(".js-plotly-plot").count() == 0
     page.click("#charts button")
     page.wait_for_function(drawn)
     page.get_by_role("button", name="Enlarge").click()

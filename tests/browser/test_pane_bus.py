@@ -22,62 +22,58 @@ from chats import (
 # ---- what others are told, and tell
 
 
-def test_the_playhead_hides_what_is_not_reached_yet(open_panes):
-    page = open_panes()
-    show(page, FIRST, SECOND)
-    dispatch(page, "playhead", {"milliseconds": 80.0})  # passes of 40, 20, 20, .. ms
-    current, earlier = (pane(page, "dynamo", f".dm-turn:nth-child({n}) .dm-chunk:visible") for n in (2, 1))
+def test_the_playhead_hides_what_is_not_reached_yet(panes):
+    show(panes, FIRST, SECOND)
+    dispatch(panes, "playhead", {"milliseconds": 80.0})  # passes of 40, 20, 20, .. ms
+    current, earlier = (pane(panes, "dynamo", f".dm-turn:nth-child({n}) .dm-chunk:visible") for n in (2, 1))
     assert (current.count(), earlier.count()) == (3, len(ANSWER))
-    assert pane(page, "dynamo", ".dm-bar:visible").count() == 3
-    assert pane(page, "dynamo", ".dm-tally").nth(1).is_hidden()
-    lane = told(page, "dynamo")
+    assert pane(panes, "dynamo", ".dm-bar:visible").count() == 3
+    assert pane(panes, "dynamo", ".dm-tally").nth(1).is_hidden()
+    lane = told(panes, "dynamo")
     assert (lane["count"], lane["passes"], lane["state"]) == (3, len(NEXT), "done")
-    assert pane(page, "dynamo", ".dm-footer").inner_text().startswith("6 tokens in 3 passes")
-    dispatch(page, "playhead", {"milliseconds": 39.9})
+    assert pane(panes, "dynamo", ".dm-footer").inner_text().startswith("6 tokens in 3 passes")
+    dispatch(panes, "playhead", {"milliseconds": 39.9})
     assert current.count() == 0
-    dispatch(page, "playhead", {"milliseconds": None})
-    assert current.count() == told(page, "dynamo")["count"] == len(NEXT)
-    assert pane(page, "dynamo", ".dm-tally").nth(1).is_visible()
+    dispatch(panes, "playhead", {"milliseconds": None})
+    assert current.count() == told(panes, "dynamo")["count"] == len(NEXT)
+    assert pane(panes, "dynamo", ".dm-tally").nth(1).is_visible()
 
 
-def test_the_playhead_takes_the_inspector_along(open_panes):
-    page = open_panes()
-    show(page, FIRST)
+def test_the_playhead_takes_the_inspector_along(panes):
+    show(panes, FIRST)
     for moment in (0, 40, 50, 60, 100, 40):
-        dispatch(page, "playhead", {"milliseconds": moment})
-    shows = page.evaluate("told.show.map(({ run, index, pinned }) => [run.slice(0, 2), index, pinned])")
+        dispatch(panes, "playhead", {"milliseconds": moment})
+    shows = panes.evaluate("told.show.map(({ run, index, pinned }) => [run.slice(0, 2), index, pinned])")
     assert shows == [["1d", index, False] for index in (0, 0, 1, 3, 0)]
 
 
-def test_passes_that_arrive_behind_the_playhead_stay_hidden(open_panes):
-    page = open_panes()
+def test_passes_that_arrive_behind_the_playhead_stay_hidden(panes):
     half = tuple(part[: part.index('{"pass":4')] for part in SECOND)
-    show(page, FIRST, half, state="running")
-    dispatch(page, "playhead", {"milliseconds": 100.0})
-    show(page, FIRST, SECOND)
-    assert pane(page, "dynamo", ".dm-turn:nth-child(2) .dm-chunk:visible").count() == 4
-    assert told(page, "dynamo")["count"] == 4
-    show(page, FIRST, SECOND, LONG)  # what was current is history now, and whole
-    assert pane(page, "dynamo", ".dm-turn:nth-child(2) .dm-chunk:visible").count() == len(NEXT)
-    assert pane(page, "dynamo", ".dm-turn:nth-child(3) .dm-chunk:visible").count() == 4
+    show(panes, FIRST, half, state="running")
+    dispatch(panes, "playhead", {"milliseconds": 100.0})
+    show(panes, FIRST, SECOND)
+    assert pane(panes, "dynamo", ".dm-turn:nth-child(2) .dm-chunk:visible").count() == 4
+    assert told(panes, "dynamo")["count"] == 4
+    show(panes, FIRST, SECOND, LONG)  # what was current is history now, and whole
+    assert pane(panes, "dynamo", ".dm-turn:nth-child(2) .dm-chunk:visible").count() == len(NEXT)
+    assert pane(panes, "dynamo", ".dm-turn:nth-child(3) .dm-chunk:visible").count() == 4
 
 
-def test_the_others_hear_at_once_of_what_the_playhead_shows(open_panes):
+def test_the_others_hear_at_once_of_what_the_playhead_shows(panes):
     """The pass, the counters and the timeline named three different passes in one frame."""
-    page = open_panes()
-    show(page, FIRST)
-    settle(page)
-    page.evaluate("told.lane.length = 0")
-    counts = page.evaluate(
+    show(panes, FIRST)
+    settle(panes)
+    panes.evaluate("told.lane.length = 0")
+    counts = panes.evaluate(
         """() => [0, 50, 51, 1e9].map((milliseconds) => {
           dynamoBus.dispatchEvent(new CustomEvent("playhead", { detail: { milliseconds } }));
           return told.lane.at(-1).count;
         })"""
     )
     assert counts == [0, 1, 1, len(ANSWER)]
-    page.evaluate("told.lane.splice(0, told.lane.length - 2)")
-    assert page.evaluate("told.lane.map(({ kind }) => kind).toSorted()") == ["base", "dynamo"]
-    lane = told(page, "dynamo")
+    panes.evaluate("told.lane.splice(0, told.lane.length - 2)")
+    assert panes.evaluate("told.lane.map(({ kind }) => kind).toSorted()") == ["base", "dynamo"]
+    lane = told(panes, "dynamo")
     assert {name: lane[name] for name in ("run", "state", "end", "count", "turns")} == {
         "run": "1d".ljust(32, "0"),
         "state": "done",
@@ -87,20 +83,19 @@ def test_the_others_hear_at_once_of_what_the_playhead_shows(open_panes):
     }
 
 
-def test_stop_settles_a_running_answer_and_says_so(open_panes):
-    page = open_panes()
+def test_stop_settles_a_running_answer_and_says_so(panes):
     running = both("7", "Go on.", NEXT, end="")
-    show(page, running, state="running")
-    box = pane(page, "dynamo", ".dm-text")
+    show(panes, running, state="running")
+    box = pane(panes, "dynamo", ".dm-text")
     assert box.get_attribute("aria-busy") == "true"
-    dispatch(page, "stop")
-    assert told(page, "dynamo")["end"] == {"end": "cancelled"}
+    dispatch(panes, "stop")
+    assert told(panes, "dynamo")["end"] == {"end": "cancelled"}
     assert box.get_attribute("aria-busy") == "false"
-    assert pane(page, "dynamo", ".dm-tally").inner_text() == "16 tokens in 9 passes, stopped"
-    spoken = pane(page, "dynamo", ".dm-announce").text_content()
+    assert pane(panes, "dynamo", ".dm-tally").inner_text() == "16 tokens in 9 passes, stopped"
+    spoken = pane(panes, "dynamo", ".dm-announce").text_content()
     assert spoken == "DynaMo stopped: 16 tokens in 9 forward passes."
-    show(page, running, SECOND)  # the server closes nothing: the next header does
-    assert pane(page, "dynamo", ".dm-tally").all_text_contents()[0].endswith(", stopped")
+    show(panes, running, SECOND)  # the server closes nothing: the next header does
+    assert pane(panes, "dynamo", ".dm-tally").all_text_contents()[0].endswith(", stopped")
 
 
 def test_a_recording_says_that_it_is_one_and_is_not_announced(open_panes):
@@ -113,18 +108,17 @@ def test_a_recording_says_that_it_is_one_and_is_not_announced(open_panes):
     assert pane(page, "base", ".dm-announce").text_content().startswith("Base model finished: 11 tokens")
 
 
-def test_a_blind_answer_gives_nothing_away(open_panes):
-    page = open_panes()
+def test_a_blind_answer_gives_nothing_away(panes):
     answers = ["Sure, what time?", "I found a nice place."]
-    show(page, tuple(run(f"9{i}", "blind", "Which?", [answer]) for i, answer in enumerate(answers)))
-    titles = page.locator(".dm-pane-title").all_inner_texts()
+    show(panes, tuple(run(f"9{i}", "blind", "Which?", [answer]) for i, answer in enumerate(answers)))
+    titles = panes.locator(".dm-pane-title").all_inner_texts()
     assert titles == ["Left", "Right"]
-    assert page.locator(".dm-answer").all_inner_texts() == answers
-    assert page.locator(".dm-pane :is(.dm-chunk, .dm-bar, .dm-tally:visible)").count() == 0
-    assert page.locator(".dm-footer").all_inner_texts() == ["", ""]
-    assert page.locator("[data-action=trace]:visible").count() == 0
-    page.locator(".dm-answer").nth(1).click()
-    assert page.evaluate("told.show") == []
+    assert panes.locator(".dm-answer").all_inner_texts() == answers
+    assert panes.locator(".dm-pane :is(.dm-chunk, .dm-bar, .dm-tally:visible)").count() == 0
+    assert panes.locator(".dm-footer").all_inner_texts() == ["", ""]
+    assert panes.locator("[data-action=trace]:visible").count() == 0
+    panes.locator(".dm-answer").nth(1).click()
+    assert panes.evaluate("told.show") == []
 
 
 # ---- taking it away
@@ -152,13 +146,12 @@ def test_an_answer_is_copied_with_and_without_the_clipboard_at_hand(open_panes):
     assert page.evaluate("document.activeElement.dataset.action") == "copy"
 
 
-def test_text_and_trace_are_saved_whole(open_panes, tmp_path):
-    page = open_panes()
-    show(page, FIRST, SECOND)
+def test_text_and_trace_are_saved_whole(panes, tmp_path):
+    show(panes, FIRST, SECOND)
 
     def saved(side: str, action: str) -> tuple[str, str]:
-        with page.expect_download() as download:
-            pane(page, side, f"[data-action={action}]").click()
+        with panes.expect_download() as download:
+            pane(panes, side, f"[data-action={action}]").click()
         path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
         return path.name, path.read_text(encoding="utf-8")
@@ -168,12 +161,11 @@ def test_text_and_trace_are_saved_whole(open_panes, tmp_path):
     assert saved("base", "trace") == ("dynamo-base-2b000000.ndjson", SECOND[0])  # forgotten by the server
 
 
-def test_there_is_nothing_to_take_away_before_the_end(open_panes):
-    page = open_panes()
-    buttons = page.locator(".dm-quiet-button:enabled")
+def test_there_is_nothing_to_take_away_before_the_end(panes):
+    buttons = panes.locator(".dm-quiet-button:enabled")
     assert buttons.count() == 0
-    show(page, both("7", "Go on.", NEXT, end=""), state="running")
+    show(panes, both("7", "Go on.", NEXT, end=""), state="running")
     assert buttons.count() == 0
-    show(page, FIRST)
+    show(panes, FIRST)
     assert buttons.count() == 6
     assert all(buttons.nth(i).bounding_box()["height"] >= 24 for i in range(6))

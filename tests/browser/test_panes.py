@@ -24,45 +24,42 @@ from pages import assert_accessible
 # ---- a chat
 
 
-def test_each_turn_shows_its_question_its_answer_and_what_it_took(open_panes):
-    page = open_panes()
-    show(page, FIRST, SECOND)
+def test_each_turn_shows_its_question_its_answer_and_what_it_took(panes):
+    show(panes, FIRST, SECOND)
     for side, tallies in {
         "base": ["11 tokens in 11 passes", "16 tokens in 16 passes"],
         "dynamo": ["11 tokens in 6 passes", "16 tokens in 9 passes"],
     }.items():
-        asked = pane(page, side, ".dm-asked").all_text_contents()
+        asked = pane(panes, side, ".dm-asked").all_text_contents()
         assert asked == ["I want to book a table for two in San Jose", "Chinese, at seven."]
-        answers = pane(page, side, ".dm-answer").all_text_contents()
+        answers = pane(panes, side, ".dm-answer").all_text_contents()
         assert answers == ["".join(one_by_one(chunks)) for chunks in (ANSWER, NEXT)]
-        assert pane(page, side, ".dm-tally").all_text_contents() == tallies
-    assert pane(page, "dynamo", ".dm-bar").count() == len(NEXT)
-    assert "16 tokens in 9 passes" in pane(page, "dynamo", ".dm-footer").inner_text()
+        assert pane(panes, side, ".dm-tally").all_text_contents() == tallies
+    assert pane(panes, "dynamo", ".dm-bar").count() == len(NEXT)
+    assert "16 tokens in 9 passes" in pane(panes, "dynamo", ".dm-footer").inner_text()
 
 
-def test_a_growing_chat_is_never_drawn_twice(open_panes):
-    page = open_panes()
-    show(page, FIRST)
-    page.evaluate(
+def test_a_growing_chat_is_never_drawn_twice(panes):
+    show(panes, FIRST)
+    panes.evaluate(
         """() => { window.drawn = { added: 0, removed: 0 };
         new MutationObserver((records) => { for (const { addedNodes, removedNodes } of records) {
           drawn.added += [...addedNodes].filter((node) => node.classList?.contains("dm-piece")).length;
           drawn.removed += [...removedNodes].filter((node) => node.nodeType === 1).length; } })
         .observe(document.querySelector("#pane-dynamo .dm-text"), { childList: true, subtree: true }); }"""
     )
-    show(page, FIRST, LONG, lines=7, pause=0.01, after=[len(part) for part in FIRST])
-    assert page.evaluate("drawn") == {"added": len(NEXT) * 20, "removed": 0}
+    show(panes, FIRST, LONG, lines=7, pause=0.01, after=[len(part) for part in FIRST])
+    assert panes.evaluate("drawn") == {"added": len(NEXT) * 20, "removed": 0}
 
 
-def test_another_chat_replaces_the_one_on_screen(open_panes):
-    page = open_panes()
-    show(page, FIRST, SECOND)
-    show(page, FIRST, LONG)
-    assert pane(page, "base", ".dm-asked").all_text_contents()[1] == "Tell me everything."
-    send(page)
-    page.wait_for_selector("#pane-dynamo .dm-pane[data-state=empty]")
-    assert pane(page, "dynamo", ".dm-turn").count() == pane(page, "dynamo", ".dm-bar").count() == 0
-    assert pane(page, "dynamo", ".dm-footer").inner_text() == ""
+def test_another_chat_replaces_the_one_on_screen(panes):
+    show(panes, FIRST, SECOND)
+    show(panes, FIRST, LONG)
+    assert pane(panes, "base", ".dm-asked").all_text_contents()[1] == "Tell me everything."
+    send(panes)
+    panes.wait_for_selector("#pane-dynamo .dm-pane[data-state=empty]")
+    assert pane(panes, "dynamo", ".dm-turn").count() == pane(panes, "dynamo", ".dm-bar").count() == 0
+    assert pane(panes, "dynamo", ".dm-footer").inner_text() == ""
 
 
 def test_a_hidden_tab_loses_nothing(open_panes):
@@ -76,31 +73,29 @@ def test_a_hidden_tab_loses_nothing(open_panes):
     assert pane(page, "base", ".dm-footer").text_content().startswith("16 tokens in 16 passes")
 
 
-def test_the_text_keeps_its_end_in_sight_unless_one_reads_further_up(open_panes):
-    page = open_panes()
+def test_the_text_keeps_its_end_in_sight_unless_one_reads_further_up(panes):
     distance = "(t) => t.scrollHeight - t.scrollTop - t.clientHeight"
-    box = pane(page, "dynamo", ".dm-text")
-    show(page, FIRST, LONG)
+    box = pane(panes, "dynamo", ".dm-text")
+    show(panes, FIRST, LONG)
     assert box.evaluate(distance) < 2
     half = [part[: part.index('{"pass":100')] for part in LONG]
-    show(page, FIRST, tuple(half), state="running")
+    show(panes, FIRST, tuple(half), state="running")
     box.evaluate("(t) => { t.scrollTop = t.scrollHeight - t.clientHeight - 20; }")
-    settle(page)
-    show(page, FIRST, tuple(part[: part.index('{"pass":150')] for part in LONG), state="running")
+    settle(panes)
+    show(panes, FIRST, tuple(part[: part.index('{"pass":150')] for part in LONG), state="running")
     assert box.evaluate(distance) < 2
     box.evaluate("(t) => { t.scrollTop = 40; }")
-    settle(page)
-    show(page, FIRST, LONG)
+    settle(panes)
+    show(panes, FIRST, LONG)
     assert box.evaluate("(t) => t.scrollTop") == 40
 
 
-def test_a_pass_that_is_chosen_elsewhere_comes_into_sight(open_panes):
-    page = open_panes()
-    show(page, FIRST, LONG)
-    text = pane(page, "dynamo", ".dm-text")
+def test_a_pass_that_is_chosen_elsewhere_comes_into_sight(panes):
+    show(panes, FIRST, LONG)
+    text = pane(panes, "dynamo", ".dm-text")
     for index in (0, 149):
-        dispatch(page, "show", {"run": "3d".ljust(32, "0"), "index": index, "pinned": True})
-        chunk = pane(page, "dynamo", f".dm-turn:last-child .dm-chunk[data-index='{index}']").bounding_box()
+        dispatch(panes, "show", {"run": "3d".ljust(32, "0"), "index": index, "pinned": True})
+        chunk = pane(panes, "dynamo", f".dm-turn:last-child .dm-chunk[data-index='{index}']").bounding_box()
         box = text.bounding_box()
         assert box["y"] <= chunk["y"] and chunk["y"] + chunk["height"] <= box["y"] + box["height"]
 
@@ -108,53 +103,50 @@ def test_a_pass_that_is_chosen_elsewhere_comes_into_sight(open_panes):
 # ---- chunks, tips, keys
 
 
-def test_a_chunk_of_any_turn_can_be_looked_at_in_the_dynamo_lane_only(open_panes):
-    page = open_panes()
-    show(page, FIRST, SECOND)
-    pane(page, "dynamo", ".dm-turn").nth(0).locator(".dm-chunk").nth(1).click()
-    pane(page, "dynamo", ".dm-turn").nth(1).locator(".dm-chunk").nth(2).click()
-    pane(page, "base", ".dm-chunk").nth(1).click()
-    shows = page.evaluate("told.show.map(({ run, index, pinned }) => [run.slice(0, 2), index, pinned])")
+def test_a_chunk_of_any_turn_can_be_looked_at_in_the_dynamo_lane_only(panes):
+    show(panes, FIRST, SECOND)
+    pane(panes, "dynamo", ".dm-turn").nth(0).locator(".dm-chunk").nth(1).click()
+    pane(panes, "dynamo", ".dm-turn").nth(1).locator(".dm-chunk").nth(2).click()
+    pane(panes, "base", ".dm-chunk").nth(1).click()
+    shows = panes.evaluate("told.show.map(({ run, index, pinned }) => [run.slice(0, 2), index, pinned])")
     assert shows == [["1d", 1, True], ["2d", 2, True]]
-    dispatch(page, "shown", {"run": "1d".ljust(32, "0"), "index": 3})
-    selected = pane(page, "dynamo", ".dm-turn:first-child .dm-chunk.selected")
+    dispatch(panes, "shown", {"run": "1d".ljust(32, "0"), "index": 3})
+    selected = pane(panes, "dynamo", ".dm-turn:first-child .dm-chunk.selected")
     assert selected.get_attribute("data-index") == "3"
-    assert pane(page, "dynamo", ".selected").count() == 1
-    dispatch(page, "shown", {"run": "2d".ljust(32, "0"), "index": 4})
-    assert pane(page, "dynamo", ".dm-bar.selected").get_attribute("data-index") == "4"
+    assert pane(panes, "dynamo", ".selected").count() == 1
+    dispatch(panes, "shown", {"run": "2d".ljust(32, "0"), "index": 4})
+    assert pane(panes, "dynamo", ".dm-bar.selected").get_attribute("data-index") == "4"
 
 
-def test_keys_go_from_chunk_to_chunk_across_the_turns(open_panes):
-    page = open_panes()
-    show(page, FIRST, SECOND)
-    tab_stops = pane(page, "dynamo", ".dm-chunk[tabindex='0']")
+def test_keys_go_from_chunk_to_chunk_across_the_turns(panes):
+    show(panes, FIRST, SECOND)
+    tab_stops = pane(panes, "dynamo", ".dm-chunk[tabindex='0']")
     assert tab_stops.count() == 1
     tab_stops.focus()
     place = "[document.activeElement.closest('.dm-turn').dataset.turn, document.activeElement.dataset.index]"
     steps = {"ArrowLeft": ["0", "5"], "Home": ["0", "0"], "End": ["0", "5"], "ArrowRight": ["1", "0"]}
     for key, expected in steps.items():
-        page.keyboard.press(key)
-        assert page.evaluate(place) == expected
+        panes.keyboard.press(key)
+        assert panes.evaluate(place) == expected
     assert tab_stops.count() == 1
-    page.keyboard.press("Enter")
-    assert page.evaluate("[told.show.at(-1).run.slice(0, 2), told.show.at(-1).index]") == ["2d", 0]
+    panes.keyboard.press("Enter")
+    assert panes.evaluate("[told.show.at(-1).run.slice(0, 2), told.show.at(-1).index]") == ["2d", 0]
 
 
-def test_the_pointer_may_rest_on_a_tip_and_escape_closes_it(open_panes):
-    page = open_panes()
-    show(page, FIRST)
-    chunk, tip = pane(page, "dynamo", ".dm-chunk.backed-off").first, pane(page, "dynamo", ".dm-tip")
+def test_the_pointer_may_rest_on_a_tip_and_escape_closes_it(panes):
+    show(panes, FIRST)
+    chunk, tip = pane(panes, "dynamo", ".dm-chunk.backed-off").first, pane(panes, "dynamo", ".dm-tip")
     chunk.hover()
     tip.hover()
-    page.wait_for_timeout(400)
+    panes.wait_for_timeout(400)
     assert tip.is_visible()
     assert "Backed off from 2: best joint 31 % is not above 50 % = ε" in tip.inner_text()
     assert chunk.get_attribute("aria-describedby") == tip.get_attribute("id")
-    page.keyboard.press("Escape")
+    panes.keyboard.press("Escape")
     assert tip.is_hidden()
     chunk.hover()
     assert tip.is_visible()
-    page.mouse.move(2, 2)
+    panes.mouse.move(2, 2)
     tip.wait_for(state="hidden")
 
 
@@ -170,18 +162,17 @@ def test_no_tip_leaves_the_screen_of_a_phone(open_panes):
     assert page.evaluate("document.documentElement.scrollWidth") == 375
 
 
-def test_hostile_text_is_text_in_questions_answers_and_tips(open_panes):
-    page = open_panes()
+def test_hostile_text_is_text_in_questions_answers_and_tips(panes):
     show(
-        page,
+        panes,
         (run("6b", "base", HOSTILE, [HOSTILE]), run("6d", "dynamo", HOSTILE, [HOSTILE, "|".join(HOSTILE)])),
     )
-    assert pane(page, "dynamo", ".dm-asked").text_content() == HOSTILE
-    assert pane(page, "dynamo", ".dm-answer").text_content() == HOSTILE * 2
-    pane(page, "dynamo", ".dm-chunk").first.hover()
-    assert "<b>bold</b>" in pane(page, "dynamo", ".dm-tip").text_content()
-    assert page.locator(".dm-pane :is(img, b, code code)").count() == 0
-    assert page.evaluate("window.pwned") is None
+    assert pane(panes, "dynamo", ".dm-asked").text_content() == HOSTILE
+    assert pane(panes, "dynamo", ".dm-answer").text_content() == HOSTILE * 2
+    pane(panes, "dynamo", ".dm-chunk").first.hover()
+    assert "<b>bold</b>" in pane(panes, "dynamo", ".dm-tip").text_content()
+    assert panes.locator(".dm-pane :is(img, b, code code)").count() == 0
+    assert panes.evaluate("window.pwned") is None
 
 
 # ---- for everyone

@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 from fakes import HOSTILE
 from pages import assert_accessible
-from races import SPLIT, Splits, answered, lane, listen, long_race, send, serve_race, short_race, tell
+from races import (
+    SPLIT,
+    Splits,
+    answered,
+    lane,
+    listen,
+    long_race,
+    nothing,
+    send,
+    serve_race,
+    short_race,
+    tell,
+)
 
 TRUTH = "Real time: 0.16 s (base), 0.10 s (DynaMo)."
 MOVING = {"reduced_motion": "no-preference"}
@@ -23,52 +35,69 @@ def url(splits):
     demo.close()
 
 
+def opened(open_page, url, **options):
+    page = open_page(url, **options)
+    page.wait_for_selector(".dm-race")
+    page.wait_for_selector(".dm-timeline")
+    listen(page, "playhead", "player", "widest")
+    return page
+
+
 @pytest.fixture
 def race(open_page, url):
     """Opens the race bar and tells it of lanes."""
 
     def race(*lanes, **options):
-        page = open_page(url, **options)
-        page.wait_for_selector(".dm-race")
-        page.wait_for_selector(".dm-timeline")
-        listen(page, "playhead", "player", "widest")
+        page = opened(open_page, url, **options)
         send(page, lanes)
         return page
 
     return race
 
 
+@pytest.fixture(scope="module")
+def shared_page(open_shared_page, url):
+    return opened(open_shared_page, url)
+
+
+@pytest.fixture
+def bar(shared_page):
+    """The race bar without a race, on a page that tests share."""
+    send(shared_page, nothing())
+    shared_page.evaluate("window.heard.length = 0")
+    return shared_page
+
+
 def heard(page, name):
     return [detail for each, detail in page.evaluate("window.heard") if each == name]
 
 
-def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(race):
+def test_both_clocks_and_both_first_tokens_show_together_or_not_at_all(bar):
     base, dynamo = short_race()
-    page = race(base)
+    send(bar, [base])
     faces = [".dm-passes", ".dm-speed", ".dm-first"]
-    assert [page.inner_text(face) for face in faces] == ["–"] * 3
-    send(page, [dynamo])
-    assert [page.inner_text(face) for face in faces] == ["3.00", "2.14×", "19 ms"]
-    assert page.inner_text(".dm-passes-note") == "against 1.00"
-    assert page.inner_text(".dm-speed-note") == "429 against 200 tok/s"
-    assert page.inner_text(".dm-first-note") == "against 12 ms"
-    assert page.inner_text(".dm-tally") == "DynaMo wrote 39 tokens in 13 passes. One at a time needs 39."
-    assert page.inner_text(".dm-variety") == "3 %"  # its one word, again and again
-    assert page.inner_text(".dm-variety-note") == "against 3 %, ± 11 points"
-    laps = [page.inner_text(f".dm-lap-{lane} span:last-child") for lane in ("base", "dynamo")]
-    assert laps == ["31 tokens in 0.16 s", "39 tokens in 0.10 s"] and page.inner_text(".dm-pace") == ""
-    assert page.inner_text(".dm-status") == "Both answer."
+    assert [bar.inner_text(face) for face in faces] == ["–"] * 3
+    send(bar, [dynamo])
+    assert [bar.inner_text(face) for face in faces] == ["3.00", "2.14×", "19 ms"]
+    assert bar.inner_text(".dm-passes-note") == "against 1.00"
+    assert bar.inner_text(".dm-speed-note") == "429 against 200 tok/s"
+    assert bar.inner_text(".dm-first-note") == "against 12 ms"
+    assert bar.inner_text(".dm-tally") == "DynaMo wrote 39 tokens in 13 passes. One at a time needs 39."
+    assert bar.inner_text(".dm-variety") == "3 %"  # its one word, again and again
+    assert bar.inner_text(".dm-variety-note") == "against 3 %, ± 11 points"
+    laps = [bar.inner_text(f".dm-lap-{lane} span:last-child") for lane in ("base", "dynamo")]
+    assert laps == ["31 tokens in 0.16 s", "39 tokens in 0.10 s"] and bar.inner_text(".dm-pace") == ""
+    assert bar.inner_text(".dm-status") == "Both answer."
 
 
-def test_the_wall_clock_says_against_whom(race):
-    page = race()
+def test_the_wall_clock_says_against_whom(bar):
     for engine, name in (
         ("loop", "the base model"),
         ("generate", "transformers generate"),
         ("threshold-1", "DynaMo at threshold 1"),
     ):
-        send(page, short_race(engine=engine, run=engine))
-        assert page.inner_text(".dm-speed-name") == f"faster than {name}"
+        send(bar, short_race(engine=engine, run=engine))
+        assert bar.inner_text(".dm-speed-name") == f"faster than {name}"
 
 
 def test_a_short_race_is_shown_slowed_and_says_so_with_the_truth_beside(race):
@@ -172,24 +201,23 @@ def test_an_answer_decoded_again_is_shown_as_it_comes(race):
     assert heard(page, "playhead")[-1] == {"milliseconds": None}
 
 
-def test_no_ratio_stands_over_a_few_tokens_and_none_above_tokens_per_pass(race):
-    page = race(lane("base", [5.0] * 8), lane("dynamo", [7.0] * 12, 3))
-    assert page.inner_text(".dm-speed") == "–"
-    assert page.inner_text(".dm-speed-note") == "too few tokens to compare"
-    assert page.is_hidden(".dm-why")
-    send(page, [lane("base", [50.0] * 30, run="slow"), lane("dynamo", [7.0] * 12, 3, run="slow")])
-    assert page.inner_text(".dm-passes") == "3.00" and page.inner_text(".dm-speed") == "–"
-    assert page.inner_text(".dm-speed-note") == "disturbed clocks; try again"
+def test_no_ratio_stands_over_a_few_tokens_and_none_above_tokens_per_pass(bar):
+    send(bar, [lane("base", [5.0] * 8), lane("dynamo", [7.0] * 12, 3)])
+    assert bar.inner_text(".dm-speed") == "–"
+    assert bar.inner_text(".dm-speed-note") == "too few tokens to compare"
+    assert bar.is_hidden(".dm-why")
+    send(bar, [lane("base", [50.0] * 30, run="slow"), lane("dynamo", [7.0] * 12, 3, run="slow")])
+    assert bar.inner_text(".dm-passes") == "3.00" and bar.inner_text(".dm-speed") == "–"
+    assert bar.inner_text(".dm-speed-note") == "disturbed clocks; try again"
 
 
-def test_a_lane_that_is_not_there_has_no_bar(race):
+def test_a_lane_that_is_not_there_has_no_bar(bar):
     """A loaded trace of DynaMo alone kept the base's last "39 tokens in 46 ms"."""
     base, dynamo = short_race()
-    page = race(base, dynamo)
-    nothing = {**base, "run": None, "header": None, "state": "empty", "end": None, "passes": [], "count": 0}
-    send(page, [nothing, {**dynamo, "run": "loaded"}])
-    assert page.is_hidden(".dm-lap-base span:last-child")
-    assert page.inner_text(".dm-lap-dynamo span:last-child") == "39 tokens in 0.10 s"
+    send(bar, [base, dynamo])
+    send(bar, [nothing()[0], {**dynamo, "run": "loaded"}])
+    assert bar.is_hidden(".dm-lap-base span:last-child")
+    assert bar.inner_text(".dm-lap-dynamo span:last-child") == "39 tokens in 0.10 s"
 
 
 def test_a_blind_duel_shows_no_clock_and_no_player_until_the_vote(race):
@@ -205,11 +233,11 @@ def test_a_blind_duel_shows_no_clock_and_no_player_until_the_vote(race):
     assert page.get_attribute(".dm-race", "data-phase") == "settled"
 
 
-def test_the_strips_have_room_for_the_longer_lane_of_both(race):
+def test_the_strips_have_room_for_the_longer_lane_of_both(bar):
     base, dynamo = short_race()
     longer = max(sum(step["ms"] for step in each["passes"]) for each in (base, dynamo))
-    page = race(base, dynamo)
-    assert heard(page, "widest")[-1] == {"milliseconds": pytest.approx(longer), "passes": 31}
+    send(bar, [base, dynamo])
+    assert heard(bar, "widest")[-1] == {"milliseconds": pytest.approx(longer), "passes": 31}
 
 
 def test_the_time_split_is_asked_for_once_and_does_the_arithmetic(race, splits):
@@ -264,11 +292,11 @@ def test_the_models_are_not_profiled_while_they_race(race, splits):
     assert splits.asked == 1
 
 
-def test_what_models_and_files_say_is_shown_as_text(race):
-    page = race(*short_race(recorded=HOSTILE, prompt=HOSTILE, engine=HOSTILE))
-    assert HOSTILE in page.inner_text(".dm-remark")
-    assert page.locator(".dm-race img").count() == 0
-    assert page.evaluate("window.pwned") is None
+def test_what_models_and_files_say_is_shown_as_text(bar):
+    send(bar, short_race(recorded=HOSTILE, prompt=HOSTILE, engine=HOSTILE))
+    assert HOSTILE in bar.inner_text(".dm-remark")
+    assert bar.locator(".dm-race img").count() == 0
+    assert bar.evaluate("window.pwned") is None
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from fakes import HOSTILE
-from races import Splits, answered, lane, listen, send, serve_race, tell
+from races import Splits, answered, lane, listen, nothing, send, serve_race, tell
 
 COLUMNS = ("timeline/columns.js",)
 
@@ -19,14 +19,28 @@ def url():
     demo.close()
 
 
+def at_rest(open_page, url, **options):
+    page = open_page(url, **options)
+    page.wait_for_selector(".dm-timeline")
+    listen(page, "show")
+    return page
+
+
+@pytest.fixture(scope="module")
+def shared_page(open_shared_page, url):
+    return at_rest(open_shared_page, url)
+
+
 @pytest.fixture
-def timeline(open_page, url):
-    """Opens the timeline and tells it of DynaMo's lane."""
+def timeline(open_page, shared_page, url):
+    """Tells the timeline of DynaMo's lane, on a page of its own where there are options for it."""
 
     def timeline(dynamo=None, **options):
-        page = open_page(url, **options)
-        page.wait_for_selector(".dm-timeline")
-        listen(page, "show")
+        page = at_rest(open_page, url, **options) if options else shared_page
+        if not options:
+            page.mouse.move(0, 0)
+            page.evaluate("window.heard.length = 0")
+            send(page, nothing())
         send(page, [dynamo] if dynamo else [])
         return page
 

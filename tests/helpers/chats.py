@@ -144,6 +144,20 @@ def show(page, *turns: tuple[str, str], state: str = "done", **order) -> None:
     )
 
 
+def emptied(page):
+    """The page as it opens: no chat, no playhead, no pass looked at, the pointer out of the way."""
+    dispatch(page, "playhead", {"milliseconds": None})
+    dispatch(page, "shown", {"run": "", "index": 0})
+    if page.locator(".dm-pane:not([data-state=empty])").count():
+        send(page)
+        for side in ("base", "dynamo"):
+            pane(page, side, ".dm-pane[data-state=empty]").wait_for()
+    page.mouse.move(2, 2)
+    settle(page)
+    page.evaluate("() => { window.told = { lane: [], show: [] }; }")
+    return page
+
+
 def dispatch(page, name: str, detail=None) -> None:
     page.evaluate(
         "([name, detail]) => dynamoBus.dispatchEvent(new CustomEvent(name, { detail }))", [name, detail]

@@ -35,6 +35,12 @@ def lane(kind, ms, tokens=1, *, state="done", end="eos", prefill=12.0, **header)
     }
 
 
+def nothing():
+    """Both lanes where there is no answer."""
+    empty = {"run": None, "header": None, "state": "empty", "end": None, "passes": [], "count": 0}
+    return [lane(kind, []) | empty for kind in ("base", "dynamo")]
+
+
 def short_race(**more):
     return [lane("base", [5.0] * 30, **more), lane("dynamo", [7.0] * 12, 3, prefill=19.0, **more)]
 

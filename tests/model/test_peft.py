@@ -1,4 +1,7 @@
-"""Adapters of the library peft around the model's layers, and around its output embedding."""
+"""Adapters of the library peft around the model's layers, and around its output embedding.
+
+It takes two seconds to import, which each worker would spend: only the one that runs these tests does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import copy
 import pytest
 import torch
 from bases import BASES, ids, new_base, with_heads
-from peft import LoraConfig, PeftModel, get_peft_model
 
 from dynamo import DynamoForCausalLM, Engine, SamplingOptions
 
@@ -15,7 +17,9 @@ LAYERS = {"neox": ["query_key_value", "dense_h_to_4h"], "llama": ["q_proj", "up_
 VARIANTS = {"shared output": {}, "own outputs": {"own_output_embedding": True, "correlator_rank": 4}}
 
 
-def adapted(model, modules: list[str], **settings) -> PeftModel:
+def adapted(model, modules: list[str], **settings):
+    from peft import LoraConfig, get_peft_model
+
     torch.manual_seed(2)
     settings = {"r": 4, "target_modules": modules, "init_lora_weights": False} | settings
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
@@ -25,6 +29,8 @@ def adapted(model, modules: list[str], **settings) -> PeftModel:
 @pytest.mark.parametrize("kind", BASES)
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_an_adapter_on_the_output_embedding_is_trained_and_loaded(kind, heads, tmp_path):
+    from peft import PeftModel
+
     base, text = new_base(kind), ids(2, 12)
     modules = [*LAYERS[kind], "lm_head", *(["output_embedding"] if heads else [])]
     model = adapted(with_heads(base, **heads), modules).train()
@@ -67,6 +73,8 @@ def test_heads_send_their_share_of_the_gradient_to_an_adapter():
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_a_merged_model_is_the_adapted_one_and_saves_as_any(kind, embeddings, again, tmp_path):
     """Also where input and output embedding are tied, and an adapter stands around one of them."""
+    from peft import PeftModel
+
     base, text = new_base(kind), ids(2, 12)
     model = adapted(with_heads(base), [*LAYERS[kind], *embeddings]).train()
     model(input_ids=text, labels=text).loss.backward()

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from functools import cache
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -61,6 +63,7 @@ runpy.run_path("app.py", run_name="__main__")
 )
 
 
+packages_distributions = cache(metadata.packages_distributions)  # reads every file list: two seconds
 pytestmark = pytest.mark.timeout(900)  # a new process imports everything, and answers
 
 
