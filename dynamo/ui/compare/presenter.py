@@ -25,9 +25,9 @@ from dynamo.ui.server.store import RunStore
 FLUSH_SECONDS = 0.033
 WIDE_GRID = 25
 
-# Two standard errors of the ratio are then some 15 %.
-WIDEST_ERROR = 0.07
-MOST_SECONDS = 2.0  # of model time, for timing the lanes again
+# Two standard errors of the ratio are then 10 % of it.
+WIDEST_ERROR = 0.05
+MOST_SECONDS = 3.0  # of model time, for timing the lanes again
 RACING = "The lane that has used less model time so far moves next."
 TIMING = "Both lanes are timed again, unseen: the times of their passes spread too far for a ratio."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
