@@ -120,6 +120,9 @@ REDECODED = """(threshold) => ["base", "dynamo"].every((kind) => {
   return lane?.state === "done" && lane.header.options.threshold === threshold;
 }) && document.querySelector(".dm-race").dataset.phase === "settled" """
 
+# Both lanes have been timed, again where their times spread.
+TIMED = "/^(Same prompt|Exact mode)/.test(document.querySelector('.dm-status').textContent)"
+
 
 class Pace:
     """Both lanes share it: the n-th pass of the race is due n / 30 seconds after the first."""
@@ -241,7 +244,7 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
             set_threshold(page, str(threshold))
             page.locator("#threshold input[type=range]").dispatch_event("pointerup")
             page.wait_for_function(REDECODED, arg=threshold)
-            page.wait_for_selector("#stop[disabled]")  # timed again by then, if it had to be
+            page.wait_for_function(TIMED)
             page.wait_for_timeout(200)  # drawn with the next frame
             speed, passes, note = (
                 page.inner_text(f".dm-{part}") for part in ("speed", "passes", "speed-note")
