@@ -38,13 +38,14 @@ from browser.conftest import CHROMIUM, QUIET
 from pages import launched, set_threshold
 
 import dynamo
+from dynamo.common.threads import settle_threads
 from dynamo.data.prompts import read_prompts
 from dynamo.evaluation.for_page import sweep_reports
 from dynamo.evaluation.machine import describe
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
 from dynamo.ui import ModelPair, build_demo
-from dynamo.ui.server.engines import LocalEngines
+from dynamo.ui.server.engines import DYNAMO, LocalEngines
 
 # With windows, as visitors have, where there is one.
 BROWSER = os.environ.get("DYNAMO_CHROMIUM") or which("chromium") or CHROMIUM
@@ -118,6 +119,9 @@ REDECODED = """(threshold) => ["base", "dynamo"].every((kind) => {
   const lane = benchLanes[kind];
   return lane?.state === "done" && lane.header.options.threshold === threshold;
 }) && document.querySelector(".dm-race").dataset.phase === "settled" """
+
+# Both lanes have been timed, again where their times spread.
+TIMED = "/^(Same prompt|Exact mode)/.test(document.querySelector('.dm-status').textContent)"
 
 
 class Pace:
@@ -222,7 +226,9 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
     *_, sweep = sweep_reports(pair, prompts, SWEPT_PROMPTS, lambda *_: None)
     quiet = {point["threshold"]: conversion(point) for point in sweep["points"]}
     shown, refused, short = [], 0, 0
-    with launched(build_demo(ModelPair.from_pair(pair))) as url, busy_core():
+    model_pair = ModelPair.from_pair(pair)
+    settle_threads(model_pair.engines.by_name[DYNAMO])  # as the page does when it starts
+    with launched(build_demo(model_pair)) as url, busy_core():
         page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
         page.set_default_timeout(120_000)
         page.goto(url)
@@ -238,6 +244,7 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
             set_threshold(page, str(threshold))
             page.locator("#threshold input[type=range]").dispatch_event("pointerup")
             page.wait_for_function(REDECODED, arg=threshold)
+            page.wait_for_function(TIMED)
             page.wait_for_timeout(200)  # drawn with the next frame
             speed, passes, note = (
                 page.inner_text(f".dm-{part}") for part in ("speed", "passes", "speed-note")

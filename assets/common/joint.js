@@ -158,31 +158,41 @@ function visible(text) {
 }
 
 /**
- * The clocks of a lane over its first `count` passes. tokensPerSecond leaves the prompt's pass out on both sides, as
- * does decoded, its tokens; firstToken is that pass, in milliseconds; spread: the standard error of the mean time of
- * the other passes, as a share of it.
+ * The clocks of a lane over its first `count` passes; end: its end line, where a run that was timed again says so.
+ * tokensPerSecond leaves the prompt's pass out, as does decoded, its tokens; firstToken is that pass, in milliseconds.
+ * Of the other passes: tokensPerSecond is their tokens a pass times their mean speed, over so many timings; spread:
+ * that mean's standard error, as a share of it.
  */
-function laneClocks(passes, count = passes.length) {
+function laneClocks(passes, count = passes.length, end = null) {
   const clocks = { passes: count, tokens: 0, decoded: 0, milliseconds: 0, firstToken: 0 };
-  let [squares, timed] = [0, 0];
+  const speeds = []; // passes a second
+  let later = 0;
   for (const step of passes.slice(0, count)) {
     clocks.tokens += step.ids.length;
     clocks.milliseconds += step.ms;
     if (step.prefill) clocks.firstToken += step.ms;
     else {
       clocks.decoded += step.ids.length;
-      squares += step.ms ** 2;
-      timed += 1;
+      later += 1;
+      if (step.ms > 0) speeds.push(1000 / step.ms);
     }
   }
-  const decoding = clocks.milliseconds - clocks.firstToken;
-  const variance = Math.max(0, squares / timed - (decoding / timed) ** 2);
+  const [timings, speed, error] = (count === passes.length && end?.timed) || speedOfPasses(speeds);
   return {
     ...clocks,
     tokensPerPass: count > 0 ? clocks.tokens / count : 0,
-    tokensPerSecond: decoding > 0 ? (1000 * clocks.decoded) / decoding : 0,
-    spread: timed > 1 ? Math.sqrt(variance / (timed - 1)) / (decoding / timed) : 0,
+    tokensPerSecond: later ? (speed * clocks.decoded) / later : 0,
+    spread: error,
+    timings,
   };
+}
+
+/** As `PassSpeed` in dynamo/trace/ndjson.py: of how many passes, their mean speed, and its standard error as a share. */
+function speedOfPasses(speeds) {
+  const count = speeds.length;
+  const mean = speeds.reduce((sum, each) => sum + each, 0) / Math.max(1, count);
+  const squares = speeds.reduce((sum, each) => sum + (each - mean) ** 2, 0);
+  return [count, mean, count > 1 ? Math.sqrt(squares / (count - 1) / count) / mean : 0];
 }
 
 /**

@@ -100,7 +100,7 @@ function farewellOf(title, turn) {
 /** The clocks under the text, over the first `count` passes. */
 function factsOf(turn, count) {
   if (!turn || isBlind(turn)) return [];
-  const clocks = laneClocks(turn.passes, count);
+  const clocks = laneClocks(turn.passes, count, turn.end);
   const facts = [];
   if (clocks.passes > 0) {
     facts.push(tokensInPasses(clocks));

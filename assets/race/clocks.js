@@ -47,8 +47,8 @@ const LEAST_TOKENS = 16; // as in dynamo/trace/recorder.py
  */
 function clocksOf(lanes, counts) {
   if (!areComparable(lanes) || isBlind(lanes.base) || isBlind(lanes.dynamo)) return null;
-  const base = laneClocks(lanes.base.passes, counts.base);
-  const dynamo = laneClocks(lanes.dynamo.passes, counts.dynamo);
+  const base = laneClocks(lanes.base.passes, counts.base, lanes.base.end);
+  const dynamo = laneClocks(lanes.dynamo.passes, counts.dynamo, lanes.dynamo.end);
   if (!base.passes || !dynamo.passes) return null;
   const gain = dynamo.tokensPerPass / base.tokensPerPass;
   const speedUp = dynamo.tokensPerSecond / base.tokensPerSecond;
@@ -72,7 +72,7 @@ function stopwatch(milliseconds) {
 function facesOf(clocks, lanes, counts) {
   const opponent = opponentOf(lanes.base?.header)[0];
   const speedName = `${clocks?.speedUp < 1 ? "the speed of" : "faster than"} ${opponent}`;
-  const faces = { passes: "–", speed: "–", speedName, first: "–", variety: "–", varietyTitle: "" };
+  const faces = { passes: "–", speed: "–", speedName, speedTitle: "", first: "–", variety: "–", varietyTitle: "" };
   for (const note of ["passesNote", "speedNote", "firstNote", "varietyNote"]) faces[note] = "";
   if (!clocks) return faces;
   const { base, dynamo, speedUp, spread, unshown } = clocks;
@@ -85,9 +85,20 @@ function facesOf(clocks, lanes, counts) {
     speed: unshown ? "–" : `${speedUp.toFixed(2)}×`,
     speedName: unshown ? `speed against ${opponentOf(lanes.base.header)[1]}` : speedName,
     speedNote: unshown || rates + spreadInWords,
+    speedTitle: speedInWords(lanes, clocks),
     first: stopwatch(dynamo.firstToken),
     firstNote: `against ${stopwatch(base.firstToken)}`,
   };
+}
+
+/** How the speeds come about. */
+function speedInWords(lanes, { base, dynamo }) {
+  const timings = base.timings + dynamo.timings;
+  const often = lanes.base.end?.timed ? `${timings} timings, as the race was run again unseen: its times spread far. ` : "";
+  return (
+    "Both lanes were timed by the clock, in turn, in one run. Tokens a second: tokens per pass × the passes' mean speed, " +
+    `so that one pass held up by another program counts as one slow pass. ${often}±: two standard errors.`
+  );
 }
 
 function varietyFaces(own, others) {

@@ -167,6 +167,7 @@ function drawClocks(counts) {
   put("variety", faces.variety);
   put("variety-note", faces.varietyNote);
   parts.variety.parentElement.title = faces.varietyTitle;
+  parts.speed.parentElement.parentElement.title = faces.speedTitle;
   drawDrift();
   drawWhy();
 }

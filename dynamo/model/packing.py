@@ -60,12 +60,14 @@ def bytes_of_copies(model: nn.Module) -> int:
         return 0
     architecture, shape = architecture_of(model), model_shape(model)
     stem, finals = split_layers(model)
-    total = 0
+    halves = []  # of each layer, by the matrix's name: looked at once, as that reads every weight
     for layer in (*stem, *finals):
         parts = architecture.layer_weights(layer).packed()
-        total += shape.layer.packed_bytes({name: fits_half(weight) for name, (weight, _) in parts.items()})
-    layers, in_loop = [*stem, *finals], shape.layer.in_loop(len(stem) + len(finals), len(finals))
-    embedding, passes = model.get_output_embeddings(), has_halves_in_loops(model)
+        halves.append({name: fits_half(weight) for name, (weight, _) in parts.items()})
+    total = sum(map(shape.layer.packed_bytes, halves))
+    layers, in_loop = [*stem, *finals], shape.layer.in_loop(len(halves), len(finals))
+    embedding = model.get_output_embeddings()
+    passes = shape.layer.fits_passes(len(halves)) and all(all(each.values()) for each in halves)
     if type(embedding) is nn.Linear and fits_half(embedding.weight):
         total += shape.embedding_copy_bytes(passes or in_loop == len(layers))
     if passes:

@@ -8,9 +8,11 @@ takes several times as much; it has its own line (`dynamo.trace.joint_line`), wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 from dynamo.common.validation import number, parse_json, require_int, settings, short_repr
 from dynamo.sampling.records import BackOff, StepRecord
@@ -187,16 +189,53 @@ class PassLine:
         )
 
 
+class PassSpeed(NamedTuple):
+    """How fast a run's passes were, but for the one that reads the prompt.
+
+    timings: of how many passes; passes_per_second: their mean speed, 1 over the seconds of each; error: the
+    standard error of that, as a share of it.
+    """
+
+    timings: int
+    passes_per_second: float
+    error: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> PassSpeed | None:
+        """From the seconds of each pass; None where there are none. A pass that took no time has no speed."""
+        speeds = [1 / each for each in seconds if each > 0]
+        if not speeds:
+            return None
+        average = fmean(speeds)
+        error = stdev(speeds, average) / math.sqrt(len(speeds)) / average if len(speeds) > 1 else 0.0
+        return cls(len(speeds), average, error)
+
+    @classmethod
+    def from_json(cls, fields: Any) -> PassSpeed:
+        timings, speed, error = fields
+        if number("timed", speed, least=0) == 0:
+            raise ValueError('"timed" must have passes a second above 0')
+        return cls(require_int("timed", timings, least=1), float(speed), number("timed", error, least=0))
+
+
 @dataclass(frozen=True)
 class End:
-    """Last line: why the run ended (one of `END_REASONS`), text held back until then, an error's message."""
+    """Last line: why the run ended (one of `END_REASONS`), text held back until then, an error's message.
+
+    timed: where the run was timed again after it had ended, its `RunCounts.pass_speed` over all timings. The
+    end line then comes a second time, with what stood in the first.
+    """
 
     reason: str
     text: str = ""
     message: str = ""
+    timed: PassSpeed | None = None
 
     def to_json(self) -> dict[str, Any]:
-        fields = {"end": self.reason, "text": self.text, "message": self.message}
+        fields: dict[str, Any] = {"end": self.reason, "text": self.text, "message": self.message}
+        if self.timed:
+            timings, *speed = self.timed
+            fields["timed"] = [timings, *map(short, speed)]
         return {name: value for name, value in fields.items() if value}
 
     @classmethod
@@ -204,7 +243,8 @@ class End:
         if fields["end"] not in END_REASONS:
             reasons = ", ".join(END_REASONS)
             raise ValueError(f'"end" must be one of {reasons}, got {short_repr(fields["end"])}')
-        return cls(fields["end"], str(fields.get("text", "")), str(fields.get("message", "")))
+        timed = PassSpeed.from_json(fields["timed"]) if "timed" in fields else None
+        return cls(fields["end"], str(fields.get("text", "")), str(fields.get("message", "")), timed)
 
 
 Line = Header | PassLine | JointLine | End
@@ -223,7 +263,10 @@ class Trace:
     @property
     def wire(self) -> str:
         """The run as NDJSON without its joints, as a pane of the page holds it."""
-        return encode_lines([self.header, *self.passes, *([self.end] if self.end else [])])
+        ends = [self.end] if self.end else []
+        if self.end and self.end.timed:
+            ends.insert(0, replace(self.end, timed=None))
+        return encode_lines([self.header, *self.passes, *ends])
 
     @property
     def tokens(self) -> list[int]:
@@ -321,7 +364,7 @@ class _Run:
         self._end: End | None = None
 
     def add(self, line: PassLine | JointLine | End) -> None:
-        if self._end is not None:
+        if self._end is not None and not isinstance(line, End):
             raise ValueError("a line after the end line")
         match line:
             case PassLine():

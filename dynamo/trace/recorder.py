@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from dynamo.sampling.records import StepRecord
-from dynamo.trace.ndjson import End, PassLine
+from dynamo.trace.ndjson import End, PassLine, PassSpeed
 
 LEAST_TOKENS = 16  # that each lane decoded: fewer tell more of the machine than of the lanes
 
@@ -35,7 +35,8 @@ class RunCounts:
 
     tokens: the ids emitted; orders: how many tokens each pass decided on; backoffs: "order:reason" of every
     order that was given up; backed_off: passes that gave up at least one; decode_*: of the passes after the
-    one that reads the prompt; prefill_seconds: of that one.
+    one that reads the prompt; prefill_seconds: of that one; timings: the seconds of each of the others, and
+    of the same passes again where the run was timed again.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -46,6 +47,7 @@ class RunCounts:
     decode_passes: int = 0
     decode_seconds: float = 0.0
     prefill_seconds: float = 0.0
+    timings: list[float] = field(default_factory=list)
 
     @classmethod
     def fold(cls, records: Iterable[StepRecord | PassLine]) -> Self:
@@ -67,6 +69,7 @@ class RunCounts:
             self.decode_tokens += len(record.tokens)
             self.decode_passes += 1
             self.decode_seconds += record.seconds
+            self.timings.append(record.seconds)
 
     @property
     def passes(self) -> int:
@@ -82,9 +85,18 @@ class RunCounts:
         return len(self.tokens) / self.passes
 
     @property
+    def pass_speed(self) -> PassSpeed | None:
+        return PassSpeed.of(self.timings)
+
+    @property
     def tokens_per_second(self) -> float | None:
-        """Of model time, without the pass that reads the prompt; None if no pass followed it."""
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds else None
+        """Of model time, without the pass that reads the prompt; None if no pass followed it.
+
+        Tokens a pass times the passes' mean speed: a pass that something else held up counts as one slow
+        pass, however long it took, while in a sum of seconds it could outweigh all others.
+        """
+        speed = self.pass_speed
+        return self.decode_tokens / self.decode_passes * speed.passes_per_second if speed else None
 
 
 def speed_up(base: RunCounts, dynamo: RunCounts, *, same_loop: bool = True) -> float | None:

@@ -98,6 +98,8 @@ def settled(page):
 
 
 def loads(page, name):
+    # Up to the first frame of a tab Gradio writes its boxes again; no visitor types before he sees them.
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     page.locator("#model-name textarea, #model-name input").first.fill(name)
     page.get_by_role("button", name="Load", exact=True).click()
 

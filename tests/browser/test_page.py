@@ -5,9 +5,13 @@ Single parts have tests of their own beside this file; here they work together.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fakes import HOSTILE, scripted_pair
 from pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
 from visitors import PATIENCE, until
+
+from dynamo.ui.server.engines import LocalEngines
 
 # ---- the first visit
 
@@ -304,3 +308,32 @@ def test_hostile_text_is_shown_as_text_everywhere(page_at):
         )  # fmt: skip
         assert marked == 0
         assert page.evaluate("window.pwned") is None
+
+
+class HeldUp:
+    """An engine whose every second pass waited for another program."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def stream(self, *arguments, **keywords):
+        for number, record in enumerate(self.engine.stream(*arguments, **keywords)):
+            yield replace(record, seconds=0.02 if number % 2 else 0.004)
+
+
+def test_a_race_whose_times_spread_is_timed_again_in_sight(page_at):
+    """And the chat goes on: a further turn is added to what stands there."""
+    pair = scripted_pair()
+    engines = LocalEngines({name: HeldUp(engine) for name, engine in pair.engines.by_name.items()})
+    with served(replace(pair, engines=engines)) as url:
+        page = page_at(url)
+        generate(page)
+        timed = "dynamoBus.lanes.base.end?.timed?.[0] > dynamoBus.lanes.base.passes.length"
+        page.wait_for_function(timed)  # Stop is greyed as soon as both answers are there
+        page.locator("div[title*='timings, as the race was run again unseen'] .dm-speed").wait_for()
+        page.evaluate("document.querySelector('#pane-dynamo .dm-chunk').dataset.mark = 'first turn'")
+        generate(page, "And another table, please")
+        page.wait_for_function(timed)
+        assert page.locator("#pane-dynamo .dm-chunk[data-mark='first turn']").count() == 1, (
+            "nothing was redrawn"
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from races import answered, lane, long_race, short_race
 from scipy import stats
@@ -297,8 +300,29 @@ def test_a_ratio_says_how_far_its_passes_spread(arithmetic):
     base, dynamo = lane("base", [4.0, 6.0] * 12), lane("dynamo", [7.0] * 12, 3)
     lanes = {"base": base, "dynamo": dynamo}
     clocks = arithmetic("clocksOf(args[0], { base: 25, dynamo: 13 })", lanes, files=PLAYER)
-    error = stats.sem([4.0, 6.0] * 12) / 5  # of a base pass, as a share
+    speeds = [1 / 4.0, 1 / 6.0] * 12
+    error = stats.sem(speeds) / np.mean(speeds)  # of the base's passes, as a share
     assert clocks["spread"] == pytest.approx(2 * error * clocks["speedUp"])
+    assert clocks["speedUp"] == pytest.approx(3 / 7 / np.mean(speeds))
+
+
+def test_a_race_that_was_timed_again_has_the_ratio_of_all_its_timings(arithmetic):
+    base, dynamo = lane("base", [4.0, 6.0] * 12), lane("dynamo", [7.0] * 12, 3)
+    base["end"] |= {"timed": [48, 200.0, 0.01]}
+    dynamo["end"] |= {"timed": [24, 150.0, 0.02]}
+    lanes = {"base": base, "dynamo": dynamo}
+    clocks = arithmetic("clocksOf(args[0], { base: 25, dynamo: 13 })", lanes, files=PLAYER)
+    assert clocks["speedUp"] == pytest.approx(3 * 150 / 200)
+    assert clocks["spread"] == pytest.approx(2 * math.hypot(0.01, 0.02) * clocks["speedUp"])
+    faces = arithmetic(
+        "facesOf(clocksOf(args[0], args[1]), args[0], args[1])",
+        lanes,
+        {"base": 25, "dynamo": 13},
+        files=PLAYER,
+    )
+    assert faces["speedNote"].startswith("450 against 200 tok/s, ± ") and "72 timings" in faces["speedTitle"]
+    partly = arithmetic("clocksOf(args[0], { base: 20, dynamo: 9 })", lanes, files=PLAYER)
+    assert partly["speedUp"] != clocks["speedUp"], "while it plays, by what is shown"
 
 
 @pytest.mark.parametrize("engine", ["", "loop", "constructor", "<b>"])

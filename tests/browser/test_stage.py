@@ -49,6 +49,27 @@ def test_everything_that_explains_it_is_on_one_screen(page_at, recorded_url, wid
     assert boxes(page, *before) == before
 
 
+def test_a_long_verdict_keeps_the_stage_on_the_screen(page_at):
+    """A rejected draft is told in up to three lines, which pushed the dial a few pixels off the screen."""
+    with served(scripted_pair(), recording=ASSETS / "models" / "smollm2" / "recording.ndjson") as url:
+        page = page_at(url)
+        page.wait_for_selector(".dm-inspector[data-state=joint]")
+        # The longest text among those that say two drafts were rejected.
+        page.evaluate(
+            """() => {
+              const told = (step) => (step.rejected?.length > 1 ? step.rejected.join("").length : 0);
+              const { passes } = dynamoBus.lanes.dynamo;
+              const longest = passes.reduce((most, step) => (told(step) > told(most) ? step : most));
+              document.querySelector(`#pane-dynamo .dm-chunk[data-index="${longest.pass}"]`).click();
+            }"""
+        )
+        page.locator(".dm-verdict").get_by_text("fell with it").wait_for()
+        for width, height in ((1440, 900), (1280, 720), (1536, 864)):
+            page.set_viewport_size({"width": width, "height": height})
+            for part, box in boxes(page, ".dm-verdict", ".dm-timeline", "#dial").items():
+                assert box["y"] + box["height"] <= height, (part, width, height)
+
+
 def test_on_a_tablet_the_lanes_stand_beside_each_other(page_at, recorded_url):
     page = page_at(recorded_url, viewport={"width": 768, "height": 1024})
     base, dynamo = boxes(page, "#pane-base", "#pane-dynamo").values()

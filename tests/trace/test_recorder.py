@@ -1,3 +1,7 @@
+import numpy as np
+import pytest
+from scipy.stats import sem
+
 from dynamo.data.text import IncrementalDecoder
 from dynamo.sampling.records import BackOff, StepRecord
 from dynamo.trace.ndjson import End
@@ -28,8 +32,22 @@ def test_a_run_is_folded_with_the_prompts_pass_apart_from_decoding():
     assert run.backoffs == ["3:threshold", "2:mask"] and run.backed_off == 1
     assert (run.passes, run.decode_passes, run.decode_tokens) == (3, 2, 3)
     assert (run.decode_seconds, run.prefill_seconds, run.seconds) == (0.375, 0.5, 0.875)
-    assert run.tokens_per_forward == 2 and run.tokens_per_second == 8
+    assert run.tokens_per_forward == 2
     assert RunCounts.fold(RECORDS[:1]).tokens_per_second is None, "nothing was decoded after the prompt"
+
+
+def test_a_pass_that_was_held_up_counts_as_one_slow_pass():
+    """Beside a busy program one pass of 38 took a second, and DynaMo was shown as ten times as fast."""
+    run = RunCounts.fold([RECORDS[0], *(StepRecord((1, 2), 2, seconds) for seconds in [0.01] * 24 + [1.0])])
+    speeds = [100] * 24 + [1]
+    assert run.pass_speed == (
+        25,
+        pytest.approx(np.mean(speeds)),
+        pytest.approx(sem(speeds) / np.mean(speeds)),
+    )
+    assert run.tokens_per_second == pytest.approx(2 * np.mean(speeds))
+    run.timings += [0.01] * 25
+    assert run.tokens_per_second == pytest.approx(2 * np.mean(speeds + [100] * 25)), "timed again"
 
 
 def test_the_lines_of_a_run_count_as_its_records_did():

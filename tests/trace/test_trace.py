@@ -210,6 +210,8 @@ JOINT = JointLine.from_record(0, record_of(TRIPLE, (5, 7, 9)), 0.5, label)
         ),
         ([*lines(HEADER, PASS), changed(JOINT, cells="AAA=")], 'line 3: "cells" holds 1 numbers'),
         ([*lines(HEADER), '{"end":"bored"}\n'], "line 2: \"end\" must be one of eos, length, .* got 'bored'"),
+        ([*lines(HEADER), '{"end":"eos","timed":[9,0,0.1]}\n'], 'line 2: "timed" must have passes'),
+        ([*lines(HEADER), '{"end":"eos","timed":5}\n'], "line 2: "),
         (lines(HEADER, HEADER), "the file holds 2 runs, expected one"),
         (lines(HEADER, End("eos"), PASS), "line 3: a line after the end line"),
     ],

@@ -7,7 +7,7 @@ from fakes import scripted_pair
 from scripted_races import END, OPTIONS, Steps, lane, race, scripted_race, trace
 
 from dynamo.ui.compare.chat import Chat
-from dynamo.ui.compare.presenter import RACING, Race, RecordedRun
+from dynamo.ui.compare.presenter import RACING, TIMING, Race, RecordedRun
 from dynamo.ui.compare.settings import Settings
 from dynamo.ui.server.store import RunStore
 
@@ -132,3 +132,56 @@ def test_an_error_reaches_both_panes_and_then_the_caller():
         assert trace(wire).end.reason == "error"
         assert trace(wire).end.message == "out of memory"
     assert broken.closed and whole.closed
+
+
+# ---- clocks that something else held up
+
+HELD_UP = [0.02, *[0.004, 0.012] * 10]  # every second pass waited for another program
+
+
+def spread_race(base, dynamo, again):
+    """Lanes of as many tokens as passes and of twice as many; again: seconds of the passes, timed again."""
+    contest, rounds = race(Steps(base), Steps(dynamo, [(5, 5)] * len(dynamo))), []
+
+    def begin():
+        rounds.append(1)
+        return Steps(again)
+
+    for running in contest.lanes.values():
+        running.again = begin
+    return contest, rounds
+
+
+def test_lanes_whose_times_spread_are_timed_again_and_the_trace_says_so():
+    """Of answers of a dozen passes, beside a busy program, a fifth had no ratio and half had a wrong one."""
+    contest, rounds = spread_race(HELD_UP, HELD_UP, [0.5, *[0.005] * 20])
+    *_, last = views = list(contest.views())
+    assert TIMING in [view.status for view in views] and last.status != TIMING
+    for kind, tokens in (("base", 1), ("dynamo", 2)):
+        running, written = contest.lanes[kind], trace(getattr(last, kind))
+        assert len(rounds) == 4 and len(running.timings) == 60, "two rounds of both lanes were enough"
+        assert running.decode_seconds == pytest.approx(sum(HELD_UP[1:])), "what was seen took that long"
+        assert written.end.timed == pytest.approx(running.pass_speed, rel=1e-3)
+        speed = (10 / 0.004 + 10 / 0.012 + 40 / 0.005) / 60
+        assert running.tokens_per_second == pytest.approx(tokens * speed)
+        assert written.wire == getattr(last, kind), "a next turn goes on from what the page has"
+        assert written.text == running.text
+
+
+def test_timing_again_takes_no_longer_than_it_may():
+    """One pass of twenty was 200 times as quick: no number of rounds makes that agree."""
+    uneven = [0.02, 0.0001, *[0.02] * 19]
+    contest, rounds = spread_race(uneven, uneven, uneven)
+    list(contest.views())
+    assert len(rounds) == 6, "three rounds of 0.8 seconds fit into three seconds"
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [[0.02, *[0.005] * 20], HELD_UP[:9], [1.0, *[0.1, 0.3] * 10]],
+    ids=["times that agree", "too few tokens for a ratio", "a race of seconds"],
+)
+def test_other_lanes_are_not_timed_again(seconds):
+    contest, rounds = spread_race(seconds, seconds, seconds)
+    assert TIMING not in [view.status for view in contest.views()] and not rounds
+    assert trace(contest.lanes["base"].wire).end.timed is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
@@ -193,6 +193,7 @@ class ModelPair:
                 engines[kind], ids, settings.options, length, seed, settings.stop
             )
         streams = self.engines.start(requests)
+        is_local = isinstance(self.engines, LocalEngines)
         return {
             kind: RecordedRun(
                 Header(uuid4().hex, kind, self.name, prompt, recorded, engine=request.engine),
@@ -202,9 +203,13 @@ class ModelPair:
                 before=chat.wire(kind),
                 prompt_ids=request.ids,
                 label=self.label,
+                again=partial(self._stream, kind, request) if is_local else None,
             )
             for kind, request in requests.items()
         }
+
+    def _stream(self, kind: str, request: GenerationRequest) -> Iterator[StepRecord]:
+        return self.engines.start({kind: request})[kind]
 
 
 def _parameters(pair: Pair) -> tuple[int, int]:

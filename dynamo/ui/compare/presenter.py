@@ -10,21 +10,26 @@ This module knows neither torch nor gradio.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynamo.decoding.race import race
 from dynamo.sampling.records import StepRecord
 from dynamo.trace.joint_line import GRID_SIZE, JointLine
 from dynamo.trace.ndjson import End, Header, PassLine, Trace, encode_lines
-from dynamo.trace.recorder import Decoder, Recorder
+from dynamo.trace.recorder import LEAST_TOKENS, Decoder, Recorder
 from dynamo.ui.server.store import RunStore
 
 FLUSH_SECONDS = 0.033
 WIDE_GRID = 25
 
+# Two standard errors of the ratio are then 10 % of it.
+WIDEST_ERROR = 0.05
+MOST_SECONDS = 3.0  # of model time, for timing the lanes again
 RACING = "The lane that has used less model time so far moves next."
+TIMING = "Both lanes are timed again, unseen: the times of their passes spread too far for a ratio."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
 FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head{}."
 
@@ -43,7 +48,7 @@ class RecordedRun(Recorder):
     """One model's run in a pane: its lines after the lane's earlier turns.
 
     before: the lane's chat so far, NDJSON; steps: a stream of records that can be closed; prompt_ids: what
-    the stream was given.
+    the stream was given; again: the same stream anew, None where that would take from a visitor's quota.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class RecordedRun(Recorder):
         before: str = "",
         prompt_ids: tuple[int, ...] = (),
         label: Callable[[int], str] = str,
+        again: Callable[[], Iterator[StepRecord]] | None = None,
     ):
         super().__init__(decoder, end_tokens, label)
         self.header = header
         self.steps = steps
+        self.again = again
         self.prompt_ids = prompt_ids
         self.wire = before + encode_lines([header])
 
@@ -74,6 +81,11 @@ class RecordedRun(Recorder):
     def end(self, reason: str = "", message: str = "") -> End:
         if self.end_line is None:
             self.wire += encode_lines([super().end(reason, message)])
+        return self.end_line
+
+    def end_timed_again(self) -> End:
+        self.end_line = replace(self.end_line, timed=self.pass_speed)
+        self.wire += encode_lines([self.end_line])
         return self.end_line
 
 
@@ -126,8 +138,34 @@ class Race:
             raise
         finally:
             self._stop(running, "cancelled")
+        if self._rounds():
+            yield self.view(TIMING)
+            self._time_again()
         self._inspector = self._telling[0] or self._inspector
         yield self.view(self._finished())
+
+    def _rounds(self) -> int:
+        """How often the lanes may be timed again; 0 where that is needless, impossible or takes too long."""
+        lanes = self.lanes.values()
+        if len(lanes) < 2 or any(lane.again is None or lane.decode_tokens < LEAST_TOKENS for lane in lanes):
+            return 0
+        return int(MOST_SECONDS / sum(lane.seconds for lane in lanes)) if self._error() > WIDEST_ERROR else 0
+
+    def _error(self) -> float:
+        """The standard error of the ratio of the lanes' speeds, as a share of it."""
+        speeds = [lane.pass_speed for lane in self.lanes.values()]
+        return math.hypot(*(speed.error for speed in speeds if speed))
+
+    def _time_again(self) -> None:
+        """The same race again, unseen, until the times of its passes say enough."""
+        for _ in range(self._rounds()):
+            for name, record in race({name: lane.again() for name, lane in self.lanes.items()}):
+                if record is not None and not record.prefill:
+                    self.lanes[name].timings.append(record.seconds)
+            if self._error() <= WIDEST_ERROR:
+                break
+        for lane in self.lanes.values():
+            self._store.finish(lane.header.run, lane.end_timed_again())
 
     def view(self, status: str) -> RaceView:
         wires = {name: lane.wire for name, lane in self.lanes.items()}
