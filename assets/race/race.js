@@ -41,9 +41,9 @@ const shown = () => (blind() ? [] : present());
 // ---- what comes in
 
 function onLane({ detail }) {
-  const { kind: side, run, state, passes } = detail;
+  const { kind: side, run, state, passes, end } = detail;
   lanes[side] = detail;
-  const news = `${run} ${state} ${passes.length}`;
+  const news = `${run} ${state} ${passes.length} ${end?.timed ?? ""}`; // a run that was timed again ends twice
   if (known[side] === news) return; // only the playhead moved, which the player itself did
   known[side] = news;
   race = raceOf(shown());
