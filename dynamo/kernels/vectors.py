@@ -63,16 +63,14 @@ def _everywhere(builder, value, vector):
 
 @intrinsic
 def fetch(_, array, at):
-    """Asks memory for what lies there, without waiting. It is read once: where a processor can, it keeps what
-    else is in its caches, for whatever runs between two passes."""
+    """Asks memory for what lies there, without waiting, into the nearest cache."""
 
     def made(context, builder, signature, values):
         place, integer = _place(context, builder, signature, values, ir.IntType(8)), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, integer, integer, integer])
         ask = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(
-            ask, [place, *(ir.Constant(integer, each) for each in (0, 3, 1))]
-        )  # data, to be read once
+        read, nearest, data = 0, 3, 1
+        builder.call(ask, [place, *(ir.Constant(integer, each) for each in (read, nearest, data))])
         return context.get_dummy_value()
 
     return types.void(array, at), made
