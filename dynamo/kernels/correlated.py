@@ -9,7 +9,7 @@ from numba.extending import overload
 
 from dynamo.kernels.compiling import compiled, compiled_for_sums
 from dynamo.kernels.layers import exponential, row_product
-from dynamo.kernels.products import eight_sums, prepared, stretch
+from dynamo.kernels.products import block_sums, prepared
 
 ZERO, ONE = np.float32(0), np.float32(1)
 EPS = np.finfo(np.float32).eps  # as torch's rms_norm has it
@@ -40,15 +40,9 @@ def likeliest(logits, temperature):
 
 @compiled
 def _row_product_by_eights(x, weights, out):
-    numbers, found, step = (
-        prepared(x.reshape(1, -1), weights),
-        np.empty(24, np.float32),
-        stretch(weights, len(x)),
-    )
-    for first in range(0, len(out), 8):
-        eight_sums(numbers, 0, 1, weights, first // 8 * step, found)
-        some = min(8, len(out) - first)
-        out[first : first + some] = found[:some]
+    found = np.empty((1, (len(out) + 7) // 8 * 8), np.float32)
+    block_sums(prepared(x.reshape(1, -1), weights), weights, 0, found)
+    out[:] = found[0, : len(out)]
 
 
 def row_times(x, weights, out):

@@ -9,24 +9,27 @@ from torch import Tensor
 
 def in_8_bits(bits: Tensor, scales: Tensor) -> Tensor:
     """bits (width, in) int8, scales (width,) -> flat int8."""
-    pairs = _by_eights(bits).unflatten(2, (-1, 2)).transpose(1, 2)  # (.., in / 2, 8, 2)
-    return _joined(pairs.flatten(1), _by_eights(scales.float())).view(torch.int8)
+    return _joined(_interleaved(bits, 4), _by_eights(scales.float())).view(torch.int8)
 
 
 def in_4_bits(bits: Tensor, scales: Tensor, least: Tensor) -> Tensor:
     """bits (width, in) 0 to 15, scales and least (width, groups) -> flat uint8."""
     groups = scales.shape[1]
-    halves = _by_eights(bits.to(torch.uint8)).unflatten(2, (groups, 4, 2, 4)).permute(0, 2, 3, 1, 5, 4)
-    four = halves[..., 0] | halves[..., 1] << 4  # (.., groups, 4, 8, 4)
+    halves = _by_eights(bits.to(torch.uint8)).unflatten(2, (groups, 2, 2, 8)).permute(0, 2, 3, 1, 5, 4)
+    eight = halves[..., 0] | halves[..., 1] << 4  # (.., groups, 2, 8, 8)
     grids = (_by_eights(each.half()).transpose(1, 2) for each in (scales, least))  # (.., groups, 8)
-    return _joined(four.flatten(2), *grids)
+    return _joined(eight.flatten(2), *grids)
 
 
 def in_16_bits(weight: Tensor, power: float) -> Tensor:
     """weight (width, in), which float16 holds times a power of two -> flat uint16."""
-    numbers = _by_eights((weight * power).half()).transpose(1, 2)  # (.., in, 8)
-    scales = torch.full((len(numbers), 8), 1 / power)
-    return _joined(numbers.flatten(1), scales).view(torch.uint16)
+    numbers = _interleaved((weight * power).half(), 2)
+    return _joined(numbers, torch.full((len(numbers), 8), 1 / power)).view(torch.uint16)
+
+
+def _interleaved(rows: Tensor, together: int) -> Tensor:
+    """(width, in) -> (width / 8, 8 in): by turns, so many numbers of each of eight rows."""
+    return _by_eights(rows).unflatten(2, (-1, together)).transpose(1, 2).flatten(1)
 
 
 def _by_eights(rows: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from numba import prange
 from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores, merged
 from dynamo.kernels.layers import attend_by_head, exponential, keep, room_for_attention
 from dynamo.kernels.norms import rms_normed
-from dynamo.kernels.products import BLOCK, eight_sums, prepared, share, stretch
+from dynamo.kernels.products import BLOCK, block_sums, prepared, share, stretch
 from dynamo.kernels.sharing import crew_of, finish, is_open, new_counts, next_task
 
 ONE = np.float32(1)
@@ -38,19 +38,13 @@ def _share_gated(crew, step, x, weights, out):
     if not is_open(crew, step, tasks):
         return
     prepared_x = prepared(x, weights)
-    found, step_by = np.empty(24, np.float32), stretch(weights, x.shape[1])
+    step_by = stretch(weights, x.shape[1])
     gate, wide = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), np.float32)
     decays, powers = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
     task = next_task(crew, step, tasks)
     while task < tasks:
-        for both, begin in ((gate, 0), (wide, inner)):
-            for first in range(0, BLOCK, 8):
-                at = (begin + task * BLOCK + first) // 8 * step_by
-                for r in range(0, rows, 3):
-                    some = min(3, rows - r)
-                    eight_sums(prepared_x, r, some, weights, at, found)
-                    for j in range(some):
-                        both[r + j, first : first + 8] = found[8 * j : 8 * j + 8]
+        block_sums(prepared_x, weights, task * BLOCK // 8 * step_by, gate)
+        block_sums(prepared_x, weights, (inner + task * BLOCK) // 8 * step_by, wide)
         for r in range(rows):
             _gate(gate[r], wide[r], decays, powers, out[r, task * BLOCK : (task + 1) * BLOCK])
         done += 1

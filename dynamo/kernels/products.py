@@ -1,8 +1,9 @@
 """Products of few rows with weights in 16, 8 or 4 bits.
 
-Eight rows of weights lie side by side, so that what a register holds are numbers of eight sums: each is
-multiplied by the same numbers of x, and no sum is spread over a register. Weights are read once for three
-rows of x.
+Eight rows of weights lie side by side, by turns what goes with eight bytes of x of each: a register holds
+numbers of eight rows, which are multiplied by the same eight bytes, and a row's sum is spread over two places
+only. Weights are read once for three rows of x. Registers have 512 bits here; where they are shorter, the
+compiler takes two.
 
 With weights in 8 bits, each row of x is rounded to 16 bits by its own largest number: bfloat16, which
 torch's kernels work in, has 8. With weights in 4 bits each 16 numbers along a row of x are rounded to 8 by
@@ -11,9 +12,9 @@ four times as many of them at a time as of floats.
 
 A matrix (width, in) is one flat array, eight rows after the other (the last ones filled up with zeros), `in`
 a multiple of 32. Of eight rows, by the array's type:
-uint16: float16's bits, (in, 8); then 8 scales, float32.
-int8: (in / 2, 8, 2); then 8 scales, float32.
-uint8: of each group of 32 along the rows, bytes (4, 8, 4), each two numbers four apart, the first one lower;
+uint16: float16's bits, (in / 2, 8, 2); then 8 scales, float32.
+int8: (in / 4, 8, 4); then 8 scales, float32.
+uint8: of each group of 32 along the rows, bytes (2, 8, 8), each two numbers eight apart, the first one lower;
 then 8 scales and 8 least numbers, float16. A weight is a number * scale + least.
 """
 
@@ -23,28 +24,31 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from dynamo.kernels.compiling import FREE_SUMS, compiled, compiled_for_sums, compiled_on_all_cores
+from dynamo.kernels.compiling import FREE_SUMS, compiled, compiled_for_sums, compiled_on_all_cores, merged
 from dynamo.kernels.sharing import crew_of, finish, is_open, new_counts, next_task
 from dynamo.kernels.vectors import (
     added,
     added_fours,
-    added_products,
+    added_pairs,
     as_floats,
+    beside_zeros,
     bytes_of,
     eight_floats,
     eight_halves,
+    everywhere,
     fetch,
     float_everywhere,
-    four_everywhere,
     high_halves,
     low_halves,
+    neighbours_added,
     no_floats,
     no_integers,
-    pair_everywhere,
     plus,
     put,
     shorts_of_bytes,
+    sixteen_halves,
     times,
+    twice,
 )
 
 GROUP = 32  # weights along a row that share a scale in 4 bits
@@ -130,117 +134,136 @@ def _prepared(x, weights):
     return lambda x, weights: _in_16_bits(x)
 
 
-def eight_sums(x, r, some, weights, at, found):
-    """found (3 x 8,) = the products of up to three rows of x, from r on, and eight of weights."""
+def block_sums(x, weights, at, found):
+    """found (rows, eights of the weights' rows) = the products of x and those that begin at a place."""
 
 
-def _of_16_bits(x, r, some, weights, at, found):
-    numbers, sizes, _ = x
-    width = len(numbers) // len(sizes)
-    scale = eight_floats(weights, at + 8 * width)
-    i0 = r * width
-    if some == 1:
-        a, b, c, d = no_floats(), no_floats(), no_floats(), no_floats()
-        for i in range(0, width, 4):
-            w, j = at + 8 * i, i0 + i
-            fetch(weights, w + AHEAD // 2)
-            a = added(a, eight_halves(weights, w), float_everywhere(numbers, j))
-            b = added(b, eight_halves(weights, w + 8), float_everywhere(numbers, j + 1))
-            c = added(c, eight_halves(weights, w + 16), float_everywhere(numbers, j + 2))
-            d = added(d, eight_halves(weights, w + 24), float_everywhere(numbers, j + 3))
-        put(found, 0, times(plus(plus(a, b), plus(c, d)), scale))
-        return
-    i1, i2 = i0 + width, i0 + (some - 1) * width
-    a0, a1, a2 = no_floats(), no_floats(), no_floats()
-    b0, b1, b2 = no_floats(), no_floats(), no_floats()
-    for i in range(0, width, 2):
-        if i % 4 == 0:
-            fetch(weights, at + 8 * i + AHEAD // 2)
-        even, odd = eight_halves(weights, at + 8 * i), eight_halves(weights, at + 8 * i + 8)
-        a0 = added(a0, even, float_everywhere(numbers, i0 + i))
-        b0 = added(b0, odd, float_everywhere(numbers, i0 + i + 1))
-        a1 = added(a1, even, float_everywhere(numbers, i1 + i))
-        b1 = added(b1, odd, float_everywhere(numbers, i1 + i + 1))
-        a2 = added(a2, even, float_everywhere(numbers, i2 + i))
-        b2 = added(b2, odd, float_everywhere(numbers, i2 + i + 1))
-    put(found, 0, times(plus(a0, b0), scale))
-    put(found, 8, times(plus(a1, b1), scale))
-    put(found, 16, times(plus(a2, b2), scale))
+def _of_16_bits(x, weights, at, found):
+    numbers, _, _ = x
+    rows, count = found.shape
+    width = len(numbers) // rows
+    for first in range(0, count, 8):
+        scale = eight_floats(weights, at + 8 * width)
+        for r in range(0, rows, 3):
+            i0 = r * width
+            if r + 1 == rows:
+                a, b, c, d = no_floats(), no_floats(), no_floats(), no_floats()
+                for i in range(0, width, 8):
+                    w, j = at + 8 * i, i0 + i
+                    fetch(weights, w + AHEAD // 2)
+                    fetch(weights, w + (AHEAD + LINE) // 2)
+                    a = added(a, sixteen_halves(weights, w), everywhere(numbers, j))
+                    b = added(b, sixteen_halves(weights, w + 16), everywhere(numbers, j + 2))
+                    c = added(c, sixteen_halves(weights, w + 32), everywhere(numbers, j + 4))
+                    d = added(d, sixteen_halves(weights, w + 48), everywhere(numbers, j + 6))
+                put(found, r * count + first, times(neighbours_added(plus(plus(a, b), plus(c, d))), scale))
+                continue
+            last = min(r + 2, rows - 1)
+            i1, i2 = i0 + width, last * width
+            a0, a1, a2 = no_floats(), no_floats(), no_floats()
+            b0, b1, b2 = no_floats(), no_floats(), no_floats()
+            for i in range(0, width, 4):
+                w = at + 8 * i
+                fetch(weights, w + AHEAD // 2)
+                one, two = sixteen_halves(weights, w), sixteen_halves(weights, w + 16)
+                a0 = added(a0, one, everywhere(numbers, i0 + i))
+                b0 = added(b0, two, everywhere(numbers, i0 + i + 2))
+                a1 = added(a1, one, everywhere(numbers, i1 + i))
+                b1 = added(b1, two, everywhere(numbers, i1 + i + 2))
+                a2 = added(a2, one, everywhere(numbers, i2 + i))
+                b2 = added(b2, two, everywhere(numbers, i2 + i + 2))
+            put(found, r * count + first, times(neighbours_added(plus(a0, b0)), scale))
+            put(found, (r + 1) * count + first, times(neighbours_added(plus(a1, b1)), scale))
+            put(found, last * count + first, times(neighbours_added(plus(a2, b2)), scale))
+        at += 8 * width + 16
 
 
-def _of_8_bits(x, r, some, weights, at, found):
+def _of_8_bits(x, weights, at, found):
     shorts, sizes, _ = x
-    width = len(shorts) // len(sizes)
-    scale = eight_floats(weights, at + 8 * width)
-    i0, i1, i2 = r * width, (r + min(1, some - 1)) * width, (r + some - 1) * width
-    sum0, sum1, sum2 = no_floats(), no_floats(), no_floats()
-    for first in range(0, width, GROUP):  # so few of them, as 32 bits hold not too many products
-        part0, part1, part2 = no_integers(), no_integers(), no_integers()
-        for line in range(0, 8 * GROUP, LINE):
-            fetch(weights, at + 8 * first + line + AHEAD)
-        if some == 1:
-            for i in range(first, first + GROUP, 2):
-                pairs = shorts_of_bytes(weights, at + 8 * i)
-                part0 = added_products(part0, pairs, pair_everywhere(shorts, i0 + i))
-            sum0 = plus(sum0, as_floats(part0))
-        else:
-            for i in range(first, first + GROUP, 2):
-                pairs = shorts_of_bytes(weights, at + 8 * i)
-                part0 = added_products(part0, pairs, pair_everywhere(shorts, i0 + i))
-                part1 = added_products(part1, pairs, pair_everywhere(shorts, i1 + i))
-                part2 = added_products(part2, pairs, pair_everywhere(shorts, i2 + i))
-            sum0 = plus(sum0, as_floats(part0))
-            sum1, sum2 = plus(sum1, as_floats(part1)), plus(sum2, as_floats(part2))
-    put(found, 0, times(times(sum0, scale), float_everywhere(sizes, r)))
-    if some > 1:
-        put(found, 8, times(times(sum1, scale), float_everywhere(sizes, r + 1)))
-        put(found, 16, times(times(sum2, scale), float_everywhere(sizes, r + some - 1)))
+    rows, count = found.shape
+    width = len(shorts) // rows
+    for first in range(0, count, 8):
+        scale = eight_floats(weights, at + 8 * width)
+        for r in range(0, rows, 3):
+            alone, r1, r2 = r + 1 == rows, min(r + 1, rows - 1), min(r + 2, rows - 1)
+            i0, i1, i2 = r * width, r1 * width, r2 * width
+            sum0, sum1, sum2 = no_floats(), no_floats(), no_floats()
+            for begin in range(0, width, GROUP):  # so few of them, as 32 bits hold not too many products
+                part0, part1, part2 = no_integers(), no_integers(), no_integers()
+                for line in range(0, 8 * GROUP, LINE):
+                    fetch(weights, at + 8 * begin + line + AHEAD)
+                for i in range(begin, begin + GROUP, 4):
+                    own = shorts_of_bytes(weights, at + 8 * i)
+                    part0 = added_pairs(part0, own, everywhere(shorts, i0 + i))
+                    if not alone:
+                        part1 = added_pairs(part1, own, everywhere(shorts, i1 + i))
+                        part2 = added_pairs(part2, own, everywhere(shorts, i2 + i))
+                sum0 = plus(sum0, as_floats(part0))
+                if not alone:
+                    sum1, sum2 = plus(sum1, as_floats(part1)), plus(sum2, as_floats(part2))
+            sum0 = times(sum0, float_everywhere(sizes, r))
+            put(found, r * count + first, times(neighbours_added(sum0), scale))
+            if not alone:
+                sum1 = times(sum1, float_everywhere(sizes, r1))
+                sum2 = times(sum2, float_everywhere(sizes, r2))
+                put(found, r1 * count + first, times(neighbours_added(sum1), scale))
+                put(found, r2 * count + first, times(neighbours_added(sum2), scale))
+        at += 8 * width + 32
 
 
-def _of_4_bits(x, r, some, weights, at, found):
+@merged
+def _half_group(low, high, numbers, at, size, sizes):
+    """Eight rows' products with sixteen numbers of x, times these numbers' scale."""
+    part = added_fours(no_integers(), low, everywhere(numbers, at))
+    part = added_fours(part, high, everywhere(numbers, at + 8))
+    return times(as_floats(part), float_everywhere(sizes, size))
+
+
+@merged
+def _group(low, high, low_2, high_2, numbers, sizes, group):
+    """Eight rows' products with a group of x."""
+    first = _half_group(low, high, numbers, GROUP * group, 2 * group, sizes)
+    return plus(first, _half_group(low_2, high_2, numbers, GROUP * group + HALF, 2 * group + 1, sizes))
+
+
+def _of_4_bits(x, weights, at, found):
     numbers, sizes, sums = x
+    rows, count = found.shape
     groups = sums.shape[1]
-    width, r1, r2 = GROUP * groups, r + min(1, some - 1), r + some - 1
-    i0, i1, i2 = r * width, r1 * width, r2 * width
-    sum0, sum1, sum2 = no_floats(), no_floats(), no_floats()
-    for g in range(groups):
-        w = at + 5 * GROUP * g
-        scale, least = eight_halves(weights, w + 128), eight_halves(weights, w + 144)
-        for line in range(0, 5 * GROUP, LINE):
-            fetch(weights, w + line + AHEAD)
-        for h in range(2 * g, 2 * g + 2):
-            part0, part1, part2 = no_integers(), no_integers(), no_integers()
-            for j in range(HALF * h, HALF * (h + 1), 8):
-                both = bytes_of(weights, w + 4 * (j - GROUP * g))
+    for first in range(0, count, 8):
+        for r in range(0, rows, 3):
+            alone, r1, r2 = r + 1 == rows, min(r + 1, rows - 1), min(r + 2, rows - 1)
+            sum0, sum1, sum2 = no_floats(), no_floats(), no_floats()
+            for g in range(groups):
+                w = at + 5 * GROUP * g
+                for line in range(0, 5 * GROUP, LINE):
+                    fetch(weights, w + line + AHEAD)
+                scale = twice(eight_halves(weights, w + 128))
+                least = beside_zeros(eight_halves(weights, w + 144))
+                both, both_2 = bytes_of(weights, w), bytes_of(weights, w + 64)
                 low, high = low_halves(both), high_halves(both)
-                part0 = added_fours(part0, low, four_everywhere(numbers, i0 + j))
-                part0 = added_fours(part0, high, four_everywhere(numbers, i0 + j + 4))
-                if some > 1:
-                    part1 = added_fours(part1, low, four_everywhere(numbers, i1 + j))
-                    part1 = added_fours(part1, high, four_everywhere(numbers, i1 + j + 4))
-                    part2 = added_fours(part2, low, four_everywhere(numbers, i2 + j))
-                    part2 = added_fours(part2, high, four_everywhere(numbers, i2 + j + 4))
-            size = 2 * groups * r + h
-            sum0 = added(sum0, times(as_floats(part0), scale), float_everywhere(sizes, size))
-            if some > 1:
-                size1, size2 = 2 * groups * r1 + h, 2 * groups * r2 + h
-                sum1 = added(sum1, times(as_floats(part1), scale), float_everywhere(sizes, size1))
-                sum2 = added(sum2, times(as_floats(part2), scale), float_everywhere(sizes, size2))
-        sum0 = added(sum0, float_everywhere(sums, r * groups + g), least)
-        if some > 1:
-            sum1 = added(sum1, float_everywhere(sums, r1 * groups + g), least)
-            sum2 = added(sum2, float_everywhere(sums, r2 * groups + g), least)
-    put(found, 0, sum0)
-    if some > 1:
-        put(found, 8, sum1)
-        put(found, 16, sum2)
+                low_2, high_2 = low_halves(both_2), high_halves(both_2)
+                g0 = r * groups + g
+                sum0 = added(sum0, _group(low, high, low_2, high_2, numbers, sizes, g0), scale)
+                sum0 = added(sum0, float_everywhere(sums, g0), least)
+                if not alone:
+                    g1, g2 = r1 * groups + g, r2 * groups + g
+                    sum1 = added(sum1, _group(low, high, low_2, high_2, numbers, sizes, g1), scale)
+                    sum1 = added(sum1, float_everywhere(sums, g1), least)
+                    sum2 = added(sum2, _group(low, high, low_2, high_2, numbers, sizes, g2), scale)
+                    sum2 = added(sum2, float_everywhere(sums, g2), least)
+            put(found, r * count + first, neighbours_added(sum0))
+            if not alone:
+                put(found, r1 * count + first, neighbours_added(sum1))
+                put(found, r2 * count + first, neighbours_added(sum2))
+        at += 5 * GROUP * groups
 
 
 KINDS = {types.uint16: _of_16_bits, types.int8: _of_8_bits, types.uint8: _of_4_bits}
 
 
-@overload(eight_sums, jit_options={"error_model": "numpy", "fastmath": FREE_SUMS})
-def _eight_sums(x, r, some, weights, at, found):
+@overload(block_sums, jit_options={"error_model": "numpy", "fastmath": FREE_SUMS})
+def _block_sums(x, weights, at, found):
     return KINDS[weights.dtype]
 
 
@@ -263,18 +286,21 @@ def share(crew, step, x, weights, plus_, out):
     tasks, done = (width + BLOCK - 1) // BLOCK, 0
     if not is_open(crew, step, tasks):
         return
-    prepared_x, last_plus = prepared(x, weights), len(plus_) - 1
-    found, step_by = np.empty(24, np.float32), stretch(weights, x.shape[1])
+    prepared_x, step_by = prepared(x, weights), stretch(weights, x.shape[1])
+    found = np.empty((rows, BLOCK), np.float32)
     task = next_task(crew, step, tasks)
     while task < tasks:
-        for first in range(task * BLOCK, min((task + 1) * BLOCK, width), 8):
-            last = min(first + 8, width)
-            for r in range(0, rows, 3):
-                some = min(3, rows - r)
-                eight_sums(prepared_x, r, some, weights, first // 8 * step_by, found)
-                for j in range(some):
-                    for at in range(first, last):
-                        out[r + j, at] = found[8 * j + at - first] + plus_[min(r + j, last_plus), at]
+        first, last = task * BLOCK, min((task + 1) * BLOCK, width)
+        if last - first == BLOCK:
+            block_sums(prepared_x, weights, first // 8 * step_by, found)
+        else:
+            some = np.empty((rows, (last - first + 7) // 8 * 8), np.float32)
+            block_sums(prepared_x, weights, first // 8 * step_by, some)
+            found[:, : some.shape[1]] = some
+        for r in range(rows):
+            own, bias = out[r, first:last], plus_[min(r, len(plus_) - 1), first:last]
+            for i in range(last - first):
+                own[i] = found[r, i] + bias[i]
         done += 1
         task = next_task(crew, step, tasks)
     finish(crew, step, done, tasks)

@@ -13,8 +13,10 @@ from numba.extending import intrinsic, register_model
 from dynamo.kernels.compiling import compiled_for
 
 PAIRS = "llvm.x86.avx2.pmadd.wd"  # multiplies 16 and 16 numbers, and adds neighbours
+WIDE_PAIRS = "llvm.x86.avx512.vpdpwssd.512"  # the same for twice as many, added to sums
 BYTE_PAIRS = "llvm.x86.avx2.pmadd.ub.sw"  # the same for 32 unsigned and 32 signed bytes
 BYTE_FOURS = "llvm.x86.avx512.vpdpbusd.256"  # adds the products of four and four of them at once
+WIDE_FOURS = "llvm.x86.avx512.vpdpbusd.512"
 
 
 class Vector(types.Type):
@@ -35,13 +37,12 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.llvm)
 
 
-TINY = Vector("32 x int8", ir.IntType(8), 32)
-SHORTS = Vector("16 x int16", ir.IntType(16), 16)
-INTEGERS = Vector("8 x int32", ir.IntType(32), 8)
-FLOATS = Vector("8 x float32", ir.FloatType(), 8)
-BYTES, HALVES, WIDE = (ir.VectorType(*each) for each in (
-    (ir.IntType(8), 16), (ir.HalfType(), 8), (ir.IntType(32), 16),
-))  # fmt: skip
+EIGHT = Vector("8 x float32", ir.FloatType(), 8)
+FLOATS = Vector("16 x float32", ir.FloatType(), 16)
+INTEGERS = Vector("16 x int32", ir.IntType(32), 16)
+SHORTS = Vector("32 x int16", ir.IntType(16), 32)
+BYTES = Vector("64 x int8", ir.IntType(8), 64)
+OF = {types.float32: FLOATS, types.int16: SHORTS, types.int8: BYTES}
 
 
 def _place(context, builder, signature, values, kind):
@@ -54,11 +55,36 @@ def _read(context, builder, signature, values, kind):
     return builder.load(_place(context, builder, signature, values, kind), align=1)
 
 
-def _everywhere(builder, value, vector):
+def _everywhere(builder, value, count):
     """A vector of one number."""
-    first, places = ir.Constant(ir.IntType(32), 0), ir.VectorType(ir.IntType(32), vector.count)
-    alone = builder.insert_element(ir.Constant(vector.llvm, ir.Undefined), value, first)
-    return builder.shuffle_vector(alone, alone, ir.Constant(places, [0] * vector.count))
+    vector = ir.VectorType(value.type, count)
+    alone = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return _shuffled(builder, alone, alone, [0] * count)
+
+
+def _shuffled(builder, a, b, places):
+    """The numbers at these places of two vectors, end to end."""
+    kind = ir.VectorType(ir.IntType(32), len(places))
+    return builder.shuffle_vector(a, b, ir.Constant(kind, list(places)))
+
+
+def _called(builder, name, result, *values):
+    kind = ir.FunctionType(result, [each.type for each in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+
+def _by_halves(builder, made, *vectors):
+    """made(..) of the vectors' lower halves, and of their upper ones behind it."""
+    parts = []
+    for upper in (0, 1):
+        halves = (
+            _shuffled(
+                builder, each, each, range(upper * each.type.count // 2, (upper + 1) * each.type.count // 2)
+            )
+            for each in vectors
+        )
+        parts.append(made(*halves))
+    return _shuffled(builder, *parts, range(2 * parts[0].type.count))
 
 
 @intrinsic
@@ -77,116 +103,128 @@ def fetch(_, array, at):
 
 
 @intrinsic
-def eight_floats(_, array, at):
-    return FLOATS(array, at), lambda *given: _read(*given, FLOATS.llvm)
+def everywhere(_, array, at):
+    """The eight bytes from a place on, eight times: numbers of the array's type."""
+    vector = OF[array.dtype]
+
+    def made(*given):
+        bits = _read(*given, ir.IntType(64))
+        return given[1].bitcast(_everywhere(given[1], bits, 8), vector.llvm)
+
+    return vector(array, at), made
 
 
 @intrinsic
-def eight_halves(_, array, at):
-    """Half-precision numbers, whatever the array's type, as float32."""
+def float_everywhere(_, array, at):
+    """A number of a float32 array, sixteen times."""
 
-    def made(context, builder, signature, values):
-        return builder.fpext(_read(context, builder, signature, values, HALVES), FLOATS.llvm)
+    def made(*given):
+        return _everywhere(given[1], _read(*given, ir.FloatType()), 16)
 
     return FLOATS(array, at), made
 
 
 @intrinsic
-def shorts_of_bytes(_, array, at):
+def eight_floats(_, array, at):
+    return EIGHT(array, at), lambda *given: _read(*given, EIGHT.llvm)
+
+
+def _widened(vector):
+    """Half-precision numbers, whatever the array's type, as float32."""
+
     def made(context, builder, signature, values):
-        return builder.sext(_read(context, builder, signature, values, BYTES), SHORTS.llvm)
+        halves = ir.VectorType(ir.HalfType(), vector.count)
+        return builder.fpext(_read(context, builder, signature, values, halves), vector.llvm)
+
+    return made
+
+
+@intrinsic
+def eight_halves(_, array, at):
+    return EIGHT(array, at), _widened(EIGHT)
+
+
+@intrinsic
+def sixteen_halves(_, array, at):
+    return FLOATS(array, at), _widened(FLOATS)
+
+
+@intrinsic
+def shorts_of_bytes(_, array, at):
+    def made(*given):
+        return given[1].sext(_read(*given, ir.VectorType(ir.IntType(8), SHORTS.count)), SHORTS.llvm)
 
     return SHORTS(array, at), made
 
 
 @intrinsic
 def bytes_of(_, array, at):
-    return TINY(array, at), lambda *given: _read(*given, TINY.llvm)
+    return BYTES(array, at), lambda *given: _read(*given, BYTES.llvm)
 
 
 @intrinsic
 def low_halves(_, some):
     """The lower four bits of each byte."""
-    return TINY(some), lambda context, builder, signature, values: builder.and_(
-        values[0], TINY.filled_with(15)
+    return BYTES(some), lambda context, builder, signature, values: builder.and_(
+        values[0], BYTES.filled_with(15)
     )
 
 
 @intrinsic
 def high_halves(_, some):
     """The upper four."""
-    return TINY(some), lambda context, builder, signature, values: builder.lshr(
-        values[0], TINY.filled_with(4)
+    return BYTES(some), lambda context, builder, signature, values: builder.lshr(
+        values[0], BYTES.filled_with(4)
     )
 
 
 @intrinsic
-def four_everywhere(_, array, at):
-    """Four numbers of an int8 array, eight times."""
-
-    def made(context, builder, signature, values):
-        four = _read(context, builder, signature, values, ir.IntType(32))
-        return builder.bitcast(_everywhere(builder, four, INTEGERS), TINY.llvm)
-
-    return TINY(array, at), made
-
-
-def _called(builder, name, result, *values):
-    kind = ir.FunctionType(result, [each.type for each in values])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
-
-
-@intrinsic
 def added_fours(_, sums, small, b):
-    """sums + the products of 32 numbers from 0 to 15 and 32 of a byte's, each four neighbours added: 8
-    integers."""
+    """sums + the products of 64 numbers from 0 to 15 and 64 of a byte's, each four neighbours added."""
+
+    def fours(builder, small, b):
+        integers = ir.VectorType(ir.IntType(32), small.type.count // 4)
+        if compiled_for("avxvnni") or (compiled_for("avx512vnni") and compiled_for("avx512vl")):
+            four = [builder.bitcast(each, integers) for each in (small, b)]
+            return _called(builder, BYTE_FOURS, integers, ir.Constant(integers, [0] * integers.count), *four)
+        shorts = ir.VectorType(ir.IntType(16), small.type.count // 2)
+        pairs = _called(builder, BYTE_PAIRS, shorts, small, b)
+        return _called(builder, PAIRS, integers, pairs, ir.Constant(shorts, [1] * shorts.count))
 
     def made(context, builder, signature, values):
         sums, small, b = values
-        if compiled_for("avxvnni") or (compiled_for("avx512vnni") and compiled_for("avx512vl")):
+        if compiled_for("avx512vnni"):
             four = [builder.bitcast(each, INTEGERS.llvm) for each in (small, b)]
-            return _called(builder, BYTE_FOURS, INTEGERS.llvm, sums, *four)
+            return _called(builder, WIDE_FOURS, INTEGERS.llvm, sums, *four)
         if compiled_for("avx2"):
-            pairs = _called(builder, BYTE_PAIRS, SHORTS.llvm, small, b)
-            fours = _called(builder, PAIRS, INTEGERS.llvm, pairs, SHORTS.filled_with(1))
-            return builder.add(sums, fours)
-        wide = ir.VectorType(ir.IntType(32), 32)
+            return builder.add(sums, _by_halves(builder, lambda *two: fours(builder, *two), small, b))
+        wide = ir.VectorType(ir.IntType(32), BYTES.count)
         product = builder.mul(builder.zext(small, wide), builder.sext(b, wide))
         for begin in range(4):
-            places = ir.Constant(INTEGERS.llvm, list(range(begin, 32, 4)))
-            sums = builder.add(sums, builder.shuffle_vector(product, product, places))
+            part = _shuffled(builder, product, product, range(begin, BYTES.count, 4))
+            sums = builder.add(sums, part)
         return sums
 
     return INTEGERS(sums, small, b), made
 
 
 @intrinsic
-def pair_everywhere(_, array, at):
-    """Two numbers of an int16 array, eight times."""
-
-    def made(context, builder, signature, values):
-        pair = _read(context, builder, signature, values, ir.IntType(32))
-        return builder.bitcast(_everywhere(builder, pair, INTEGERS), SHORTS.llvm)
-
-    return SHORTS(array, at), made
-
-
-@intrinsic
-def added_products(_, sums, a, b):
-    """sums + the products of 16 and 16 numbers, neighbours added: 8 integers."""
+def added_pairs(_, sums, a, b):
+    """sums + the products of 32 and 32 numbers of 16 bits, neighbours added."""
 
     def made(context, builder, signature, values):
         sums, a, b = values
+        if compiled_for("avx512vnni"):
+            two = [builder.bitcast(each, INTEGERS.llvm) for each in (a, b)]
+            return _called(builder, WIDE_PAIRS, INTEGERS.llvm, sums, *two)
         if compiled_for("avx2"):
-            kind = ir.FunctionType(INTEGERS.llvm, [SHORTS.llvm, SHORTS.llvm])
+            half = ir.VectorType(ir.IntType(32), INTEGERS.count // 2)
             return builder.add(
-                sums, builder.call(cgutils.get_or_insert_function(builder.module, kind, PAIRS), [a, b])
+                sums, _by_halves(builder, lambda *two: _called(builder, PAIRS, half, *two), a, b)
             )
-        product = builder.mul(builder.sext(a, WIDE), builder.sext(b, WIDE))
-        even, odd = (
-            builder.shuffle_vector(product, product, ir.Constant(INTEGERS.llvm, list(range(begin, 16, 2))))
-            for begin in (0, 1)
-        )
+        wide = ir.VectorType(ir.IntType(32), SHORTS.count)
+        product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
+        even, odd = (_shuffled(builder, product, product, range(begin, SHORTS.count, 2)) for begin in (0, 1))
         return builder.add(sums, builder.add(even, odd))
 
     return INTEGERS(sums, a, b), made
@@ -210,21 +248,33 @@ def as_floats(_, integers):
 
 
 @intrinsic
-def float_everywhere(_, array, at):
-    """A number of a float32 array, eight times."""
+def twice(_, eight):
+    """Each of eight numbers two times, side by side."""
 
-    def made(*given):
-        return _everywhere(given[1], _read(*given, ir.FloatType()), FLOATS)
+    def made(context, builder, signature, values):
+        return _shuffled(builder, values[0], values[0], [place // 2 for place in range(16)])
 
-    return FLOATS(array, at), made
+    return FLOATS(eight), made
 
 
 @intrinsic
-def everywhere(_, value):
-    """A float32, eight times."""
-    return FLOATS(types.float32), lambda context, builder, signature, values: _everywhere(
-        builder, values[0], FLOATS
-    )
+def beside_zeros(_, eight):
+    """Each of eight numbers, and a zero behind it."""
+
+    def made(context, builder, signature, values):
+        places = [place // 2 + 8 * (place % 2) for place in range(16)]
+        return _shuffled(builder, values[0], EIGHT.filled_with(0.0), places)
+
+    return FLOATS(eight), made
+
+
+@intrinsic
+def neighbours_added(_, floats):
+    def made(context, builder, signature, values):
+        even, odd = (_shuffled(builder, values[0], values[0], range(begin, 16, 2)) for begin in (0, 1))
+        return builder.fadd(even, odd)
+
+    return EIGHT(floats), made
 
 
 @intrinsic
@@ -235,25 +285,25 @@ def added(_, sums, a, b):
         product = builder.fmul(values[1], values[2], flags=("contract",))
         return builder.fadd(values[0], product, flags=("contract",))
 
-    return FLOATS(sums, a, b), made
+    return sums(sums, a, b), made
 
 
 @intrinsic
 def plus(_, a, b):
-    return FLOATS(a, b), lambda context, builder, signature, values: builder.fadd(*values)
+    return a(a, b), lambda context, builder, signature, values: builder.fadd(*values)
 
 
 @intrinsic
 def times(_, a, b):
-    return FLOATS(a, b), lambda context, builder, signature, values: builder.fmul(*values)
+    return a(a, b), lambda context, builder, signature, values: builder.fmul(*values)
 
 
 @intrinsic
-def put(_, array, at, floats):
+def put(_, array, at, eight):
     """Eight numbers into a float32 array."""
 
     def made(context, builder, signature, values):
-        builder.store(values[2], _place(context, builder, signature, values, FLOATS.llvm), align=4)
+        builder.store(values[2], _place(context, builder, signature, values, EIGHT.llvm), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, at, floats), made
+    return types.void(array, at, eight), made

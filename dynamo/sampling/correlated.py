@@ -62,7 +62,7 @@ class Correlators:
         if not all(each.is_cpu and each.dtype == torch.float32 for each in (*ends, *matrices)):
             return None
         # Where a row's length lets them, and 16 bits hold them: less is read, and read ahead.
-        half = all(map(is_half, matrices)) and not any(each.shape[-1] % 4 for each in matrices)
+        half = all(map(is_half, matrices)) and not any(each.shape[-1] % 8 for each in matrices)
         arrays = [(_flat(each) if half else each.detach()).numpy() for each in matrices]
         return ends[0].detach().numpy(), correlator.rank, side_by_side(arrays), ends[1].detach().numpy()
 
