@@ -10,21 +10,21 @@ from numba.extending import overload
 from dynamo.kernels.compiling import compiled, compiled_for_sums
 from dynamo.kernels.layers import exponential, row_product
 from dynamo.kernels.products import block_sums, prepared
+from dynamo.kernels.vectors import fetch_for_later
 
 ZERO, ONE = np.float32(0), np.float32(1)
 EPS = np.finfo(np.float32).eps  # as torch's rms_norm has it
+LINE = 16  # float32 numbers that come together
 BLOCK = 1024  # numbers that stay in the nearest cache
 
 
 @compiled_for_sums
-def likeliest(logits, temperature):
-    """The largest of each row's softmax, (rows, vocab) -> (rows,)."""
+def likeliest(logits, first, temperature):
+    """The largest of each row's softmax, which is at first (rows,): (rows, vocab) -> (rows,)."""
     found = np.empty(len(logits))
     powers, values = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
     for row in range(len(logits)):
-        largest = logits[row, 0]
-        for logit in logits[row]:
-            largest = logit if logit > largest else largest
+        largest = logits[row, first[row]]
         rise, total = ONE / np.float32(temperature), 0.0
         for begin in range(0, logits.shape[1], BLOCK):
             some, part = logits[row, begin : begin + BLOCK], ZERO
@@ -95,6 +95,9 @@ def after_chunk(state, chunk, embedding, rank, matrices, output, ids, log_f, tem
     """
     from_hidden, from_tokens, back = matrices
     seen, hidden = len(from_tokens), embedding.shape[1]
+    for c in range(len(ids)):  # rows far apart, which are read last
+        for d in range(0, hidden, LINE):
+            fetch_for_later(output, ids[c] * hidden + d)
     inner, part = np.zeros((1, rank), np.float32), np.empty(rank, np.float32)
     if len(from_hidden):
         row_times(state, from_hidden, inner[0])

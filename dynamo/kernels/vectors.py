@@ -87,19 +87,30 @@ def _by_halves(builder, made, *vectors):
     return _shuffled(builder, *parts, range(2 * parts[0].type.count))
 
 
-@intrinsic
-def fetch(_, array, at):
-    """Asks memory for what lies there, without waiting, into the nearest cache."""
+def _asks(nearness):
+    """Asks memory for what lies at a place, without waiting, into the nearest cache (3) or the next (2)."""
 
     def made(context, builder, signature, values):
         place, integer = _place(context, builder, signature, values, ir.IntType(8)), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, integer, integer, integer])
         ask = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        read, nearest, data = 0, 3, 1
-        builder.call(ask, [place, *(ir.Constant(integer, each) for each in (read, nearest, data))])
+        read, data = 0, 1
+        builder.call(ask, [place, *(ir.Constant(integer, each) for each in (read, nearness, data))])
         return context.get_dummy_value()
 
-    return types.void(array, at), made
+    return made
+
+
+@intrinsic
+def fetch(_, array, at):
+    """Before it is read at once."""
+    return types.void(array, at), _asks(3)
+
+
+@intrinsic
+def fetch_for_later(_, array, at):
+    """Before it is read after much else."""
+    return types.void(array, at), _asks(2)
 
 
 @intrinsic
