@@ -125,8 +125,14 @@ def exponentials(scores, powers):
         total += score
     if not abs(total) < np.inf:
         return np.float32(np.nan)
-    for score in scores:
-        largest = score if score > largest else largest
+    a, b, c, d = largest, largest, largest, largest  # four, which do not wait for each other
+    whole = len(scores) // 4 * 4
+    for j in range(0, whole, 4):
+        a, b = max(a, scores[j]), max(b, scores[j + 1])
+        c, d = max(c, scores[j + 2]), max(d, scores[j + 3])
+    for j in range(whole, len(scores)):
+        a = max(a, scores[j])
+    largest = max(max(a, b), max(c, d))
     for j in range(len(scores)):
         scores[j] -= largest  # 0 or less, so no exponential overflows
     exponential(scores, powers)

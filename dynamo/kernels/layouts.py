@@ -15,10 +15,10 @@ def in_8_bits(bits: Tensor, scales: Tensor) -> Tensor:
 def in_4_bits(bits: Tensor, scales: Tensor, least: Tensor) -> Tensor:
     """bits (width, in) 0 to 15, scales and least (width, groups) -> flat uint8."""
     groups = scales.shape[1]
-    halves = _by_eights(bits.to(torch.uint8)).unflatten(2, (groups, 2, 2, 8)).permute(0, 2, 3, 1, 5, 4)
-    eight = halves[..., 0] | halves[..., 1] << 4  # (.., groups, 2, 8, 8)
+    fours = _by_eights(bits.to(torch.uint8)).unflatten(2, (groups, 2, 2, 2, 4)).permute(5, 0, 2, 4, 1, 3, 6)
+    both = fours[0] | fours[1] << 4  # (.., groups, 2, 8, 2, 4)
     grids = (_by_eights(each.half()).transpose(1, 2) for each in (scales, least))  # (.., groups, 8)
-    return _joined(eight.flatten(2), *grids)
+    return _joined(both.flatten(2), *grids)
 
 
 def in_16_bits(weight: Tensor, power: float) -> Tensor:

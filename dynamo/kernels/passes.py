@@ -21,13 +21,13 @@ STEPS = 6  # of a layer
 
 
 @compiled_for_sums
-def _gate(gate, wide, decays, powers, out):
-    """out = silu(gate) * wide, all (count,). decays, powers: room for as many numbers."""
-    for i in range(len(out)):
+def _gate(gate, wide, decays, powers):
+    """wide *= silu(gate), all (count,). decays, powers: room for as many numbers."""
+    for i in range(len(gate)):
         decays[i] = -abs(gate[i])
     exponential(decays, powers)
-    for i in range(len(out)):
-        out[i] = gate[i] * wide[i] * (decays[i] if gate[i] < 0 else ONE) / (ONE + decays[i])
+    for i in range(len(gate)):
+        wide[i] *= gate[i] * (decays[i] if gate[i] < 0 else ONE) / (ONE + decays[i])
 
 
 @compiled
@@ -40,13 +40,16 @@ def _share_gated(crew, step, x, weights, out):
     prepared_x = prepared(x, weights)
     step_by = stretch(weights, x.shape[1])
     gate, wide = np.empty((rows, BLOCK), np.float32), np.empty((rows, BLOCK), np.float32)
-    decays, powers = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    decays, powers = np.empty(rows * BLOCK, np.float32), np.empty(rows * BLOCK, np.int32)
+    gates, wides = gate.reshape(-1), wide.reshape(-1)
     task = next_task(crew, step, tasks)
     while task < tasks:
         block_sums(prepared_x, weights, task * BLOCK // 8 * step_by, gate)
         block_sums(prepared_x, weights, (inner + task * BLOCK) // 8 * step_by, wide)
+        _gate(gates, wides, decays, powers)
         for r in range(rows):
-            _gate(gate[r], wide[r], decays, powers, out[r, task * BLOCK : (task + 1) * BLOCK])
+            for i in range(BLOCK):
+                out[r, task * BLOCK + i] = wide[r, i]
         done += 1
         task = next_task(crew, step, tasks)
     finish(crew, step, done, tasks)

@@ -14,8 +14,10 @@ A matrix (width, in) is one flat array, eight rows after the other (the last one
 a multiple of 32. Of eight rows, by the array's type:
 uint16: float16's bits, (in / 2, 8, 2); then 8 scales, float32.
 int8: (in / 4, 8, 4); then 8 scales, float32.
-uint8: of each group of 32 along the rows, bytes (2, 8, 8), each two numbers eight apart, the first one lower;
-then 8 scales and 8 least numbers, float16. A weight is a number * scale + least.
+uint8: of each group of 32 along the rows, bytes (2, 8, 2, 4), by halves of the group, each two numbers four
+apart, the first one lower; then 8 scales and 8 least numbers, float16. A weight is a number * scale + least.
+x lies by turns, too: four numbers of a group's first half, four of its second. So each of a row's two sums is
+of numbers that share a scale.
 """
 
 from __future__ import annotations
@@ -89,8 +91,8 @@ def _in_16_bits(x):
 
 @compiled_for_sums
 def _in_8_bits(x):
-    """x (rows, in) as integers (rows x in,) times scales of halves of groups (rows, 2 groups), with the
-    groups' sums (rows, groups), float32. A half with a number that is not finite has not-a-number for its
+    """x (rows, in) as integers (rows x in,), by turns, times scales of halves of groups (rows, 2 groups), with
+    the groups' sums (rows, groups), float32. A half with a number that is not finite has not-a-number for its
     scale."""
     rows, width = x.shape
     numbers = np.empty(rows * width, np.int8)
@@ -107,10 +109,12 @@ def _in_8_bits(x):
             most = largest.view(np.float32)[0]
             scale = most / LARGEST_BYTE if most_bits < INFINITE else np.float32(np.nan)
             steps = LARGEST_BYTE / most if 0 < most_bits < INFINITE else np.float32(0)
-            own, together = numbers[r * width + first : r * width + first + HALF], np.int32(0)
-            for i in range(HALF):
-                own[i] = np.int8(np.rint(x[r, first + i] * steps))
-                together += own[i]
+            at, together = r * width + half // 2 * GROUP + half % 2 * 4, np.int32(0)
+            for four in range(HALF // 4):
+                for i in range(4):
+                    number = np.int8(np.rint(x[r, first + 4 * four + i] * steps))
+                    numbers[at + 8 * four + i] = number
+                    together += number
             scales[r, half] = scale
             sums[r, half // 2] += scale * np.float32(together)
     return numbers, scales, sums
@@ -212,18 +216,14 @@ def _of_8_bits(x, weights, at, found):
 
 
 @merged
-def _half_group(low, high, numbers, at, size, sizes):
-    """Eight rows' products with sixteen numbers of x, times these numbers' scale."""
-    part = added_fours(no_integers(), low, everywhere(numbers, at))
-    part = added_fours(part, high, everywhere(numbers, at + 8))
-    return times(as_floats(part), float_everywhere(sizes, size))
-
-
-@merged
 def _group(low, high, low_2, high_2, numbers, sizes, group):
     """Eight rows' products with a group of x."""
-    first = _half_group(low, high, numbers, GROUP * group, 2 * group, sizes)
-    return plus(first, _half_group(low_2, high_2, numbers, GROUP * group + HALF, 2 * group + 1, sizes))
+    at = GROUP * group
+    part = added_fours(no_integers(), low, everywhere(numbers, at))
+    part = added_fours(part, high, everywhere(numbers, at + 8))
+    part = added_fours(part, low_2, everywhere(numbers, at + 16))
+    part = added_fours(part, high_2, everywhere(numbers, at + 24))
+    return times(as_floats(part), everywhere(sizes, 2 * group))
 
 
 def _of_4_bits(x, weights, at, found):
@@ -298,9 +298,9 @@ def share(crew, step, x, weights, plus_, out):
             block_sums(prepared_x, weights, first // 8 * step_by, some)
             found[:, : some.shape[1]] = some
         for r in range(rows):
-            own, bias = out[r, first:last], plus_[min(r, len(plus_) - 1), first:last]
+            own = min(r, len(plus_) - 1)
             for i in range(last - first):
-                own[i] = found[r, i] + bias[i]
+                out[r, first + i] = found[r, i] + plus_[own, first + i]
         done += 1
         task = next_task(crew, step, tasks)
     finish(crew, step, done, tasks)
