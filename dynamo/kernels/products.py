@@ -91,9 +91,9 @@ def _in_16_bits(x):
 
 @compiled_for_sums
 def _in_8_bits(x):
-    """x (rows, in) as integers (rows x in,), by turns, times scales of halves of groups (rows, 2 groups), with
-    the groups' sums (rows, groups), float32. A half with a number that is not finite has not-a-number for its
-    scale."""
+    """x (rows, in) as integers (rows x in,), by turns, times scales of halves of groups (rows, 2 groups),
+    with the groups' sums (rows, groups), float32. A half with a number that is not finite has not-a-number
+    for its scale."""
     rows, width = x.shape
     numbers = np.empty(rows * width, np.int8)
     scales = np.empty((rows, width // HALF), np.float32)
