@@ -14,17 +14,20 @@ from dynamo.kernels.layers import exponentials, row_product, three_rows_product,
 
 
 @compiled_on_all_cores
-def attend_rows(query, keys, values, lengths, scale, out):
+def attend_rows(query, keys, values, new_keys, new_values, lengths, scale, out):
     """out (rows, heads, dim) of query (rows, heads, dim), keys and values (rows, kv_heads, capacity, dim);
-    row r sees its first lengths[r] positions. float32; keys and values also the bits of half-precision
-    numbers in uint16."""
+    row r sees its first lengths[r] positions and the new one, (rows, kv_heads, 1, dim), put behind them.
+    float32; keys and values also the bits of half-precision numbers in uint16."""
     rows, heads, dim = query.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
     # A task for each pair, not for each row: a few long rows are then shared out, too.
     for task in prange(rows * kv_heads):
         row, kv_head = task // kv_heads, task % kv_heads
-        length = lengths[row]
+        length = lengths[row] + 1
+        for d in range(dim):
+            keys[row, kv_head, length - 1, d] = new_keys[row, kv_head, 0, d]
+            values[row, kv_head, length - 1, d] = new_values[row, kv_head, 0, d]
         own_keys, own_values = keys[row, kv_head, :length], values[row, kv_head, :length]
         three, scores = np.empty((3, dim), np.float32), np.empty((3, length), np.float32)
         powers = np.empty(length, np.int32)

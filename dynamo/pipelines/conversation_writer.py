@@ -86,13 +86,14 @@ def stored_dtype(states: torch.Tensor) -> torch.dtype:
 
 class RowsCache(Cache):
     """Keys and values of rows of different lengths, (rows, kv_heads, capacity, head_dim) a layer, of
-    `stored_dtype`."""
+    `stored_dtype`; new: those of a layer's new positions, (rows, kv_heads, 1, head_dim) each, which attention
+    puts there."""
 
     def __init__(self, prefix: DynamicCache, rows: int, capacity: int):
         super().__init__(layers=[])
         device = prefix.layers[0].keys.device
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self._rows = torch.arange(rows, device=device)
+        self.new: tuple[torch.Tensor, ...] = ()
         self._stored = []
         for layer in prefix.layers:
             pair = []
@@ -106,10 +107,10 @@ class RowsCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one position a row, (rows, kv_heads, 1, head_dim); all that is kept of the layer."""
-        for stored, new in zip(self._stored[layer_idx], (key_states, value_states), strict=True):
-            stored[self._rows, :, self.lengths] = new[:, :, 0].to(stored.dtype)
-        return self._stored[layer_idx]
+        """All that is kept of the layer; one new position a row, (rows, kv_heads, 1, head_dim)."""
+        stored = self._stored[layer_idx]
+        self.new = tuple(each.to(stored[0].dtype) for each in (key_states, value_states))
+        return stored
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return int(self.lengths.max())
@@ -117,10 +118,10 @@ class RowsCache(Cache):
 
 def rows_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor, scaling: float, row_lengths: torch.Tensor, **_: Any,
+    attention_mask: torch.Tensor, scaling: float, rows_cache: RowsCache, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Attention of one new position a row, each over its own `row_lengths`, (rows,): query (rows, heads, 1,
-    dim), key and value (rows, kv_heads, capacity, dim) -> (rows, 1, heads, dim).
+    """Attention of one new position a row, each over its own length and itself: query (rows, heads, 1, dim),
+    key and value (rows, kv_heads, capacity, dim), which get the new ones -> (rows, 1, heads, dim).
 
     Where no loop is compiled, the query heads of a group stand where positions would, so that keys and values
     are not repeated."""
@@ -131,11 +132,14 @@ def rows_attention(
         mixed = torch.empty(rows, heads, dim)
         stored = (
             (each.view(torch.uint16) if each.dtype == torch.float16 else each).numpy()
-            for each in (key, value)
+            for each in (key, value, *rows_cache.new)
         )
         asked = query[:, :, 0].float().numpy()
-        attend_rows(asked, *stored, row_lengths.numpy(), np.float32(scaling), mixed.numpy())
+        attend_rows(asked, *stored, rows_cache.lengths.numpy(), np.float32(scaling), mixed.numpy())
         return mixed[:, None].to(query.dtype), None
+    every = torch.arange(rows, device=key.device)
+    for each, new in zip((key, value), rows_cache.new, strict=True):
+        each[every, :, rows_cache.lengths] = new[:, :, 0]
     kv_heads, longest = key.shape[1], attention_mask.shape[-1]
     grouped = query.reshape(rows, kv_heads, heads // kv_heads, dim)
     mask = attention_mask.expand(rows, kv_heads, heads // kv_heads, longest)
@@ -258,7 +262,7 @@ class ConversationWriter:
             attention_mask=mask[:, None, None],
             past_key_values=cache,
             use_cache=True,
-            row_lengths=cache.lengths + 1,
+            rows_cache=cache,
         ).logits[:, -1].float()  # fmt: skip
 
     def _sample(self, logits: torch.Tensor, rows: Sequence[Conversation]) -> list[int]:

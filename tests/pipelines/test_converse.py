@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,10 +129,17 @@ def test_rows_of_a_model_in_16_bits_attend_as_in_float32(heads, kv_heads):
     lengths = torch.tensor([20, 1, 7])
     seen = torch.arange(capacity) < lengths[:, None]
     mask = torch.zeros(rows, 1, 1, capacity).masked_fill(~seen[:, None, None], float("-inf"))
-    found, _ = rows_attention(None, query, *stored, mask.to(query.dtype), width**-0.5, lengths)
     expected = torch.nn.functional.scaled_dot_product_attention(
         query.float(), *(each.float() for each in stored), mask, enable_gqa=True
     )
+    every, before = torch.arange(rows), lengths - 1
+    cache = SimpleNamespace(lengths=before, new=[each[every, :, before][:, :, None] for each in stored])
+    kept = [each.clone() for each in stored]
+    for each in stored:
+        each[every, :, before] = 0  # attention puts it there
+    found, _ = rows_attention(None, query, *stored, mask.to(query.dtype), width**-0.5, cache)
+    for each, whole in zip(stored, kept, strict=True):
+        assert each.equal(whole)
     assert found.dtype == query.dtype and found.shape == (rows, 1, heads, width)
     torch.testing.assert_close(found.float(), expected.transpose(1, 2), rtol=1e-2, atol=1e-2)
 
