@@ -7,7 +7,6 @@ and started some hundred times a pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ class InLoop:
     def __init__(self, numbers: Tensor, width: int, bias: Tensor | None):
         self.numbers = numbers.numpy()
         self.plus = np.zeros((1, width), np.float32) if bias is None else bias.detach().numpy()[None]
-        self._loops = kernels.loops()
 
     def in_large_pages(self) -> InLoop:
         """The same, for numbers of many megabytes: read in small pages, they come slower."""
@@ -38,7 +36,8 @@ class InLoop:
 
     def __call__(self, x: Tensor, width: int | None = None) -> Tensor:
         """width: of how many of the outputs, from the first on; all by default."""
-        return _run(self._loops, "product", x.contiguous().numpy(), self.numbers, self.plus[:, :width])
+        found = kernels.run("product", x.contiguous().numpy(), self.numbers, self.plus[:, :width])
+        return torch.from_numpy(found)
 
 
 def half_product(weight: Tensor, bias: Tensor | None = None) -> InLoop:
@@ -74,22 +73,14 @@ class GatedPass:
         queries = step.queries if apart else len(states)
         place = (*step.rotary, step.memory[:, :, 0], step.start, self._scaling)
         weights = (self._inner, self._eps, self._gains, self._matrices, self._biases)
-        return _run(self._loops, "layers_of_a_pass", states, n, first, apart, queries, *weights, place)
+        found = kernels.run("layers_of_a_pass", states, n, first, apart, queries, *weights, place)
+        return torch.from_numpy(found)
 
     def normed(self, states: Tensor, norm: nn.Module) -> Tensor:
         """Behind the model's final norm, which is as the layers' are, states (.., hidden)."""
         rows = states.flatten(0, -2).numpy()
         found = self._loops.rms_normed(rows, norm.weight.detach().numpy(), self._eps)
         return torch.from_numpy(found).view_as(states)
-
-
-def _run(loops: kernels.Loops, name: str, *given: Any) -> Tensor:
-    """A loop, by as many threads as torch has."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return torch.from_numpy(getattr(loops, name)(*given))
-    loops.use_threads(threads)  # numba counts its own
-    return torch.from_numpy(getattr(loops, f"{name}_on_all_cores")(*given, threads))
 
 
 def _array(each: Sequence[Tensor]) -> np.ndarray:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
 VARIABLE = "DYNAMO_KERNELS"
@@ -42,8 +42,8 @@ class Loops(NamedTuple):
     layers_of_a_pass: Callable
     layers_of_a_pass_on_all_cores: Callable
     likeliest: Callable
-    conditionals: Callable
-    after_chunk: Callable
+    after_chunks: Callable
+    after_chunks_on_all_cores: Callable
     use_threads: Callable
     widens_halves: Callable
 
@@ -92,11 +92,22 @@ def loops() -> Loops | None:
         passes.layers_of_a_pass,
         passes.layers_of_a_pass_on_all_cores,
         correlated.likeliest,
-        correlated.conditionals,
-        correlated.after_chunk,
+        correlated.after_chunks,
+        correlated.after_chunks_on_all_cores,
         compiling.use_threads,
         compiling.widens_halves,
     )
+
+
+def run(name: str, *given: Any) -> Any:
+    """A loop that there is in both kinds, by as many threads as torch has."""
+    from torch import get_num_threads
+
+    found, threads = loops(), get_num_threads()
+    if threads == 1:
+        return getattr(found, name)(*given)
+    found.use_threads(threads)  # numba counts its own
+    return getattr(found, f"{name}_on_all_cores")(*given, threads)
 
 
 @contextmanager

@@ -27,6 +27,11 @@ def in_16_bits(weight: Tensor, power: float) -> Tensor:
     return _joined(numbers, torch.full((len(numbers), 8), 1 / power)).view(torch.uint16)
 
 
+def in_32_bits(weight: Tensor) -> Tensor:
+    """weight (width, in) -> flat float32."""
+    return _interleaved(weight.float(), 2).flatten()
+
+
 def _interleaved(rows: Tensor, together: int) -> Tensor:
     """(width, in) -> (width / 8, 8 in): by turns, so many numbers of each of eight rows."""
     return _by_eights(rows).unflatten(2, (-1, together)).transpose(1, 2).flatten(1)

@@ -1,4 +1,4 @@
-"""Products of few rows with weights in 16, 8 or 4 bits.
+"""Products of few rows with weights in 32, 16, 8 or 4 bits.
 
 Eight rows of weights lie side by side, by turns what goes with eight bytes of x of each: a register holds
 numbers of eight rows, which are multiplied by the same eight bytes, and a row's sum is spread over two places
@@ -12,6 +12,7 @@ four times as many of them at a time as of floats.
 
 A matrix (width, in) is one flat array, eight rows after the other (the last ones filled up with zeros), `in`
 a multiple of 32. Of eight rows, by the array's type:
+float32: (in / 2, 8, 2).
 uint16: float16's bits, (in / 2, 8, 2); then 8 scales, float32.
 int8: (in / 4, 8, 4); then 8 scales, float32.
 uint8: of each group of 32 along the rows, bytes (2, 8, 2, 4), by halves of the group, each two numbers four
@@ -48,6 +49,7 @@ from dynamo.kernels.vectors import (
     plus,
     put,
     shorts_of_bytes,
+    sixteen_floats,
     sixteen_halves,
     times,
     twice,
@@ -131,7 +133,7 @@ def prepared(x, weights):
 
 @overload(prepared)
 def _prepared(x, weights):
-    if weights.dtype == types.uint16:
+    if weights.dtype in (types.uint16, types.float32):
         return lambda x, weights: _as_it_is(x)
     if weights.dtype == types.uint8:
         return lambda x, weights: _in_8_bits(x)
@@ -140,6 +142,23 @@ def _prepared(x, weights):
 
 def block_sums(x, weights, at, found):
     """found (rows, eights of the weights' rows) = the products of x and those that begin at a place."""
+
+
+def _of_32_bits(x, weights, at, found):
+    numbers, _, _ = x
+    rows, count = found.shape
+    width = len(numbers) // rows
+    for first in range(0, count, 8):
+        for r in range(rows):
+            a, b = no_floats(), no_floats()
+            for i in range(0, width, 4):
+                w, j = at + 8 * i, r * width + i
+                fetch(weights, w + AHEAD // 4)
+                fetch(weights, w + (AHEAD + LINE) // 4)
+                a = added(a, sixteen_floats(weights, w), everywhere(numbers, j))
+                b = added(b, sixteen_floats(weights, w + 16), everywhere(numbers, j + 2))
+            put(found, r * count + first, neighbours_added(plus(a, b)))
+        at += 8 * width
 
 
 def _of_16_bits(x, weights, at, found):
@@ -259,7 +278,12 @@ def _of_4_bits(x, weights, at, found):
         at += 5 * GROUP * groups
 
 
-KINDS = {types.uint16: _of_16_bits, types.int8: _of_8_bits, types.uint8: _of_4_bits}
+KINDS = {
+    types.float32: _of_32_bits,
+    types.uint16: _of_16_bits,
+    types.int8: _of_8_bits,
+    types.uint8: _of_4_bits,
+}
 
 
 @overload(block_sums, jit_options={"error_model": "numpy", "fastmath": FREE_SUMS})
@@ -275,7 +299,7 @@ def stretch(weights, width):
 def _stretch(weights, width):
     if weights.dtype == types.uint8:
         return lambda weights, width: 5 * width
-    behind = 16 if weights.dtype == types.uint16 else 32
+    behind = {types.float32: 0, types.uint16: 16, types.int8: 32}[weights.dtype]
     return lambda weights, width: 8 * width + behind
 
 

@@ -140,6 +140,11 @@ def eight_floats(_, array, at):
     return EIGHT(array, at), lambda *given: _read(*given, EIGHT.llvm)
 
 
+@intrinsic
+def sixteen_floats(_, array, at):
+    return FLOATS(array, at), lambda *given: _read(*given, FLOATS.llvm)
+
+
 def _widened(vector):
     """Half-precision numbers, whatever the array's type, as float32."""
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
-from dynamo.kernels.layouts import in_16_bits
+from dynamo.kernels.layouts import in_16_bits, in_32_bits
 from dynamo.model.heads import TokenHead
 from dynamo.model.packing import is_half
 from dynamo.sampling.candidates import Candidates, top_candidates
@@ -30,7 +30,8 @@ from dynamo.sampling.options import SamplingOptions
 
 Copy = tuple[NDArray, int, tuple[NDArray, ...], NDArray]
 
-FEW_ROWS = 4  # of inner states: for more, torch's products are faster than the loop's
+FEW_ROWS = 6  # of inner states: for more, torch's products are faster than the loop's
+LENGTHS = 8  # the loop's rows are multiples of this
 
 
 class Correlators:
@@ -52,19 +53,23 @@ class Correlators:
         return self._copies[head - 1] if self._copies else None
 
     def _copy(self, head: int) -> Copy | None:
-        """What `kernels.correlated.after_chunk` reads of a head; None where it cannot."""
+        """What `kernels.correlated.after_chunks` reads of a head; None where it cannot."""
         correlator, ends = self._heads[head - 1].correlator, (self._embed.weight, self.output_embedding(head))
-        matrices = [
-            ends[0][:0] if correlator.from_hidden is None else correlator.from_hidden.weight,
-            torch.stack([each.weight for each in correlator.from_tokens]),
-            correlator.to_hidden,
-        ]
+        matrices = [*(each.weight for each in correlator.from_tokens), correlator.to_hidden]
+        if correlator.from_hidden is not None:
+            matrices.append(correlator.from_hidden.weight)
         if not all(each.is_cpu and each.dtype == torch.float32 for each in (*ends, *matrices)):
             return None
-        # Where a row's length lets them, and 16 bits hold them: less is read, and read ahead.
-        half = all(map(is_half, matrices)) and not any(each.shape[-1] % 8 for each in matrices)
-        arrays = [(_flat(each) if half else each.detach()).numpy() for each in matrices]
-        return ends[0].detach().numpy(), correlator.rank, side_by_side(arrays), ends[1].detach().numpy()
+        if any(size % LENGTHS for size in correlator.to_hidden.shape):
+            return None
+        if all(map(is_half, matrices)):  # less is read
+            flat = [in_16_bits(each.detach(), 1.0) for each in matrices]
+        else:
+            flat = [in_32_bits(each.detach()) for each in matrices]
+        seen = len(correlator.from_tokens)
+        own = flat[seen + 1] if len(flat) > seen + 1 else flat[0][:0]
+        arrays = side_by_side([each.numpy() for each in (own, torch.stack(flat[:seen]), flat[seen])])
+        return ends[0].detach().numpy(), correlator.rank, arrays, ends[1].detach().numpy()
 
     def warm_up(self) -> None:
         """Compile or load the loops that conditionals need, before a step is timed."""
@@ -115,23 +120,18 @@ class Correlators:
         log_f: NDArray[np.float64],
         temperature: float,
     ) -> NDArray[np.float64] | None:
-        """Of candidates ids (k,) after few chunks of tokens (n, j), a loop each: (n, k); None without one."""
-        copy, loops = self._copy_of(chunks.shape[1]), kernels.loops()
-        if copy is None or loops is None or len(chunks) > FEW_ROWS:
+        """Of candidates ids (k,) after few chunks of tokens (n, j), in one loop: (n, k); None without one."""
+        copy = self._copy_of(chunks.shape[1])
+        if copy is None or kernels.loops() is None or len(chunks) > FEW_ROWS:
             return None
-        given = (*copy, ids, log_f, float(temperature))
-        return np.concatenate([loops.after_chunk(state.numpy(), chunk, *given) for chunk in chunks])
+        given = np.ascontiguousarray(chunks), *copy, ids, log_f, float(temperature)
+        return kernels.run("after_chunks", state.numpy(), *given)
 
     def conditionals(
         self, head: int, inner: Tensor, ids: NDArray[np.int64], log_f: NDArray[np.float64], temperature: float
     ) -> NDArray[np.float64]:
         """Of candidates ids (k,), with log_f (k,) as the head has them, in inner states (n, rank): (n, k)."""
         back, output = self._heads[head - 1].correlator.to_hidden, self.output_embedding(head)
-        loops = kernels.loops() if len(inner) <= FEW_ROWS and back.is_cpu else None
-        if loops is not None and back.dtype == output.dtype == torch.float32:
-            copy = self._copy_of(head)
-            arrays = back.detach().numpy() if copy is None else copy[2][2], output.detach().numpy()
-            return loops.conditionals(inner.numpy(), *arrays, ids, log_f, float(temperature))
         rows = output.index_select(0, torch.from_numpy(ids).to(output.device)).to(back)  # E_c, (k, hidden)
         u = torch.nn.functional.silu(inner)
         # Whichever is less work: few inner states go to the hidden size, many wait for the candidates.
@@ -139,14 +139,6 @@ class Correlators:
         logits = log_f + rise.double().cpu().numpy() / temperature
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
-
-
-def _flat(matrices: Tensor) -> Tensor:
-    """(.., width, in) as the compiled products have them in 16 bits, (.., numbers)."""
-    matrices = matrices.detach()
-    if matrices.ndim == 3:
-        return torch.stack([_flat(each) for each in matrices])
-    return in_16_bits(matrices, 1.0) if len(matrices) else torch.empty(0, dtype=torch.uint16)
 
 
 class Conditionals:

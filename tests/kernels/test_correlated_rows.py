@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from dynamo import kernels
+from dynamo.kernels.layouts import in_16_bits, in_32_bits
 
 loops = kernels.loops()
 pytestmark = pytest.mark.skipif(loops is None, reason="numba is missing or was not asked for")
@@ -18,13 +19,45 @@ def test_the_likeliest_is_the_softmaxs_largest(temperature, spread):
     )
 
 
-@pytest.mark.parametrize("n", [1, 4])
-def test_conditionals_are_the_softmax_of_risen_logits(n):
-    rng = np.random.default_rng(0)
-    inner, back, output = (rng.normal(size=s).astype(np.float32) for s in [(n, 16), (24, 16), (90, 24)])
-    ids, log_f = rng.permutation(90)[:7], np.log(rng.dirichlet(np.ones(7)))
-    u = torch.nn.functional.silu(torch.tensor(inner).double())
-    rise = u @ torch.tensor(back).double().T @ torch.tensor(output[ids]).double().T
-    expected = torch.softmax(torch.tensor(log_f) + rise / 0.7, dim=1)
-    found = loops.conditionals(inner, back, output, ids, log_f, 0.7)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+def dense(state, chunks, embedding, matrices, output, ids, log_f, temperature):
+    from_hidden, from_tokens, back = (None if each is None else each.double() for each in matrices)
+    inner = 0 if from_hidden is None else from_hidden @ state.double()
+    for weight, column in zip(from_tokens, chunks.T[-len(from_tokens) :], strict=True):
+        row = embedding[column].double()
+        row = row * torch.rsqrt(row.square().mean(1, keepdim=True) + torch.finfo(torch.float32).eps)
+        inner = inner + row @ weight.T
+    rise = torch.nn.functional.silu(inner) @ back.T @ output[ids].double().T
+    return torch.softmax(log_f + rise / temperature, dim=1)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize(("n", "length"), [(1, 1), (2, 2), (4, 3)])
+def test_conditionals_after_chunks_are_the_softmax_of_risen_logits(n, length, half, seen):
+    if half and not loops.widens_halves():
+        pytest.skip("this processor does not widen halves")
+    rng = torch.Generator().manual_seed(0)
+    rank, hidden, vocab = 16, 24, 90
+    places = min(length, 2)
+    kept = [
+        torch.randn(*size, generator=rng).half().float()
+        for size in [(rank, hidden), (places, rank, hidden), (hidden, rank)]
+    ]
+    matrices = (kept[0] if seen else None, *kept[1:])
+    flat = (lambda each: in_16_bits(each, 1.0)) if half else in_32_bits
+    own, back = flat(kept[0]) if seen else flat(kept[0])[:0], flat(kept[2])
+    arrays = own.numpy(), torch.stack([flat(each) for each in kept[1]]).numpy(), back.numpy()
+    state, embedding, output = (
+        torch.randn(*size, generator=rng) for size in [(hidden,), (vocab, hidden), (vocab, hidden)]
+    )
+    chunks, ids = torch.randint(vocab, (n, length), generator=rng), torch.randperm(vocab, generator=rng)[:19]
+    log_f = torch.log_softmax(torch.randn(19, generator=rng).double(), 0)
+    expected = dense(state, chunks, embedding, matrices, output, ids, log_f, 0.7)
+    given = (
+        state.numpy(), chunks.numpy(), embedding.numpy(), rank, arrays, output.numpy(), ids.numpy(),
+        log_f.numpy(), 0.7,
+    )  # fmt: skip
+    alone = loops.after_chunks(*given)
+    np.testing.assert_allclose(alone, expected, rtol=1e-3, atol=1e-9)
+    loops.use_threads(2)
+    np.testing.assert_allclose(loops.after_chunks_on_all_cores(*given, 2), alone, rtol=1e-4)
