@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import llvmlite.binding
@@ -18,6 +18,7 @@ from numba.core.errors import NumbaError
 
 FREE_SUMS = {"reassoc", "contract", "arcp", "nsz"}  # sums may be taken in any order
 _all_cores = Lock()
+_asked = local()
 FAILURES = (OSError, NumbaError)  # what a first call may end in, on a full disk for one
 
 
@@ -95,7 +96,9 @@ def _alone(compile: Callable, lock: FileLock) -> Callable:
 
 def use_threads(count: int) -> None:
     """How many threads of numba's the loops on all cores have in this thread; never more than it has."""
-    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
+    if getattr(_asked, "threads", None) != count:  # numba itself takes some 20 microseconds to be told
+        set_num_threads(min(count, config.NUMBA_NUM_THREADS))
+        _asked.threads = count
 
 
 def widens_halves() -> bool:
