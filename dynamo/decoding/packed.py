@@ -26,6 +26,7 @@ from dynamo import kernels
 from dynamo.cooccurrence.trie import side_by_side
 from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep
+from dynamo.kernels.layouts import in_16_bits, in_32_bits
 from dynamo.model import LayerWeights
 from dynamo.model.architectures import Norm, Part
 from dynamo.model.packing import all_half, power_of_copy
@@ -161,7 +162,7 @@ class LoopedLayers:
         arrays = [
             _array([torch.stack([part for norm in layer.norms for part in norm]) for layer in layers]),
             *(_matrices([parts[name][0] for parts in packed], half) for name in names),
-            _array([torch.cat([_bias(*parts[name]) for name in names]) for parts in packed]),
+            _array([torch.cat([_bias(*parts[name]) for name in names])[None] for parts in packed]),
         ]
         # Read once a pass from end to end, they come faster from few large pages.
         self._eps, self._weights = float(layers[0].eps), side_by_side(arrays)
@@ -190,9 +191,8 @@ def _array(each: Sequence[Tensor]) -> np.ndarray:
 
 
 def _matrices(weights: Sequence[Tensor], half: bool) -> np.ndarray:
-    """(layers, out, in): float32, or the bits of float16 as uint16."""
-    stacked = torch.stack(tuple(weights)).detach()
-    return stacked.half().numpy().view(np.uint16) if half else stacked.numpy()
+    """(layers, ..), each as the compiled products have it in 16 or in 32 bits."""
+    return _array([in_16_bits(each, 1.0) if half else in_32_bits(each) for each in weights])
 
 
 def rms_normed(states: Tensor, gain: Tensor, eps: float) -> Tensor:

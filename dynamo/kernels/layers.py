@@ -3,9 +3,8 @@ whole layers, one after the other or side by side (`dynamo.decoding.packed` in o
 
 For a handful of positions the operators' calls take longer than their sums. Queries and keys are rotated
 (rotary embedding), keys and values go to the cache, and each query sees its own position and all before it.
-Weights are read once for up to three positions, of 16 bits each where these hold them exactly, and widened on
-the way into the sum, which stays float32. Sums are taken in any order, so results agree with torch's up to
-rounding; what is not a finite number stays one.
+Keys and values are read once for up to three positions, of 16 bits each where the cache holds such. Sums are
+taken in any order, so results agree with torch's up to rounding; what is not a finite number stays one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from dynamo.kernels.compiling import compiled, compiled_for_sums, merged
+from dynamo.kernels.products import product
 
 LEAST = np.float32(-80)  # exponentials of less are as good as none
 LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
@@ -76,27 +76,6 @@ def three_rows_product(x, weights, out):
         out[0, b], out[1, b], out[2, b] = b0, b1, b2
         out[0, c], out[1, c], out[2, c] = c0, c1, c2
         out[0, d], out[1, d], out[2, d] = d0, d1, d2
-
-
-@compiled
-def _product(x, weights, bias):
-    """x (rows, in) @ weights (width, in).T + bias, (rows, width)"""
-    rows = len(x)
-    out = np.empty((rows, len(weights)), np.float32)
-    for at in range(0, rows, 3):
-        if at + 3 <= rows:
-            three_rows_product(x[at : at + 3], weights, out[at : at + 3])
-        elif at + 2 == rows:
-            # Two rows go as three, one of them twice: it is reading the weights that takes the time.
-            three, result = np.empty((3, x.shape[1]), np.float32), np.empty((3, len(weights)), np.float32)
-            three[0], three[1:] = x[at], x[at + 1]
-            three_rows_product(three, weights, result)
-            out[at:] = result[:2]
-        else:
-            row_product(x[at], weights, out[at])
-    for i in range(rows):
-        out[i] += bias
-    return out
 
 
 @compiled_for_sums
@@ -284,19 +263,20 @@ def _layer(
     x, normed, norms, project, expand, contract, biases, rotary, keys, values, start, scaling, queries
 ):
     """A layer's output at the last `queries` of x (new, hidden), whose keys and values go to the cache."""
-    hidden, inner, late = x.shape[1], len(expand), len(x) - queries
+    hidden, late = x.shape[1], len(x) - queries
+    inner = biases.shape[1] - 4 * hidden
     # GPT-NeoX's parallel residual: attention and the MLP both read the layer's input, each by its own norm.
-    projected = _product(_scaled(normed, norms[0], norms[1]), project, biases[: 3 * hidden])
+    projected = product(_scaled(normed, norms[0], norms[1]), project, biases[:, : 3 * hidden])
     # Attention's output and the MLP's inner values end to end: one product with `contract` adds up both.
     joined = np.empty((queries, hidden + inner), np.float32)
     joined[:, :hidden] = attend(projected, rotary[0], rotary[1], keys, values, start, scaling, queries)
-    bias = biases[3 * hidden : 3 * hidden + inner]
-    wide = _product(_scaled(normed[late:], norms[2], norms[3]), expand, bias)
+    bias = biases[:, 3 * hidden : 3 * hidden + inner]
+    wide = product(_scaled(normed[late:], norms[2], norms[3]), expand, bias)
     decays, powers = np.empty(inner, np.float32), np.empty(inner, np.int32)
     for i in range(queries):
         _gelu(wide[i], decays, powers)
         joined[i, hidden:] = wide[i]
-    out = _product(joined, contract, biases[3 * hidden + inner :])
+    out = product(joined, contract, biases[:, 3 * hidden + inner :])
     out += x[late:]
     return out
 
@@ -309,11 +289,10 @@ def parallel_layers(
     positions, (1, new, hidden); or of each its own over the same x at the last `queries`, if `apart`,
     (n, queries, hidden).
 
-    By layer, float32: norms (4, hidden), gain and shift of the input's and of the second norm; project
-    (3 hidden, hidden), queries, keys, values, each by head; expand (inner, hidden); contract (hidden,
-    hidden + inner), of attention's output and the inner values; biases, of the three end to end. Matrices may
-    be the bits of float16 as uint16. rotary: cos, sin as for `attend`; memory (2, layers, heads, capacity,
-    width).
+    By layer: norms (4, hidden), gain and shift of the input's and of the second norm; matrices as in
+    `products`: project (3 hidden, hidden), queries, keys, values, each by head, expand (inner, hidden),
+    contract (hidden, hidden + inner), of attention's output and the inner values; biases (1, ..), of the
+    three end to end. rotary: cos, sin as for `attend`; memory (2, layers, heads, capacity, width).
     """
     wanted = queries if apart else len(x)
     out = np.empty((n if apart else 1, wanted, x.shape[1]), np.float32)

@@ -19,6 +19,11 @@ LARGEST_COPY = 2**31  # bytes that packed copies of a model's layers may take
 LARGEST_LOOP = 2**23
 
 
+def by_eights(rows: int) -> int:
+    """As many rows as the compiled products have of a matrix: the next multiple of eight."""
+    return -(-rows // 8) * 8
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """One decoder layer. heads, kv_heads: of queries, and of keys and values (fewer where they are grouped);
@@ -99,8 +104,13 @@ class LayerShape:
 
     def looped_bytes(self, half: bool = True) -> int:
         """The compiled loop's own copy of a layer; half: whether 16 bits hold all its matrices."""
-        biases = self.projected + self.inner + self.hidden  # zeros where the layer has none
-        return (2 if half else 4) * self.matrix_parameters + 4 * (biases + 2 * self.norm_parameters)
+        rows = self.projected, self.inner, self.hidden
+        read = self.hidden, self.hidden, self.hidden + self.inner
+        each = (
+            by_eights(n) * (2 * length + 4 if half else 4 * length)
+            for n, length in zip(rows, read, strict=True)
+        )
+        return sum(each) + 4 * (sum(rows) + 2 * self.norm_parameters)  # biases are zeros where it has none
 
     def in_loop(self, layers: int, finals: int) -> int:
         """How many of a model's layers go through the compiled loop for such as these: all, or its last ones,
@@ -108,6 +118,8 @@ class LayerShape:
         loops = kernels.loops()
         plain = self.parallel and self.norm == "layer" and not self.gated and self.kv_heads == self.heads
         if loops is None or not loops.widens_halves() or not plain or self.activation != "gelu":
+            return 0
+        if self.hidden % 8 or self.inner % 8:
             return 0
         small = (each for each in (layers, finals) if each * self.matrix_parameters <= LARGEST_LOOP)
         return next(small, 0)
@@ -231,5 +243,5 @@ class ModelShape:
     def embedding_copy_bytes(self, looped: bool) -> int:
         """The output embedding's copy in 16 bits; looped: for the compiled loops, which have rows by eights
         and a scale for each."""
-        rows = -(-self.vocabulary // 8) * 8 if looped else self.vocabulary
+        rows = by_eights(self.vocabulary) if looped else self.vocabulary
         return (2 * self.layer.hidden + 4 * looped) * rows

@@ -10,8 +10,6 @@ import pytest
 import torch
 from conftest import tiny_base, tiny_dynamo
 from engines import saved_in_half
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dynamo import kernels
 from dynamo.decoding.decoder import Decoder
@@ -64,29 +62,6 @@ def test_passes_in_the_loop_have_the_logits_of_torchs_operators(whole, build, ch
         for decoder, state in zip((in_loop, by_torch), states, strict=True):
             decoder.forward(state, tokens[:2])
     assert other, "it was another way"
-
-
-@given(
-    rows=st.integers(1, 8), width=st.integers(1, 23), inner=st.integers(1, 70), seed=st.integers(0, 999),
-    half=st.booleans(),
-)  # fmt: skip
-@settings(max_examples=80, deadline=None)
-def test_products_of_any_shape_are_those_of_float64(rows, width, inner, seed, half):
-    rng = np.random.default_rng(seed)
-    x, weights, bias = (
-        rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (width, inner), width)
-    )
-    bits = weights.astype(np.float16).view(np.uint16) if half else weights
-    exact = weights.astype(np.float16) if half else weights
-    expected = x.astype(np.float64) @ exact.astype(np.float64).T + bias
-    np.testing.assert_allclose(loops._product(x, bits, bias), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_every_half_precision_number_is_widened_exactly():
-    bits = np.arange(2**16, dtype=np.uint16)
-    numbers = bits[np.isfinite(bits.view(np.float16))]
-    found = loops._product(np.ones((1, 1), np.float32), numbers[:, None], np.zeros(len(numbers), np.float32))
-    np.testing.assert_array_equal(found[0], numbers.view(np.float16).astype(np.float32))
 
 
 def test_gelu_is_torchs_to_float32s_precision():

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dynamo import kernels
-from dynamo.kernels.layouts import in_4_bits, in_8_bits, in_16_bits
+from dynamo.kernels.layouts import in_4_bits, in_8_bits, in_16_bits, in_32_bits
 
 loops = kernels.loops()
 pytestmark = pytest.mark.skipif(loops is None, reason="numba is missing or was not asked for")
@@ -31,6 +31,11 @@ def sixteen_bits(rng, width, into):
     return in_16_bits(weight.float(), 64.0).numpy(), weight.double().numpy()
 
 
+def thirty_two_bits(rng, width, into):
+    weight = torch.from_numpy(rng.normal(size=(width, into)).astype(np.float32))
+    return in_32_bits(weight).numpy(), weight.double().numpy()
+
+
 def product(x, weights, plus, threads):
     if threads == 1:
         return loops.product(x, weights, plus)
@@ -40,7 +45,7 @@ def product(x, weights, plus, threads):
 
 def rounded(x, made):
     """As products with these weights have it: to 16 bits by the row's largest number, or to 8 by sixteens."""
-    if made is sixteen_bits:
+    if made in (sixteen_bits, thirty_two_bits):
         return x
     together, most = (x.shape[1], 32767) if made is eight_bits else (16, 127)
     some = x.reshape(len(x), -1, together)
@@ -48,7 +53,7 @@ def rounded(x, made):
     return (np.round(some / steps) * steps).reshape(x.shape)
 
 
-@pytest.mark.parametrize("made", [eight_bits, four_bits, sixteen_bits])
+@pytest.mark.parametrize("made", [eight_bits, four_bits, sixteen_bits, thirty_two_bits])
 @pytest.mark.parametrize("shape", [(1, 32), (64, 96), (130, 4096 + 32)])
 def test_products_are_those_of_the_weights_and_of_rounded_rows(made, shape):
     rng = np.random.default_rng(0)
@@ -67,6 +72,16 @@ def test_products_are_those_of_the_weights_and_of_rounded_rows(made, shape):
             several = loops.product_on_all_cores(x, weights, plus, 1)
             assert (np.abs(several - kept @ wide.T - plus) <= bound).all()
             np.testing.assert_array_equal(product(x, weights, plus, threads=3), several)
+
+
+def test_every_half_precision_number_is_widened_exactly():
+    if not loops.widens_halves():
+        pytest.skip("this processor does not widen halves")
+    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[np.isfinite(numbers)].astype(np.float32)
+    weights = in_16_bits(torch.nn.functional.pad(torch.from_numpy(numbers)[:, None], (0, 7)), 1.0).numpy()
+    found = loops.product(np.eye(1, 8, dtype=np.float32), weights, np.zeros((1, len(numbers)), np.float32))
+    np.testing.assert_array_equal(found[0], numbers)
 
 
 @pytest.mark.parametrize("made", [eight_bits, four_bits])
