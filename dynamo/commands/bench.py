@@ -182,8 +182,9 @@ def _race(
             times = bench.interleave(lanes, prompts, arguments.runs, bar.update, lost)
         slots = {name: others[name].together for name in peers.TOGETHER if name in others and name in times}
         rows = cost.rows_throughput(
-            pair, prompts, arguments.rows, options, arguments.runs, arguments.weights, slots, lost
-        )
+            pair, prompts, arguments.rows, options, arguments.max_new_tokens, arguments.runs,
+            arguments.weights, slots, lost,
+        )  # fmt: skip
     return times, flags, read, lost, rows
 
 

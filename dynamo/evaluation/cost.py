@@ -28,7 +28,6 @@ from dynamo.trace.recorder import RunCounts
 Together = Callable[[Sequence[Sequence[int]], Sequence[int], int], tuple[int, float]]
 BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache
 CURVE_TOKENS = 24
-ROWS_TOKENS = 64
 
 
 def _engines(pair: Pair, weights: str = "own") -> dict[str, Engine]:
@@ -97,6 +96,7 @@ def rows_throughput(
     prompts: Sequence[Sequence[int]],
     counts: Sequence[int],
     options: SamplingOptions,
+    max_new_tokens: int,
     runs: int = 3,
     weights: Sequence[str] = (),
     peers: Mapping[str, Together] | None = None,
@@ -114,14 +114,14 @@ def rows_throughput(
     lanes = {lane: _together(*by) for lane, by in _lanes(pair, weights, options).items()} | dict(peers or {})
     spent = {count: {lane: np.zeros(2) for lane in lanes} for count in counts}
     for run in range(runs + 1):
-        for count in counts:
+        for count in counts if run else [max(counts)]:  # one group of each lane warms up
             texts = [prompts[place % len(prompts)] for place in range(max(count, len(prompts)))]
-            starts = range(0, len(texts), count) if run else [0]  # the first run warms up
+            starts = range(0, len(texts), count) if run else [0]
             for lane, answer in list(lanes.items()):
                 try:
                     for start in starts:
                         group = texts[start : start + count]
-                        timed = answer(group, range(start, start + len(group)), ROWS_TOKENS)
+                        timed = answer(group, range(start, start + len(group)), max_new_tokens)
                         if run:
                             spent[count][lane] += timed
                 except LaneLost as error:
