@@ -59,9 +59,7 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
     assert "| our one-token loop | 250 | ± 4 | 1.00 | 4.00 | 12.3 | 50 % |" in written
     assert "| own loop / `generate` | 2.50 | 2.00 to 3.00 | 2.0 | 3.0 |" in written
     assert "per pass | 0.71 |" in written and "exact mode" not in written, "what was not measured has no row"
-    assert (
-        "| rows | own loop | DynaMo, int4 | llama.cpp |\n|---|---|---|---|\n| 1 | 250 | 400 |" in written
-    )
+    assert "| rows | own loop | DynaMo, int4 | llama.cpp |\n|---|---|---|---|\n| 1 | 250 | 400 |" in written
     assert written.endswith("<!-- end -->\nafter\n")
     assert "<!-- end -->\ntext\n<!-- bench ratios" in written
     assert rewrite(path) == 3 and path.read_text() == written
