@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pair, prompts = _pair_and_prompts(arguments)
     options = replace(pair.options, threshold=arguments.threshold, exact=False)
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
-    times, flags, read, lost = _race(arguments, pair, prompts, options)
+    times, flags, read, lost, rows = _race(arguments, pair, prompts, options)
     profile = profile_lanes(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
     context = cost.context_cost(pair, arguments.context, options, weights=arguments.weights)
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": arguments.max_new_tokens,
         "options": asdict(options),
         "machine": machine.describe(pair.dynamo),
-        "rows_tokens_per_second": cost.rows_throughput(pair, prompts, arguments.rows, options),
+        "rows_tokens_per_second": rows,
         "context_ms": context,
         "context_tokens_per_second": _speeds(context, times),
         "top_k_ms": cost.top_k_cost(pair, prompts[:SPLIT_PROMPTS], arguments.top_k, options),
@@ -150,12 +150,14 @@ def _speeds(context: dict[str, dict[str, float]], times: dict[str, Any]) -> dict
 
 def _race(
     arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], dict[str, str]]:
-    """By lane: its times, the flags of `transformers`' lanes, bytes a pass reads, why a lane was left out."""
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], dict[str, str], dict[str, dict[str, float]]]:
+    """By lane: its times, the flags of `transformers`' lanes, bytes a pass reads, why a lane was left out.
+    Last by number of rows: tokens a second of each lane.
+    """
     import torch
     from tqdm import tqdm
 
-    from dynamo.evaluation import bench
+    from dynamo.evaluation import bench, cost
 
     only = SHAPE_LANES if arguments.shape else ()
     draft = _draft(arguments, pair)
@@ -178,7 +180,12 @@ def _race(
         total = arguments.runs * len(prompts) * len(lanes)
         with tqdm(total=total, unit="reply", leave=False, disable=None) as bar:
             times = bench.interleave(lanes, prompts, arguments.runs, bar.update, lost)
-    return times, flags, read, lost
+        slots = {name: others[name].together for name in peers.TOGETHER if name in others and name in times}
+        rows = cost.rows_throughput(
+            pair, prompts, arguments.rows, options, arguments.max_new_tokens, arguments.runs,
+            arguments.weights, slots, lost,
+        )  # fmt: skip
+    return times, flags, read, lost, rows
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -65,6 +65,13 @@ RATIOS = {
     "conversion": ("conversion: (DynaMo / own loop) / tokens per pass", "0.65", "0.8"),
     "sampler_share": ("sampler / forward pass (profiled)", "at most 0.15", "0.05"),
 }
+COLUMNS = {
+    "generate": "`generate`",
+    "own": "own loop",
+    "dynamo": "DynaMo",
+    "exact": "exact mode",
+    "llamacpp": "llama.cpp",
+}
 SPLIT = {"base": "own loop", "dynamo": "DynaMo"}
 MARK = re.compile(r"(<!-- bench (\S+) (\S+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 
@@ -228,14 +235,19 @@ def _curve(field: str, label: str, digits: int) -> Callable[[Result], str]:
         if not rows:
             raise KeyError(field)
         columns = list(next(iter(rows.values())))
-        names = ["`generate`" if name == "generate" else SPLIT.get(name, name) for name in columns]
-        names = ["own loop" if name == "own" else name for name in names]
+        names = [_column(name) for name in columns]
         return _table(
             [label, *names],
             [[count, *(f"{row[name]:.{digits}f}" for name in columns)] for count, row in rows.items()],
         )
 
     return curve
+
+
+def _column(name: str) -> str:
+    """A lane's name in few words; that of a part of a pass as it is."""
+    lane, *kept = name.split("_")
+    return ", ".join([COLUMNS[lane], *kept]) if lane in COLUMNS else name
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
+import numpy as np
 import torch
 
+from dynamo.common.statistics import ratio
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.profile import profile_lanes
+from dynamo.evaluation.subprocess_lane import LaneLost
 from dynamo.loading import Pair
 from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
 from dynamo.trace.recorder import RunCounts
 
+# Prompts, a seed for each, most new tokens -> decoded tokens and their seconds.
+Together = Callable[[Sequence[Sequence[int]], Sequence[int], int], tuple[int, float]]
 BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far beyond any cache
 CURVE_TOKENS = 24
-ROWS_TOKENS = 64
 
 
 def _engines(pair: Pair, weights: str = "own") -> dict[str, Engine]:
@@ -31,6 +35,20 @@ def _engines(pair: Pair, weights: str = "own") -> dict[str, Engine]:
         "own": Engine(pair.base, None, pair.tokenizer, weights),
         "dynamo": Engine(pair.dynamo, pair.table, pair.tokenizer, weights),
     }
+
+
+def _lanes(
+    pair: Pair, weights: Sequence[str], options: SamplingOptions
+) -> dict[str, tuple[Engine, SamplingOptions]]:
+    """Our loop, DynaMo and its exact mode, on the model's own weights and on other copies of them."""
+    lanes = {}
+    for kept in ("own", *weights):
+        own, dynamo = _engines(pair, kept).values()
+        copy = "" if kept == "own" else f"_{kept}"
+        lanes[f"own{copy}"] = (own, options)
+        lanes[f"dynamo{copy}"] = (dynamo, options)
+        lanes[f"exact{copy}"] = (dynamo, replace(options, exact=True))
+    return lanes
 
 
 def context_cost(
@@ -53,13 +71,9 @@ def context_cost(
         )
     if not lengths:
         return {}
-    generate, engines = GenerateEngine(pair.base, pair.tokenizer), {}
-    for kept in ("own", *weights):
-        for lane, engine in _engines(pair, kept).items():
-            engines[lane if kept == "own" else f"{lane}_{kept}"] = engine
-    for engine in (generate, *engines.values()):
+    generate, lanes = GenerateEngine(pair.base, pair.tokenizer), _lanes(pair, weights, options)
+    for engine in (generate, *(engine for engine, _ in lanes.values())):
         engine.end_ids = frozenset({pair.base.config.vocab_size})  # an id that is never drawn
-    exact = replace(options, exact=True)
     random = torch.Generator().manual_seed(0)
     costs = {}
     for length in lengths:
@@ -67,12 +81,8 @@ def context_cost(
         for seed in range(runs + 1):
             prompt = torch.randint(pair.base.config.vocab_size, (length,), generator=random)
             spent["generate"].append(RunCounts.fold(generate.complete(prompt, options, CURVE_TOKENS, seed)))
-            for lane, engine in engines.items():
-                run = RunCounts.fold(engine.stream(prompt, options, CURVE_TOKENS, seed))
-                spent[lane].append(run)
-                if lane.startswith("dynamo"):
-                    run = RunCounts.fold(engine.stream(prompt, exact, CURVE_TOKENS, seed))
-                    spent[lane.replace("dynamo", "exact")].append(run)
+            for lane, (engine, own) in lanes.items():
+                spent[lane].append(RunCounts.fold(engine.stream(prompt, own, CURVE_TOKENS, seed)))
         # The first reply of each warms up.
         costs[str(length)] = {
             lane: 1000 * sum(run.decode_seconds for run in timed) / sum(run.decode_passes for run in timed)
@@ -86,27 +96,54 @@ def rows_throughput(
     prompts: Sequence[Sequence[int]],
     counts: Sequence[int],
     options: SamplingOptions,
+    max_new_tokens: int,
     runs: int = 3,
+    weights: Sequence[str] = (),
+    peers: Mapping[str, Together] | None = None,
+    lost: dict[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Decode tokens per second of model time by number of rows decoded together, and by lane.
 
-    All prompts (ids) are answered at each number of rows, in groups; the passes that read them do not count.
+    All prompts (ids) are answered at each number of rows, in groups, and again where they are fewer than
+    rows; the passes that read them do not count.
+    weights: also lanes on such copies, `own_int8` and so on; peers: other engines' lanes; lost: receives the
+    reason for each of these that fails, which then has no numbers.
     """
-    engines = _engines(pair)
-    spent = {count: {lane: RunCounts() for lane in engines} for count in counts}
-    for run in range(runs + 1):  # the first warms up
-        for count in counts:
-            for lane, engine in engines.items():
-                for start in range(0, len(prompts), count):
-                    group = prompts[start : start + count]
-                    seeds = range(start, start + len(group))
-                    for _, record in engine.stream_batch(group, options, ROWS_TOKENS, seeds):
+    if not counts:
+        return {}
+    lanes = {lane: _together(*by) for lane, by in _lanes(pair, weights, options).items()} | dict(peers or {})
+    spent = {count: {lane: np.zeros(2) for lane in lanes} for count in counts}
+    for run in range(runs + 1):
+        for count in counts if run else [max(counts)]:  # one group of each lane warms up
+            texts = [prompts[place % len(prompts)] for place in range(max(count, len(prompts)))]
+            starts = range(0, len(texts), count) if run else [0]
+            for lane, answer in list(lanes.items()):
+                try:
+                    for start in starts:
+                        group = texts[start : start + count]
+                        timed = answer(group, range(start, start + len(group)), max_new_tokens)
                         if run:
-                            spent[count][lane].add(record)
+                            spent[count][lane] += timed
+                except LaneLost as error:
+                    if lost is None:
+                        raise
+                    lost[lane] = str(error)
+                    del lanes[lane]
     return {
-        str(count): {lane: runs.tokens_per_second for lane, runs in lanes.items()}
-        for count, lanes in spent.items()
+        str(count): {lane: float(ratio(*by_lane[lane])) for lane in lanes} for count, by_lane in spent.items()
     }
+
+
+def _together(engine: Engine, options: SamplingOptions) -> Together:
+    def answer(
+        prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int
+    ) -> tuple[int, float]:
+        run = RunCounts()
+        for _, record in engine.stream_batch(prompts, options, max_new_tokens, seeds):
+            run.add(record)
+        return run.decode_tokens, run.decode_seconds
+
+    return answer
 
 
 def threads_cost(

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dynamo.decoding.engine import end_of_text_ids
@@ -31,6 +32,7 @@ LANES = {  # lane: its engine, and in what numbers CTranslate2 computes
     "ctranslate2_int8": ("ctranslate2", "int8"),
 }
 PEERS = tuple(dict.fromkeys(engine for engine, _ in LANES.values()))
+TOGETHER = ("llamacpp",)  # that can answer several prompts in the same passes
 INSTALL = {"llama.cpp": "llama-cpp-python", "ctranslate2": "ctranslate2"}
 SECONDS = 600.0  # that starting an engine, conversion included, or one reply may take
 
@@ -53,9 +55,7 @@ class PeerLane:
 
     def __call__(self, prompt: Sequence[int], seed: int) -> RunCounts:
         """Raises LaneLost."""
-        with contextlib.suppress(OSError):  # it has ended; its answer, or that there is none, says why
-            print(json.dumps({"prompt": list(prompt), "seed": seed}), file=self._process.stdin, flush=True)
-        said = self._answer()
+        said = self._ask({"prompt": list(prompt), "seed": seed})
         tokens, (first, *later) = said["tokens"], said["seconds"]
         return RunCounts(
             tokens=tokens,
@@ -65,6 +65,22 @@ class PeerLane:
             decode_seconds=sum(later),
             prefill_seconds=first,
         )
+
+    def together(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int
+    ) -> tuple[int, float]:
+        """Answers several prompts in the same passes: tokens and seconds of those after the prompts' own.
+
+        Only the lanes of `TOGETHER` can. Raises LaneLost.
+        """
+        asked = {"prompts": [list(prompt) for prompt in prompts], "seeds": list(seeds)}
+        said = self._ask({**asked, "max_new_tokens": max_new_tokens})
+        return sum(len(tokens) - 1 for tokens in said["tokens"]), said["seconds"]
+
+    def _ask(self, line: dict[str, Any]) -> dict[str, Any]:
+        with contextlib.suppress(OSError):  # it has ended; its answer, or that there is none, says why
+            print(json.dumps(line), file=self._process.stdin, flush=True)
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         late = threading.Event()
@@ -109,31 +125,33 @@ def start(
     llama.cpp, by default the one that the pair's base was read from.
     """
     lanes = {}
-    folder = Path(pair.base.name_or_path)
-    for name, (engine, compute) in LANES.items():
-        if engine not in asked:
-            continue
-        file = (model or gguf_of(folder)) if engine == "llama.cpp" else folder
-        if file is None or not file.exists():
-            lost[name] = "the pair's base was not read from a GGUF file (--peer-model gives one)"
-            continue
-        spec = {
-            "engine": engine,
-            "model": str(file),
-            "compute": compute,
-            "threads": threads,
-            "context": context,
-            "max_new_tokens": max_new_tokens,
-            "end_ids": sorted(end_of_text_ids(pair.base, pair.tokenizer)),
-            "top_k": options.top_k,
-            "temperature": options.temperature,
-            "repetition_penalty": options.repetition_penalty,
-        }
-        try:
-            # -P: modules beside that file have names of the standard library's.
-            lanes[name] = PeerLane([python, "-P", peer_process.__file__, json.dumps(spec)])
-        except LaneLost as error:
-            missing = "ModuleNotFoundError" in str(error)
-            advice = f"; pip install {INSTALL[engine]}, or --peer-python with one that has it"
-            lost[name] = f"{error}{advice if missing else ''}"
+    with TemporaryDirectory() as folder:  # an engine reads it whole when it starts
+        if "ctranslate2" in asked:
+            pair.base.save_pretrained(folder)
+        for name, (engine, compute) in LANES.items():
+            if engine not in asked:
+                continue
+            file = (model or gguf_of(Path(pair.base.name_or_path))) if engine == "llama.cpp" else folder
+            if file is None or not Path(file).exists():
+                lost[name] = "the pair's base was not read from a GGUF file (--peer-model gives one)"
+                continue
+            spec = {
+                "engine": engine,
+                "model": str(file),
+                "compute": compute,
+                "threads": threads,
+                "context": context,
+                "max_new_tokens": max_new_tokens,
+                "end_ids": sorted(end_of_text_ids(pair.base, pair.tokenizer)),
+                "top_k": options.top_k,
+                "temperature": options.temperature,
+                "repetition_penalty": options.repetition_penalty,
+            }
+            try:
+                # -P: modules beside that file have names of the standard library's.
+                lanes[name] = PeerLane([python, "-P", peer_process.__file__, json.dumps(spec)])
+            except LaneLost as error:
+                missing = "ModuleNotFoundError" in str(error)
+                advice = f"; pip install {INSTALL[engine]}, or --peer-python with one that has it"
+                lost[name] = f"{error}{advice if missing else ''}"
     return lanes

@@ -18,7 +18,7 @@ RESULT = {
         }
         for name, speed in (("generate", 100.0), ("own", 250.0))
     },
-    "rows_tokens_per_second": {"1": {"own": 250.0, "dynamo": 400.0}},
+    "rows_tokens_per_second": {"1": {"own": 250.0, "dynamo_int4": 400.0, "llamacpp": 99.5}},
     "context_ms": {},
     "options": {"threshold": 0.5},
 }  # fmt: skip
@@ -59,7 +59,8 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
     assert "| our one-token loop | 250 | ± 4 | 1.00 | 4.00 | 12.3 | 50 % |" in written
     assert "| own loop / `generate` | 2.50 | 2.00 to 3.00 | 2.0 | 3.0 |" in written
     assert "per pass | 0.71 |" in written and "exact mode" not in written, "what was not measured has no row"
-    assert "| rows | own loop | DynaMo |\n|---|---|---|\n| 1 | 250 | 400 |\n<!-- end -->\nafter\n" in written
+    assert "| rows | own loop | DynaMo, int4 | llama.cpp |\n|---|---|---|---|\n| 1 | 250 | 400 |" in written
+    assert written.endswith("<!-- end -->\nafter\n")
     assert "<!-- end -->\ntext\n<!-- bench ratios" in written
     assert rewrite(path) == 3 and path.read_text() == written
 

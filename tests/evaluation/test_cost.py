@@ -5,6 +5,7 @@ from conftest import tiny_dynamo
 from dynamo import Engine, Pair, SamplingOptions
 from dynamo.common.memory import peak_memory
 from dynamo.evaluation import cost, shapes
+from dynamo.evaluation.subprocess_lane import LaneLost
 from dynamo.loading.sizes import PYTHIA
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
@@ -33,10 +34,34 @@ def test_costs_by_context_and_by_candidates(pair):
         assert of["sampler_share"] == pytest.approx(sampler / (of["pass"] - sampler))
 
 
-def test_throughput_by_rows_times_both_lanes(pair):
-    speeds = cost.rows_throughput(pair, PROMPTS, [1, 3], SamplingOptions(threshold=0.1), runs=1)
+def test_throughput_by_rows_times_every_lane(pair):
+    options = SamplingOptions(threshold=0.1)
+    speeds = cost.rows_throughput(pair, PROMPTS, [1, 3], options, 16, runs=1, weights=["int8"])
     assert set(speeds) == {"1", "3"}
-    assert all(set(of) == {"own", "dynamo"} and min(of.values()) > 0 for of in speeds.values())
+    lanes = {"own", "dynamo", "exact", "own_int8", "dynamo_int8", "exact_int8"}
+    assert all(set(of) == lanes and min(of.values()) > 0 for of in speeds.values())
+
+
+def test_rows_are_filled_with_the_prompts_and_a_lane_that_fails_is_left_out(pair):
+    asked, lost = [], {}
+
+    def peer(prompts, seeds, max_new_tokens):
+        assert max_new_tokens == 8
+        asked.append((prompts, list(seeds)))
+        if len(prompts) == 5:
+            raise LaneLost("no room for five")
+        return 10 * len(prompts), 2.0
+
+    one, two, three = PROMPTS
+    by_rows = ([one, two], [0, 1]), ([three], [2])
+    speeds = cost.rows_throughput(pair, PROMPTS, [2], SamplingOptions(), 8, runs=2, peers={"peer": peer})
+    assert asked == [by_rows[0], *by_rows, *by_rows], "one group warms up"
+    assert speeds["2"]["peer"] == 30 / 4
+    speeds = cost.rows_throughput(
+        pair, PROMPTS, [2, 5], SamplingOptions(), 8, runs=1, peers={"peer": peer}, lost=lost
+    )
+    assert asked[-1] == ([one, two, three, one, two], [0, 1, 2, 3, 4])
+    assert lost == {"peer": "no room for five"} and set(speeds["2"]) == {"own", "dynamo", "exact"}
 
 
 def test_context_must_leave_room_for_what_is_timed(pair):
