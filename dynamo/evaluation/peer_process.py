@@ -45,26 +45,34 @@ def llama_cpp(spec: dict[str, Any]) -> Made:
         model.set_seed(seed)
         return model.generate(prompt, **sampling)
 
+    penalty = "divides logits, of the last 64 tokens"
+    flags = {"library": f"llama-cpp-python {llama_cpp.__version__}", **sampling, "penalty": penalty}
+    return generate, llama_cpp_together(llama_cpp, model, spec, sampling), flags
+
+
+def llama_cpp_together(library: Any, model: Any, spec: dict[str, Any], sampling: dict[str, Any]) -> Together:
+    """Of one model, all texts as sequences of one context: a token of each goes into every pass."""
+
     def together(prompts: list[list[int]], seeds: list[int], most: int) -> dict[str, Any]:
         longest, samplers = max(map(len, prompts)), []
-        settings = llama_cpp.llama_context_default_params()
+        settings = library.llama_context_default_params()
         settings.n_threads = settings.n_threads_batch = spec["threads"]
         settings.n_seq_max = len(prompts)
         settings.n_ctx = len(prompts) * 256 * -(-(longest + most) // 256)
         settings.n_batch = max(longest, len(prompts))
-        context = llama_cpp.llama_init_from_model(model.model, settings)
-        batch = llama_cpp.llama_batch_init(settings.n_batch, 0, 1)
+        context = library.llama_init_from_model(model.model, settings)
+        batch = library.llama_batch_init(settings.n_batch, 0, 1)
 
         def decode(entries: list[tuple[int, int, int, bool]]) -> None:  # token, position, row, whether drawn
             batch.n_tokens = len(entries)
             for place, (token, position, row, drawn) in enumerate(entries):
                 batch.token[place], batch.pos[place], batch.logits[place] = token, position, drawn
                 batch.n_seq_id[place], batch.seq_id[place][0] = 1, row
-            if failed := llama_cpp.llama_decode(context, batch):
+            if failed := library.llama_decode(context, batch):
                 raise RuntimeError(f"llama_decode said {failed} to {len(entries)} tokens")
 
         def draw(row: int, place: int) -> None:
-            texts[row].append(llama_cpp.llama_sampler_sample(samplers[row].sampler, context, place))
+            texts[row].append(library.llama_sampler_sample(samplers[row].sampler, context, place))
 
         texts = [list(prompt) for prompt in prompts]
         for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
@@ -82,14 +90,12 @@ def llama_cpp(spec: dict[str, Any]) -> Made:
             for place, row in enumerate(rows):
                 draw(row, place)
         seconds = time.perf_counter() - before
-        llama_cpp.llama_batch_free(batch)
-        llama_cpp.llama_free(context)
+        library.llama_batch_free(batch)
+        library.llama_free(context)
         tokens = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
         return {"tokens": tokens, "seconds": seconds}
 
-    penalty = "divides logits, of the last 64 tokens"
-    flags = {"library": f"llama-cpp-python {llama_cpp.__version__}", **sampling, "penalty": penalty}
-    return generate, together, flags
+    return together
 
 
 def ctranslate2(spec: dict[str, Any]) -> Made:
