@@ -40,10 +40,8 @@ class Loops(NamedTuple):
     product: Callable
     product_on_all_cores: Callable
     layers_of_a_pass: Callable
-    layers_of_a_pass_on_all_cores: Callable
     likeliest: Callable
     after_chunks: Callable
-    after_chunks_on_all_cores: Callable
     use_threads: Callable
     widens_halves: Callable
 
@@ -90,24 +88,20 @@ def loops() -> Loops | None:
         products.product,
         products.product_on_all_cores,
         passes.layers_of_a_pass,
-        passes.layers_of_a_pass_on_all_cores,
         correlated.likeliest,
         correlated.after_chunks,
-        correlated.after_chunks_on_all_cores,
         compiling.use_threads,
         compiling.widens_halves,
     )
 
 
 def run(name: str, *given: Any) -> Any:
-    """A loop that there is in both kinds, by as many threads as torch has."""
+    """A loop for all cores, by as many threads as torch has."""
     from torch import get_num_threads
 
     found, threads = loops(), get_num_threads()
-    if threads == 1:
-        return getattr(found, name)(*given)
     found.use_threads(threads)  # numba counts its own
-    return getattr(found, f"{name}_on_all_cores")(*given, threads)
+    return getattr(found, name)(*given, threads)
 
 
 @contextmanager

@@ -134,33 +134,22 @@ def _softmax(log_f, rises, temperature):
     return found
 
 
-@compiled
-def after_chunks(state, chunks, embedding, rank, matrices, output, ids, log_f, temperature):
-    """Of candidates ids (k,), whose logarithms without these tokens are log_f (k,), after chunks of tokens
-    (n, j): (n, k), distributions.
-
-    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, flat as in `products`: to
-    inner states from the head's, (rank, hidden), empty where it is not seen, from each of a chunk's last
-    tokens, (rank, hidden), and back, (hidden, rank); output (vocab, hidden).
-    """
-    rows = _normed_rows(embedding, chunks, len(matrices[1]))
-    counts, inner, states, rises = _room(chunks, rank, matrices, len(state), len(ids), 1)
-    _share_rises(crew_of(counts, 0, 1), state, rows, matrices, output, ids, inner, states, rises)
-    return _softmax(log_f, rises, temperature)
-
-
 @compiled_on_all_cores
-def _rises_on_all_cores(state, rows, counts, matrices, output, ids, inner, states, rises, threads):
+def _rises(state, rows, counts, matrices, output, ids, inner, states, rises, threads):
     for thread in prange(threads):
         crew = crew_of(counts, thread, threads)
         _share_rises(crew, state, rows, matrices, output, ids, inner, states, rises)
 
 
-def after_chunks_on_all_cores(
-    state, chunks, embedding, rank, matrices, output, ids, log_f, temperature, threads
-):
-    """The same by so many of numba's threads."""
+def after_chunks(state, chunks, embedding, rank, matrices, output, ids, log_f, temperature, threads):
+    """Of candidates ids (k,), whose logarithms without these tokens are log_f (k,), after chunks of tokens
+    (n, j): (n, k), distributions.
+
+    state (hidden,) of the head; embedding (vocab, hidden), of the tokens; matrices, flat as in `products`: to
+    inner states from the head's, (rank, hidden), empty where it is not seen, from each of a chunk's last
+    tokens, (rank, hidden), and back, (hidden, rank); output (vocab, hidden). threads: of numba's.
+    """
     rows = _normed_rows(embedding, chunks, len(matrices[1]))
     counts, inner, states, rises = _room(chunks, rank, matrices, len(state), len(ids), threads)
-    _rises_on_all_cores(state, rows, counts, matrices, output, ids, inner, states, rises, threads)
+    _rises(state, rows, counts, matrices, output, ids, inner, states, rises, threads)
     return _softmax(log_f, rises, temperature)

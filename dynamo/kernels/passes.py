@@ -118,28 +118,16 @@ def _room(x, n, apart, queries, projected, attended, inner, threads):
     return counts, shared, np.empty((n if apart else 2, queries, hidden), np.float32)
 
 
-@compiled
-def layers_of_a_pass(x, n, first, apart, queries, inner, eps, gains, matrices, biases, place):
+@compiled_on_all_cores
+def layers_of_a_pass(x, n, first, apart, queries, inner, eps, gains, matrices, biases, place, threads):
     """`n` layers from `first` on over x (new, hidden): the last one's output at all positions, (1, new,
     hidden); or of each its own over the same x at the last `queries`, if `apart`, (n, queries, hidden).
 
     Of all layers, float32: gains (layers, 2, hidden) of both norms; matrices: for queries, keys and values,
     for attention's output, for gate and inner values, back from these, (layers, ..) each as in `products`;
     biases (layers, 1, projected) of the first of them. place: cosines and sines as for `layers.attend`,
-    memory (2, layers, heads, capacity, width), where the new positions begin, scaling.
+    memory (2, layers, heads, capacity, width), where the new positions begin, scaling. threads: of numba's.
     """
-    memory = place[2]
-    attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
-    counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner, 1)
-    _layers(crew_of(counts, 0, 1), x, n, first, apart, eps, gains, matrices, biases, place, shared, out)
-    return out if apart else out[(n - 1) % 2 : (n - 1) % 2 + 1]
-
-
-@compiled_on_all_cores
-def layers_of_a_pass_on_all_cores(
-    x, n, first, apart, queries, inner, eps, gains, matrices, biases, place, threads
-):
-    """The same by so many of numba's threads."""
     memory = place[2]
     attended = biases.shape[2] - 2 * memory.shape[2] * memory.shape[4]
     counts, shared, out = _room(x, n, apart, queries, biases.shape[2], attended, inner, threads)
