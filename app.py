@@ -89,10 +89,12 @@ def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) ->
     if gpu_worker is not None:
         # A profile or a sweep would take the quota of many answers.
         return replace(model_pair, audit=gpu_worker.function(f"audit of {pair.name}", opinion))
-    settle_threads(model_pair.engines.by_name[DYNAMO], most=threads)
+    settle = partial(settle_threads, model_pair.engines.by_name[DYNAMO], most=threads)
+    settle()
     prompts = read_prompts(None if pair.name == EMBEDDED else EVERYDAY_FILE, pair.tokenizer)
     return replace(
         model_pair,
+        settle=settle,
         audit=opinion,
         profile=partial(time_split, pair, prompts),
         sweep=partial(sweep_reports, pair, prompts),
