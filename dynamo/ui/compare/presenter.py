@@ -28,7 +28,7 @@ WIDE_GRID = 25
 # Two standard errors of the ratio are then 10 % of it.
 WIDEST_ERROR = 0.05
 MOST_SECONDS = 3.0  # of model time, for timing the lanes again
-RACING = "The lane that has used less model time so far moves next."
+RACING = "Both take turns on this machine: the one that has used less time moves next."
 TIMING = "Both lanes decode the same once more, unseen: the times of their passes spread too far for a ratio."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
 FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head{}."
