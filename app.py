@@ -21,7 +21,6 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 import gradio as gr
 import torch
 
-from dynamo.common.threads import settle_threads
 from dynamo.data.prompts import EVERYDAY_FILE, read_prompts
 from dynamo.evaluation.audit import audit
 from dynamo.evaluation.few_bits import read_few_bits
@@ -40,7 +39,6 @@ from dynamo.loading import (
 )
 from dynamo.spaces import AppConfig, read_config
 from dynamo.ui import ModelManager, ModelPair, build_demo, launch_options, quota, serve
-from dynamo.ui.server.engines import DYNAMO
 from dynamo.ui.server.zerogpu import GpuWorker
 
 HERE = Path(__file__).parent
@@ -89,10 +87,12 @@ def staged(pair: Pair, gpu_worker: GpuWorker | None = None, threads: int = 1) ->
     if gpu_worker is not None:
         # A profile or a sweep would take the quota of many answers.
         return replace(model_pair, audit=gpu_worker.function(f"audit of {pair.name}", opinion))
-    settle_threads(model_pair.engines.by_name[DYNAMO], most=threads)
+    settle = partial(model_pair.engines.settle, threads)
+    settle()
     prompts = read_prompts(None if pair.name == EMBEDDED else EVERYDAY_FILE, pair.tokenizer)
     return replace(
         model_pair,
+        settle=settle,
         audit=opinion,
         profile=partial(time_split, pair, prompts),
         sweep=partial(sweep_reports, pair, prompts),

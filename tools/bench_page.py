@@ -7,8 +7,8 @@ and milliseconds from a click on a chunk to the frame after its joint is drawn; 
 cache: bytes of all that was asked for before the first paint, when that came, and when both lanes were drawn.
 
 Then the pair itself decodes one answer again and again, at thresholds drawn at random, while a process keeps
-one core busy: which speed-ups the page shows, how many it refuses to show, and how far they are from a sweep
-that nothing disturbs. Answers differ, so both are divided by their tokens per pass.
+one core busy: which speed-ups the page shows, how many it refuses to show, and how far they are from those of
+the very same answers (prompt, seed and threshold) timed as `bench` does, before that process started.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from shutil import which
 from typing import Any
 
+import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +40,15 @@ from browser.conftest import CHROMIUM, QUIET
 from pages import launched, set_threshold
 
 import dynamo
-from dynamo.common.threads import settle_threads
-from dynamo.data.prompts import read_prompts
-from dynamo.evaluation.for_page import sweep_reports
+from app import staged
+from dynamo.evaluation.bench import interleave
+from dynamo.evaluation.for_page import THRESHOLDS
 from dynamo.evaluation.machine import describe
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
+from dynamo.trace.recorder import RunCounts
 from dynamo.ui import ModelPair, build_demo
+from dynamo.ui.compare.pair import OWN_LOOP
 from dynamo.ui.server.engines import DYNAMO, LocalEngines
 
 # With windows, as visitors have, where there is one.
@@ -55,8 +59,9 @@ BASE_PASSES, DYNAMO_PASSES = 200, 100
 CLICKS = 30
 OPENINGS = 5
 REDECODES = 20
-SWEPT_PROMPTS = 8
-NEAR = 0.15  # of the sweep's speed-up
+QUIET_RUNS = 20
+MAX_NEW_TOKENS, SEED = 128, 0  # as the page begins with
+NEAR = 0.15  # of bench's speed-up
 PROMPT = "I'm looking for an apartment with two bedrooms in San Jose."
 
 # Frames in which a part changed, and when the last change was.
@@ -222,12 +227,9 @@ def opening(browser: Browser, url: str) -> dict[str, float]:
 
 def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
     """What the page shows of `count` decodings that another process disturbs."""
-    prompts = read_prompts(None, pair.tokenizer)
-    *_, sweep = sweep_reports(pair, prompts, SWEPT_PROMPTS, lambda *_: None)
-    quiet = {point["threshold"]: conversion(point) for point in sweep["points"]}
     shown, refused, short = [], 0, 0
-    model_pair = ModelPair.from_pair(pair)
-    settle_threads(model_pair.engines.by_name[DYNAMO])  # as the page does when it starts
+    model_pair = staged(pair, threads=torch.get_num_threads())
+    quiet = {threshold: quiet_speed_up(model_pair, threshold) for threshold in THRESHOLDS if threshold < 1}
     with launched(build_demo(model_pair)) as url, busy_core():
         page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
         page.set_default_timeout(120_000)
@@ -240,7 +242,7 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
         draw, threshold = random.Random(0), pair.options.threshold
         page.wait_for_function(REDECODED, arg=threshold)
         for _ in range(count):
-            threshold = draw.choice([each for each in quiet if each not in (threshold, 1)])
+            threshold = draw.choice([each for each in quiet if each != threshold])
             set_threshold(page, str(threshold))
             page.locator("#threshold input[type=range]").dispatch_event("pointerup")
             page.wait_for_function(REDECODED, arg=threshold)
@@ -254,22 +256,30 @@ def redecodes(browser: Browser, pair: Any, count: int) -> dict[str, Any]:
             short += "too few" in note
             refused += "disturbed" in note
         page.close()
-    off = [speed / passes / quiet[threshold] - 1 for speed, passes, threshold in shown]
+    off = [speed / quiet[threshold] - 1 for speed, _, threshold in shown]
     return {
         "redecodes": count,
         "shown": len(shown),
         "too_short": short,
         "refused_as_disturbed": refused,
         "above_tokens_per_pass": sum(speed > passes for speed, passes, _ in shown),
-        "within_15_percent_of_sweep": sum(abs(each) <= NEAR for each in off),
+        "within_15_percent_of_bench": sum(abs(each) <= NEAR for each in off),
         "off_median": round(statistics.median(off), 3) if off else None,
         "off_worst": round(max(off, key=abs), 3) if off else None,
     }
 
 
-def conversion(point: dict[str, Any]) -> float:
-    """The share of the gain in tokens per pass that arrives as speed."""
-    return point["speed_up"]["value"] / point["tokens_per_forward"]["value"]
+def quiet_speed_up(pair: ModelPair, threshold: float) -> float:
+    """Of the answer that the page gives at a threshold: whole replies in turn, as `bench` times them."""
+    ids = pair.encode([{"role": "user", "content": PROMPT}], pair.max_length)
+    options = replace(pair.options, threshold=threshold)
+
+    def reply(engine: str, prompt: list[int], _: int) -> RunCounts:
+        stream = pair.engines.by_name[engine].stream(prompt, options, MAX_NEW_TOKENS, seed=SEED)
+        return RunCounts.fold(stream)
+
+    times = interleave({engine: partial(reply, engine) for engine in (OWN_LOOP, DYNAMO)}, [ids], QUIET_RUNS)
+    return times[DYNAMO].over(times[OWN_LOOP]).value
 
 
 @contextmanager

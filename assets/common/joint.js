@@ -140,16 +140,16 @@ function barInWords(threshold, order) {
   return order === 2 ? `${bar} = ε` : `${bar} = ${Number(threshold.toFixed(4))}${powers[order]}`;
 }
 
-/** One entry of a pass line's "backoffs" in words. */
-function backOffInWords([order, reason, best, bar, atMost]) {
+/** One entry of a pass line's "backoffs" in words; from: the order, or all that were given up by then. */
+function backOffInWords([order, reason, best, bar, atMost], from = order) {
   const threshold = bar ** (1 / (order - 1));
   const sentences = {
-    threshold: `best joint${atMost ? " of at most" : ""} ${percent(best)} is not above ${barInWords(threshold, order)}`,
+    threshold: `best joint ${atMost ? "at most " : ""}${percent(best)}, not above ${barInWords(threshold, order)}`,
     penalty: `after the repetition penalty no chunk is above ${barInWords(threshold, order)}`,
     mask: `none of the candidate ${order === 2 ? "pairs" : "chunks"} occurs in the training text`,
     kept_mass: "too little of the product survived the mask",
   };
-  return `Backed off from ${order}: ${sentences[reason] ?? bidiIsolate(reason)}`;
+  return `Backed off from ${from}: ${sentences[reason] ?? bidiIsolate(reason)}`;
 }
 
 /** Spaces, line breaks and commands of direction made visible, for tokens that stand alone. */

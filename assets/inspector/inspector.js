@@ -157,6 +157,7 @@ function drawHead() {
     const { pass, run } = shown;
     const earlier = run !== current && current ? " · an earlier answer" : "";
     say(part("title"), `Pass ${pass.pass + 1} of ${total}`);
+    root.toggleAttribute("data-earlier", earlier !== "");
     say(part("subtitle"), `emitted ${plural(pass.ids.length, "token")}${earlier}`);
   }
   part("previous").disabled = !shown || shown.pass.pass === 0;

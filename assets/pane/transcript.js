@@ -4,7 +4,7 @@
 // in milliseconds, at which pass i was done, and lines are the run's own lines as they came.
 
 const TITLES = {
-  loop: ["Base model", "same code, one token at a time"],
+  loop: ["Base model", "one token per pass"],
   generate: ["Base model", "one token per pass, transformers generate"],
   "threshold-1": ["DynaMo at threshold 1", "same weights, one token per pass"],
   dynamo: ["DynaMo", "one to three tokens per pass"],

@@ -93,11 +93,13 @@ function facesOf(clocks, lanes, counts) {
 
 /** How the speeds come about. */
 function speedInWords(lanes, { base, dynamo }) {
-  const timings = base.timings + dynamo.timings;
-  const often = lanes.base.end?.timed ? `${timings} timings, as the race was run again unseen: its times spread far. ` : "";
+  const how = lanes.base.end?.timed
+    ? "The times of this race's passes spread far. So both lanes decoded the same once more, unseen, whole answers in turn: " +
+      `these ${base.timings + dynamo.timings} passes were timed by the clock, in one run.`
+    : "Both lanes were timed by the clock, pass by pass in turn, in one run.";
   return (
-    "Both lanes were timed by the clock, in turn, in one run. Tokens a second: tokens per pass × the passes' mean speed, " +
-    `so that one pass held up by another program counts as one slow pass. ${often}±: two standard errors.`
+    `${how} Tokens a second: tokens per pass × the passes' mean speed, so that one pass held up by another program counts ` +
+    "as one slow pass. ±: two standard errors."
   );
 }
 

@@ -52,7 +52,8 @@ function passInWords(step, threshold) {
   const text = step.text.join("").trim();
   const cut = emittedOrder(step) > tokens ? ` of ${emittedOrder(step)}, as the answer ended` : "";
   const sentences = [`Pass ${step.pass + 1}: ${plural(tokens, "token")}${cut}${text ? `, “${bidiIsolate(text)}”` : ""}.`];
-  for (const backOff of step.backoffs ?? []) sentences.push(`${backOffInWords(backOff)}.`);
+  const orders = (step.backoffs ?? []).map(([order]) => order).join(" and ");
+  if (orders) sentences.push(`${backOffInWords(step.backoffs.at(-1), orders)}.`); // the column is about the last
   if (isGrown(step)) sentences.push("It drew its first token alone and grew from there.");
   else if (emittedOrder(step) > 1) sentences.push(`Best joint ${percent(best)} is above ${barInWords(threshold, order)}.`);
   else if (order === null) sentences.push("No joint was built.");

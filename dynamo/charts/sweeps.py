@@ -116,6 +116,7 @@ def sweep_shares(points: Sequence[Row]) -> go.Figure:
         y=[point["backoff_rate"] for point in trying],
         mode="lines+markers",
         name="backed off",
+        cliponaxis=False,
         line={"color": BACK_OFF, "width": 1.5, "dash": "dot"},
         marker={"symbol": "diamond-open", "size": 8, "line": {"width": 1.5}},
         hoverinfo="text",
@@ -130,7 +131,7 @@ def sweep_shares(points: Sequence[Row]) -> go.Figure:
     figure.update_layout(legend={"traceorder": "normal"})
     ticks = thresholds if len(thresholds) <= 8 else thresholds[::2]
     figure.update_xaxes(tickvals=ticks, ticktext=[f"{t:g}" for t in ticks], tickangle=0, showgrid=False)
-    figure.update_xaxes(range=[-0.08, 1.08])
+    figure.update_xaxes(range=[min(thresholds, default=0) - 0.08, 1.08])
     figure.update_xaxes(title={"text": "back-off threshold ε", "standoff": 8}, row=2, col=1)
     figure.update_yaxes(tickformat=".0%", range=[0, 1])
     figure.update_yaxes(title={"text": "passes", "standoff": 8}, row=1, col=1)

@@ -223,8 +223,8 @@ def page(result: Result) -> str:
          str(race["above_tokens_per_pass"]), "0"],
         ["no speed-up shown, as the clocks were disturbed", str(race["refused_as_disturbed"]),
          f"at most {count // 10}"],
-        [f"within 15 % of an undisturbed sweep, of {race['shown']} shown",
-         str(race["within_15_percent_of_sweep"]), "all"],
+        [f"within 15 % of `bench` for the same answer, of {race['shown']} shown",
+         str(race["within_15_percent_of_bench"]), "all"],
     ]  # fmt: skip
     return f"{where}\n\n{_table(['', 'measured', 'acceptable'], rows)}"
 

@@ -222,7 +222,7 @@ class PassSpeed(NamedTuple):
 class End:
     """Last line: why the run ended (one of `END_REASONS`), text held back until then, an error's message.
 
-    timed: where the run was timed again after it had ended, its `RunCounts.pass_speed` over all timings. The
+    timed: where the run was timed again after it had ended, its `RunCounts.pass_speed` by those timings. The
     end line then comes a second time, with what stood in the first.
     """
 

@@ -35,8 +35,8 @@ class RunCounts:
 
     tokens: the ids emitted; orders: how many tokens each pass decided on; backoffs: "order:reason" of every
     order that was given up; backed_off: passes that gave up at least one; decode_*: of the passes after the
-    one that reads the prompt; prefill_seconds: of that one; timings: the seconds of each of the others, and
-    of the same passes again where the run was timed again.
+    one that reads the prompt; prefill_seconds: of that one; timings: the seconds of each of the others, or,
+    where the run was timed again, of the same passes then.
     """
 
     tokens: list[int] = field(default_factory=list)

@@ -140,7 +140,7 @@ def test_the_pointer_may_rest_on_a_tip_and_escape_closes_it(panes):
     tip.hover()
     panes.wait_for_timeout(400)
     assert tip.is_visible()
-    assert "Backed off from 2: best joint 31 % is not above 50 % = ε" in tip.inner_text()
+    assert "Backed off from 2: best joint 31 %, not above 50 % = ε" in tip.inner_text()
     assert chunk.get_attribute("aria-describedby") == tip.get_attribute("id")
     panes.keyboard.press("Escape")
     assert tip.is_hidden()

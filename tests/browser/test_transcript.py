@@ -52,9 +52,9 @@ def test_what_is_saved_is_a_trace_that_python_reads(arithmetic):
 @pytest.mark.parametrize(
     ("side", "header", "title"),
     [
-        ("base", None, "Base model: same code, one token at a time"),
+        ("base", None, "Base model: one token per pass"),
         ("dynamo", None, "DynaMo: one to three tokens per pass"),
-        ("base", {"lane": "base"}, "Base model: same code, one token at a time"),
+        ("base", {"lane": "base"}, "Base model: one token per pass"),
         (
             "base",
             {"lane": "base", "engine": "generate"},
@@ -65,7 +65,7 @@ def test_what_is_saved_is_a_trace_that_python_reads(arithmetic):
             {"lane": "base", "engine": "threshold-1"},
             "DynaMo at threshold 1: same weights, one token per pass",
         ),
-        ("base", {"lane": "base", "engine": "toString"}, "Base model: same code, one token at a time"),
+        ("base", {"lane": "base", "engine": "toString"}, "Base model: one token per pass"),
         ("dynamo", {"lane": "dynamo", "engine": "dynamo"}, "DynaMo: one to three tokens per pass"),
     ],
 )

@@ -79,9 +79,10 @@ class ModelPair:
     run on (`dynamo.Engine`); options: what the sampler's controls begin with, and what those of them keep
     that have no control; about: in a few words; parameters: of the base, and of what was added for DynaMo.
 
-    audit: prompt ids and reply ids to the base's opinion; profile: where a pass's time goes; report: a
-    finished sweep; sweep: runs one over so many prompts, calling back with (done, total) after every reply,
-    and yields the report so far. Reports and profiles are JSON-able.
+    settle: chooses anew how many threads decode, by a few timed passes; audit: prompt ids and reply ids to
+    the base's opinion; profile: where a pass's time goes; report: a finished sweep; sweep: runs one over so
+    many prompts, calling back with (done, total) after every reply, and yields the report so far. Reports and
+    profiles are JSON-able.
     """
 
     name: str
@@ -101,6 +102,7 @@ class ModelPair:
     options: SamplingOptions = field(default_factory=SamplingOptions)
     about: About = field(default_factory=About)
     parameters: tuple[int, int] = (0, 0)
+    settle: Callable[[], object] | None = None
     audit: Callable[[Sequence[int], Sequence[int]], Opinion] | None = None
     profile: Callable[[], dict[str, Any]] | None = None
     report: dict[str, Any] | None = None

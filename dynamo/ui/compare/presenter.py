@@ -28,8 +28,8 @@ WIDE_GRID = 25
 # Two standard errors of the ratio are then 10 % of it.
 WIDEST_ERROR = 0.05
 MOST_SECONDS = 3.0  # of model time, for timing the lanes again
-RACING = "The lane that has used less model time so far moves next."
-TIMING = "Both lanes are timed again, unseen: the times of their passes spread too far for a ratio."
+RACING = "Both take turns on this machine: the one that has used less time moves next."
+TIMING = "Both lanes decode the same once more, unseen: the times of their passes spread too far for a ratio."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
 FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head{}."
 
@@ -106,11 +106,22 @@ class Throttle:
 
 
 class Race:
-    """Lanes run to their end, shown as `RaceView`s."""
+    """Lanes run to their end, shown as `RaceView`s.
 
-    def __init__(self, lanes: Mapping[str, RecordedRun], *, store: RunStore):
+    settle: called before the lanes are timed again, as their times may spread because the machine has other
+    work than when its threads were counted.
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[str, RecordedRun],
+        *,
+        store: RunStore,
+        settle: Callable[[], object] | None = None,
+    ):
         self.lanes = dict(lanes)
         self._store = store
+        self._settle = settle
         self._inspector = ""
         self._telling: tuple[str, tuple] = ("", (False,))
 
@@ -157,14 +168,22 @@ class Race:
         return math.hypot(*(speed.error for speed in speeds if speed))
 
     def _time_again(self) -> None:
-        """The same race again, unseen, until the times of its passes say enough."""
-        for _ in range(self._rounds()):
-            for name, record in race({name: lane.again() for name, lane in self.lanes.items()}):
-                if record is not None and not record.prefill:
-                    self.lanes[name].timings.append(record.seconds)
+        """Whole answers in turn, as `bench` times them, until their passes' times say enough.
+
+        Only these count: in the race most passes find the other lane's weights in the caches.
+        """
+        rounds, order = self._rounds(), list(self.lanes.values())
+        if self._settle:
+            self._settle()
+        for lane in order:
+            lane.timings.clear()
+        for _ in range(rounds):
+            for lane in order:
+                lane.timings += [record.seconds for record in lane.again() if not record.prefill]
+            order.reverse()
             if self._error() <= WIDEST_ERROR:
                 break
-        for lane in self.lanes.values():
+        for lane in order:
             self._store.finish(lane.header.run, lane.end_timed_again())
 
     def view(self, status: str) -> RaceView:

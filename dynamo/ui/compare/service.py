@@ -79,7 +79,7 @@ class PageService:
         """One turn of both lanes."""
         pair = self.pair
         lanes = pair.lanes(chat, prompt, settings, opponent)
-        yield from self._race(lanes)
+        yield from self._race(pair, lanes)
         speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
         if opponent == OWN_LOOP and all(speeds.values()):
             self._speeds[_loaded_as(pair)] = speeds
@@ -102,8 +102,9 @@ class PageService:
 
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
         """A first turn run to its end unseen: for duels and programs."""
-        lanes = self.pair.lanes(Chat(), prompt, settings, opponent)
-        for _ in self._race(lanes):
+        pair = self.pair
+        lanes = pair.lanes(Chat(), prompt, settings, opponent)
+        for _ in self._race(pair, lanes):
             pass
         return lanes
 
@@ -131,8 +132,8 @@ class PageService:
                 yield lane.take(record)
         lane.end()
 
-    def _race(self, lanes: dict[str, RecordedRun]) -> Iterator[RaceView]:
-        race = Race(lanes, store=self.store)
+    def _race(self, pair: ModelPair, lanes: dict[str, RecordedRun]) -> Iterator[RaceView]:
+        race = Race(lanes, store=self.store, settle=pair.settle)
         with self.exclusive(), self.pace.run(), closing(race.views()) as views:
             yield from views
 

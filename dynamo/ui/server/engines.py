@@ -15,6 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
+from dynamo.common.threads import settle_threads
 from dynamo.decoding.race import race
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import StepRecord
@@ -65,18 +68,35 @@ class LocalEngines:
     def __init__(self, engines: Mapping[str, StepEngine]):
         self.by_name = dict(engines)
         self.opponents = tuple(name for name in engines if name != DYNAMO)
+        self._threads: int | None = None
+
+    def settle(self, most: int) -> None:
+        """Chooses anew with how many threads all engines decode, `most` at most, by a few timed passes."""
+        self._threads = settle_threads(self.by_name[DYNAMO], most=most)
 
     def start(self, requests: Mapping[str, GenerationRequest]) -> dict[str, Iterator[StepRecord]]:
         return {
-            lane: self.by_name[request.engine].stream(
-                list(request.ids),
-                request.options,
-                max_new_tokens=request.max_new_tokens,
-                seed=request.seed,
-                stop=request.stop,
+            lane: self._settled(
+                self.by_name[request.engine].stream(
+                    list(request.ids),
+                    request.options,
+                    max_new_tokens=request.max_new_tokens,
+                    seed=request.seed,
+                    stop=request.stop,
+                )
             )
             for lane, request in requests.items()
         }
+
+    def _settled(self, stream: Iterator[StepRecord]) -> Iterator[StepRecord]:
+        """torch's number holds for the thread that set it, and a page's run moves from thread to thread."""
+        with closing(stream):
+            while True:
+                if self._threads not in (None, torch.get_num_threads()):
+                    torch.set_num_threads(self._threads)
+                if (record := next(stream, None)) is None:
+                    return
+                yield record
 
 
 class RemoteEngines:
