@@ -13,6 +13,8 @@ from pages import DONE, assert_accessible, chunks, generate, served
 from dynamo.sampling.options import SamplingOptions
 from dynamo.ui.components import ASSETS
 
+FOCUSED = """(() => { const one = document.activeElement;
+  return [one.closest("[id]")?.id ?? "", one.className.split?.(" ")[0] ?? ""]; })()"""
 TABS = ("Explore", "About", "Compare")
 
 
@@ -29,8 +31,7 @@ def test_the_whole_page_works_from_the_keyboard(page_at, page_url):
     reached = set()
     for _ in range(90):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
-        reached.add(page.evaluate("document.activeElement.className.split?.(' ')[0] ?? ''"))
+        reached.update(page.evaluate(FOCUSED))
     assert {"generate", "retry", "edit", "new-chat", "dm-chunk", "dm-cell", "threshold"} <= reached
     assert page.evaluate("window.lane") is None  # passing by a control asks for nothing
     page.locator("#pane-dynamo .dm-chunk").first.focus()
