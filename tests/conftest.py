@@ -11,6 +11,7 @@ import os
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["OMP_WAIT_POLICY"] = "passive"  # a waiting thread would take a core that another process needs
 
 import functools
 import gc

@@ -17,6 +17,7 @@ import pytest
 from cards import RUN, dispatch, four_runs, give, give_for_sure, lane, launch_cards, note_shown
 from chats import emptied, launch_panes
 from fakes import scripted_pair
+from models_page import serve_models
 from pages import served
 
 from dynamo.charts.files import BROWSERS
@@ -232,6 +233,13 @@ def recorded_url(tmp_path_factory):
     path.write_text("".join(traces), encoding="utf-8")
     with served(scripted_pair(), recording=path) as url:
         yield url
+
+
+@pytest.fixture(scope="package")
+def models(tmp_path_factory, tokenizer):
+    """The page with a Models tab; tests load its pairs, in any order."""
+    with serve_models(tmp_path_factory.mktemp("models"), tokenizer) as models:
+        yield models
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ WORDS = (
     f"{HOSTILE} <style>body {{ display: none }}</style> </title><script>window.pwned = 1</script>"
     " [press](javascript:alert(1)) ![x](http://example.org/x.png) <a href=//example.org>here</a>"
 )
+NAMES = (
+    "../../etc/x", "<img src=x>", "\u202egpj.exe", "..", "CON", "a/b\\c", "x" * 300, "\u05d0\u05d1"
+)  # fmt: skip
 MARKUP = ":is(img, script, style, b, a, code, strong, em)"
 
 
@@ -69,16 +72,8 @@ def test_the_title_is_the_pages_own_whatever_model_and_prompt_are_called(page_at
     assert_harmless(page, before)
 
 
-def test_after_a_failed_run_there_is_nothing_to_stop(page_at, url):
+def test_a_failed_run_says_its_hostile_reason_as_text_and_leaves_nothing_to_stop(page_at, url):
     """Gradio's `then` is not called after a failure; Stop was left as if something went on."""
-    page = page_at(url)
-    page.fill("#prompt textarea", "hello")
-    page.click("#generate")
-    page.locator(".toast-body").first.wait_for()
-    page.wait_for_selector("#stop[disabled]")
-
-
-def test_a_toast_shows_a_hostile_reason_as_text(page_at, url):
     page = page_at(url)
     before = look(page)
     page.fill("#prompt textarea", WORDS)
@@ -88,46 +83,47 @@ def test_a_toast_shows_a_hostile_reason_as_text(page_at, url):
     assert WORDS in " ".join(toast.first.inner_text().split())
     assert toast.first.locator(MARKUP).count() == 0
     assert_harmless(page, before)
+    page.wait_for_selector("#stop[disabled]")
 
 
-@pytest.mark.parametrize("place", ["lane", "reason", "line"])
-def test_a_toast_shows_a_hostile_trace_as_text(page_at, answering_url, tmp_path, place):
+def test_a_toast_shows_a_hostile_trace_as_text(page_at, answering_url, tmp_path):
     page = page_at(answering_url)
     before = look(page)
-    text = wire_of("1", "dynamo", WORDS, NEXT)
-    header, *lines = text.splitlines()
-    if place == "lane":
-        lines = [json.dumps({**json.loads(header), "lane": WORDS}), *lines]
-    elif place == "line":
-        lines = [header, WORDS]
-    else:
-        lines = [header, json.dumps({**json.loads(lines[0]), "ms": WORDS})]
-    path = tmp_path / "<img src=x onerror=window.pwned=1>.ndjson"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with page.expect_file_chooser() as chooser:
-        page.click("#load-trace")
-    chooser.value.set_files(path)
-    toast = page.locator(".toast-body")
-    toast.first.wait_for()
-    assert "trace: " in toast.first.inner_text()
-    assert toast.first.locator(MARKUP).count() == 0
-    badges = page.locator("[data-testid=status-tracker] > :is(.error, .clear-status)").filter(visible=True)
-    assert badges.count() == 0  # the toast says it all, and a badge covers what was there before
-    assert_harmless(page, before)
+    header, *lines = wire_of("1", "dynamo", WORDS, NEXT).splitlines()
+    traces = {
+        "lane": [json.dumps({**json.loads(header), "lane": WORDS}), *lines],
+        "reason": [header, json.dumps({**json.loads(lines[0]), "ms": WORDS})],
+        "line": [header, WORDS],
+    }
+    for place, trace in traces.items():
+        path = tmp_path / f"{place} <img src=x onerror=window.pwned=1>.ndjson"
+        path.write_text("\n".join(trace) + "\n", encoding="utf-8")
+        with page.expect_file_chooser() as chooser:
+            page.click("#load-trace")
+        chooser.value.set_files(path)
+        toast = page.locator(".toast-body").first
+        toast.wait_for()
+        assert "trace: " in toast.inner_text()
+        assert toast.locator(MARKUP).count() == 0
+        badges = page.locator("[data-testid=status-tracker] > :is(.error, .clear-status)")
+        # The toast says it all, and a badge covers what was there before.
+        assert badges.filter(visible=True).count() == 0
+        assert_harmless(page, before)
+        closing = page.locator("[data-testid=toast-close]")
+        closing.evaluate_all("(all) => all.forEach((one) => one.click())")
+        toast.wait_for(state="detached")
 
 
-@pytest.mark.parametrize(
-    "name", ["../../etc/x", "<img src=x>", "\u202egpj.exe", "..", "CON", "a/b\\c", "x" * 300, "\u05d0\u05d1"]
-)
-def test_a_file_is_called_by_plain_letters_only(panes, name):
+def test_a_file_is_called_by_plain_letters_only(panes):
     """Whatever a trace calls its run and its lane: both stand in the name."""
     header, *lines = wire_of("1", "dynamo", WORDS, NEXT).splitlines()
-    header = json.dumps({**json.loads(header), "run": name, "lane": name})
-    send(panes, "", "\n".join([header, *lines]) + "\n")
-    pane(panes, "dynamo", "[data-action=text]:enabled").wait_for()
-    for action in ("text", "trace"):
-        with panes.expect_download() as download:
-            pane(panes, "dynamo", f"[data-action={action}]").click()
-        called = download.value.suggested_filename
-        assert re.fullmatch(r"dynamo-[\w-]*-[\w-]{0,8}\.(txt|ndjson)", called, re.ASCII), called
-        assert len(called) < 100
+    for name in NAMES:
+        named = json.dumps({**json.loads(header), "run": name, "lane": name})
+        send(panes, "", "\n".join([named, *lines]) + "\n")
+        panes.wait_for_function("(run) => dynamoBus.lanes.dynamo?.run === run", arg=name)
+        for action in ("text", "trace"):
+            with panes.expect_download() as download:
+                pane(panes, "dynamo", f"[data-action={action}]:enabled").click()
+            called = download.value.suggested_filename
+            assert re.fullmatch(r"dynamo-[\w-]*-[\w-]{0,8}\.(txt|ndjson)", called, re.ASCII), called
+            assert len(called) < 100

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from cards import dispatch, give, lane
+from cards import dispatch, give, give_for_sure, lane
 from fakes import HOSTILE
 from pages import assert_accessible
 
@@ -43,20 +43,31 @@ def ndjson(*lines: dict) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-@pytest.fixture
-def open_cards(open_page, cards_url):
-    def open_cards(theme: str = "light", **options):
-        page = open_page(f"{cards_url}?__theme={theme}", **options)
-        page.wait_for_selector(".dm-dial")
-        return page
+def at_rest(open_page, cards_url, **options):
+    page = open_page(f"{cards_url}?__theme=light", **options)
+    page.wait_for_selector(".dm-dial")
+    return page
 
-    return open_cards
+
+@pytest.fixture(scope="module")
+def shared_cards(open_shared_page, cards_url):
+    return at_rest(open_shared_page, cards_url)
+
+
+@pytest.fixture
+def cards(shared_cards):
+    """Both cards without a value, on a page that tests share."""
+    for name in ("audit", "strip"):
+        if shared_cards.input_value(f"#value-{name} textarea"):
+            give_for_sure(shared_cards, name, "")
+    dispatch(shared_cards, "lane", lane(None, [], "empty"))
+    return shared_cards
 
 
 @pytest.fixture(scope="module")
 def filled(open_shared_page, cards_url):
     """An audit, and a strip of three rows, all done: for tests that only look."""
-    return fill(open_shared_page(f"{cards_url}?__theme=light"))
+    return fill(at_rest(open_shared_page, cards_url))
 
 
 def fill(page):
@@ -70,10 +81,9 @@ def fill(page):
 # ---- the audit
 
 
-def test_before_an_answer_the_audit_says_in_one_sentence_what_will_come(open_cards):
-    page = open_cards()
-    assert page.inner_text(".dm-audit").split("\n")[-1].startswith("After each answer the base model reads")
-    assert page.locator(".dm-audit table:visible").count() == 0
+def test_before_an_answer_the_audit_says_in_one_sentence_what_will_come(cards):
+    assert cards.inner_text(".dm-audit").split("\n")[-1].startswith("After each answer the base model reads")
+    assert cards.locator(".dm-audit table:visible").count() == 0
 
 
 def test_tokens_are_tinted_by_surprise_and_the_odd_ones_underlined(filled):
@@ -99,12 +109,11 @@ def test_the_odd_tokens_are_told_in_words_the_oddest_first(filled):
     assert filled.locator(".dm-audit img").count() == 0
 
 
-def test_many_odd_tokens_are_folded_away(open_cards):
-    page = open_cards()
+def test_many_odd_tokens_are_folded_away(cards):
     odd = [{"text": f" w{i}", "p": 0.001 + i / 10000, "rank": 20} for i in range(9)]
-    give(page, "audit", json.dumps({**AUDIT, "tokens": odd}))
-    page.get_by_text("3 more").click()
-    assert page.locator(".dm-audit li:visible").count() == 9
+    give(cards, "audit", json.dumps({**AUDIT, "tokens": odd}))
+    cards.get_by_text("3 more").click()
+    assert cards.locator(".dm-audit li:visible").count() == 9
 
 
 def test_the_lanes_figures_stand_side_by_side_with_their_caution(filled):
@@ -131,15 +140,15 @@ def test_a_token_tells_its_probability_on_hover_and_on_focus(filled):
     assert filled.inner_text(".dm-audit .dm-tip").startswith("“.”\n")
 
 
-def test_an_audit_says_that_it_is_of_the_answer_before(open_cards):
+def test_an_audit_says_that_it_is_of_the_answer_before(cards):
     """While the next answer runs the audit says that it is of the one before."""
-    page = fill(open_cards())
-    dispatch(page, "lane", lane(RUN, []))
-    assert page.is_hidden(".dm-audit-stale")
-    dispatch(page, "lane", lane("2" * 32, [], "running"))
-    assert page.is_visible(".dm-audit-stale")
-    give(page, "audit", "")
-    page.locator(".dm-audit[data-state=empty]").wait_for()
+    fill(cards)
+    dispatch(cards, "lane", lane(RUN, []))
+    assert cards.is_hidden(".dm-audit-stale")
+    dispatch(cards, "lane", lane("2" * 32, [], "running"))
+    assert cards.is_visible(".dm-audit-stale")
+    give(cards, "audit", "")
+    cards.locator(".dm-audit[data-state=empty]").wait_for()
 
 
 @pytest.mark.parametrize(
@@ -172,26 +181,24 @@ def test_an_answer_without_tokens_is_no_finding(arithmetic):
 # ---- the dial
 
 
-def test_before_the_click_the_dial_says_what_it_will_do(open_cards):
-    page = open_cards()
-    assert page.inner_text(".dm-dial").startswith("One click decodes this prompt at seven thresholds")
-    assert page.locator(".dm-dial table:visible, .dm-dial progress:visible").count() == 0
+def test_before_the_click_the_dial_says_what_it_will_do(cards):
+    assert cards.inner_text(".dm-dial").startswith("One click decodes this prompt at seven thresholds")
+    assert cards.locator(".dm-dial table:visible, .dm-dial progress:visible").count() == 0
 
 
-def test_rows_come_one_by_one_under_a_progress_bar(open_cards):
-    page = open_cards()
-    give(page, "strip", ndjson({"thresholds": [0, 0.5, 1]}))
-    page.get_by_text("0 of 3 thresholds done; decoding at 0 …").wait_for()
-    give(page, "strip", ndjson({"thresholds": [0, 0.5, 1]}, ROWS[0]))
-    page.get_by_text("1 of 3 thresholds done; decoding at 0.5 …").wait_for()
-    page.evaluate("document.querySelector('.dm-dial tbody tr').dataset.kept = 'yes'")
-    give(page, "strip", ndjson({"thresholds": [0, 0.5, 1]}, *ROWS, {"done": True}))
-    page.locator(".dm-dial tbody tr").nth(2).wait_for()
-    assert page.locator(".dm-dial tbody tr[data-kept]").count() == 1, "a row that stands is not drawn again"
-    assert page.is_hidden(".dm-dial-progress")
-    give(page, "strip", ndjson(ROWS[2]))
-    page.get_by_text("1 of 7 thresholds done; decoding …").wait_for()
-    assert page.locator(".dm-dial tbody tr").count() == 1
+def test_rows_come_one_by_one_under_a_progress_bar(cards):
+    give(cards, "strip", ndjson({"thresholds": [0, 0.5, 1]}))
+    cards.get_by_text("0 of 3 thresholds done; decoding at 0 …").wait_for()
+    give(cards, "strip", ndjson({"thresholds": [0, 0.5, 1]}, ROWS[0]))
+    cards.get_by_text("1 of 3 thresholds done; decoding at 0.5 …").wait_for()
+    cards.evaluate("document.querySelector('.dm-dial tbody tr').dataset.kept = 'yes'")
+    give(cards, "strip", ndjson({"thresholds": [0, 0.5, 1]}, *ROWS, {"done": True}))
+    cards.locator(".dm-dial tbody tr").nth(2).wait_for()
+    assert cards.locator(".dm-dial tbody tr[data-kept]").count() == 1, "a row that stands is not drawn again"
+    assert cards.is_hidden(".dm-dial-progress")
+    give(cards, "strip", ndjson(ROWS[2]))
+    cards.get_by_text("1 of 7 thresholds done; decoding …").wait_for()
+    assert cards.locator(".dm-dial tbody tr").count() == 1
 
 
 def test_a_row_holds_tokens_per_pass_quality_and_the_text_in_chunks(filled):
@@ -218,27 +225,27 @@ def test_bars_share_a_scale_down_each_column(filled):
     assert shares[2] == pytest.approx([1 / 3, 0, 0])
 
 
-def test_stop_ends_the_dial_where_it_is(open_cards):
-    page = open_cards()
-    give(page, "strip", ndjson(*ROWS[:2]))
-    page.get_by_text("2 of 7 thresholds done; decoding …").wait_for()
-    dispatch(page, "stop", None)
-    page.get_by_text("Stopped: 2 of 7 thresholds done.").wait_for()
-    assert page.locator(".dm-dial progress:visible").count() == 0
+def test_stop_ends_the_dial_where_it_is(cards):
+    give(cards, "strip", ndjson(*ROWS[:2]))
+    cards.get_by_text("2 of 7 thresholds done; decoding …").wait_for()
+    dispatch(cards, "stop", None)
+    cards.get_by_text("Stopped: 2 of 7 thresholds done.").wait_for()
+    assert cards.locator(".dm-dial progress:visible").count() == 0
 
 
-def test_a_threshold_is_chosen_by_its_button_and_then_in_use(open_cards):
-    page = fill(open_cards())
-    page.get_by_role("button", name="Use threshold 0.5").click()
-    page.wait_for_function("document.querySelector('#told textarea, #told input').value")
-    assert page.input_value("#told textarea, #told input") == '{"threshold": 0.5}'
-    dispatch(page, "lane", lane(RUN, [], threshold=0.5))
-    assert page.locator(".dm-dial tr.in-use th").inner_text() == "0.5"
-    assert page.locator(".dm-dial button:disabled").inner_text() == "In use"
+def test_a_threshold_is_chosen_by_its_button_and_then_in_use(cards):
+    dispatch(cards, "lane", lane(RUN, [], threshold=0.3))
+    fill(cards)
+    cards.get_by_role("button", name="Use threshold 0.5").click()
+    cards.wait_for_function("document.querySelector('#told textarea, #told input').value")
+    assert cards.input_value("#told textarea, #told input") == '{"threshold": 0.5}'
+    dispatch(cards, "lane", lane(RUN, [], threshold=0.5))
+    assert cards.locator(".dm-dial tr.in-use th").inner_text() == "0.5"
+    assert cards.locator(".dm-dial button:disabled").inner_text() == "In use"
 
 
-def test_a_phone_gets_cards_and_keeps_the_table_for_readers_that_speak(open_cards):
-    page = open_cards(viewport={"width": 375, "height": 800})
+def test_a_phone_gets_cards_and_keeps_the_table_for_readers_that_speak(open_page, cards_url):
+    page = at_rest(open_page, cards_url, viewport={"width": 375, "height": 800})
     give(page, "strip", ndjson(*ROWS, {"done": True}))
     give(page, "audit", json.dumps(AUDIT))
     page.locator(".dm-dial tbody tr").nth(2).wait_for()
@@ -255,15 +262,13 @@ def test_a_phone_gets_cards_and_keeps_the_table_for_readers_that_speak(open_card
     assert min(buttons.evaluate_all("(all) => all.map((one) => one.offsetHeight)")) >= 24
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_to_complain_about(open_cards, theme):
-    page = open_cards(theme)
-    assert_accessible(page, ".dm-audit", ".dm-dial")
-    give(page, "audit", json.dumps(AUDIT))
-    give(page, "strip", ndjson(*ROWS))
-    page.locator(".dm-dial tbody tr").nth(2).wait_for()
-    page.locator(".dm-audit-token").nth(3).hover()
-    assert_accessible(page, ".dm-audit", ".dm-dial")
+def test_axe_finds_nothing_to_complain_about(cards):
+    assert_accessible(cards, ".dm-audit", ".dm-dial")
+    give(cards, "audit", json.dumps(AUDIT))
+    give(cards, "strip", ndjson(*ROWS))
+    cards.locator(".dm-dial tbody tr").nth(2).wait_for()
+    cards.locator(".dm-audit-token").nth(3).hover()
+    assert_accessible(cards, ".dm-audit", ".dm-dial", dark=True)
 
 
 @pytest.mark.parametrize("name", ["audit", "strip"])

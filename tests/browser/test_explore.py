@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import time
-from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -27,8 +26,8 @@ def endless(prompts, progress):
     """Two thresholds, and then replies that come to no end while a test waits."""
     for number, sweep in enumerate(growing(prompts, progress)):
         if number == 3:
-            for reply in range(6000):
-                time.sleep(0.05)
+            for reply in range(600):
+                time.sleep(0.5)
                 progress(reply % 7, 7)
         yield sweep
 
@@ -67,24 +66,15 @@ def at_tab(open_page, url, name="Explore", look="light", width=WIDE, figures=4):
     return page
 
 
-@pytest.fixture
-def open_tab(open_page, url):
-    return partial(at_tab, open_page, url)
-
-
 @pytest.fixture(scope="module")
 def wide(open_shared_page, url):
+    """Tests share it, and leave it at this tab; what stays of them changes no later one."""
     return at_tab(open_shared_page, url)
 
 
 @pytest.fixture(scope="module")
-def dark(open_shared_page, url):
-    return at_tab(open_shared_page, url, look="dark")
-
-
-@pytest.fixture(scope="module")
-def phone(open_shared_page, url):
-    return at_tab(open_shared_page, url, width=PHONE)
+def dark_phone(open_shared_page, url):
+    return at_tab(open_shared_page, url, look="dark", width=PHONE)
 
 
 def slider(page) -> str:
@@ -96,23 +86,21 @@ def pick(page, elem_id: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def test_a_threshold_of_the_sweep_is_carried_to_compare_and_marked_on_return(open_tab):
-    page = open_tab()
-    pick(page, "sweep-threshold", "0.7")
-    page.click("#sweep-use")
-    page.locator("[role=tab][aria-selected=true]", has_text="Compare").wait_for()
-    assert slider(page) == "0.7"
-    page.get_by_role("tab", name="Explore").click()
-    page.locator("#sweep-speed").get_by_text("nearest to Compare's 0.7").wait_for()
+def test_a_threshold_of_the_sweep_is_carried_to_compare_and_marked_on_return(wide):
+    pick(wide, "sweep-threshold", "0.7")
+    wide.click("#sweep-use")
+    wide.locator("[role=tab][aria-selected=true]", has_text="Compare").wait_for()
+    assert slider(wide) == "0.7"
+    wide.get_by_role("tab", name="Explore").click()
+    wide.locator("#sweep-speed").get_by_text("nearest to Compare's 0.7").wait_for()
 
 
-def test_another_measure_is_another_axis_and_another_sentence(open_tab):
-    page = open_tab()
-    page.locator("#sweep-speed").get_by_text("distinct bigrams").wait_for()  # the largest cost comes first
-    page.get_by_text("1 repeats nothing").wait_for()
-    page.get_by_label("Nats per token").click()
-    page.locator("#sweep-speed").get_by_text("nats per token under the base").wait_for()
-    page.get_by_text("Lower is not automatically better").wait_for()
+def test_another_measure_is_another_axis_and_another_sentence(wide):
+    wide.locator("#sweep-speed").get_by_text("distinct bigrams").wait_for()  # the largest cost comes first
+    wide.get_by_text("1 repeats nothing").wait_for()
+    wide.get_by_label("Nats per token").click()
+    wide.locator("#sweep-speed").get_by_text("nats per token under the base").wait_for()
+    wide.get_by_text("Lower is not automatically better").wait_for()
 
 
 def test_the_toolbar_lies_over_no_legend(wide):
@@ -132,8 +120,8 @@ def test_the_numbers_can_be_taken_home(wide):
     assert lines[0].startswith("threshold,replies,tokens") and len(lines) == 7
 
 
-def test_a_run_grows_on_the_page_and_stops_when_cancelled(open_tab):
-    page = open_tab()
+def test_a_run_grows_on_the_page_and_stops_when_cancelled(open_page, url):
+    page = at_tab(open_page, url)
     page.get_by_text("shipped").first.wait_for()
     page.click("#sweep-run")
     page.get_by_text("measured here").first.wait_for()
@@ -146,8 +134,8 @@ def test_a_run_grows_on_the_page_and_stops_when_cancelled(open_tab):
     assert page.locator(".toast-body, #sweep-status .error:visible").count() == 0
 
 
-def test_axe_finds_nothing_and_nothing_scrolls_sideways(phone, dark):
-    for page in (phone, dark):
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(wide, dark_phone):
+    for page in (wide, dark_phone):
         page.add_style_tag(content="* { transition: none !important; }")
         for tab in ("About", "Explore"):
             page.get_by_role("tab", name=tab).click()
@@ -156,8 +144,8 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(phone, dark):
             assert page.evaluate("document.documentElement.scrollWidth === innerWidth")
 
 
-def test_figures_fill_the_page_and_a_phone(wide, phone):
-    for page, width in ((wide, WIDE), (phone, PHONE)):
+def test_figures_fill_the_page_and_a_phone(wide, dark_phone):
+    for page, width in ((wide, WIDE), (dark_phone, PHONE)):
         page.wait_for_function(  # Plotly draws first, and then looks how much room there is
             """([least, most]) => {
               const box = document.querySelector("#calibration .js-plotly-plot").getBoundingClientRect();
@@ -166,13 +154,15 @@ def test_figures_fill_the_page_and_a_phone(wide, phone):
         )
 
 
-def test_text_of_figures_is_readable_in_the_dark_but_for_the_tooltip(dark):
-    colour = dark.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill")
+def test_text_of_figures_is_readable_in_the_dark_but_for_the_tooltip(dark_phone):
+    colour = dark_phone.evaluate(
+        "getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill"
+    )
     assert colour == "rgb(242, 244, 247)"
 
 
-def test_a_finger_that_moves_on_a_figure_scrolls_the_page(phone):
-    caught = phone.locator(".js-plotly-plot .nsewdrag").evaluate_all(
+def test_a_finger_that_moves_on_a_figure_scrolls_the_page(dark_phone):
+    caught = dark_phone.locator(".js-plotly-plot .nsewdrag").evaluate_all(
         "(areas) => areas.map((area) => getComputedStyle(area).touchAction)"
     )
     assert caught and "none" not in caught
@@ -191,8 +181,8 @@ def test_plotly_of_the_page_knows_every_attribute(wide):
     assert wide.evaluate(wrong, {"data": [], "layout": {"legend": {"a_new_key": 1}, "another": 1}}) != []
 
 
-def test_hostile_text_is_shown_as_text(open_tab):
-    page = open_tab("X", figures=7)
+def test_hostile_text_is_shown_as_text(open_page, url):
+    page = at_tab(open_page, url, "X", figures=7)
     shown = " ".join(page.locator(".js-plotly-plot:visible text").all_text_contents())
     assert HOSTILE in shown and "<img" in shown
     assert page.locator(".js-plotly-plot img").count() == 0

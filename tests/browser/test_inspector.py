@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from cards import (
     NASTY_RUN,
     NEXT_RUN,
@@ -220,20 +219,17 @@ def test_the_slider_asks_what_if_and_its_return_ends_it(inspector):
     assert inspector.locator(".dm-asking").count() == 0
 
 
-@pytest.mark.parametrize(
-    ("index", "threshold", "words"),
-    [
+def test_what_if_counts_the_orders_that_were_given_up(inspector):
+    for index, threshold, words in (
         (1, 0.4, "At threshold 0.4 this pass would have emitted 3 tokens instead of 2."),
         (1, 0.75, "At threshold 0.75 this pass would have backed off to 1 token."),
         (2, 0.9, "At threshold 0.9 this pass would still have backed off to 1 token."),
         (2, 0.46, "At threshold 0.46 this pass would still have backed off to 1 token."),
         (2, 0.39, "At threshold 0.39 this pass would have emitted 3 tokens instead of 1."),
-    ],
-)
-def test_what_if_counts_the_orders_that_were_given_up(inspector, index, threshold, words):
-    show(inspector, RUN, index)
-    dispatch(inspector, "threshold", threshold)
-    assert verdict(inspector) == words
+    ):
+        show(inspector, RUN, index)
+        dispatch(inspector, "threshold", threshold)
+        assert verdict(inspector) == words
 
 
 def test_what_if_is_asked_of_one_run_only(inspector, runs):
@@ -260,18 +256,18 @@ def test_the_slider_leaves_the_first_two_stages_alone(inspector):
 # ---- for everyone
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_to_complain_about(open_inspector, runs, theme):
-    page = open_inspector(theme)
-    assert_accessible(page, ".dm-inspector")
+def test_axe_finds_nothing_to_complain_about(inspector, runs):
     values, passes = runs[1][RUN]
-    give(page, "inspector", values[0])
-    page.get_by_text("Pass 1 of 1").wait_for()
-    dispatch(page, "lane", lane(RUN, passes, "running"))
-    show(page, RUN, 0)
-    dispatch(page, "threshold", 0.8)
-    verdict(page)
-    assert_accessible(page, ".dm-inspector")
+    dispatch(inspector, "lane", lane(None, [], "empty"))
+    inspector.get_by_text("Inside a forward pass").wait_for()
+    assert_accessible(inspector, ".dm-inspector")
+    give(inspector, "inspector", values[0])
+    inspector.get_by_text("Pass 1 of ").wait_for()
+    dispatch(inspector, "lane", lane(RUN, passes, "running"))
+    show(inspector, RUN, 0)
+    dispatch(inspector, "threshold", 0.8)
+    verdict(inspector)
+    assert_accessible(inspector, ".dm-inspector", dark=True)
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(open_inspector, runs):

@@ -64,6 +64,7 @@ def shared_page(open_shared_page, url):
 def bar(shared_page):
     """The race bar without a race, on a page that tests share."""
     send(shared_page, nothing())
+    shared_page.locator(".dm-modes input[value=auto]").evaluate("(mode) => mode.click()")
     shared_page.evaluate("window.heard.length = 0")
     return shared_page
 
@@ -120,8 +121,9 @@ def test_a_short_race_is_shown_slowed_and_says_so_with_the_truth_beside(race):
     assert page.inner_text(".dm-toggle") == "Play again"
 
 
-def test_the_clocks_are_those_of_what_is_shown(race):
-    page = race(*short_race())
+def test_the_clocks_are_those_of_what_is_shown(bar):
+    page = bar
+    send(page, short_race())
     page.locator(".dm-modes input[value=step]").check()
     assert page.inner_text(".dm-pace").startswith("Press Next pass.")
     page.locator(".dm-step-on").click()
@@ -164,8 +166,9 @@ def test_stop_stops_the_replay_of_a_run_that_is_over(race):
     assert heard(page, "playhead")[-1] == {"milliseconds": None}
 
 
-def test_modes_are_a_radio_group_that_arrows_move_in(race):
-    page = race(*short_race())
+def test_modes_are_a_radio_group_that_arrows_move_in(bar):
+    page = bar
+    send(page, short_race())
     page.locator(".dm-modes input[value=auto]").focus()
     page.keyboard.press("ArrowRight")
     assert heard(page, "player")[-1]["mode"] == "live"
@@ -299,19 +302,17 @@ def test_what_models_and_files_say_is_shown_as_text(bar):
     assert bar.evaluate("window.pwned") is None
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_to_complain_about(open_page, url, theme):
-    page = open_page(f"{url}?__theme={theme}")
-    page.wait_for_selector(".dm-timeline")
+def test_axe_finds_nothing_to_complain_about(race):
+    page = race()
     assert_accessible(page, "#race", "#timeline")
     send(page, [short_race()[0], answered()])
     page.locator(".dm-modes input[value=step]").check()
     tell(page, "threshold", 0.9)
-    assert_accessible(page, "#race", "#timeline")
+    assert_accessible(page, "#race", "#timeline", dark=True)
     send(page, short_race(run="long enough"))
     page.click(".dm-why")
     page.wait_for_selector(".dm-split-table")
-    assert_accessible(page, "#race", "#timeline")
+    assert_accessible(page, "#race", "#timeline", dark=True)
 
 
 def test_a_phone_scrolls_down_only(race):

@@ -18,6 +18,13 @@ DONE = "#pane-base .dm-pane[data-state=done]", "#pane-dynamo .dm-pane[data-state
 PROMPT = "I want to book a table for two in San Jose"
 
 
+# Light becomes dark, and dark light; what the cards' colour then is.
+TURN_OVER = """() => {
+  document.body.classList.toggle("dark");
+  return getComputedStyle(document.body).getPropertyValue("--dm-card");
+}"""
+
+
 def opinion(prompt, reply):
     """An audit for which every fifth token is unlikely."""
     shares = [0.004 if index % 5 == 4 else 0.6 for index in range(len(reply))]
@@ -78,11 +85,22 @@ def set_threshold(page, value: str) -> None:
     )
 
 
-def assert_accessible(page, *parts: str) -> None:
+def assert_accessible(page, *parts: str, dark: bool = False) -> None:
     """By axe, once no transition has run for ten frames: colours in between are nobody's choice.
 
-    parts: selectors of what is looked at, everything where there are none.
+    parts: selectors of what is looked at, everything where there are none. dark: then its colours, too, as
+    they are in the other theme, which differs in nothing else.
     """
+    here = {"include": [[part] for part in parts]} if parts else None
+    found = violations(page, here)
+    if dark:
+        card = page.evaluate(TURN_OVER)
+        found += violations(page, here, runOnly=["color-contrast"])
+        assert page.evaluate(TURN_OVER) != card
+    assert found == []
+
+
+def violations(page, here: dict | None, **options: Any) -> list[str]:
     page.evaluate(
         """async () => {
           const ends = (one) => one.effect.getComputedTiming().endTime !== Infinity;
@@ -91,6 +109,9 @@ def assert_accessible(page, *parts: str) -> None:
             await new Promise(requestAnimationFrame);
         }"""
     )
-    here = {"include": [[part] for part in parts]} if parts else None
-    found = Axe().run(page, context=here).response["violations"]
-    assert [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]] == []
+    found = (
+        Axe()
+        .run(page, context=here, options={"resultTypes": ["violations"], **options})
+        .response["violations"]
+    )
+    return [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]]
