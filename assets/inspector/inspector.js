@@ -160,6 +160,8 @@ function drawHead() {
     root.toggleAttribute("data-earlier", earlier !== "");
     say(part("subtitle"), `emitted ${plural(pass.ids.length, "token")}${earlier}`);
   }
+  // Until the first pass of a new answer is there, what is shown is of the last one.
+  root.toggleAttribute("data-waiting", Boolean(shown && current) && shown.run !== current && following);
   part("previous").disabled = !shown || shown.pass.pass === 0;
   part("next").disabled = !shown || shown.pass.pass + 1 >= total;
   part("enlarge").disabled = !shown?.joint;

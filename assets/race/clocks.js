@@ -68,10 +68,15 @@ function stopwatch(milliseconds) {
   return `${(milliseconds / 1000).toFixed(milliseconds < 9995 ? 2 : 1)} s`;
 }
 
+/** Nothing is called faster that may be so by chance. */
+function leadInWords({ speedUp, spread }) {
+  return speedUp - spread > 1 ? "faster than" : "the speed of";
+}
+
 /** What stands on the clocks' faces; `clocks` may be null. */
 function facesOf(clocks, lanes, counts) {
   const opponent = opponentOf(lanes.base?.header)[0];
-  const speedName = `${clocks?.speedUp < 1 ? "the speed of" : "faster than"} ${opponent}`;
+  const speedName = `${clocks ? leadInWords(clocks) : "faster than"} ${opponent}`;
   const faces = { passes: "–", speed: "–", speedName, speedTitle: "", first: "–", variety: "–", varietyTitle: "" };
   for (const note of ["passesNote", "speedNote", "firstNote", "varietyNote"]) faces[note] = "";
   if (!clocks) return faces;

@@ -11,7 +11,7 @@ their own (llama.cpp: each 32). Products of integers add up exactly, and process
 four times as many of them at a time as of floats.
 
 A matrix (width, in) is one flat array, eight rows after the other (the last ones filled up with zeros), `in`
-a multiple of 32. Of eight rows, by the array's type:
+a multiple of 32, in 32 and 16 bits of 8. Of eight rows, by the array's type:
 float32: (in / 2, 8, 2).
 uint16: float16's bits, (in / 2, 8, 2); then 8 scales, float32.
 int8: (in / 4, 8, 4); then 8 scales, float32.

@@ -33,7 +33,7 @@ from dynamo.sampling.candidates import Candidates, top_candidates
 from dynamo.sampling.corrections import correction_of
 from dynamo.sampling.options import SamplingOptions
 from dynamo.sampling.records import Joint
-from dynamo.sampling.sampler import Context, choose_one, penalised_next, sample_index
+from dynamo.sampling.sampler import Context, penalised_next, sample_index
 
 Uniform = Callable[[], float]
 
@@ -109,8 +109,7 @@ def verify(
 
 def _first_head(head: Candidates, context: Context, options: SamplingOptions) -> NDArray[np.float64]:
     """The distribution that order 1 draws from: (k,)."""
-    _, weights = choose_one(head, context, options)
-    return _normalised(weights, options)
+    return _normalised(penalised_next(head.f[0], head.ids[0], (), context, options), options)
 
 
 def _normalised(weights: NDArray[np.float64], options: SamplingOptions) -> NDArray[np.float64]:
@@ -129,9 +128,9 @@ def _at(token: int, ids: NDArray[np.int64], p: NDArray[np.float64]) -> float:
 
 def _residual(p: NDArray[np.float64], ids: NDArray[np.int64], draft: Draft) -> NDArray[np.float64]:
     """(p - q)+ on the first head's candidates, (k,); p itself where rounding leaves nothing of it."""
-    q = dict(zip(draft.ids.tolist(), draft.q.tolist(), strict=True))
     # Drafts come from other candidates than the first head's: a token that cannot be drafted has q = 0.
-    rest = np.maximum(p - [q.get(token, 0.0) for token in ids.tolist()], 0.0)
+    q = (ids[:, None] == draft.ids) @ draft.q  # (k,): ids are distinct
+    rest = np.maximum(p - q, 0.0)
     return rest if rest.any() else p
 
 

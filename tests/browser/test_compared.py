@@ -123,3 +123,13 @@ def test_distinct_pairs_are_shown_of_answers_that_are_long_enough(arithmetic):
     # 80 of 99 pairs, one new and one old added: the error of a share is .0397, of the difference twice that.
     assert faces(100, 79) == ("81 %", "against 81 %, ± 12 points")
     assert faces(20, 15) == ("–", "too short to say") == faces(1, 1)
+
+
+def test_nothing_is_called_faster_that_may_be_so_by_chance(arithmetic):
+    for speed, spread, words in (
+        (1.2, 0.05, "faster than"),
+        (1.04, 0.05, "the speed of"),
+        (0.9, 0, "the speed of"),
+    ):
+        clocks = {"speedUp": speed, "spread": spread}
+        assert arithmetic("leadInWords(args[0])", clocks, files=CLOCKS) == words

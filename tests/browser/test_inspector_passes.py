@@ -82,6 +82,23 @@ def test_an_earlier_answers_pass_can_be_looked_at_and_says_so(inspector, runs):
     assert inspector.inner_text(".dm-title") == "Pass 2 of 3"
 
 
+def test_the_last_answers_pass_fades_until_the_new_ones_first_is_there(inspector, runs):
+    values, _ = runs[1][NEXT_RUN]
+    faded = inspector.locator(".dm-inspector[data-waiting]")
+    assert faded.count() == 0
+    dispatch(inspector, "lane", lane(NEXT_RUN, [], "running"))
+    faded.wait_for()
+    assert (
+        inspector.locator(".dm-title").evaluate(
+            "e => getComputedStyle(e.closest('[data-waiting] > *')).opacity"
+        )
+        == "0.35"
+    )
+    give(inspector, "inspector", values[0])
+    inspector.get_by_text("Pass 1 of").wait_for()
+    assert faded.count() == 0
+
+
 def test_a_pass_that_nobody_has_is_told_and_the_rest_stays(inspector):
     dispatch(inspector, "show", {"run": "7" * 32, "index": 3, "pinned": True})
     inspector.get_by_text("This pass is no longer stored. Generate again to look inside it.").wait_for()
