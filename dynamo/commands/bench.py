@@ -94,10 +94,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pair, prompts = _pair_and_prompts(arguments)
     options = replace(pair.options, threshold=arguments.threshold, exact=False)
     settle_threads(Engine(pair.dynamo, pair.table, pair.tokenizer), arguments.threads)
-    times, flags, read, lost, rows = _race(arguments, pair, prompts, options)
+    times, flags, read, lost, many = _race(arguments, pair, prompts, options)
     profile = profile_lanes(pair, prompts[:SPLIT_PROMPTS], options)
     reading = cost.bandwidth(pair.base.device, pair.base.dtype)
-    context = cost.context_cost(pair, arguments.context, options, weights=arguments.weights)
     estimates = bench.ratios(times) | {
         "tokens_per_forward": times["dynamo"].per_forward(),
         "conversion": bench.conversion(times),
@@ -125,9 +124,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": arguments.max_new_tokens,
         "options": asdict(options),
         "machine": machine.describe(pair.dynamo),
-        "rows_tokens_per_second": rows,
-        "context_ms": context,
-        "context_tokens_per_second": _speeds(context, times),
+        **many,
+        "context_tokens_per_second": _speeds(many["context_ms"], times),
         "top_k_ms": cost.top_k_cost(pair, prompts[:SPLIT_PROMPTS], arguments.top_k, options),
         "threads_ms": cost.threads_cost(pair, prompts[:SPLIT_PROMPTS], arguments.thread_counts, options),
         "threads_asked": arguments.threads,
@@ -150,9 +148,9 @@ def _speeds(context: dict[str, dict[str, float]], times: dict[str, Any]) -> dict
 
 def _race(
     arguments: argparse.Namespace, pair: Any, prompts: Any, options: SamplingOptions
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], dict[str, str], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, int], dict[str, str], dict[str, Any]]:
     """By lane: its times, the flags of `transformers`' lanes, bytes a pass reads, why a lane was left out.
-    Last by number of rows: tokens a second of each lane.
+    Last what was measured with other lengths of context and with many rows, as the result has it.
     """
     import torch
     from tqdm import tqdm
@@ -163,11 +161,11 @@ def _race(
     draft = _draft(arguments, pair)
     lanes, flags, read = bench.lanes(pair, options, arguments.max_new_tokens, only, draft, arguments.weights)
     lost: dict[str, str] = {}
-    context = max(map(len, prompts)) + arguments.max_new_tokens
+    longest = max([*map(len, prompts), *arguments.context]) + arguments.max_new_tokens
     with ExitStack() as open_lanes:
         compiled = open_lanes.enter_context(_compiled(arguments, prompts, options, lost))
         others = peers.start(
-            arguments.peer, pair, options, arguments.max_new_tokens, context, torch.get_num_threads(), lost,
+            arguments.peer, pair, options, arguments.max_new_tokens, longest, torch.get_num_threads(), lost,
             arguments.peer_python, arguments.peer_model,
         )  # fmt: skip
         for lane in others.values():
@@ -185,7 +183,11 @@ def _race(
             pair, prompts, arguments.rows, options, arguments.max_new_tokens, arguments.runs,
             arguments.weights, slots, lost,
         )  # fmt: skip
-    return times, flags, read, lost, rows
+        still_there = {name: lane for name, lane in others.items() if name in times}
+        context = cost.context_cost(
+            pair, arguments.context, options, weights=arguments.weights, peers=still_there, lost=lost
+        )
+    return times, flags, read, lost, {"rows_tokens_per_second": rows, "context_ms": context}
 
 
 def _check(arguments: argparse.Namespace) -> None:

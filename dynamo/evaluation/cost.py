@@ -18,7 +18,7 @@ from dynamo.common.statistics import ratio
 from dynamo.decoding.engine import Engine
 from dynamo.decoding.generate import GenerateEngine
 from dynamo.evaluation.profile import profile_lanes
-from dynamo.evaluation.subprocess_lane import LaneLost
+from dynamo.evaluation.subprocess_lane import Lane, LaneLost
 from dynamo.loading import Pair
 from dynamo.model.architectures import max_positions
 from dynamo.sampling.options import SamplingOptions
@@ -57,11 +57,14 @@ def context_cost(
     options: SamplingOptions,
     runs: int = 3,
     weights: Sequence[str] = (),
+    peers: Mapping[str, Lane] | None = None,
+    lost: dict[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of a pass by context length and lane; texts are random and do not end early.
+    """Milliseconds of a pass by context length and lane; texts are random, and of our lanes none ends early.
 
-    weights: also lanes on such copies, `own_int8` and so on. Raises ValueError for a length that leaves no
-    room for the tokens that are timed.
+    weights: also lanes on such copies, `own_int8` and so on; peers: other engines' lanes; lost: receives the
+    reason for each of these that fails, which then has no numbers from there on. Raises ValueError for a
+    length that leaves no room for the tokens that are timed.
     """
     most = max_positions(pair.base) - CURVE_TOKENS
     wrong = next((length for length in lengths if not 1 <= length <= most), None)
@@ -74,7 +77,7 @@ def context_cost(
     generate, lanes = GenerateEngine(pair.base, pair.tokenizer), _lanes(pair, weights, options)
     for engine in (generate, *(engine for engine, _ in lanes.values())):
         engine.end_ids = frozenset({pair.base.config.vocab_size})  # an id that is never drawn
-    random = torch.Generator().manual_seed(0)
+    random, peers = torch.Generator().manual_seed(0), dict(peers or {})
     costs = {}
     for length in lengths:
         spent: dict[str, list[RunCounts]] = defaultdict(list)
@@ -83,10 +86,19 @@ def context_cost(
             spent["generate"].append(RunCounts.fold(generate.complete(prompt, options, CURVE_TOKENS, seed)))
             for lane, (engine, own) in lanes.items():
                 spent[lane].append(RunCounts.fold(engine.stream(prompt, own, CURVE_TOKENS, seed)))
+            for lane, answer in list(peers.items()):
+                try:
+                    spent[lane].append(answer(prompt.tolist(), seed))
+                except LaneLost as error:
+                    if lost is None:
+                        raise
+                    lost[lane] = f"{length} tokens of context: {error}"
+                    del peers[lane], spent[lane]
         # The first reply of each warms up.
         costs[str(length)] = {
-            lane: 1000 * sum(run.decode_seconds for run in timed) / sum(run.decode_passes for run in timed)
+            lane: 1000 * sum(run.decode_seconds for run in timed) / passes
             for lane, (_, *timed) in spent.items()
+            if (passes := sum(run.decode_passes for run in timed))  # none where a peer's texts end at once
         }
     return costs
 

@@ -7,6 +7,7 @@ from dynamo.common.memory import peak_memory
 from dynamo.evaluation import cost, shapes
 from dynamo.evaluation.subprocess_lane import LaneLost
 from dynamo.loading.sizes import PYTHIA
+from dynamo.trace.recorder import RunCounts
 
 PROMPTS = [[5, 6, 7], [8, 9], [250, 4, 11, 12]]
 
@@ -32,6 +33,19 @@ def test_costs_by_context_and_by_candidates(pair):
     for of in by_k.values():
         sampler = of["top-k"] + of["joint and mask"] + of["draw"]
         assert of["sampler_share"] == pytest.approx(sampler / (of["pass"] - sampler))
+
+
+def test_another_engines_cost_by_context_ends_where_it_fails(pair):
+    def peer(prompt, seed):
+        if len(prompt) > 4:
+            raise LaneLost("no room")
+        return RunCounts(decode_passes=2 * seed, decode_seconds=seed / 100)  # none of the first reply
+
+    lost = {}
+    costs = cost.context_cost(pair, [4, 9], SamplingOptions(), 2, peers={"peer": peer}, lost=lost)
+    assert costs["4"]["peer"] == pytest.approx(5.0), "milliseconds of a pass"
+    assert set(costs["9"]) == {"generate", "own", "dynamo", "exact"}
+    assert lost == {"peer": "9 tokens of context: no room"}
 
 
 def test_throughput_by_rows_times_every_lane(pair):
