@@ -100,15 +100,21 @@ def _end_to_end(parts: Sequence[np.ndarray]) -> np.ndarray:
     return whole.astype(kind, copy=False)
 
 
-def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Copies of arrays in one piece of memory, aligned to a large page.
+def in_large_pages(count: int) -> np.ndarray:
+    """So many bytes of memory, aligned to a large page.
 
     numpy asks the system for large pages for pieces of some megabytes. Random access in small pages would
     wait for the processor to look each page up.
     """
+    piece = np.empty(count + LARGE_PAGE, np.uint8)
+    at = -piece.ctypes.data % LARGE_PAGE
+    return piece[at : at + count]
+
+
+def side_by_side(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Copies of arrays in one piece of memory (`in_large_pages`)."""
     sizes = [-(-array.nbytes // CACHE_LINE) * CACHE_LINE for array in arrays]
-    piece = np.empty(sum(sizes) + LARGE_PAGE, np.uint8)
-    at, copies = -piece.ctypes.data % LARGE_PAGE, []
+    piece, at, copies = in_large_pages(sum(sizes)), 0, []
     for array, size in zip(arrays, sizes, strict=True):
         copies.append(piece[at : at + array.nbytes].view(array.dtype).reshape(array.shape))
         copies[-1][:] = array

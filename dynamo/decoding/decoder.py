@@ -12,7 +12,9 @@ Weights are shared by all texts, and must not change while a decoder is in use; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +27,11 @@ from dynamo.decoding.attention import AttentionStep, CausalMasks, Rotary
 from dynamo.decoding.by_position import LogitsByPosition
 from dynamo.decoding.cache import BatchKVCache, KVCache
 from dynamo.decoding.few_bits import BYTES
-from dynamo.decoding.in_loops import GatedPass, InLoop, half_product
-from dynamo.decoding.packed import WEIGHTS, LoopedLayers, matrix_product, pack
-from dynamo.model import architecture_of, model_shape, walk_heads
-from dynamo.model.packing import can_pack, fits_half, has_halves_in_loops, split_layers
+from dynamo.decoding.in_loops import GatedPass, InLoop, gated_pass, half_product
+from dynamo.decoding.packed import WEIGHTS, LayerCopies, LoopedLayers, Product, matrix_product, pack
+from dynamo.decoding.shared import Shared, shared
+from dynamo.model import LayerWeights, architecture_of, model_shape, walk_heads
+from dynamo.model.packing import can_pack, power_of_copy, split_layers
 from dynamo.model.shape import LARGEST_COPY
 
 
@@ -77,32 +80,37 @@ class Decoder:
 
     @torch.inference_mode()
     def _pack(self, model: PreTrainedModel) -> None:
-        stem, finals = (
-            [self._architecture.layer_weights(each) for each in part] for part in split_layers(model)
-        )
-        self._stem = [pack([layer], slot, self._weights) for slot, layer in enumerate(stem)]
-        layers = [*stem, *finals]
-        in_loop = self._shape.layer.in_loop(len(layers), len(finals)) if self._weights == "own" else 0
-        self._finals = pack(finals, len(stem), self._weights, looped=in_loop == len(finals) < len(layers))
+        stem, finals = split_layers(model)
+        modules = [*stem, *finals]
+        layers = list(map(self._architecture.layer_weights, modules))
+        self._copies = [
+            self._shared(partial(LayerCopies, layer, self._weights), module, self._weights)
+            for layer, module in zip(layers, modules, strict=True)
+        ]
+        copies = [each.made for each in self._copies]
+        self._stem = [pack([layers[slot]], [copies[slot]], slot) for slot in range(len(stem))]
+        own = self._weights == "own"
+        in_loop = self._shape.layer.in_loop(len(layers), len(finals)) if own else 0
+        first, looped = len(stem), in_loop == len(finals) < len(layers)
+        self._finals = pack(layers[first:], copies[first:], first, looped)
         # Beside the stem's own products, which are for more rows.
         if in_loop == len(layers):
-            self._in_loops = LoopedLayers(layers, [each.packed() for each in layers], 0)
-        elif self._weights == "own" and has_halves_in_loops(model):
-            parts = [each.packed() for each in layers]
-            products = [{name: half_product(*part) for name, part in each.items()} for each in parts]
-            self._in_loops = GatedPass(layers, products)
+            self._in_loops = LoopedLayers(layers, 0)
+        elif own and self._shape.layer.fits_passes(len(layers)) and all(each.half for each in copies):
+            self._in_loops = gated_pass(layers, self._copies, lambda: list(map(_in_halves, layers, copies)))
         elif few_bits.in_loops(self._weights) and self._shape.layer.fits_passes():
-            products = [each for part in (*self._stem, self._finals) for each in part.products]
-            self._in_loops = GatedPass(layers, products)
+            self._in_loops = gated_pass(layers, self._copies, lambda: [each.products for each in copies])
         if type(self._unembed) is nn.Linear:
             # Its rounding goes into every logit, so it has 8 bits where the layers have 4.
             kept = "int8" if self._weights == "int4" else self._weights
-            weight, bias = self._unembed.weight, self._unembed.bias
             # Not torch's kernel beside the loops: its threads would wait on processors that theirs need.
-            looped = kept == "own" and self._in_loops is not None and fits_half(weight)
-            self._unembed = half_product(weight, bias) if looped else matrix_product(kept, weight, bias)
-            if isinstance(self._unembed, InLoop):
-                self._unembed.in_large_pages()
+            way = kept, own and self._in_loops is not None
+            self._output = self._shared(partial(_output_product, self._unembed, *way), self._unembed, *way)
+            self._unembed = self._output.made
+
+    def _shared(self, make: Callable[[], Any], module: nn.Module, *way: Any) -> Shared:
+        """What is made of a module's weights, once for all decoders that make it so."""
+        return shared(make, list(module.parameters()), *way, few_bits.in_loops(self._weights))
 
     def _warm_up(self) -> None:
         """Compile or load the loops that a pass runs, before one is timed."""
@@ -114,8 +122,8 @@ class Decoder:
         """How many bytes a pass reads of one weight: fewer in a packed copy than in the model, or as many."""
         if self._weights in BYTES:
             return BYTES[self._weights]
-        matrices = [each for layer in self._layers for each in layer.parameters() if each.ndim > 1]
-        return 2 if self.packed and all(map(fits_half, matrices)) else self._dtype.itemsize
+        halves = self.packed and all(each.made.half for each in self._copies[: len(self._layers)])
+        return 2 if halves else self._dtype.itemsize
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -301,3 +309,16 @@ class Decoder:
         if isinstance(self._unembed, InLoop):
             return self._unembed(states, tokens)
         return self._unembed(states)[:, :tokens]
+
+
+def _in_halves(layer: LayerWeights, copies: LayerCopies) -> dict[str, InLoop]:
+    return {name: half_product(*part, copies.powers[name]) for name, part in layer.packed().items()}
+
+
+def _output_product(unembed: nn.Linear, weights: str, looped: bool) -> Product:
+    """Looped: in the compiled loop rather than by torch's kernel, where 16 bits hold it."""
+    part = unembed.weight, unembed.bias
+    power = power_of_copy(unembed.weight) if weights == "own" else None
+    looped = looped and power is not None
+    product = half_product(*part, power) if looped else matrix_product(weights, *part, power)
+    return product.in_large_pages() if isinstance(product, InLoop) else product

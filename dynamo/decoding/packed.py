@@ -28,8 +28,8 @@ from dynamo.decoding import few_bits
 from dynamo.decoding.attention import AttentionStep
 from dynamo.kernels.layouts import in_16_bits, in_32_bits
 from dynamo.model import LayerWeights
-from dynamo.model.architectures import Norm, Part
-from dynamo.model.packing import all_half, power_of_copy
+from dynamo.model.architectures import Norm
+from dynamo.model.packing import is_half, power_of_copy
 
 MOST_ROWS = 8  # from about here on F.linear is as fast
 WEIGHTS = ("own", "int8", "int4")
@@ -37,27 +37,48 @@ WEIGHTS = ("own", "int8", "int4")
 Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, out)
 
 
+class LayerCopies:
+    """A layer's matrices (`LayerWeights.packed`) as products by name.
+
+    weights: one of `WEIGHTS`; powers: of each matrix, that of two times which 16 bits hold it, None where
+    there is none such or weights are not "own".
+    """
+
+    def __init__(self, layer: LayerWeights, weights: str = "own"):
+        parts = layer.packed()
+        self.powers = {
+            name: power_of_copy(weight) if weights == "own" else None for name, (weight, _) in parts.items()
+        }
+        self.products = {
+            name: matrix_product(weights, *part, self.powers[name]) for name, part in parts.items()
+        }
+
+    @property
+    def half(self) -> bool:
+        """Whether 16 bits hold every matrix."""
+        return None not in self.powers.values()
+
+
 class PackedLayers:
     """`n` layers over the same hidden states, with caches in neighbouring slots from `slot` on.
 
-    weights: one of `WEIGHTS`; looped: whether one text's few positions go through the compiled loop, which
-    has copies of its own.
+    copies: each layer's; looped: whether one text's few positions go through the compiled loop, which has
+    copies of its own.
     """
 
-    def __init__(self, layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False):
+    def __init__(
+        self, layers: Sequence[LayerWeights], copies: Sequence[LayerCopies], slot: int, looped: bool = False
+    ):
         first = layers[0]
         self.slot = slot
         self.hidden = len(first.norms[0][0])
         self.eps, self.scaling, self.activation = first.eps, first.scaling, first.activation
         self.gated, self.looped = first.gate is not None, None
         with torch.inference_mode():
-            parts = [layer.packed() for layer in layers]
-            self.products = [
-                {name: matrix_product(weights, *part) for name, part in each.items()} for each in parts
-            ]
+            self.products = [each.products for each in copies]
             self._keep_norms(layers)
-            if looped and weights == "own":
-                self.looped = LoopedLayers(layers, parts, slot)
+            if looped:
+                self.looped = LoopedLayers(layers, slot)
 
     def _keep_norms(self, layers: Sequence[LayerWeights]) -> None:
         raise NotImplementedError
@@ -141,24 +162,24 @@ class SequentialLayers(PackedLayers):
 
 
 def pack(
-    layers: Sequence[LayerWeights], slot: int, weights: str = "own", looped: bool = False
+    layers: Sequence[LayerWeights], copies: Sequence[LayerCopies], slot: int, looped: bool = False
 ) -> PackedLayers:
     """`PackedLayers` of the kind that these layers are."""
     kind = ParallelLayers if layers[0].parallel else SequentialLayers
-    return kind(layers, slot, weights, looped)
+    return kind(layers, copies, slot, looped)
 
 
 class LoopedLayers:
     """Copies of layers as `kernels.layers.parallel_layers` wants them, with caches from `slot` on.
 
-    packed: each layer's matrices (`LayerWeights.packed`). Weights are kept in 16 bits where these hold all of
-    them.
+    Weights are kept in 16 bits where these hold all of them.
     """
 
-    def __init__(self, layers: Sequence[LayerWeights], packed: Sequence[dict[str, Part]], slot: int):
+    def __init__(self, layers: Sequence[LayerWeights], slot: int):
         self._slot, self._scaling = slot, float(layers[0].scaling)
         names = ("project", "expand", "contract")
-        half = all_half(layers)
+        packed = [layer.packed() for layer in layers]
+        half = all(is_half(weight) for parts in packed for weight, _ in parts.values())
         arrays = [
             _array([torch.stack([part for norm in layer.norms for part in norm]) for layer in layers]),
             *(_matrices([parts[name][0] for parts in packed], half) for name in names),
@@ -203,15 +224,19 @@ def rms_normed(states: Tensor, gain: Tensor, eps: float) -> Tensor:
     return torch.from_numpy(loops.rms_normed(states.numpy(), gain.detach().numpy(), float(eps)))
 
 
-def matrix_product(weights: str, weight: Tensor, bias: Tensor | None = None) -> Product:
-    """x @ weight.T + bias for the few rows of a chunk, weight (out, in) kept as `weights` says."""
-    products = {"own": few_rows_product, "int8": few_bits.int8_product, "int4": few_bits.int4_product}
-    return products[weights](weight, bias)
+def matrix_product(
+    weights: str, weight: Tensor, bias: Tensor | None = None, power: float | None = None
+) -> Product:
+    """x @ weight.T + bias for the few rows of a chunk, weight (out, in) kept as `weights` says; power: as in
+    `few_rows_product`."""
+    if weights == "own":
+        return few_rows_product(weight, bias, power)
+    return {"int8": few_bits.int8_product, "int4": few_bits.int4_product}[weights](weight, bias)
 
 
-def few_rows_product(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """x @ weight.T + bias in float32, weight (out, in); it is kept in 16 bits where they hold it."""
-    power = power_of_copy(weight)
+def few_rows_product(weight: Tensor, bias: Tensor | None, power: float | None) -> Product:
+    """x @ weight.T + bias in float32, weight (out, in); it is kept in 16 bits where there is a power of two
+    times which they hold it (`power_of_copy`)."""
     if power is not None:
         multiply = torch.ops.quantized.linear_dynamic_fp16.default
         if power == 1:

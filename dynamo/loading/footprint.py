@@ -16,7 +16,8 @@ from dynamo.common.device_map import execution_device
 from dynamo.loading.devices import memory_of
 from dynamo.loading.quantised import quantised_as
 from dynamo.model import model_shape
-from dynamo.model.packing import bytes_of_copies
+from dynamo.model.packing import copies_of
+from dynamo.model.shape import Copies, bytes_together
 
 if TYPE_CHECKING:
     from dynamo.loading.pairs import Pair
@@ -44,7 +45,7 @@ class Footprint:
             dtype=str(dtype).removeprefix("torch."),
             quantised=quantised,
             weights=memory_of(*models),
-            copies=sum(map(bytes_of_copies, models)),
+            copies=bytes_of_pair(pair, *copies_of(*models)),
             caches=sum(model_shape(model).cache_bytes(dtype.itemsize) for model in models),
             table=sum(array.nbytes for array in _arrays(pair.table).values()),
             full=_in_full(pair) if quantised else None,
@@ -65,12 +66,14 @@ def _arrays(holder: Any) -> dict[int, np.ndarray]:
 
 
 def _in_full(pair: Pair) -> int:
-    """Weights that both models share count once; each has copies of its own, in 16 bits as of a checkpoint
-    that was saved so.
-    """
+    """What both models share counts once; copies are in 16 bits as of a checkpoint that was saved so."""
     shapes = [model_shape(model) for model in (pair.base, pair.dynamo)]
-    shared = pair.base.get_output_embeddings().weight is pair.dynamo.get_output_embeddings().weight
     dtype = pair.dynamo.dtype
-    weights = sum(shape.weight_bytes(dtype.itemsize) for shape in shapes[1 if shared else 0 :])
+    weights = sum(shape.weight_bytes(dtype.itemsize) for shape in shapes[pair.is_shared :])
     packed = dtype == torch.float32 and execution_device(pair.dynamo).type == "cpu"
-    return weights + (sum(shape.copied_bytes() for shape in shapes) if packed else 0)
+    return weights + (bytes_of_pair(pair, *(shape.copies() for shape in shapes)) if packed else 0)
+
+
+def bytes_of_pair(pair: Pair, base: Copies, dynamo: Copies) -> int:
+    """Of the copies of a pair's models together."""
+    return bytes_together(base, dynamo) if pair.is_shared else sum((*base.values(), *dynamo.values()))

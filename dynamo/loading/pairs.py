@@ -52,6 +52,11 @@ class Pair:
     about: About = field(default_factory=About)
     weights: str = "own"
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the base's weights are the DynaMo model's own."""
+        return self.base.get_output_embeddings().weight is self.dynamo.get_output_embeddings().weight
+
 
 def load(
     name: str = EMBEDDED,

@@ -107,7 +107,7 @@ def pair_bytes(size: str, dtype: torch.dtype, quantize: str | None = None, packe
     for shape in (pythia_shape(size), pythia_shape(size, heads=3)):
         total += shape.weight_bytes(dtype.itemsize, _bytes_each(dtype, quantize))
         total += shape.cache_bytes(dtype.itemsize)
-        total += shape.copied_bytes() if packed and quantize is None else 0
+        total += sum(shape.copies().values()) if packed and quantize is None else 0
     return total
 
 

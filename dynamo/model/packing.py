@@ -6,13 +6,12 @@ What a copy takes depends on its weights, as 16 bits may hold them or not; the f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from dynamo.model.architectures import LayerWeights, architecture_of, model_shape
-from dynamo.model.shape import LARGEST_COPY
+from dynamo.model.architectures import architecture_of, model_shape
+from dynamo.model.shape import LARGEST_COPY, Copies, Powers
 
 PLAIN = ("torch.nn.", "transformers.")  # where the modules are from that these formulas know
 
@@ -54,47 +53,31 @@ def can_pack(model: nn.Module, weights: str = "own") -> bool:
     )
 
 
-def bytes_of_copies(model: nn.Module) -> int:
-    """Bytes of the packed copies that a `Decoder` of this model holds; 0 where it has none."""
+def copies_of(*models: nn.Module) -> list[Copies]:
+    """Bytes of the packed copies that a `Decoder` of each of these models holds (`ModelShape.copies`)."""
+    seen: dict[int, Powers] = {}  # by a layer's first weight: looking at them all takes a while
+    return [_copies_of(model, seen) for model in models]
+
+
+def _copies_of(model: nn.Module, seen: dict[int, Powers]) -> Copies:
     if not can_pack(model):
-        return 0
-    architecture, shape = architecture_of(model), model_shape(model)
-    stem, finals = split_layers(model)
-    halves = []  # of each layer, by the matrix's name: looked at once, as that reads every weight
-    for layer in (*stem, *finals):
-        parts = architecture.layer_weights(layer).packed()
-        halves.append({name: fits_half(weight) for name, (weight, _) in parts.items()})
-    total = sum(map(shape.layer.packed_bytes, halves))
-    layers, in_loop = [*stem, *finals], shape.layer.in_loop(len(halves), len(finals))
+        return {}
+    powers = []
+    for layer in (layer for part in split_layers(model) for layer in part):
+        first = id(next(layer.parameters()))
+        if first not in seen:
+            parts = architecture_of(model).layer_weights(layer).packed()
+            seen[first] = {name: power_of_copy(weight) for name, (weight, _) in parts.items()}
+        powers.append(seen[first])
     embedding = model.get_output_embeddings()
-    passes = shape.layer.fits_passes(len(halves)) and all(all(each.values()) for each in halves)
-    if type(embedding) is nn.Linear and fits_half(embedding.weight):
-        total += shape.embedding_copy_bytes(passes or in_loop == len(layers))
-    if passes:
-        total += len(layers) * shape.layer.passes_bytes()
-    if in_loop:
-        half = all_half(map(architecture.layer_weights, layers[-in_loop:]))
-        total += in_loop * shape.layer.looped_bytes(half)
-    return total
-
-
-def has_halves_in_loops(model: nn.Module) -> bool:
-    """Whether a `Decoder` has further copies in 16 bits, for passes in one compiled loop."""
-    architecture, shape = architecture_of(model), model_shape(model)
-    layers = [architecture.layer_weights(layer) for part in split_layers(model) for layer in part]
-    return shape.layer.fits_passes(len(layers)) and all(
-        fits_half(weight) for layer in layers for weight, _ in layer.packed().values()
-    )
-
-
-def all_half(layers: Iterable[LayerWeights]) -> bool:
-    """Whether 16 bits hold every matrix of these layers."""
-    return all(is_half(weight) for each in layers for weight, _ in each.packed().values())
+    output = type(embedding) is nn.Linear and fits_half(embedding.weight)
+    return model_shape(model).copies(powers, output)
 
 
 def is_half(weight: Tensor) -> bool:
     """Whether 16 bits hold every number of it exactly."""
-    return torch.equal(weight.half().float(), weight)
+    # In pieces that stay in the processor's caches and are too small for several threads.
+    return all(torch.equal(piece.half().float(), piece) for piece in weight.detach().flatten().split(2**15))
 
 
 def power_to_half(weight: Tensor) -> float | None:

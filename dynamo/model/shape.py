@@ -7,7 +7,8 @@ model's weights (whether 16 bits hold them) are in `dynamo.model.packing`, by th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,16 @@ LARGEST_COPY = 2**31  # bytes that packed copies of a model's layers may take
 # Weights of the layers that go through the compiled loop: more leave the processor's caches, and several
 # threads of torch read them faster than the loop's one.
 LARGEST_LOOP = 2**23
+
+
+Powers = Mapping[str, float | None]  # of each matrix, that of two times which 16 bits hold it, if any
+Copies = dict[tuple[str, int], int]  # bytes of a model's packed copies, by part and the layer
+
+
+def bytes_together(*copies: Copies) -> int:
+    """Bytes of the copies of several models that run on the same weights, with other heads or none: the same
+    part counts once."""
+    return sum(ChainMap(*copies).values())
 
 
 def by_eights(rows: int) -> int:
@@ -85,19 +96,19 @@ class LayerShape:
             return matrices | {"contract": (output + contract, True)}
         return matrices | {"output": (output, False), "contract": (contract, False)}
 
-    def packed_bytes(self, half: Mapping[str, bool] | None = None) -> int:
-        """Packed copies of a layer in float32 (`dynamo.decoding.packed`), beside its own weights.
+    def packed_bytes(self, powers: Powers) -> int:
+        """Packed copies of a layer's matrices (`dynamo.decoding.packed`), beside its own weights in float32.
 
-        half: whether 16 bits hold each matrix (None: all). One that they do not hold takes 32 where it is put
-        together or in another order, and no copy where it is as it was.
+        One that 16 bits do not hold takes 32 where it is put together or in another order, and no copy where
+        it is as it was.
         """
         total = 0
         for name, (weights, new) in self.packed_matrices.items():
-            total += weights * (2 if half is None or half[name] else 4 if new else 0)
+            total += weights * (2 if powers[name] is not None else 4 if new else 0)
         # A bias is copied where its matrix is reordered or where two are added up.
         singles = self.projected * self.qkv_bias
-        if self.parallel:  # the norms of layers side by side are stacked
-            singles += self.hidden * self.output_bias + 2 * self.norm_parameters
+        if self.parallel:
+            singles += self.hidden * self.output_bias
         elif self.gated:
             singles += 2 * self.inner * self.mlp_bias
         return total + 4 * singles
@@ -218,20 +229,35 @@ class ModelShape:
         """Keys and values of one text, at full length by default."""
         return self.all_layers * self.layer.cache_bytes(positions or self.positions, itemsize)
 
-    def copied_bytes(self) -> int:
-        """Packed copies of a float32 model on CPU that was saved in 16 bits; 0 where it runs its modules."""
-        layer = self.layer
+    def copies(self, powers: Sequence[Powers] | None = None, output: bool = True) -> Copies:
+        """Packed copies of a float32 model on CPU, by part; none where it runs its modules.
+
+        powers: of each layer's matrices, the powers of two times which 16 bits hold them; output: whether 16
+        bits hold the output embedding. By default they hold all, as of a model that was saved in 16 bits.
+        """
+        layer, count = self.layer, self.all_layers
         if layer.qk_norm or not self.side_by_side:
-            return 0
-        if 2 * self.all_layers * layer.parameters > LARGEST_COPY:
-            return 0
-        in_loop = layer.in_loop(self.all_layers, 1 + self.extra_heads * self.head_layers)
-        looped = in_loop * layer.looped_bytes()
-        passes = layer.fits_passes(self.all_layers)
+            return {}
+        if powers is None:
+            if 2 * count * layer.parameters > LARGEST_COPY:
+                return {}
+            powers = [dict.fromkeys(layer.packed_matrices, 1.0)] * count
+        in_loop = layer.in_loop(count, 1 + self.extra_heads * self.head_layers)
+        passes = layer.fits_passes(count) and all(None not in each.values() for each in powers)
+        found: Copies = {("layer", i): layer.packed_bytes(each) for i, each in enumerate(powers)}
         if passes:
-            looped += self.all_layers * layer.passes_bytes()
-        embedding = self.embedding_copy_bytes(passes or in_loop == self.all_layers)
-        return self.all_layers * layer.packed_bytes() + embedding + looped
+            found |= {("pass", i): layer.passes_bytes() for i in range(count)}
+        if output:
+            looped = passes or in_loop == count
+            found["output", looped] = self.embedding_copy_bytes(looped)
+        # These no other model shares.
+        own = self.extra_heads
+        if layer.parallel:
+            found["norms", own] = count * 8 * layer.norm_parameters
+        if in_loop:
+            half = all(power == 1 for each in powers[-in_loop:] for power in each.values())
+            found["loop", own] = in_loop * layer.looped_bytes(half)
+        return found
 
     def few_bits_bytes(self, matrix_bytes: float) -> int:
         """Packed copies in fewer bits; matrix_bytes: of one weight of the layers' matrices. The output

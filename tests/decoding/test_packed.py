@@ -47,7 +47,7 @@ def test_product_of_few_rows_is_the_float32_product(saved, rows):
     exact = x.double() @ weight.double().T
     for shift in (None, bias):
         expected = exact if shift is None else exact + shift.double()
-        ours = packed.few_rows_product(weight, shift)(x).double()
+        ours = packed.few_rows_product(weight, shift, packing.power_of_copy(weight))(x).double()
         float32 = torch.nn.functional.linear(x, weight, shift).double()
         worst = (float32 - expected).abs().max()
         assert (ours - expected).abs().max() <= max(8 * worst, 1e-4)

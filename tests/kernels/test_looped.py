@@ -16,7 +16,7 @@ from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.packed import LoopedLayers
 from dynamo.kernels import layers as loops
 from dynamo.model import model_shape, shape
-from dynamo.model.packing import bytes_of_copies
+from dynamo.model.packing import copies_of
 
 pytestmark = pytest.mark.skipif(
     kernels.loops() is None or not kernels.loops().widens_halves(),
@@ -95,7 +95,7 @@ def test_layers_that_the_loop_cannot_do_are_left_to_torch(decoder_with, monkeypa
         assert (decoder._in_loops is not None) == (count == layers)
         assert (decoder._finals.looped is not None) == (3 <= count < layers)
         monkeypatch.setattr(shape, "LARGEST_LOOP", count * each.matrix_parameters)
-        copies[count] = bytes_of_copies(model)
+        copies[count] = sum(copies_of(model)[0].values())
     assert copies[layers - 1] == copies[3] == copies[2] + 3 * each.looped_bytes()
     embedding = [model_shape(model).embedding_copy_bytes(looped) for looped in (False, True)]
     assert copies[layers] == copies[2] + layers * each.looped_bytes() + embedding[1] - embedding[0]

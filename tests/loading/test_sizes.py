@@ -11,7 +11,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from dynamo import loading
 from dynamo.loading import devices, sizes
 from dynamo.model import DynamoConfig, DynamoForCausalLM
-from dynamo.model.packing import bytes_of_copies
+from dynamo.model.packing import copies_of
 from dynamo.training.trainer import save_model
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def test_copies_estimated_for_a_pythia_are_those_of_its_float16_checkpoint():
         for weight in (weight for model in models for weight in model.parameters()):
             weight.copy_(weight.half())
     pair = [sizes.pair_bytes("14m", torch.float32, packed=packed) for packed in (True, False)]
-    assert pair[0] - pair[1] == sum(map(bytes_of_copies, models))
+    assert pair[0] - pair[1] == sum(sum(each.values()) for each in copies_of(*models))
 
 
 def test_fewer_bits_and_fewer_copies_need_less():

@@ -1,6 +1,8 @@
 """What a loaded pair takes and how fast it was, as the Models tab tells it."""
 
+import gc
 import re
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,13 +14,14 @@ from conftest import tiny_base, tiny_dynamo
 from tables import table_for
 from talks import SETTINGS
 
-from dynamo import kernels
+from dynamo import Engine, kernels
 from dynamo.decoding.decoder import Decoder
 from dynamo.decoding.few_bits import BYTES
 from dynamo.decoding.in_loops import InLoop
 from dynamo.loading import Footprint, load, memory_of
 from dynamo.model import model_shape
-from dynamo.model.packing import bytes_of_copies
+from dynamo.model.packing import copies_of
+from dynamo.model.shape import bytes_together
 from dynamo.training.trainer import save_model
 from dynamo.ui import ModelPair
 from dynamo.ui.compare.chat import Chat
@@ -43,16 +46,17 @@ def test_caches_are_those_of_both_lanes_at_full_length(folder):
     assert Footprint.from_pair(pair).caches == sum(state.cache.nbytes for state in states)
 
 
-def held_beside(model):
-    """Bytes that a decoder's packed layers hold and the model does not, by looking into them."""
-    decoder = Decoder(model)
-    if not decoder.packed:
-        return 0
-    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+def held_beside(*models):
+    """Bytes that decoders' packed layers hold and the models do not, by looking into them."""
+    decoders = [Decoder(model) for model in models]
+    assert all(decoder.packed for decoder in decoders)
+    own = {weight.untyped_storage().data_ptr() for model in models for weight in model.parameters()}
     found, total = {}, 0
-    parts = [*decoder._stem, decoder._finals]
+    parts = [part for decoder in decoders for part in (*decoder._stem, decoder._finals)]
     kept = [product for part in parts for products in part.products for product in products.values()]
-    for product in [*kept, decoder._unembed]:
+    kept += [decoder._unembed for decoder in decoders]
+    for product in {id(each): each for each in kept}.values():
+        total += product.numbers.nbytes if isinstance(product, InLoop) else 0
         for cell in getattr(product, "__closure__", None) or ():
             if isinstance(cell.cell_contents, torch.ScriptObject):
                 weight, bias = torch.ops.quantized.linear_unpack_fp16(cell.cell_contents)
@@ -62,9 +66,8 @@ def held_beside(model):
                 found[cell.cell_contents.untyped_storage().data_ptr()] = cell.cell_contents
     for part in parts:
         found |= {each.untyped_storage().data_ptr(): each for each in (part.gain, part.shift)}
-    looped = decoder._in_loops or decoder._finals.looped
-    total += sum(each.nbytes for each in looped._weights) if looped else 0
-    total += decoder._unembed.numbers.nbytes if isinstance(decoder._unembed, InLoop) else 0
+    for looped in filter(None, (decoder._in_loops or decoder._finals.looped for decoder in decoders)):
+        total += sum(each.nbytes for each in looped._weights)
     return total + sum(each.nbytes for pointer, each in found.items() if pointer not in own)
 
 
@@ -82,7 +85,7 @@ def in_halves(model, names):
 def test_copies_counted_are_those_that_a_decoder_holds(build, names):
     """Copies counted are those that a decoder holds whichever weights fit 16 bits."""
     model = in_halves(build(seed=3), names)
-    assert bytes_of_copies(model) == held_beside(model) > 0
+    assert sum(copies_of(model)[0].values()) == held_beside(model) > 0
 
 
 @pytest.mark.skipif(kernels.loops() is None, reason="numba is missing or was not asked for")
@@ -93,14 +96,49 @@ def test_copies_of_a_llama_for_passes_in_one_loop_are_counted(heads):
     loops = Decoder(model)._in_loops
     held = sum(each.nbytes for each in (*loops._matrices, loops._gains, loops._biases))
     layers = 3 + heads
-    products = layers * model_shape(model).layer.packed_bytes()  # for more rows
+    shape = model_shape(model)
+    products = layers * shape.layer.packed_bytes(dict.fromkeys(shape.layer.packed_matrices, 1))
     output = 104 * (2 * 32 + 4)  # 97 rows by eights
-    assert bytes_of_copies(model) == held + products + output == model_shape(model).copied_bytes()
+    assert copies_of(model)[0] == shape.copies()
+    assert sum(shape.copies().values()) == held + products + output
+
+
+@pytest.mark.parametrize("names", ["", "nothing"])
+def test_what_a_base_shares_with_its_dynamo_model_counts_once(folder, names):
+    pair = load(str(folder / "dynamo"), device="cpu")
+    in_halves(pair.dynamo, "")
+    if names:  # 16 bits hold the base's weights and not the heads'
+        for weight in pair.dynamo.token_heads.parameters():
+            weight.data += 1e-6
+    together = Footprint.from_pair(pair).copies
+    assert together == held_beside(pair.base, pair.dynamo)
+    apart = [sum(each.values()) for each in copies_of(pair.base, pair.dynamo)]
+    assert max(apart) < together < sum(apart)
+
+
+@pytest.mark.skipif(kernels.loops() is None, reason="numba is missing or was not asked for")
+def test_a_llamas_base_takes_no_copies_beside_its_dynamo_models():
+    model = in_halves(with_heads(new_base("llama", intermediate_size=64)), "")
+    base, dynamo = copies_of(model.to_base(shared=True), model)
+    assert base and bytes_together(base, dynamo) == sum(dynamo.values())
+
+
+def test_copies_are_freed_once_another_pair_is_on_the_page(folder):
+    service = PageService(ModelPair.from_pair(load(str(folder / "dynamo"), device="cpu")))
+    engines = service.pair.engines.by_name.values()
+    decoders = [engine._decoder for engine in engines if isinstance(engine, Engine)]
+    copies = [weakref.ref(each.made) for decoder in decoders for each in decoder._copies]
+    assert copies
+    del engines, decoders
+    answered(service)
+    service.swap(ModelPair.from_pair(load(str(folder), device="cpu")))
+    gc.collect()
+    assert not any(each() for each in copies)
 
 
 def test_a_model_whose_heads_cannot_go_side_by_side_has_no_copies():
     model = tiny_dynamo(seed=3, head_source="last")
-    assert not Decoder(model).packed and bytes_of_copies(model) == 0
+    assert not Decoder(model).packed and copies_of(model) == [{}]
 
 
 def test_copies_of_weights_depend_on_their_dtype(folder, tmp_path):

@@ -117,6 +117,7 @@ class ModelPair:
         config = pair.dynamo.config
         makers = engine_makers(pair)
         if gpu_worker is None:
+            makers[DYNAMO]()  # first, as the base then finds all its copies of shared weights
             engines: Engines = LocalEngines({name: make() for name, make in makers.items()})
         else:
             # Workers begin as copies of this process, so what it compiles takes nobody's quota.
@@ -234,7 +235,7 @@ def _footprint(pair: Pair) -> Footprint:
     footprint = Footprint.from_pair(pair)
     if pair.weights not in BYTES:
         return footprint
-    shapes = [model_shape(model) for model in (pair.base, pair.dynamo)]
+    shapes = [model_shape(model) for model in (pair.base, pair.dynamo)][pair.is_shared :]
     copies = sum(shape.few_bits_bytes(BYTES[pair.weights]) for shape in shapes)
     full = footprint.weights + footprint.copies
     return replace(footprint, quantised=pair.weights, copies=copies, full=full)
