@@ -139,7 +139,7 @@ function rejectionInWords({ rejected, refused }) {
   if (!refused) return DRAFT_RULE;
   const [p, q] = refused;
   const [first, behind] = rejected.map((text) => `“${visible(text)}”`);
-  const chance = `${first} had ${percent(q)} as a draft, ${percent(p)} under the base: kept with a chance of ${percent(p / q)}.`;
+  const chance = `${first} had ${percent(q)} as a draft, ${percent(p)} under the base: kept with a chance of ${percent(p / q)}, and the draw went against it.`;
   return behind ? `${chance} ${behind} fell with it.` : chance;
 }
 

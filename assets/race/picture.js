@@ -46,7 +46,7 @@ function pictureOf(root, { base, dynamo }, faces, remark) {
   const clocks = [
     [faces.passes, "tokens per pass", faces.passesNote],
     [faces.speed, faces.speedName, faces.speedNote],
-    [faces.variety, "distinct token pairs", faces.varietyNote],
+    [faces.variety, "variety of words", faces.varietyNote],
     [faces.first, "first token", faces.firstNote],
   ];
   for (const [i, [figure, name, note]] of clocks.entries()) {

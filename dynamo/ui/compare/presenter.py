@@ -31,7 +31,7 @@ MOST_SECONDS = 3.0  # of model time, for timing the lanes again
 RACING = "Both take turns on this machine: the one that has used less time moves next."
 TIMING = "Both lanes decode the same once more, unseen: the times of their passes spread too far for a ratio."
 FINISHED = "Same prompt, settings and seed. DynaMo is lossy: its text may differ from the base model's."
-FINISHED_EXACT = "Exact mode: DynaMo's text has the same distribution as this model's first head{}."
+FINISHED_EXACT = "Exact mode: DynaMo's text is distributed as if this model wrote one token at a time{}."
 
 
 @dataclass(frozen=True)
