@@ -130,8 +130,10 @@ def test_exact_mode_tells_of_drafts_and_strikes_the_rejected_ones_through(inspec
     assert not any(grid(inspector, "threshold"))
 
     give(inspector, "inspector", values[2])
-    reason = "had 50 % as a draft, 4 % under the base: kept with a chance of 8 %, and the draw went against it."
-    inspector.get_by_text(f"{reason} “·<b>at” fell with it.").wait_for()
+    reason = (
+        "had 50 % as a draft, 4 % under the base: kept with a chance of 8 %, and the draw went against it"
+    )
+    inspector.get_by_text(f"{reason}. “·<b>at” fell with it.").wait_for()
 
 
 def test_columns_of_one_beginning_have_different_names(arithmetic):
