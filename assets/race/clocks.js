@@ -136,7 +136,7 @@ function driftOf(audit, note) {
   const short = error > WIDEST_DRIFT;
   return {
     drift: short ? "–" : `${digits === "0.00" ? "±" : drift > 0 ? "+" : "−"}${digits}`,
-    driftNote: short ? TOO_SHORT : `nats a token, ± ${error.toFixed(2)}: ${usual}`,
+    driftNote: short ? TOO_SHORT : `± ${error.toFixed(2)} nats: ${usual}`,
     driftTitle:
       `The base model read both answers: DynaMo's surprised it by ${own.toFixed(2)} nats a token, its own by ${others.toFixed(2)}. ` +
       "Above 0: words that it finds less likely than its own. Below 0 is no praise: thresholds cut off unlikely words, so a " +

@@ -101,9 +101,9 @@ def test_drift_is_what_the_base_finds_more_surprising_than_its_own(arithmetic):
         faces = drift(*given, **others)
         return faces["drift"], faces["driftNote"]
 
-    assert face(1.5, 1.06) == ("+0.44", "± 0.28: less usual")
-    assert face(0.62, 1.06) == ("−0.44", "± 0.28: more usual")
-    assert face(1.0, 1.04) == ("−0.04", "± 0.28: within chance")
+    assert face(1.5, 1.06) == ("+0.44", "± 0.28 nats: less usual")
+    assert face(0.62, 1.06) == ("−0.44", "± 0.28 nats: more usual")
+    assert face(1.0, 1.04) == ("−0.04", "± 0.28 nats: within chance")
     assert face(3.0, 1.0, error=0.3) == ("–", "too short to say"), "two errors of the difference are 0.85"
     assert "1.50 nats a token, its own by 1.06" in drift(1.5, 1.06)["driftTitle"]
     for nothing in (drift(1, 1, tokens=0), arithmetic("driftOf(null, 'soon')", files=CLOCKS)):
