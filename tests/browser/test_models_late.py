@@ -76,6 +76,32 @@ def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, models)
     assert page.locator("#model-switch input").input_value() == other
 
 
+def test_what_the_tab_asked_when_it_was_opened_does_not_undo_a_load(open_page, models):
+    """The pair before stood there as loaded, for as long as the tab was looked at."""
+    models.load_for_all("untuned")
+    page, late = open_page(models.url), []
+    settled(page)
+
+    def answer(route):
+        response = route.fetch()
+        if late or "Loaded: " not in response.text():
+            route.fulfill(response=response)
+        else:
+            late.append((route, response))
+
+    page.route("**/gradio_api/run/**", answer)
+    page.get_by_role("tab", name="Models").click()
+    loads(page, str(models.folder / "first"))
+    shown = page.locator("#models-loaded")
+    shown.get_by_text("first").wait_for()
+    ((route, response),) = late
+    assert "untuned" in response.text()
+    with page.expect_response("**/gradio_api/run/**"):  # what is asked then
+        route.fulfill(response=response)
+        page.wait_for_timeout(300)
+    shown.get_by_text("first").wait_for()
+
+
 def test_a_pair_that_came_back_is_not_sent_to_a_page_that_was_built_for_it(open_page, models):
     for name in ("<b>second", "first"):
         models.load_for_all(name)

@@ -131,7 +131,7 @@ def exact_switch(chosen: SamplingOptions) -> gr.Checkbox:
     return gr.Checkbox(
         chosen.exact,
         label="Exact mode: drafts are verified by the next pass",
-        info="Text as if this model wrote one token at a time; ε is not used",
+        info="Text as if written one token at a time; ε is not used",
         container=False,
         min_width=180,
         elem_id="exact",

@@ -179,7 +179,8 @@ class ModelsTab:
         self.picker.pick(_picked, None, self.name, **QUIET)
         self.quantize.change(self._rows, chosen, self.picker, **QUIET)
         self.name.change(self._named, chosen, [self.quantize, self.few_bits], **QUIET)
-        tabs.select(self._arrived, chosen, [self.picker, self.loaded, self.few_bits], **QUIET)
+        arrived = tabs.select(self._arrived, chosen, [self.picker, self.loaded, self.few_bits], **QUIET)
+        arrived.then(self._loaded, None, self.loaded, **QUIET)  # that answer may be older than a load's
         self.complete.click(self._complete, self.begun, [self.written, self.speed], **RUN)
 
     # ---- what is shown
