@@ -168,6 +168,7 @@ def test_what_a_visitor_wrote_stays_when_the_pair_is_swapped(open_page, models):
     typed = page.locator("#prompt textarea, #prompt input").first
     typed.fill("My own words")
     page.get_by_role("tab", name="Models").click()
+    settled(page)  # before, the name in the box may be replaced once more
     loads(page, str(models.folder / "first"))
     page.get_by_text("it answers in Compare from the next run on").wait_for()
     page.locator("#models-loaded").get_by_text("first").wait_for()
