@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.base import AXE_SCRIPT
 
 from dynamo.ui import ModelPair, build_demo, launch_options
 
@@ -101,17 +101,17 @@ def assert_accessible(page, *parts: str, dark: bool = False) -> None:
 
 
 def violations(page, here: dict | None, **options: Any) -> list[str]:
-    page.evaluate(
-        """async () => {
+    """options: of axe, which a page is given at its first look."""
+    if page.evaluate("!window.axe"):
+        page.evaluate(AXE_SCRIPT)
+    return page.evaluate(
+        """async ([here, options]) => {
           const ends = (one) => one.effect.getComputedTiming().endTime !== Infinity;
           const moves = (one) => one.playState === "running" && ends(one);
           for (let still = 0; still < 10; still = document.getAnimations().some(moves) ? 0 : still + 1)
             await new Promise(requestAnimationFrame);
-        }"""
+          const { violations } = await axe.run(here ?? document, options);
+          return violations.flatMap((one) => one.nodes.map(({ html }) => `${one.id}: ${html.slice(0, 160)}`));
+        }""",
+        [here, {"resultTypes": ["violations"], **options}],
     )
-    found = (
-        Axe()
-        .run(page, context=here, options={"resultTypes": ["violations"], **options})
-        .response["violations"]
-    )
-    return [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"]]
