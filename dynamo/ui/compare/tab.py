@@ -205,8 +205,8 @@ class CompareTab:
         self.preset = gr.Radio(
             [*PRESETS, CUSTOM],
             value=next(iter(PRESETS)),
-            label="Ablations: which correction is on",
-            info="From the paper: one click decodes the answer again without a part",
+            label="The paper's ablations: decode again without a part",
+            info="By one click; a pair's correlator counts as its mask",
             elem_id="preset",
         )
 
