@@ -25,8 +25,8 @@ from dynamo.ui.server.store import RunStore
 FLUSH_SECONDS = 0.033
 WIDE_GRID = 25
 
-# Two standard errors of the ratio are then 10 % of it.
-WIDEST_ERROR = 0.05
+# Two standard errors of the ratio are then 4 % of it.
+WIDEST_ERROR = 0.02
 MOST_SECONDS = 3.0  # of model time, for timing the lanes again
 RACING = "Both take turns on this machine: the one that has used less time moves next."
 TIMING = "Both lanes decode the same once more, unseen: the times of their passes spread too far for a ratio."
