@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from models_page import loads, pick, settled
+from models_page import at_models, loads, pick, settled
 
 
 @pytest.fixture
@@ -74,6 +74,30 @@ def test_a_pair_that_is_picked_while_the_page_opens_is_loaded(open_page, models)
     page.get_by_role("tab", name="Models").click()
     page.locator("#models-loaded").get_by_text(other).wait_for()
     assert page.locator("#model-switch input").input_value() == other
+
+
+def test_weights_that_are_picked_while_a_name_is_looked_up_stay(open_page, models):
+    """The answer brought the weights that were picked when the page asked, and Load then loaded those."""
+    models.load_for_all("first")
+    page, late = at_models(open_page, models.url), []
+
+    def answer(route):
+        response = route.fetch()
+        if not late and '"choices"' in response.text():
+            late.append((route, response))
+        else:
+            route.fulfill(response=response)
+
+    page.route("**/gradio_api/run/**", answer)
+    page.locator("#model-name textarea, #model-name input").first.fill(str(models.folder / "untuned"))
+    while not late:
+        page.wait_for_timeout(50)
+    eight = page.get_by_role("radio", name="8bit")
+    eight.check()
+    ((route, response),) = late
+    route.fulfill(response=response)
+    page.wait_for_timeout(300)
+    assert eight.is_checked()
 
 
 def test_what_the_tab_asked_when_it_was_opened_does_not_undo_a_load(open_page, models):

@@ -242,8 +242,12 @@ class ModelsTab:
         return self._rows(quantize, name), self._loaded(), self._few_bits(name)
 
     def _named(self, quantize: str, name: str) -> tuple[Any, str]:
-        """What there is to choose from for the model whose name was picked or written."""
-        return gr.update(**self._weights(name, quantize)), self._few_bits(name)
+        """What there is to choose from for the model whose name was picked or written. What was chosen stays
+        where it is offered, also what is chosen until this arrives."""
+        weights = self._weights(name, quantize)
+        if weights["value"] == quantize:
+            del weights["value"]
+        return gr.update(**weights), self._few_bits(name)
 
     def _weights(self, name: str, chosen: str = AS_SAVED) -> dict[str, Any]:
         offered = self._manager.quantisations(name)
