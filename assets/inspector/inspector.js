@@ -206,8 +206,9 @@ function onLane({ kind, run, header, state, passes, count }) {
     if (shown?.run === run) drawWords();
   }
   drawHead();
-  const reached = running && following && !held ? cache.known(run, count - 1) : null;
-  if (reached && reached !== (next ?? shown)) show(reached);
+  // What the lane has reached, and in the end what came before the lane had got there.
+  const reached = running ? cache.known(run, count - 1) : newest?.run === run ? newest : null;
+  if (reached && following && !held && reached !== (next ?? shown)) show(reached);
 }
 
 function onPlayhead({ milliseconds }) {

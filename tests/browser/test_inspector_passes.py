@@ -55,6 +55,18 @@ def test_while_the_player_holds_back_values_are_kept_and_the_panes_lead(open_ins
     assert page.is_hidden(".dm-live")
 
 
+def test_a_value_that_comes_before_its_lane_is_shown_once_the_lane_is_done(open_inspector, runs):
+    """Of every other quick answer nothing was taken apart: its last value came first."""
+    page = open_inspector()
+    values, passes = runs[1][RUN]
+    dispatch(page, "lane", lane(RUN, [], "running"))
+    give_for_sure(page, "inspector", values[2])
+    page.wait_for_timeout(200)
+    assert page.evaluate("shown") == []
+    dispatch(page, "lane", lane(RUN, passes))
+    page.get_by_text("Pass 3 of 3").wait_for()
+
+
 def test_a_pinned_pass_stays_until_it_is_let_go(open_inspector, runs):
     page = open_inspector()
     values, passes = runs[1][RUN]

@@ -26,7 +26,7 @@ def test_the_whole_page_works_from_the_keyboard(page_at, page_url):
         page.wait_for_selector(selector)
     page.wait_for_selector("#stop[disabled]")
     settle(page)
-    page.locator(".dm-cell:visible").first.wait_for()  # its grids come behind the answer
+    page.wait_for_selector(".dm-inspector[data-state=joint]")
     shown = "dynamoBus.addEventListener('lane', ({ detail }) => (window.lane = detail))"
     page.evaluate(f"() => {{ window.lane = null; {shown}; }}")
     reached = set()
