@@ -7,8 +7,11 @@ const PICTURE = { width: 1200, margin: 40, gap: 28, scale: 2, base: 500 }; // ba
 const TEXT = { size: 17, height: 29 };
 const MOST_LINES = 24; // of an answer; what is beyond is counted
 
-/** Both lanes' whole answers on a canvas. faces: as facesOf() says; remark: where the answers come from. */
-function pictureOf(root, { base, dynamo }, faces, remark) {
+/**
+ * A race laid out for a picture: {canvas, draw}. draw(faces, counts): as facesOf() says, and how many of each lane's
+ * passes show, all without counts. remark: where the answers come from; scale: pixels of a point.
+ */
+function pictureOf(root, { base, dynamo }, remark, scale = PICTURE.scale) {
   const style = getComputedStyle(root);
   const colours = Object.fromEntries(
     ["ink", "ink-2", "line", "card", "quiet", "two", "two-tint", "three", "three-tint", "backoff"].map((name) => [
@@ -16,9 +19,9 @@ function pictureOf(root, { base, dynamo }, faces, remark) {
       style.getPropertyValue(`--dm-${name}`).trim(),
     ]),
   );
-  const { width, margin, gap, scale } = PICTURE;
+  const { width, margin, gap } = PICTURE;
   const canvas = document.createElement("canvas");
-  const pen = canvas.getContext("2d");
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
   const font = (size, weight = 400) => `${weight} ${size}px ${style.fontFamily}`;
   const inner = (wide) => wide - 2 * 18; // of a lane's card
   const columns = [
@@ -28,8 +31,8 @@ function pictureOf(root, { base, dynamo }, faces, remark) {
   const asked = layOut(root, font(22, 600), width - 2 * margin, [{ text: dynamo.header.prompt }], 2);
   const top = 76 + asked.height + 108;
   const tall = Math.max(...columns.map(([, , , text]) => text.height)) + 82;
-  canvas.width = scale * width;
-  canvas.height = scale * (top + tall + 58);
+  canvas.width = Math.round(scale * width);
+  canvas.height = Math.round(scale * (top + tall + 58));
   pen.scale(scale, scale);
   const write = (text, x, y, size, weight, colour = "ink", room = width) => {
     pen.font = font(size, weight);
@@ -37,37 +40,40 @@ function pictureOf(root, { base, dynamo }, faces, remark) {
     pen.fillText(text, x, y, room);
   };
 
-  pen.fillStyle = colours.card;
-  pen.fillRect(0, 0, width, top + tall + 58);
-  write("DynaMo", margin, 58, 26, 700);
-  const beside = pen.measureText("DynaMo").width + 18;
-  write(settingsInWords(dynamo.header), margin + beside, 57, 15, 400, "ink-2", width - 2 * margin - beside);
-  drawText(pen, asked, margin, 76, font(22, 600), colours);
-  const clocks = [
-    [faces.passes, "tokens per pass", faces.passesNote],
-    [faces.speed, faces.speedName, faces.speedNote],
-    [faces.variety, "variety of words", faces.varietyNote],
-    [faces.first, "first token", faces.firstNote],
-  ];
-  for (const [i, [figure, name, note]] of clocks.entries()) {
-    const [x, y] = [margin + (i * (width - 2 * margin)) / clocks.length, top - 66];
-    write(figure, x, y, 32, 700);
-    write(name, x, y + 21, 14, 600);
-    write(note, x, y + 40, 13, 400, "ink-2");
+  function draw(faces, counts) {
+    pen.fillStyle = colours.card;
+    pen.fillRect(0, 0, width, top + tall + 58);
+    write("DynaMo", margin, 58, 26, 700);
+    const beside = pen.measureText("DynaMo").width + 18;
+    write(settingsInWords(dynamo.header), margin + beside, 57, 15, 400, "ink-2", width - 2 * margin - beside);
+    drawText(pen, asked, margin, 76, font(22, 600), colours);
+    const clocks = [
+      [faces.passes, "tokens per pass", faces.passesNote],
+      [faces.speed, faces.speedName, faces.speedNote],
+      [faces.variety, "variety of words", faces.varietyNote],
+      [faces.first, "first token", faces.firstNote],
+    ];
+    for (const [i, [figure, name, note]] of clocks.entries()) {
+      const [x, y] = [margin + (i * (width - 2 * margin)) / clocks.length, top - 66];
+      write(figure, x, y, 32, 700);
+      write(name, x, y + 21, 14, 600);
+      write(note, x, y + 40, 13, 400, "ink-2");
+    }
+    for (const [lane, x, wide, text] of columns) {
+      pen.strokeStyle = colours.line;
+      pen.beginPath();
+      pen.roundRect(x, top, wide, tall, 12);
+      pen.stroke();
+      write(lane.kind === "dynamo" ? "DynaMo" : opponentOf(lane.header)[0].replace("the base", "Base"), x + 18, top + 32, 17, 650);
+      const { tokens, passes } = laneClocks(lane.passes, counts?.[lane.kind]);
+      const count = `${plural(tokens, "token")} in ${plural(passes, "pass")}`;
+      const whole = text.left && passes === lane.passes.length;
+      write(whole ? `${count}; the last ${text.left} not shown` : count, x + 18, top + tall - 16, 13, 400, "ink-2", inner(wide));
+      drawText(pen, text, x + 18, top + 46, font(TEXT.size), colours, passes);
+    }
+    write(`Tokens of one pass share a colour. ${remark}`, margin, top + tall + 34, 13, 400, "ink-2", width - 2 * margin);
   }
-  for (const [lane, x, wide, text] of columns) {
-    pen.strokeStyle = colours.line;
-    pen.beginPath();
-    pen.roundRect(x, top, wide, tall, 12);
-    pen.stroke();
-    write(lane.kind === "dynamo" ? "DynaMo" : opponentOf(lane.header)[0].replace("the base", "Base"), x + 18, top + 32, 17, 650);
-    const { tokens, passes } = laneClocks(lane.passes);
-    const count = `${plural(tokens, "token")} in ${plural(passes, "pass")}`;
-    write(text.left ? `${count}; the last ${text.left} not shown` : count, x + 18, top + tall - 16, 13, 400, "ink-2", inner(wide));
-    drawText(pen, text, x + 18, top + 46, font(TEXT.size), colours);
-  }
-  write(`Tokens of one pass share a colour. ${remark}`, margin, top + tall + 34, 13, 400, "ink-2", width - 2 * margin);
-  return canvas;
+  return { canvas, draw };
 }
 
 function settingsInWords({ model, options }) {
@@ -77,8 +83,8 @@ function settingsInWords({ model, options }) {
 
 /** An answer's tokens; one without ink has a mark, as in the pane. */
 function partsOf(passes) {
-  const parts = passes.flatMap((step) =>
-    step.text.map((text) => ({ step, text: text.trim() ? text : text.includes("\n") ? `⏎${text}` : text || "◦" })),
+  const parts = passes.flatMap((step, pass) =>
+    step.text.map((text) => ({ step, pass, text: text.trim() ? text : text.includes("\n") ? `⏎${text}` : text || "◦" })),
   );
   if (parts.length) parts[0].text = parts[0].text.trimStart();
   return parts;
@@ -123,10 +129,18 @@ function grow(map, key, fresh, { left, right }) {
   return Object.assign(entry, { left: Math.min(entry.left, left), right: Math.max(entry.right, right) });
 }
 
-function drawText(pen, { parts, lines, boxes, direction }, x, y, font, colours) {
-  for (const [i, box] of boxes.entries()) {
-    const before = boxes[i - 1]?.row === box.row ? parts[boxes[i - 1].part] : null; // in this line
+/** passes: how many show, where the text is of any. */
+function drawText(pen, { parts, lines, boxes, direction }, x, y, font, colours, passes = Infinity) {
+  const shown = boxes.filter(({ part }) => (parts[part].pass ?? 0) < passes);
+  for (const [i, box] of shown.entries()) {
+    const before = shown[i - 1]?.row === box.row ? parts[shown[i - 1].part] : null; // in this line
     if (parts[box.part].step) drawMark(pen, parts, before, box, x, y + TEXT.height * box.row, colours);
+  }
+  pen.save();
+  if (shown.length < boxes.length) {
+    pen.beginPath();
+    for (const { row, left, right } of shown) pen.rect(x + left, y + TEXT.height * row, right - left, TEXT.height);
+    pen.clip();
   }
   pen.font = font;
   pen.fillStyle = colours.ink;
@@ -136,7 +150,7 @@ function drawText(pen, { parts, lines, boxes, direction }, x, y, font, colours) 
   for (const { text, left, row } of lines) {
     pen.fillText(text, x + left, y + TEXT.height * row + (TEXT.height + over - under) / 2);
   }
-  pen.direction = "ltr";
+  pen.restore();
 }
 
 /** What the pane's style draws for one token of a chunk: tint, underline, a line towards the token before. */

@@ -13,7 +13,7 @@ const parts = Object.fromEntries(
   ["passes", "passes-note", "speed", "speed-name", "speed-note", "first", "first-note", "variety", "variety-note"]
     .concat(["drift", "drift-note", "drift-face"])
     .concat(["why", "split", "clock-row", "hidden-note", "player", "modes", "toggle", "skip", "step-on", "step-back", "laps", "pace", "tally"])
-    .concat(["remark", "status", "share", "picture"])
+    .concat(["remark", "status", "share", "picture", "animation"])
     .map((name) => [name, part(name)]),
 );
 const laps = { base: part("lap-base").children, dynamo: part("lap-dynamo").children };
@@ -192,7 +192,7 @@ function drawPlayer() {
   put("toggle", labels[phase] ?? (phase === "empty" ? "Play" : "Pause"));
   parts.toggle.disabled = phase === "empty";
   parts.skip.disabled = player.playhead === null;
-  parts.share.disabled = parts.picture.disabled = !sharable();
+  for (const name of ["share", "picture", "animation"]) parts[name].disabled = !sharable();
   parts["step-on"].hidden = parts["step-back"].hidden = !stepping;
   parts["step-on"].disabled = parts["step-back"].disabled = phase === "empty";
 }
@@ -265,17 +265,12 @@ parts.share.addEventListener("click", async () => {
   said = copiedInWords(copied, whole, lanes.dynamo.turns);
   drawLines();
 });
-parts.picture.addEventListener("click", () => {
-  const counts = Object.fromEntries(shown().map((lane) => [lane.kind, lane.passes.length]));
-  const faces = facesOf(clocksOf(lanes, counts), lanes, counts);
-  const source = sourceInWords(lanes.dynamo.header) || "Both lanes ran in one race on one machine.";
-  const canvas = pictureOf(root, lanes, faces, source);
-  canvas.toBlob((file) => {
-    saveFile("dynamo-race.png", file, "image/png");
-    said = "Picture saved.";
+for (const [name, save] of [["picture", savePicture], ["animation", saveAnimation]]) {
+  parts[name].addEventListener("click", () => save(root, shown(), race, (words) => {
+    said = words;
     drawLines();
-  });
-});
+  }));
+}
 reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);
 bus.addEventListener("stop", () => act(halt(player)));
