@@ -82,7 +82,7 @@ def test_speeds_in_the_texts_are_those_of_the_measurement():
     second = json.loads((ROOT / "docs/measurements/bench-embedded-cpu-quick-second-machine.json").read_text())
     for name in ("own_over_generate", "dynamo_over_own", "dynamo_over_generate", "exact_over_own"):
         ratios = [run[name] for run in second["runs"]]
-        assert f"{min(ratios):.1f} to {max(ratios):.1f}" in readme, name
+        assert f"{min(ratios):.2f} to {max(ratios):.2f}" in readme, name
 
 
 def test_the_readmes_program_runs_as_it_stands(capsys):

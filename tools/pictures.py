@@ -1,8 +1,8 @@
 """The page's pictures in README.md and of its links: `make pictures`.
 
 The app is started as `make demo` starts it, once with each shipped pair, and a Chromium shows its recordings;
-nothing is decoded. The race is animated at the pace of its clocks: the browser's clock is stopped and set
-forward from picture to picture, so it does not matter how fast this machine is.
+nothing is decoded. The race is animated at the pace that the page chooses for it: the browser's clock is
+stopped and set forward from picture to picture, so it does not matter how fast this machine is.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ STAGE = {"width": 1440, "height": 900}
 RACE = {"width": 1366, "height": 768}
 PHONE = {"width": 375, "height": 812}
 RACE_WIDTH = 1000  # pixels of the animated picture
-FRAME = 100  # milliseconds
-LONGEST_RACE = 12_000
+FRAME = 150  # milliseconds
+LONGEST_RACE = 16_000
 HELD = 4000  # milliseconds that the finished race stays
 LARGEST_RACE = 3_000_000  # bytes
 
@@ -66,8 +66,7 @@ def picture_of(page: Page) -> Image.Image:
 
 
 def frames(page: Page) -> Iterator[Image.Image]:
-    """The race at its own pace, from its first token to the moment in which both lanes are done."""
-    page.locator(".dm-modes input[value=live]").check()
+    """The race at the pace that the page chooses, from its first token until both lanes are done."""
     page.clock.pause_at(page.evaluate("Date.now() + 1000"))
     page.click(".dm-toggle")
     for _ in range(0, LONGEST_RACE, FRAME):
