@@ -160,6 +160,7 @@ function movePlayhead() {
 }
 
 function onPlayhead(event) {
+  if (playhead === null) sight.startOver(); // it is played again, and may have been read at any place
   playhead = event.detail.milliseconds;
   if (!movePlayhead()) return;
   keepInSight();

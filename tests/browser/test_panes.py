@@ -89,6 +89,20 @@ def test_the_text_keeps_its_end_in_sight_unless_one_reads_further_up(panes):
     assert box.evaluate("(t) => t.scrollTop") == 40
 
 
+def test_an_answer_that_is_played_again_keeps_its_end_in_sight(panes):
+    """It stayed where the inspector's pass had been brought into sight, while the other lane ran on."""
+    show(panes, LONG)
+    box = pane(panes, "dynamo", ".dm-text")
+    dispatch(panes, "show", {"run": "3d".ljust(32, "0"), "index": 0, "pinned": True})
+    assert box.evaluate("(t) => t.scrollHeight - t.scrollTop - t.clientHeight") > 50
+    for milliseconds in (20, 2500):
+        dispatch(panes, "playhead", {"milliseconds": milliseconds})
+        settle(panes)
+    assert pane(panes, "dynamo", ".dm-turn:last-child .dm-chunk:visible").count() > 100
+    assert box.evaluate("(t) => t.scrollHeight - t.scrollTop - t.clientHeight") < 2
+    dispatch(panes, "playhead", {"milliseconds": None})
+
+
 def test_a_pass_that_is_chosen_elsewhere_comes_into_sight(panes):
     show(panes, FIRST, LONG)
     text = pane(panes, "dynamo", ".dm-text")
