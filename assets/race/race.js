@@ -265,11 +265,17 @@ parts.share.addEventListener("click", async () => {
   said = copiedInWords(copied, whole, lanes.dynamo.turns);
   drawLines();
 });
+let saving = false; // an animation takes a while, and who clicks again wants it once
 for (const [name, save] of [["picture", savePicture], ["animation", saveAnimation]]) {
-  parts[name].addEventListener("click", () => save(root, shown(), race, (words) => {
-    said = words;
-    drawLines();
-  }));
+  parts[name].addEventListener("click", async () => {
+    if (saving) return;
+    saving = true;
+    await save(root, shown(), race, (words) => {
+      said = words;
+      drawLines();
+    });
+    saving = false;
+  });
 }
 reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 IGNORED_LABEL = -100
 PIECE_LOGITS = 2**26  # 256 MB of float32
+CACHED_LOGITS = 2**18  # of a piece that a CPU turns into gradients at once, as its cache holds so many
 OVERLAP_TOP, OVERLAP_TEMPERATURE = 50, 0.7  # the sampler's defaults
 LEAST_REST = 1e-6  # of a distribution outside the teacher's tokens, as far as float32 sums can tell
 
@@ -96,30 +97,18 @@ class _SummedNats(torch.autograd.Function):
         # Summed over pieces, so never in half precision.
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = hidden_states.new_zeros((), dtype=torch.float32)
+        cast_weight = weight.to(_product_dtype(weight))
         for start in range(0, len(hidden_states), rows):
             piece = slice(start, start + rows)
-            states, wanted = hidden_states[piece], targets[piece]
-            logits = F.linear(states, weight)  # in autocast's precision where there is one
-            log_p = logits.float().log_softmax(-1)
-            nats = F.nll_loss(log_p, wanted, ignore_index=IGNORED_LABEL, reduction="sum")
+            states = hidden_states[piece]
+            logits = F.linear(states, cast_weight)
             labels = None if soft is None else soft.piece(piece)
-            if labels is None:
-                total += nats
-            else:
-                total += (1 - labels.share) * nats + labels.share * _soft_nats(log_p, wanted, labels)
-            missed = None
-            if labels is not None and labels.overlap:
-                rejected, missed = _rejected(log_p, wanted, labels, wants_gradient)
-                total += labels.overlap * rejected
-            if wants_gradient:
-                gradient = _logits_gradient(log_p, wanted, labels)
-                if missed is not None:
-                    gradient.add_(missed, alpha=labels.overlap)
-                gradient = gradient.to(logits.dtype)
-                if wants_states:
-                    states_gradient[piece] = gradient @ weight.to(logits.dtype)
-                if wants_weight:
-                    weight_gradient += gradient.T @ states.to(logits.dtype)
+            nats, gradient = _taken(logits, targets[piece], labels, wants_gradient)
+            total += nats
+            if wants_states:
+                states_gradient[piece] = gradient @ cast_weight
+            if wants_weight:
+                weight_gradient += gradient.T @ states.to(gradient.dtype)
         ctx.weight_dtype = weight.dtype
         ctx.save_for_backward(states_gradient, weight_gradient)
         return total
@@ -130,6 +119,37 @@ class _SummedNats(torch.autograd.Function):
         states = None if states is None else states * upstream
         weight = None if weight is None else (weight * upstream).to(ctx.weight_dtype)
         return states, weight, None, None, None, None
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    """Of products with it: autocast's, where there is one."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def _taken(
+    logits: Tensor, targets: Tensor, soft: SoftLabels | None, wants_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """A piece's loss and, where it is wanted, its gradient by the logits, in their place."""
+    total = logits.new_zeros((), dtype=torch.float32)
+    rows = max(1, CACHED_LOGITS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    for start in range(0, len(logits), rows):
+        few = slice(start, start + rows)
+        labels, wanted = None if soft is None else soft.piece(few), targets[few]
+        log_p = logits[few].float().log_softmax(-1)
+        nats = F.nll_loss(log_p, wanted, ignore_index=IGNORED_LABEL, reduction="sum")
+        if labels is None:
+            total += nats
+        else:
+            total += (1 - labels.share) * nats + labels.share * _soft_nats(log_p, wanted, labels)
+        missed = None
+        if labels is not None and labels.overlap:
+            rejected, missed = _rejected(log_p, wanted, labels, wants_gradient)
+            total += labels.overlap * rejected
+        if wants_gradient:
+            gradient = _logits_gradient(log_p, wanted, labels)
+            logits[few] = gradient if missed is None else gradient.add_(missed, alpha=labels.overlap)
+    return total, logits
 
 
 def _rest(log_p: Tensor, soft: SoftLabels) -> Tensor:
