@@ -62,6 +62,7 @@ def loops() -> Loops | None:
         return None
     try:
         from dynamo.kernels import (
+            attention,
             compiling,
             correlated,
             layers,
@@ -82,7 +83,7 @@ def loops() -> Loops | None:
         thresholds.survivors,
         thresholds.next_token,
         thresholds.drawn,
-        layers.attend,
+        attention.attend,
         layers.parallel_layers,
         norms.rms_normed,
         products.product,

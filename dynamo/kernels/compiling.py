@@ -42,7 +42,9 @@ def merged(function: Callable) -> Callable:
 
 
 def compiled_for_sums(function: Callable) -> Callable:
-    """`compiled`, where sums may be taken in any order: the compiler then works on vectors of numbers."""
+    """`compiled`, where sums may be taken in any order: the compiler then works on vectors of numbers, in
+    loops over places (`range`); not in those over an array's numbers, whose iterator it does not see through.
+    """
     return _compiled(function, fastmath=FREE_SUMS)
 
 

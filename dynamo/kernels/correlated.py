@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores, merged
-from dynamo.kernels.layers import exponential
+from dynamo.kernels.exponentials import exponential
 from dynamo.kernels.products import share
 from dynamo.kernels.sharing import crew_of, finish, new_counts, next_task
 from dynamo.kernels.vectors import fetch_for_later

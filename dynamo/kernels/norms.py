@@ -13,8 +13,8 @@ def rms_normed(x, gain, eps):
     out = np.empty_like(x)
     for i in range(len(x)):
         squares = np.float32(0)
-        for value in x[i]:
-            squares += value * value
+        for d in range(x.shape[1]):
+            squares += x[i, d] * x[i, d]
         scale = np.float32(1) / np.sqrt(squares / np.float32(x.shape[1]) + np.float32(eps))
         for d in range(x.shape[1]):
             out[i, d] = x[i, d] * scale * gain[d]

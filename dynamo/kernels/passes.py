@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from dynamo.kernels.attention import attend_by_head, keep, room_for_attention
 from dynamo.kernels.compiling import compiled, compiled_for_sums, compiled_on_all_cores, merged
-from dynamo.kernels.layers import attend_by_head, exponential, keep, room_for_attention
+from dynamo.kernels.exponentials import exponential
 from dynamo.kernels.norms import rms_normed
 from dynamo.kernels.products import BLOCK, block_sums, prepared, share, stretch
 from dynamo.kernels.sharing import crew_of, finish, is_open, new_counts, next_task

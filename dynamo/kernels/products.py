@@ -73,9 +73,10 @@ def _in_16_bits(x):
     largest = np.empty(1, np.int32)
     for r in range(rows):
         # Sizes of floats are ordered as their bits are; what is no number has the largest.
-        largest[0] = 0
-        for bits in x[r].view(np.int32):
-            largest[0] = max(largest[0], bits & SIZE)
+        bits, most_bits = x[r].view(np.int32), np.int32(0)
+        for i in range(width):
+            most_bits = max(most_bits, bits[i] & SIZE)
+        largest[0] = most_bits
         most = largest.view(np.float32)[0]
         scales[r] = most / LARGEST if largest[0] < INFINITE else np.float32(np.nan)
         steps = LARGEST / most if 0 < largest[0] < INFINITE else np.float32(0)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from dynamo.kernels.attention import BEHIND, mix
 from dynamo.kernels.compiling import compiled_on_all_cores
-from dynamo.kernels.layers import exponentials, row_product, three_rows_product, weighted
 
 
 @compiled_on_all_cores
@@ -29,19 +29,12 @@ def attend_rows(query, keys, values, new_keys, new_values, lengths, scale, out):
             keys[row, kv_head, length - 1, d] = new_keys[row, kv_head, 0, d]
             values[row, kv_head, length - 1, d] = new_values[row, kv_head, 0, d]
         own_keys, own_values = keys[row, kv_head, :length], values[row, kv_head, :length]
-        three, scores = np.empty((3, dim), np.float32), np.empty((3, length), np.float32)
+        three, scores = np.empty((2, 3, dim), np.float32), np.empty((3, length + BEHIND), np.float32)
         powers = np.empty(length, np.int32)
         for first in range(0, group, 3):
-            some = min(3, group - first)
+            some, at = min(3, group - first), kv_head * group + first
             for j in range(3):
-                three[j] = query[row, kv_head * group + first + min(j, some - 1)]
-            three *= scale
-            if some == 1:
-                row_product(three[0], own_keys, scores[0])
-            else:
-                three_rows_product(three, own_keys, scores)
-            for j in range(some):
-                share = exponentials(scores[j], powers)
-                mixed = out[row, kv_head * group + first + j]
-                weighted(own_values, scores[j], mixed)
-                mixed *= share
+                three[0, j] = query[row, at + min(j, some - 1)]
+            three[0] *= scale
+            mix(three, own_keys, own_values, some, 0, scores, powers)
+            out[row, at : at + some] = three[1, :some]

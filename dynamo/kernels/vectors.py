@@ -37,6 +37,7 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.llvm)
 
 
+FOUR = Vector("4 x float32", ir.FloatType(), 4)
 EIGHT = Vector("8 x float32", ir.FloatType(), 8)
 FLOATS = Vector("16 x float32", ir.FloatType(), 16)
 INTEGERS = Vector("16 x int32", ir.IntType(32), 16)
@@ -315,11 +316,32 @@ def times(_, a, b):
 
 
 @intrinsic
-def put(_, array, at, eight):
-    """Eight numbers into a float32 array."""
+def four_sums(_, a, b, c, d):
+    """Of each of four registers, all its numbers' sum."""
+
+    def halved(builder, one, other, group):
+        """The sums of both halves of each group of numbers, of one register or of two end to end."""
+        places = range(one.type.count * (1 if other is one else 2))
+        low = [place for place in places if place % group < group // 2]
+        high = [place + group // 2 for place in low]
+        return builder.fadd(*(_shuffled(builder, one, other, each) for each in (low, high)))
 
     def made(context, builder, signature, values):
-        builder.store(values[2], _place(context, builder, signature, values, EIGHT.llvm), align=4)
+        a, b, c, d = values
+        eights = halved(builder, a, b, 16), halved(builder, c, d, 16)
+        fours = halved(builder, *eights, 8)
+        twos = halved(builder, fours, fours, 4)
+        return halved(builder, twos, twos, 2)
+
+    return FOUR(a, b, c, d), made
+
+
+@intrinsic
+def put(_, array, at, numbers):
+    """A register's numbers into a float32 array."""
+
+    def made(context, builder, signature, values):
+        builder.store(values[2], _place(context, builder, signature, values, values[2].type), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, at, eight), made
+    return types.void(array, at, numbers), made

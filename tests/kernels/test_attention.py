@@ -46,7 +46,7 @@ def by_operators(step, rows, scaling, all_positions):
 @settings(max_examples=60, deadline=None)
 @given(
     heads=st.integers(1, 4),
-    width=st.sampled_from([2, 8, 20, 64]),
+    width=st.sampled_from([2, 20, 16, 64, 80]),  # of 16 numbers each in a register, or not
     rotated=st.sampled_from([0.25, 0.5, 1.0]),
     start=st.integers(0, 70),
     new=st.integers(1, 8),
@@ -70,12 +70,13 @@ def test_the_loop_agrees_with_torchs_operators(
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("part", ["query", "key", "value"])
-def test_what_is_not_finite_stays_so(wrong, part):
-    step, rows, _ = step_of(2, 8, 4, 5, 3, 3, seed=0)
-    rows[0, {"query": 5, "key": 16 + 5, "value": 32 + 5}[part]] = wrong
+@pytest.mark.parametrize("width", [8, 32])
+def test_what_is_not_finite_stays_so(wrong, part, width):
+    step, rows, _ = step_of(2, width, 4, 5, 3, 3, seed=0)
+    rows[0, {"query": 5, "key": 2 * width + 5, "value": 4 * width + 5}[part]] = wrong
     (found,) = step.attend_packed([rows], 0, 0.3, all_positions=True)
-    assert not found[0, :8].isfinite().all()
-    assert found[0, 8:].isfinite().all()  # the other head's
+    assert not found[0, :width].isfinite().all()
+    assert found[0, width:].isfinite().all()  # the other head's
 
 
 def test_one_far_larger_score_takes_all():
@@ -136,3 +137,30 @@ def test_without_numba_torch_attends(monkeypatch):
     expected, _ = by_operators(step, rows.clone(), 0.3, False)
     (found,) = step.attend_packed([rows], 1, 0.3, False)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("width", [8, 32])
+@pytest.mark.parametrize("group", [1, 3, 5])
+def test_each_of_many_rows_attends_to_its_own_length(kind, width, group):
+    """Of 16 bits, too, and with query heads that share keys and values."""
+    from dynamo.kernels.rows import attend_rows
+
+    rng = np.random.default_rng(0)
+    rows, kv_heads, capacity = 3, 2, 20
+    keys, values = rng.standard_normal((2, rows, kv_heads, capacity, width)).astype(kind)
+    news = rng.standard_normal((2, rows, kv_heads, 1, width)).astype(kind)
+    query = rng.standard_normal((rows, kv_heads * group, width)).astype(np.float32)
+    lengths, out = np.array([0, 7, 19]), np.empty_like(query)
+    expected = []
+    for row, length in enumerate(lengths):
+        k, v = (
+            torch.from_numpy(np.concatenate([each[row, :, :length], new[row]], axis=1)).double()
+            for each, new in zip((keys, values), news, strict=True)
+        )
+        q = torch.from_numpy(query[row].reshape(kv_heads, group, width)).double()
+        expected.append(((q @ k.mT * 0.3).softmax(-1) @ v).flatten(0, 1))
+    bits = [each.view(np.uint16) if kind is np.float16 else each for each in (keys, values, *news)]
+    attend_rows(query, *bits, lengths, np.float32(0.3), out)
+    np.testing.assert_allclose(out, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(keys[np.arange(rows), :, lengths], news[0, :, :, 0])
