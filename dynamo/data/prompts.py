@@ -15,6 +15,8 @@ from dynamo.data.text import encode_chat, encode_prompt, has_chat_template
 
 PROMPTS_FILE = Path(__file__).resolve().parents[2] / "assets" / "prompts.json"
 EVERYDAY_FILE = PROMPTS_FILE.with_name("prompts-everyday.jsonl")  # for models that chat about anything
+# Of the same kinds, for heads' training data alone; none of them is measured with.
+TRAINING_FILE = PROMPTS_FILE.with_name("prompts-everyday-train.jsonl")
 
 
 def read_prompts(path: Path | None, tokenizer: Any, limit: int = 0) -> list[list[int]]:

@@ -126,7 +126,7 @@ def layers_of_a_pass(x, n, first, apart, queries, inner, eps, gains, matrices, b
 
     Of all layers, float32: gains (layers, 2, hidden) of both norms; matrices: for queries, keys and values,
     for attention's output, for gate and inner values, back from these, (layers, ..) each as in `products`;
-    biases (layers, 1, projected) of the first of them. place: cosines and sines as for `layers.attend`,
+    biases (layers, 1, projected) of the first of them. place: cosines and sines as for `attention.attend`,
     memory (2, layers, heads, capacity, width), where the new positions begin, scaling. threads: of numba's.
     """
     memory = place[2]

@@ -1,8 +1,10 @@
 """Token heads for a chat model without any data: it writes its own conversations, and teaches its own heads.
 
-talks -> heads (taught by the base, with a correlator) -> pair (the heads alone, on their base) -> measures
--> recording -> card. Each stage is resumed or skipped by its result, and WORK/pair is what `load` takes. How
-many tokens are worth their time depends on the machine, so two runs of this are alike and not the same.
+talks, and answers to questions of ours -> heads (taught by the base, with a correlator) -> pair (the heads
+alone, on their base) -> measures -> recording -> card. The questions are there because a model asks itself
+longer ones, and heads that know these alone foresee less where a person asks. Each stage is resumed or
+skipped by its result, and WORK/pair is what `load` takes. How many tokens are worth their time depends on the
+machine, so two runs of this are alike and not the same.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 from dynamo.common.files import replace_text
 from dynamo.common.options import option
-from dynamo.data.prompts import EVERYDAY_FILE
+from dynamo.data.prompts import EVERYDAY_FILE, TRAINING_FILE
 from dynamo.hub.cards import Origin, card
 from dynamo.loading.names import SMOLLM2, SMOLLM2_HUB
 from dynamo.pipelines.stages import Stage, commands_of
@@ -67,15 +69,18 @@ class SelfRun:
 def stages(run: SelfRun) -> list[Stage]:
     """The stages in order."""
     work, pair = run.work, str(run.pair)
-    talks, heads, exact = work / "talks.jsonl", work / "heads", work / "exact.jsonl"
+    talks, answers = work / "talks.jsonl", work / "answers.jsonl"
+    heads, exact = work / "heads", work / "exact.jsonl"
     sweep, recording = run.pair / "sweep.json", run.pair / "recording.ndjson"
     training = {
-        "model": run.model, "heads": run.heads, "data": (str(talks),),
+        "model": run.model, "heads": run.heads, "data": (str(talks), str(answers)),
         "validation": str(talks.with_suffix(".dev.jsonl")), "output": heads,
     }  # fmt: skip
     found = [
         Stage("talks", ["converse", "--model", run.model, "--output", str(talks), "--tokens",
                         str(run.tokens)], work / "written.json", captured=True),
+        Stage("answers", ["converse", "--model", run.model, "--output", str(answers), "--prompts",
+                          str(TRAINING_FILE)], work / "answered.json", captured=True),
         Stage("heads", training_run(**{**training, **TRAINING, **run.train}), heads / "model"),
         Stage("pair", partial(save_heads, heads / "model", run.base, run.pair), run.pair),
         Stage("exact", ["complete", "--model", pair, "--prompts", str(EVERYDAY_FILE), "--thresholds", "0.5",
@@ -104,7 +109,10 @@ def write_card(run: SelfRun, found: list[Stage]) -> None:
     drafted = [row for row in rows if row.get("threshold") is not None]
     measured = [row["measured"] for line in _lines(run.work / "heads" / "log.jsonl")
                 if (row := json.loads(line)).get("measured")]  # fmt: skip
-    written = json.loads((run.work / "written.json").read_text(encoding="utf-8"))
+    written, answered = (
+        json.loads((run.work / name).read_text(encoding="utf-8"))
+        for name in ("written.json", "answered.json")
+    )
     report: dict[str, Any] = {
         "heads": measured[-1],
         "exact": {name: sum(row[name] for row in drafted) for name in ("tokens", "passes")},
@@ -113,7 +121,8 @@ def write_card(run: SelfRun, found: list[Stage]) -> None:
     }
     data = (
         f"{written['answer_tokens']:,} answer tokens in {written['conversations']:,} conversations that the "
-        "model wrote itself, questions too, without any data set."
+        f"model wrote itself, questions too, and {answered['answer_tokens']:,} in its answers to questions "
+        "of DynaMo's; without any data set."
     )
     base = Path(run.base).name if Path(run.base).exists() else run.base
     title = f"DynaMo heads for {base.split('/')[-1]}"

@@ -23,9 +23,10 @@ def ground(tmp_path, tokenizer, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     lines = "".join(json.dumps({"messages": turns}) + "\n" for turns in DIALOGUES)
-    for name in ("talks.jsonl", "talks.dev.jsonl"):
+    for name in ("talks.jsonl", "talks.dev.jsonl", "answers.jsonl"):
         (work / name).write_text(lines, encoding="utf-8")
     (work / "written.json").write_text('{"answer_tokens": 1234, "conversations": 5}', encoding="utf-8")
+    (work / "answered.json").write_text('{"answer_tokens": 567, "conversations": 3}', encoding="utf-8")
     question = {"question_id": 1, "category": "small talk", "turns": ["At what time?"]}
     (tmp_path / "questions.jsonl").write_text(json.dumps(question), encoding="utf-8")
     monkeypatch.setattr(self_recipe, "EVERYDAY_FILE", tmp_path / "questions.jsonl")
@@ -40,7 +41,16 @@ def command(ground, *more):
 def test_a_plan_names_every_stage_and_does_nothing(ground, capsys):
     code, result = run(capsys, *command(ground, "--work", ground / "new", "--tokens", 20_000, "--plan"))
     assert code == 0
-    assert list(result["stages"]) == ["talks", "heads", "pair", "exact", "sweep", "recording", "card"]
+    assert list(result["stages"]) == [
+        "talks",
+        "answers",
+        "heads",
+        "pair",
+        "exact",
+        "sweep",
+        "recording",
+        "card",
+    ]
     assert result["stages"]["talks"].endswith("--tokens 20000")
     assert "--distill 0.5" in result["stages"]["heads"] and "--steps 2 " in result["stages"]["heads"]
     assert not (ground / "new").exists()
@@ -58,7 +68,13 @@ def test_from_conversations_to_heads_that_load_with_their_options(ground, capsys
     pair = loading.load(result["pair"], device="cpu")
     assert pair.options.exact and pair.options.correction == "correlator"
     card = (ground / "work" / "pair" / "README.md").read_text(encoding="utf-8")
-    for said in ("1,234 answer tokens", "head 3, given the tokens before", "**Exact mode**: 1.", "--distill"):
+    for said in (
+        "1,234 answer tokens",
+        "567 in its answers",
+        "head 3, given the tokens before",
+        "**Exact mode**: 1.",
+        "--distill",
+    ):
         assert said in card, said
     assert str(ground) not in card
     with (ground / "work" / "pair" / "recording.ndjson").open(encoding="utf-8") as file:
