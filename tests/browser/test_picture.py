@@ -44,7 +44,7 @@ def test_the_race_is_saved_as_an_animation_that_ends_as_the_picture_does(page_at
     page = page_at(f"{page_url}?__theme=light")
     generate(page)
     downloads = []
-    page.on("download", downloads.append)
+    page.on("download", lambda each: downloads.append(each))
     with page.expect_download() as download:
         page.get_by_role("button", name="GIF").dblclick()
     page.get_by_text("Animation saved.").wait_for()
