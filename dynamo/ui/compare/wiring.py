@@ -52,7 +52,7 @@ class Wiring:
         if self._tab.strip is not None:
             runs.append(self._connect_strip())
         self._connect_stop(runs)
-        self._connect_chat_buttons()
+        self._connect_chat_buttons(runs)
         self._connect_link()
         self._connect_charts()
         if self._tab.votes is not None:
@@ -156,14 +156,19 @@ class Wiring:
         )
         self._draw_charts(said.then)
 
-    def _connect_chat_buttons(self) -> None:
+    def _connect_chat_buttons(self, runs: list[Any]) -> None:
         tab = self._tab
         tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET).then(
             None, js="() => document.querySelector('#prompt textarea').focus()", **IN_BROWSER
         )
-        emptied = [*self._views, tab.replacing, tab.duel, *tab.cards]
-        cleared = tab.new_chat.click(
-            lambda: ("", "", "", READY, False, None, *("" for _ in tab.cards)), None, emptied, **QUIET
+        # A run may still be timed again when its answer is there; what it sends would bring that back.
+        left = tab.new_chat.click(None, js=_TO_BUS.format(name="stop"), cancels=runs, **IN_BROWSER)
+        emptied = [*self._views, tab.replacing, tab.duel, *tab.cards, tab.stop]
+        cleared = left.then(
+            lambda: ("", "", "", READY, False, None, *("" for _ in tab.cards), gr.update(interactive=False)),
+            None,
+            emptied,
+            **QUIET,
         )
         self._draw_charts(cleared.then)
         tab.examples.click(lambda sample: sample[0], tab.examples, tab.prompt, **QUIET)
