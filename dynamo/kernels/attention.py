@@ -177,8 +177,8 @@ def _mix_any(weights, values, out):
 @compiled
 def mix(three, keys, values, some, more, scores, powers):
     """Attention of the first `some` of three rows: from scaled queries, three[0], to mixed values, three[1],
-    (3, width) each. The last row sees all of keys and values (count, width), each before it `more` positions
-    less. scores (3, count + BEHIND) and powers (count,) are room."""
+    (3, width) each. The last row sees all of keys and values (count, width), each before it `more` fewer
+    positions. scores (3, count + BEHIND) and powers (count,) are room."""
     count, whole = len(keys), keys.shape[1] % REGISTER == 0
     if not whole:
         _score_any(three[0, :some], keys, scores)

@@ -113,6 +113,23 @@ def test_stop_works_at_once_keeps_the_text_and_frees_the_engines(page_at):
         page.wait_for_function("document.querySelectorAll('#pane-base .dm-asked').length === 2")
 
 
+def test_a_new_chat_ends_the_run_that_is_under_way(page_at):
+    """Or what the run still sends would bring its answer back."""
+    pair = scripted_pair(seconds=0.25, sleep=True, repeat=3)
+    with served(pair) as url:
+        page = page_at(url)
+        page.fill("#prompt textarea", PROMPT)
+        page.click("#generate")
+        page.locator("#pane-base .dm-chunk").nth(3).wait_for()
+        page.click("#new-chat")
+        page.wait_for_selector("#pane-base .dm-pane[data-state=empty]")
+        engines = [pair.engines.by_name[name] for name in ("loop", "dynamo")]
+        until(lambda: [engine.cut for engine in engines] == [1, 1], PATIENCE)
+        page.wait_for_timeout(800)
+        assert page.locator("#pane-base .dm-pane[data-state=empty]").count() == 1
+        assert page.is_disabled("#stop")
+
+
 def test_stop_can_be_pressed_while_an_answer_is_replayed(page_at):
     """It was grey while text still appeared."""
     with served(scripted_pair(seconds=0.001, repeat=3)) as url:
