@@ -1,13 +1,28 @@
-"""Which exchanges of a written conversation are kept, and why others are not."""
+"""Which exchanges of a written conversation are kept, and why others are not.
+
+An answer that grew too long or came to repeat itself is kept up to the end of a sentence before that: heads
+learn from every token, and its early end is one false label among some hundred true ones.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamo.data.text import TokenBytes, special_ids
-from dynamo.pipelines.conversation_writer import Conversation, ConverseOptions, is_loop
+from dynamo.pipelines.conversation_writer import LOOP_WINDOW, Conversation, ConverseOptions, is_loop
 
 ENDS = {"cut": "not ended", "looped": "repetition loop"}  # what is wrong with a turn that did not end itself
+LEAST_PART = 64  # tokens of an answer that is kept in part
+
+
+class Kept(NamedTuple):
+    """Exchanges that are kept, and their answers' tokens; what was wrong with the next one; why the last
+    answer is only the first part of one. None where there is no such."""
+
+    messages: list[dict[str, str]]
+    tokens: int
+    fault: str | None = None
+    shortened: str | None = None
 
 
 class Filter:
@@ -18,25 +33,37 @@ class Filter:
         self._bytes_of, self._special = TokenBytes(tokenizer), special_ids(tokenizer)
         self.seen: set[str] = set()
 
-    def messages(self, row: Conversation, ended: str) -> tuple[list[dict[str, str]], int, str | None]:
-        """The good exchanges of a conversation up to the first bad one, their answers' tokens, and what was
-        wrong with that one."""
+    def messages(self, row: Conversation, ended: str) -> Kept:
+        """The good exchanges of a conversation up to the first bad one."""
         kept: list[dict[str, str]] = []
         tokens = 0
         for question, answer in zip(row.turns[::2], [*row.turns[1::2], ("assistant", [])], strict=False):
-            last = answer is row.turns[-1] or question is row.turns[-1]
-            texts = [self._decode(ids) for _, ids in (question, answer)]
-            fault = ENDS.get(ended) if last else None
-            fault = fault or self._fault(question[1], answer[1], texts)
+            asked, answered, end = question[1], answer[1], None
+            if answer is row.turns[-1] or question is row.turns[-1]:
+                end = ENDS.get(ended)
+            if end and answered:
+                answered = self._part(answered, end)
+            texts = [self._decode(ids) for ids in (asked, answered)]
+            fault = end if end and len(answered) < LEAST_PART else self._fault(asked, answered, texts)
             if not kept and fault is None:
                 key = question_key(texts[0])
                 fault = "duplicate" if key in self.seen else None
                 self.seen.add(key)
             if fault:
-                return kept, tokens, fault
+                return Kept(kept, tokens, fault)
             kept += [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
-            tokens += len(answer[1])
-        return kept, tokens, None
+            tokens += len(answered)
+        return Kept(kept, tokens, shortened=end)
+
+    def _part(self, answer: list[int], end: str) -> list[int]:
+        """The whole sentences and lines of an answer that did not end, before what it repeated."""
+        if end == ENDS["looped"]:
+            answer = answer[:-LOOP_WINDOW]
+        pieces = [b"", *map(self._bytes_of, answer), b""]
+        for length in range(len(answer), 0, -1):
+            if pieces[length].endswith((b".", b"!", b"?")) or pieces[length + 1].startswith(b"\n"):
+                return answer[:length]
+        return []
 
     def _decode(self, ids: list[int]) -> str:
         """With broken characters in it, which are a fault."""

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dynamo.common.files import drop_cut_line, write_json
-from dynamo.pipelines.conversation_filter import Filter, question_key
+from dynamo.pipelines.conversation_filter import Filter, Kept, question_key
 from dynamo.pipelines.conversation_writer import ConversationWriter, ConverseOptions
 
 SPLITS = ("train", "dev", "test")
@@ -71,10 +71,10 @@ def converse(
     with bar:
         while not run.is_over(count, tokens):  # again where what was dropped left too few
             for row, ended in writer.finished(run.numbers(count, tokens)):
-                messages, written, fault = kept.messages(row, ended)
-                run.take(row.number, messages, written, fault)
+                found = kept.messages(row, ended)
+                run.take(row.number, found)
                 bar.set_postfix(run.dropped, refresh=False)
-                bar.update(written)
+                bar.update(found.tokens)
                 run.check_yield(4 * options.rows)
                 if stop():
                     return run.write_state()
@@ -89,6 +89,7 @@ class ConverseRun:
         self._state = output.with_suffix(".json")
         self.counts: Counter[str] = Counter(answer_tokens=0, conversations=0)
         self.dropped: Counter[str] = Counter()
+        self._shortened: Counter[str] = Counter()
         self._begun: set[int] = set()
         self._next = 0
         self._seconds, self._since = 0.0, time.monotonic()
@@ -111,6 +112,7 @@ class ConverseRun:
             )
         self._begun, self._next = set(then["under_way"]), then["next"]
         self.dropped.update(then["dropped"])
+        self._shortened.update(then["shortened"])
         self._seconds = then["seconds"]
         for row in self._rows():
             self._done.add(row["id"])
@@ -150,16 +152,18 @@ class ConverseRun:
         each = (self.counts["answer_tokens"] or FIRST_GUESS) / max(1, tried)
         return self.counts["answer_tokens"] + each * len(self._begun)
 
-    def take(self, number: int, messages: list[dict[str, str]], tokens: int, fault: str | None) -> None:
-        if messages:
-            row = {"id": number, "messages": messages, "answer_tokens": tokens}
+    def take(self, number: int, kept: Kept) -> None:
+        if kept.messages:
+            row = {"id": number, "messages": kept.messages, "answer_tokens": kept.tokens}
             path = part_file(self._output, split_of(number))
             with path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self.counts["conversations"] += 1
-            self.counts["answer_tokens"] += tokens
-        if fault:
-            self.dropped[fault] += 1
+            self.counts["answer_tokens"] += kept.tokens
+        if kept.fault:
+            self.dropped[kept.fault] += 1
+        if kept.shortened:
+            self._shortened[kept.shortened] += 1
         self._begun.discard(number)
         self.write_state()
 
@@ -175,7 +179,8 @@ class ConverseRun:
         seconds = self._seconds + time.monotonic() - self._since
         return {
             "settings": self._settings, **self.counts, "dropped": dict(self.dropped),
-            "seconds": round(seconds, 1), "next": self._next, "under_way": sorted(self._begun),
+            "shortened": dict(self._shortened), "seconds": round(seconds, 1), "next": self._next,
+            "under_way": sorted(self._begun),
         }  # fmt: skip
 
     def write_state(self) -> dict[str, Any]:

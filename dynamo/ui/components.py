@@ -55,7 +55,8 @@ SCRIPTS = {
 }
 MOST_PASSES_ASKED = 512
 
-# Options of events: a run of the model, a call that is answered without the queue, a script in the browser.
+# Options of events: a run of the model, what needs it after a run, a call that is answered without the queue,
+# a script in the browser.
 RUN = {
     "concurrency_id": "model",
     "concurrency_limit": 1,
@@ -64,6 +65,7 @@ RUN = {
     "scroll_to_output": False,
     "api_visibility": "private",
 }
+LATER = {**RUN, "trigger_mode": "multiple", "show_progress": "hidden"}
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 IN_BROWSER = {"api_visibility": "private"}
 

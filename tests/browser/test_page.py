@@ -6,6 +6,7 @@ Single parts have tests of their own beside this file; here they work together.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from fakes import HOSTILE, scripted_pair
 from pages import DONE, PROMPT, bubbles, chunks, generate, served, set_threshold
@@ -128,6 +129,31 @@ def test_a_new_chat_ends_the_run_that_is_under_way(page_at):
         page.wait_for_timeout(800)
         assert page.locator("#pane-base .dm-pane[data-state=empty]").count() == 1
         assert page.is_disabled("#stop")
+
+
+def test_who_goes_on_ends_the_timing_of_the_last_race(page_at, monkeypatch):
+    """Generate did nothing while both lanes decoded once more, unseen."""
+    pair = scripted_pair(seconds=0.02, sleep=True)
+    engines = [pair.engines.by_name[name] for name in ("loop", "dynamo")]
+    passes = []
+    for engine in engines:
+        monkeypatch.setattr(engine, "_pass", partial(spread, engine._pass, passes))
+    with served(pair) as url:
+        page = page_at(url)
+        generate(page)
+        raced = len(passes)
+        page.get_by_text("Both lanes decode the same once more").wait_for()
+        until(lambda: len(passes) > raced, PATIENCE)
+        page.fill("#prompt textarea", "again")
+        page.click("#generate")
+        page.wait_for_function("document.querySelectorAll('#pane-dynamo .dm-asked').length === 2")
+        assert sum(engine.cut for engine in engines) == 1
+
+
+def spread(one_pass, passes, *arguments, **named):
+    """A pass of an engine that takes as long as another program lets it."""
+    passes.append(one_pass(*arguments, **named))
+    return replace(passes[-1], seconds=0.01 + 0.02 * (len(passes) % 2))
 
 
 def test_stop_can_be_pressed_while_an_answer_is_replayed(page_at):

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dynamo.__main__ import main
 from dynamo.data.sources import read_conversations
 from dynamo.pipelines import conversation_writer as writer_module
-from dynamo.pipelines.conversation_filter import Filter
+from dynamo.pipelines.conversation_filter import ENDS, Filter
 from dynamo.pipelines.conversation_writer import (
     LOOP_WINDOW,
     Conversation,
@@ -245,9 +245,9 @@ def test_an_exchange_is_kept_or_its_fault_is_named(tokenizer):
 
     question, answer = ids("A table for two, please"), ids("At what time would you like it?")
     kept = Filter(tokenizer, OPTIONS)
-    messages, tokens, fault = kept.messages(said(question, answer), "ended")
+    messages, tokens, *faults = kept.messages(said(question, answer), "ended")
     assert [message["content"] for message in messages] == list(map(tokenizer.decode, (question, answer)))
-    assert (tokens, fault) == (len(answer), None)
+    assert (tokens, faults) == (len(answer), [None, None])
     faults = {
         "duplicate": said(question, answer),
         "not ended": said(ids("Another one"), answer),
@@ -256,10 +256,27 @@ def test_an_exchange_is_kept_or_its_fault_is_named(tokenizer):
         "repetition loop": said(ids("Another four"), answer[:2] * 30),
     }
     for name, row in faults.items():
-        assert kept.messages(row, "cut" if name == "not ended" else "ended") == ([], 0, name)
+        assert kept.messages(row, "cut" if name == "not ended" else "ended") == ([], 0, name, None)
     later = said(ids("Something else"), answer, question, answer[:1])
-    messages, tokens, fault = kept.messages(later, "ended")
+    messages, tokens, fault, _ = kept.messages(later, "ended")
     assert (len(messages), tokens, fault) == (2, len(answer), "too short"), "what came before is kept"
+
+
+@pytest.mark.parametrize("ended", ["cut", "looped"])
+def test_an_answer_that_did_not_end_is_kept_up_to_a_sentence(ended, tokenizer):
+    def ids(text):
+        return tokenizer(text)["input_ids"]
+
+    sentences = [f"{n * 7919} and {n**5}." for n in range(10, 32)]
+    repeated = ids(" and so on") * 100
+    said_last = ids(" And then the") if ended == "cut" else repeated[:LOOP_WINDOW]
+    answer = [*ids(" ".join(sentences)), *said_last]
+    kept = Filter(tokenizer, OPTIONS)
+    messages, tokens, fault, shortened = kept.messages(said(ids("Where?"), answer), ended)
+    assert messages[1]["content"] == " ".join(sentences)
+    assert (tokens, fault, shortened) == (len(answer) - len(said_last), None, ENDS[ended])
+    short = [*ids(sentences[0]), *said_last]
+    assert kept.messages(said(ids("And where?"), short), ended) == ([], 0, ENDS[ended], None)
 
 
 def test_an_answer_that_loops_is_stopped_long_before_it_is_cut(tokenizer, monkeypatch):
@@ -277,7 +294,7 @@ def test_an_answer_that_loops_is_stopped_long_before_it_is_cut(tokenizer, monkey
     writer = ConversationWriter(model, tokenizer, options, QUESTIONS)
     for row, ended in writer.finished(range(2)):
         assert ended == "looped" and row.turns[-1][1] == [40] * (LOOP_WINDOW // 2)
-        assert Filter(tokenizer, options).messages(row, ended) == ([], 0, "repetition loop")
+        assert Filter(tokenizer, options).messages(row, ended) == ([], 0, "repetition loop", None)
 
 
 @given(st.lists(st.integers(0, 299), min_size=1, max_size=8), st.integers(0, 60))

@@ -96,7 +96,7 @@ def test_any_chat_and_opponent_may_come_back(base, dynamo, opponent):
     message_of(lambda: list(wired.decode_again("loop", base, dynamo, *SETTINGS.values())))
     message_of(lambda: wired.edit(base, dynamo))
     message_of(lambda: wired.timeline_chart(dynamo))
-    wired.audit(base, dynamo)
+    list(wired.look_again(base, dynamo))
 
 
 def test_a_chat_with_made_up_options_has_its_chart_or_a_sentence():
@@ -142,8 +142,8 @@ def test_neither_prompt_nor_answer_is_logged(caplog):
         message_of(lambda: list(FUNCTIONS["generate"](secret, threshold=9)))
         wired = handlers()
         *_, (base, dynamo, *_) = wired.send(secret, False, False, "loop", "", "", *SETTINGS.values())
-        wired.audit(base, dynamo.replace('"lane":"dynamo"', '"lane":5'))
-        wired.audit(base, dynamo.replace(secret, secret + "!", 1))
+        list(wired.look_again(base, dynamo.replace('"lane":"dynamo"', '"lane":5')))
+        list(wired.look_again(base, dynamo.replace(secret, secret + "!", 1)))
     assert secret not in caplog.text
 
 

@@ -232,7 +232,8 @@ def test_measured_copies_in_fewer_bits_are_offered_and_answer_once_they_are_load
     assert (own.weights, own.bits, pair.weights, pair.bits) == ("own", 0, "int4", 4)
     assert pair.footprint.full == own.footprint.weights + own.footprint.copies
     exact = replace(SETTINGS, options=SamplingOptions(exact=True))
-    *_, view = service.answer(Chat(), "hello", exact)
+    *_, answered = service.answer(Chat(), "hello", exact)
+    *_, view = answered, *service.time_again(Chat.read(answered.base, answered.dynamo))
     assert view.status.endswith("one token at a time, in these 4-bit weights.")
     assert read_trace(view.dynamo.splitlines()).header.options["bits"] == 4
     assert service.speeds(folders["two"], "int4") == service.speeds() and not service.speeds(quantised="")

@@ -121,12 +121,18 @@ class Handlers:
         chat = _sentence(Chat.read, base, dynamo)
         return (chat.last_prompt, True, EDITING) if chat else (gr.skip(), False, READY)
 
-    def audit(self, base: str, dynamo: str) -> str:
+    @in_one_sentence
+    def look_again(self, base: str, dynamo: str) -> Iterator:
+        """audit, base, dynamo, status: what comes after an answer, and ends where a visitor goes on."""
         try:
-            return self._service.audit(Chat.read(base, dynamo))
+            chat = Chat.read(base, dynamo)
+            opinion = self._service.audit(chat)
         except Exception as error:  # its words may be a visitor's, who may have made up tokens too
             log.warning("no audit of what a page sent (%s)", type(error).__name__)
-            return ""
+            chat, opinion = Chat(), ""
+        yield opinion, *(gr.skip(),) * 3
+        for view in self._service.time_again(chat):
+            yield gr.skip(), view.base, view.dynamo, view.status
 
     # ---- the quality dial
 

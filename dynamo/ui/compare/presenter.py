@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from dynamo.decoding.race import race
@@ -23,6 +24,7 @@ from dynamo.trace.recorder import LEAST_TOKENS, Decoder, Recorder
 from dynamo.ui.server.store import RunStore
 
 FLUSH_SECONDS = 0.033
+WAIT_SECONDS = 0.2  # before a visitor who goes on stops the timing
 WIDE_GRID = 25
 
 # Two standard errors of the ratio are then 4 % of it.
@@ -149,13 +151,10 @@ class Race:
             raise
         finally:
             self._stop(running, "cancelled")
-        if self._rounds():
-            yield self.view(TIMING)
-            self._time_again()
         self._inspector = self._telling[0] or self._inspector
-        yield self.view(self._finished())
+        yield self.view(TIMING if self.rounds() else self._finished())
 
-    def _rounds(self) -> int:
+    def rounds(self) -> int:
         """How often the lanes may be timed again; 0 where that is needless, impossible or takes too long."""
         lanes = self.lanes.values()
         if len(lanes) < 2 or any(lane.again is None or lane.decode_tokens < LEAST_TOKENS for lane in lanes):
@@ -167,24 +166,34 @@ class Race:
         speeds = [lane.pass_speed for lane in self.lanes.values()]
         return math.hypot(*(speed.error for speed in speeds if speed))
 
-    def _time_again(self) -> None:
-        """Whole answers in turn, as `bench` times them, until their passes' times say enough.
+    def time_again(self, wait_seconds: float = WAIT_SECONDS) -> Iterator[RaceView]:
+        """Whole answers in turn, as `bench` times them, until their passes' times say enough; nothing where
+        they do already. A view every `wait_seconds`, after which it may be closed, and one that says so.
 
         Only these count: in the race most passes find the other lane's weights in the caches.
         """
-        rounds, order = self._rounds(), list(self.lanes.values())
+        rounds, order = self.rounds(), list(self.lanes.values())
+        if not rounds:
+            return
+        throttle = Throttle(wait_seconds)
         if self._settle:
             self._settle()
         for lane in order:
             lane.timings.clear()
         for _ in range(rounds):
             for lane in order:
-                lane.timings += [record.seconds for record in lane.again() if not record.prefill]
+                with closing(lane.again()) as records:
+                    for record in records:
+                        if not record.prefill:
+                            lane.timings.append(record.seconds)
+                        if throttle.is_due():
+                            yield self.view(TIMING)
             order.reverse()
             if self._error() <= WIDEST_ERROR:
                 break
         for lane in order:
             self._store.finish(lane.header.run, lane.end_timed_again())
+        yield self.view(self._finished())
 
     def view(self, status: str) -> RaceView:
         wires = {name: lane.wire for name, lane in self.lanes.items()}

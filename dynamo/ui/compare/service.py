@@ -33,6 +33,7 @@ from dynamo.ui.server.store import RunStore
 
 LOCK_SECONDS = 30.0
 MOST_SEEKERS = 4  # of a profile, that wait for the model in a thread each
+MOST_SPREAD = 16  # races that are kept to be timed again
 STRIP_THRESHOLDS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 READY = "Press Generate: both models answer the same prompt, each at its own measured pace."
 NO_ANSWER = "There is no answer yet; press Generate first."
@@ -49,13 +50,14 @@ class PageService:
         self.store = RunStore()
         self.swaps = 0
         self._speeds: dict[tuple[str, str], dict[str, float]] = {}
+        self._spread: dict[str, tuple[Race, str]] = {}  # races to be timed again, by their DynaMo lane's run
         self._model = threading.Lock()
         self._profile: tuple[ModelPair, str] | None = None
         self._profile_seekers = threading.Semaphore(MOST_SEEKERS)
 
     def swap(self, pair: ModelPair) -> None:
         """Another pair from the next run on; one in progress keeps its engines to its end."""
-        self.pair, self._profile = pair, None
+        self.pair, self._profile, self._spread = pair, None, {}
         self.swaps += 1
 
     @contextmanager
@@ -78,9 +80,23 @@ class PageService:
     ) -> Iterator[RaceView]:
         """One turn of both lanes."""
         pair = self.pair
-        lanes = pair.lanes(chat, prompt, settings, opponent)
-        yield from self._race(pair, lanes)
-        speeds = {kind: lane.tokens_per_second for kind, lane in lanes.items()}
+        race = self._race(pair, pair.lanes(chat, prompt, settings, opponent))
+        yield from self._run(race.views())
+        self._note_speeds(pair, race, opponent)
+        if race.rounds() and pair is self.pair:
+            newest = list(self._spread.items())[1 - MOST_SPREAD :]
+            self._spread = {**dict(newest), race.lanes["dynamo"].header.run: (race, opponent)}
+
+    def time_again(self, chat: Chat) -> Iterator[RaceView]:
+        """The last turn once more, unseen, if the times of its passes spread too far for a ratio."""
+        pair = self.pair
+        if chat and (found := self._spread.pop(chat.dynamo[-1].header.run, None)):
+            race, opponent = found
+            yield from self._run(race.time_again())
+            self._note_speeds(pair, race, opponent)
+
+    def _note_speeds(self, pair: ModelPair, race: Race, opponent: str) -> None:
+        speeds = {kind: lane.tokens_per_second for kind, lane in race.lanes.items()}
         if opponent == OWN_LOOP and all(speeds.values()):
             self._speeds[_loaded_as(pair)] = speeds
 
@@ -103,10 +119,11 @@ class PageService:
     def lanes_run(self, prompt: str, settings: Settings, opponent: str = OWN_LOOP) -> dict[str, RecordedRun]:
         """A first turn run to its end unseen: for duels and programs."""
         pair = self.pair
-        lanes = pair.lanes(Chat(), prompt, settings, opponent)
-        for _ in self._race(pair, lanes):
-            pass
-        return lanes
+        race = self._race(pair, pair.lanes(Chat(), prompt, settings, opponent))
+        for views in (race.views(), race.time_again()):
+            for _ in self._run(views):
+                pass
+        return race.lanes
 
     def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> RecordedRun:
         """One lane of one turn, run to its end unseen."""
@@ -132,9 +149,11 @@ class PageService:
                 yield lane.take(record)
         lane.end()
 
-    def _race(self, pair: ModelPair, lanes: dict[str, RecordedRun]) -> Iterator[RaceView]:
-        race = Race(lanes, store=self.store, settle=pair.settle)
-        with self.exclusive(), self.pace.run(), closing(race.views()) as views:
+    def _race(self, pair: ModelPair, lanes: dict[str, RecordedRun]) -> Race:
+        return Race(lanes, store=self.store, settle=pair.settle)
+
+    def _run(self, views: Iterator[RaceView]) -> Iterator[RaceView]:
+        with self.exclusive(), self.pace.run(), closing(views):
             yield from views
 
     # ---- the quality dial

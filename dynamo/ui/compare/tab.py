@@ -79,7 +79,7 @@ class CompareTab:
                 )
                 part("timeline", elem_id="timeline")
         self._ablations()
-        self.audit = part("audit", elem_id="audit") if service.pair.audit else None
+        self.audit = part("audit", elem_id="audit", visible=service.pair.audit is not None)
         self._strip(strip)
         self._settings(service)
         with gr.Accordion("Charts to zoom, read and save", open=False, elem_id="charts") as self.charts:
@@ -92,7 +92,7 @@ class CompareTab:
     @property
     def cards(self) -> list[gr.HTML]:
         """Cards about the last answer, emptied with each new chat."""
-        return [card for card in (self.audit, self.strip) if card is not None]
+        return [self.audit] if self.strip is None else [self.audit, self.strip]
 
     def pair_updates(self, pair: ModelPair, opening: bool = False) -> dict[Any, Any]:
         """Everything in the tab that is about a pair, and no chat yet; what the visitor typed stays, and the

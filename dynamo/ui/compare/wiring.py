@@ -16,7 +16,7 @@ from dynamo.ui.compare.handlers import DUEL_AHEAD, Handlers
 from dynamo.ui.compare.service import READY
 from dynamo.ui.compare.settings import CUSTOM, PRESETS, dial_state, preset_of
 from dynamo.ui.compare.tab import CompareTab
-from dynamo.ui.components import IN_BROWSER, QUIET, RUN, ends_of
+from dynamo.ui.components import IN_BROWSER, LATER, QUIET, RUN, ends_of
 
 STOPPED = "Stopped. What was generated so far stays on screen."
 
@@ -45,6 +45,7 @@ class Wiring:
         self._views = [tab.base, tab.dynamo, tab.inspector, tab.bar]
 
     def connect(self) -> None:
+        later = self._connect_later()
         sent = self._connect_send()
         runs = [sent, self._connect_retry(), *self._connect_dial()]
         for run in runs:
@@ -52,11 +53,26 @@ class Wiring:
         if self._tab.strip is not None:
             runs.append(self._connect_strip())
         self._connect_stop(runs)
-        self._connect_chat_buttons(runs)
+        self._connect_chat_buttons([*runs, later])
         self._connect_link()
         self._connect_charts()
         if self._tab.votes is not None:
             self._connect_votes(sent)
+
+    def _connect_later(self) -> Any:
+        """What still needs the model after a run. Who asks for something else does not wait for it.
+
+        It is wired before all others: the page calls an event's listeners in their order, each when the one
+        before it has come to its end.
+        """
+        tab = self._tab
+        shown = [tab.audit, *self._chat, tab.bar]
+        later = tab.bar.ran(self._handlers.look_again, self._chat, shown, **LATER)
+        going_on = [tab.generate.click, tab.prompt.submit, tab.retry.click, tab.settings["exact"].input,
+                    tab.load.upload, tab.bar.linked]  # fmt: skip
+        for asks in going_on:
+            asks(None, cancels=later, **IN_BROWSER)
+        return later
 
     def _connect_send(self) -> Any:
         tab = self._tab
@@ -125,10 +141,8 @@ class Wiring:
         for after in ends_of(event):
             after(None, None, tab.stop, js=_ENABLE_IF_REPLAYING, **IN_BROWSER)
         event.then(lambda: False, None, tab.replacing, **QUIET)
+        event.then(None, js=_TO_BUS.format(name="ran"), **IN_BROWSER)
         self._draw_charts(event.then)
-        if tab.audit is not None:
-            audit = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
-            event.then(self._handlers.audit, self._chat, tab.audit, **audit, **IN_BROWSER)
 
     def _connect_strip(self) -> Any:
         tab = self._tab
@@ -161,7 +175,7 @@ class Wiring:
         tab.edit.click(self._handlers.edit, self._chat, [tab.prompt, tab.replacing, tab.bar], **QUIET).then(
             None, js="() => document.querySelector('#prompt textarea').focus()", **IN_BROWSER
         )
-        # A run may still be timed again when its answer is there; what it sends would bring that back.
+        # What a run under way sends would bring the old chat back.
         left = tab.new_chat.click(None, js=_TO_BUS.format(name="stop"), cancels=runs, **IN_BROWSER)
         emptied = [*self._views, tab.replacing, tab.duel, *tab.cards, tab.stop]
         cleared = left.then(
