@@ -154,6 +154,11 @@ class Race:
         self._inspector = self._telling[0] or self._inspector
         yield self.view(TIMING if self.rounds() else self._finished())
 
+    def whole(self) -> Iterator[RaceView]:
+        """The race, and the times of its lanes again where that is needed."""
+        yield from self.views()
+        yield from self.time_again()
+
     def rounds(self) -> int:
         """How often the lanes may be timed again; 0 where that is needless, impossible or takes too long."""
         lanes = self.lanes.values()

@@ -120,9 +120,8 @@ class PageService:
         """A first turn run to its end unseen: for duels and programs."""
         pair = self.pair
         race = self._race(pair, pair.lanes(Chat(), prompt, settings, opponent))
-        for views in (race.views(), race.time_again()):
-            for _ in self._run(views):
-                pass
+        for _ in self._run(race.whole()):
+            pass
         return race.lanes
 
     def lane_run(self, chat: Chat, prompt: str, settings: Settings, kind: str) -> RecordedRun:
