@@ -4,8 +4,8 @@
 // of what is shown: while the player plays, up to its playhead. What is computed is in player.js (when), clocks.js
 // (words) and split.js (where the time goes); this file owns the DOM, the frames and the bus.
 //
-// trigger("replaying"), ("rested"), ("linked") and ("ran") are Gradio events of this component: `bar.replaying(..)` in
-// Python. The last comes when the server has ended a run.
+// trigger("replaying"), ("rested"), ("linked"), ("ran") and ("going") are Gradio events of this component:
+// `bar.replaying(..)` in Python. A run has ended: ("ran"); the visitor asks for something else: ("going").
 
 const root = element.querySelector(".dm-race");
 const bus = (window.dynamoBus = window.dynamoBus || new EventTarget());
@@ -281,7 +281,7 @@ for (const [name, save] of [["picture", savePicture], ["animation", saveAnimatio
 reducedMotion.addEventListener("change", () => act({ ...player, still: reducedMotion.matches }));
 bus.addEventListener("lane", onLane);
 bus.addEventListener("stop", () => act(halt(player)));
-bus.addEventListener("ran", () => trigger("ran"));
+for (const name of ["ran", "going"]) bus.addEventListener(name, () => trigger(name));
 watch("value", () => drawLines());
 window.addEventListener("hashchange", openLink);
 bus.addEventListener("audit", drawDrift);

@@ -42,7 +42,7 @@ class Filter:
             if answer is row.turns[-1] or question is row.turns[-1]:
                 end = ENDS.get(ended)
             if end and answered:
-                answered = self._part(answered, end)
+                answered = self._part(answered)
             texts = [self._decode(ids) for ids in (asked, answered)]
             fault = end if end and len(answered) < LEAST_PART else self._fault(asked, answered, texts)
             if not kept and fault is None:
@@ -55,14 +55,18 @@ class Filter:
             tokens += len(answered)
         return Kept(kept, tokens, shortened=end)
 
-    def _part(self, answer: list[int], end: str) -> list[int]:
+    def _part(self, answer: list[int]) -> list[int]:
         """The whole sentences and lines of an answer that did not end, before what it repeated."""
-        if end == ENDS["looped"]:
+        while is_loop(answer[-LOOP_WINDOW:]) or is_loop(answer[-LOOP_WINDOW // 2 :]):
             answer = answer[:-LOOP_WINDOW]
-        pieces = [b"", *map(self._bytes_of, answer), b""]
+        pieces = [*map(self._bytes_of, answer), b""]
+        text = b"".join(pieces)
         for length in range(len(answer), 0, -1):
-            if pieces[length].endswith((b".", b"!", b"?")) or pieces[length + 1].startswith(b"\n"):
+            line = text.rpartition(b"\n")[2].lstrip()
+            ended = line.endswith((b".", b"!", b"?")) and not line[:-1].isdigit()  # "7." begins an item
+            if ended or pieces[length].startswith(b"\n"):
                 return answer[:length]
+            text = text.removesuffix(pieces[length - 1])
         return []
 
     def _decode(self, ids: list[int]) -> str:

@@ -112,7 +112,7 @@ class ConverseRun:
             )
         self._begun, self._next = set(then["under_way"]), then["next"]
         self.dropped.update(then["dropped"])
-        self._shortened.update(then["shortened"])
+        self._shortened.update(then.get("shortened", {}))  # which older files lack
         self._seconds = then["seconds"]
         for row in self._rows():
             self._done.add(row["id"])

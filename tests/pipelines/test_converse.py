@@ -37,6 +37,7 @@ from dynamo.training.trainer import save_model
 OPTIONS = ConverseOptions(
     rows=3, more_turns=0.5, longest_turn=12, longest_answer=24, longest=96, shortest_answer=2, seed=5
 )
+LOOP = " and so on" * 100
 QUESTIONS = ["Hi", "A table for two", "At what time?", "In San Jose, please, at seven", "Bye now"]
 
 
@@ -226,6 +227,10 @@ def test_another_setting_or_a_lost_state_is_refused(talkative, tokenizer, tmp_pa
     converse(talkative, tokenizer, output, 30, OPTIONS)
     with pytest.raises(ValueError, match=r"^output\b.*\btemperature\b"):
         converse(talkative, tokenizer, output, 30, replace(OPTIONS, temperature=0.9))
+    state = json.loads(output.with_suffix(".json").read_text())
+    del state["shortened"]  # of a run that was begun before there was such a thing
+    output.with_suffix(".json").write_text(json.dumps(state))
+    assert converse(talkative, tokenizer, output, 60, OPTIONS)["answer_tokens"] >= 60
     output.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=r"^output\b"):
         converse(talkative, tokenizer, output, 30, OPTIONS)
@@ -262,20 +267,23 @@ def test_an_exchange_is_kept_or_its_fault_is_named(tokenizer):
     assert (len(messages), tokens, fault) == (2, len(answer), "too short"), "what came before is kept"
 
 
-@pytest.mark.parametrize("ended", ["cut", "looped"])
-def test_an_answer_that_did_not_end_is_kept_up_to_a_sentence(ended, tokenizer):
+@pytest.mark.parametrize(
+    ("ended", "last"),
+    [("cut", " And then the"), ("cut", "\n7."), ("cut", LOOP), ("looped", LOOP)],
+    ids=["half a sentence", "an item's number", "cut while it looped", "looped"],
+)
+def test_an_answer_that_did_not_end_is_kept_up_to_a_sentence(ended, last, tokenizer):
     def ids(text):
         return tokenizer(text)["input_ids"]
 
     sentences = [f"{n * 7919} and {n**5}." for n in range(10, 32)]
-    repeated = ids(" and so on") * 100
-    said_last = ids(" And then the") if ended == "cut" else repeated[:LOOP_WINDOW]
+    said_last = ids(last)[:LOOP_WINDOW]
     answer = [*ids(" ".join(sentences)), *said_last]
     kept = Filter(tokenizer, OPTIONS)
     messages, tokens, fault, shortened = kept.messages(said(ids("Where?"), answer), ended)
     assert messages[1]["content"] == " ".join(sentences)
     assert (tokens, fault, shortened) == (len(answer) - len(said_last), None, ENDS[ended])
-    short = [*ids(sentences[0]), *said_last]
+    short = [*ids(sentences[0]), *ids(last)]
     assert kept.messages(said(ids("And where?"), short), ended) == ([], 0, ENDS[ended], None)
 
 

@@ -17,6 +17,8 @@ from dynamo.trace.ndjson import read_runs, read_trace
 from dynamo.ui.compare import service as service_module
 from dynamo.ui.compare.chat import Chat
 from dynamo.ui.compare.duel import Duel
+from dynamo.ui.compare.handlers import Handlers
+from dynamo.ui.compare.presenter import TIMING, Race
 from dynamo.ui.compare.service import MOST_SEEKERS, STRIP_THRESHOLDS, Busy, PageService
 from dynamo.ui.compare.settings import PRESETS, Settings, preset_of
 
@@ -92,6 +94,41 @@ def test_a_control_that_sends_nonsense_is_named(name, value, sentence):
     values = {"threshold": 0.5, "top_k": 50.0, "max_order": 3, "max_new_tokens": 96, "seed": 0, "blur": True}
     with pytest.raises(ValueError, match=sentence):
         Settings.from_controls(list(values), list({**values, name: value}.values()), SamplingOptions())
+
+
+# ---- timing again
+
+
+@pytest.fixture
+def spreading(monkeypatch):
+    """Every race is timed again."""
+    monkeypatch.setattr(Race, "rounds", lambda race: 1)
+
+
+def test_a_turn_is_timed_again_once_and_only_while_its_pair_is_loaded(spreading):
+    service = PageService(scripted_pair())
+    chat = talk(service, "one")
+    assert [view.status == TIMING for view in service.time_again(chat)] == [True, False]
+    assert not list(service.time_again(chat)) and not list(service.time_again(Chat()))
+    chat = talk(service, "two")
+    service.swap(scripted_pair())
+    assert not list(service.time_again(chat)), "the race holds what was unloaded"
+    timing = service.time_again(talk(service, "three"))
+    assert next(timing).status == TIMING
+    service.swap(scripted_pair())
+    assert not list(timing), "or the old chat comes back under another model's name"
+    assert list(service.answer(Chat(), "four", SETTINGS))[-1].status != TIMING, "the model is free again"
+
+
+def test_a_turn_is_timed_again_where_its_audit_fails(spreading, caplog):
+    def failing(prompt, reply):
+        raise RuntimeError("out of memory")
+
+    wired = Handlers(service := PageService(replace(scripted_pair(), audit=failing)), [])
+    chat = talk(service, "one")
+    (opinion, *_), *timed = wired.look_again(chat.base[-1].wire, chat.dynamo[-1].wire)
+    assert opinion == "" and "out of memory" not in caplog.text
+    assert [status == TIMING for *_, status in timed] == [True, False]
 
 
 # ---- the audit

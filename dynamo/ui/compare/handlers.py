@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
@@ -121,18 +122,20 @@ class Handlers:
         chat = _sentence(Chat.read, base, dynamo)
         return (chat.last_prompt, True, EDITING) if chat else (gr.skip(), False, READY)
 
-    @in_one_sentence
     def look_again(self, base: str, dynamo: str) -> Iterator:
-        """audit, base, dynamo, status: what comes after an answer, and ends where a visitor goes on."""
+        """audit, base, dynamo, status: what comes after an answer, and ends where a visitor goes on. Nobody
+        asked for it, so nobody is told where it fails.
+        """
+        chat, opinion = Chat(), ""
         try:
             chat = Chat.read(base, dynamo)
             opinion = self._service.audit(chat)
         except Exception as error:  # its words may be a visitor's, who may have made up tokens too
             log.warning("no audit of what a page sent (%s)", type(error).__name__)
-            chat, opinion = Chat(), ""
         yield opinion, *(gr.skip(),) * 3
-        for view in self._service.time_again(chat):
-            yield gr.skip(), view.base, view.dynamo, view.status
+        with suppress(Busy):
+            for view in self._service.time_again(chat):
+                yield gr.skip(), view.base, view.dynamo, view.status
 
     # ---- the quality dial
 

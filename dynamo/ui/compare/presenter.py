@@ -152,7 +152,7 @@ class Race:
         finally:
             self._stop(running, "cancelled")
         self._inspector = self._telling[0] or self._inspector
-        yield self.view(TIMING if self.rounds() else self._finished())
+        yield self.view(self._finished())
 
     def whole(self) -> Iterator[RaceView]:
         """The race, and the times of its lanes again where that is needed."""
@@ -180,6 +180,7 @@ class Race:
         rounds, order = self.rounds(), list(self.lanes.values())
         if not rounds:
             return
+        yield self.view(TIMING)
         throttle = Throttle(wait_seconds)
         if self._settle:
             self._settle()

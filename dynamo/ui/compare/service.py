@@ -83,17 +83,25 @@ class PageService:
         race = self._race(pair, pair.lanes(chat, prompt, settings, opponent))
         yield from self._run(race.views())
         self._note_speeds(pair, race, opponent)
-        if race.rounds() and pair is self.pair:
+        if race.rounds():
             newest = list(self._spread.items())[1 - MOST_SPREAD :]
             self._spread = {**dict(newest), race.lanes["dynamo"].header.run: (race, opponent)}
+        if pair is not self.pair:  # a swap may come at any moment, and the race keeps its engines in memory
+            self._spread = {}
 
     def time_again(self, chat: Chat) -> Iterator[RaceView]:
-        """The last turn once more, unseen, if the times of its passes spread too far for a ratio."""
+        """The last turn once more, unseen, if the times of its passes spread too far for a ratio; once, and
+        only as long as its pair is loaded."""
         pair = self.pair
-        if chat and (found := self._spread.pop(chat.dynamo[-1].header.run, None)):
-            race, opponent = found
-            yield from self._run(race.time_again())
-            self._note_speeds(pair, race, opponent)
+        if not chat or not (found := self._spread.pop(chat.dynamo[-1].header.run, None)):
+            return
+        race, opponent = found
+        with closing(self._run(race.time_again())) as views:
+            for view in views:
+                if self.pair is not pair:
+                    return
+                yield view
+        self._note_speeds(pair, race, opponent)
 
     def _note_speeds(self, pair: ModelPair, race: Race, opponent: str) -> None:
         speeds = {kind: lane.tokens_per_second for kind, lane in race.lanes.items()}

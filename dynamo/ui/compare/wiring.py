@@ -25,6 +25,7 @@ _ENABLE = "() => ({ __type__: 'update', interactive: true })"
 _ENABLE_IF_REPLAYING = "() => ({ __type__: 'update', interactive: Boolean(window.dynamoBus?.replaying) })"
 _TO_BUS = "(value) => window.dynamoBus?.dispatchEvent(new CustomEvent('{name}', {{ detail: value }}))"
 _BRING_INTO_VIEW = "() => document.getElementById('{}').scrollIntoView({{ block: 'nearest' }})"
+_GO_ON_IF_PROMPT = "(prompt) => prompt?.trim() && window.dynamoBus?.dispatchEvent(new CustomEvent('going'))"
 # Of a closed panel the server draws nothing; it does when the panel opens.
 _IF_CHARTS_OPEN = "(wire) => document.querySelector('#charts p')?.checkVisibility() ? wire : ''"
 # The box is emptied when its message was answered, unless something else was typed meanwhile.
@@ -52,7 +53,7 @@ class Wiring:
             self._after_a_run(run)
         if self._tab.strip is not None:
             runs.append(self._connect_strip())
-        self._connect_stop(runs)
+        self._connect_stop([*runs, later])
         self._connect_chat_buttons([*runs, later])
         self._connect_link()
         self._connect_charts()
@@ -68,10 +69,14 @@ class Wiring:
         tab = self._tab
         shown = [tab.audit, *self._chat, tab.bar]
         later = tab.bar.ran(self._handlers.look_again, self._chat, shown, **LATER)
-        going_on = [tab.generate.click, tab.prompt.submit, tab.retry.click, tab.settings["exact"].input,
-                    tab.load.upload, tab.bar.linked]  # fmt: skip
+        tab.bar.going(None, cancels=later, **IN_BROWSER)
+        # Not the threshold's slider, which is also let go where nobody moved it.
+        going_on = [tab.retry.click, tab.settings["exact"].input, tab.preset.input, tab.load.upload,
+                    tab.bar.linked]  # fmt: skip
         for asks in going_on:
-            asks(None, cancels=later, **IN_BROWSER)
+            asks(None, js=_TO_BUS.format(name="going"), **IN_BROWSER)
+        for asks in (tab.generate.click, tab.prompt.submit):
+            asks(None, tab.prompt, js=_GO_ON_IF_PROMPT, **IN_BROWSER)
         return later
 
     def _connect_send(self) -> Any:
