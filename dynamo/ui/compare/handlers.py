@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
@@ -133,9 +132,11 @@ class Handlers:
         except Exception as error:  # its words may be a visitor's, who may have made up tokens too
             log.warning("no audit of what a page sent (%s)", type(error).__name__)
         yield opinion, *(gr.skip(),) * 3
-        with suppress(Busy):
+        try:
             for view in self._service.time_again(chat):
                 yield gr.skip(), view.base, view.dynamo, view.status
+        except Exception as error:
+            log.warning("a race was not timed again (%s)", type(error).__name__)
 
     # ---- the quality dial
 
