@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -57,6 +59,8 @@ class Decoder:
         self._embed = self._base.get_input_embeddings()
         self._final_norm = self._architecture.final_norm(self._base)
         self._unembed = self._base.get_output_embeddings()
+        order = getattr(model, "tokens_by_frequency", None)
+        self._order = torch.arange(self.vocab_size) if order is None else order.cpu().long()
         self._output_is_shared = not any(
             head.final_layer_norm or head.output_embedding for head in self._token_heads
         )
@@ -69,6 +73,7 @@ class Decoder:
             )
         self._prepare()
         self._in_loops: GatedPass | LoopedLayers | None = None
+        self._few: tuple[NDArray[np.int64], Product | None] | None = None
         if self.packed:
             self._pack(model)
             self._warm_up()
@@ -105,7 +110,9 @@ class Decoder:
             kept = "int8" if self._weights == "int4" else self._weights
             # Not torch's kernel beside the loops: its threads would wait on processors that theirs need.
             way = kept, own and self._in_loops is not None
-            self._output = self._shared(partial(_output_product, self._unembed, *way), self._unembed, *way)
+            unembed, self._output_way = self._unembed, way
+            made = partial(_output_product, unembed.weight, unembed.bias, *way)
+            self._output = self._shared(made, unembed, *way)
             self._unembed = self._output.made
 
     def _shared(self, make: Callable[[], Any], module: nn.Module, *way: Any) -> Shared:
@@ -289,9 +296,25 @@ class Decoder:
         return torch.stack([row.to(rows[0].device) for row in rows])
 
     @torch.inference_mode()
-    def logits(self, states: Tensor, first: int = 0, tokens: int | None = None) -> Tensor:
+    def drafted(self, few: int) -> NDArray[np.int64] | None:
+        """Ids of `few` tokens, those that the checkpoint lists first, or the vocabulary's first: to ask for
+        their logits alone. None where that is no quicker, or few is 0.
+        """
+        if not few or not self.packed:
+            return None
+        if self._few is None or len(self._few[0]) != min(few, self.vocab_size):
+            ids = self._order[:few]
+            unembed, product = self._base.get_output_embeddings(), None
+            if type(unembed) is nn.Linear:
+                bias = None if unembed.bias is None else unembed.bias[ids]
+                product = _output_product(unembed.weight[ids], bias, *self._output_way)
+            self._few = ids.numpy(), product
+        return self._few[0]
+
+    @torch.inference_mode()
+    def logits(self, states: Tensor, first: int = 0, tokens: NDArray[np.int64] | None = None) -> Tensor:
         """The output embedding, read once where it is shared: states (heads, queries, hidden), of the heads
-        from `first` on -> (heads, queries, vocab), or of the vocabulary's first `tokens` only.
+        from `first` on -> (heads, queries, vocab), or of `tokens`, as `drafted` gave them, only.
         """
         if self._output_is_shared:
             logits = self._to_tokens(states.flatten(0, 1), tokens).view(*states.shape[:2], -1)
@@ -299,26 +322,30 @@ class Decoder:
             rows = []
             for head, own in enumerate(states, start=first):
                 other = self._token_heads[head - 1].output_embedding if head else None
-                rows.append(self._to_tokens(own, tokens) if other is None else other(own)[:, :tokens])
+                rows.append(self._to_tokens(own, tokens) if other is None else _some(other(own), tokens))
             logits = torch.stack([each.to(rows[0].device) for each in rows])
         lap("output embedding")
         return logits
 
-    def _to_tokens(self, states: Tensor, tokens: int | None) -> Tensor:
+    def _to_tokens(self, states: Tensor, tokens: NDArray[np.int64] | None) -> Tensor:
         """(rows, hidden) -> (rows, vocab), or (rows, tokens)."""
-        if isinstance(self._unembed, InLoop):
-            return self._unembed(states, tokens)
-        return self._unembed(states)[:, :tokens]
+        ids, product = self._few or (None, None)
+        if product is not None and tokens is ids:
+            return product(states)
+        return _some(self._unembed(states), tokens)
 
 
 def _in_halves(layer: LayerWeights, copies: LayerCopies) -> dict[str, InLoop]:
     return {name: half_product(*part, copies.powers[name]) for name, part in layer.packed().items()}
 
 
-def _output_product(unembed: nn.Linear, weights: str, looped: bool) -> Product:
+def _some(logits: Tensor, tokens: NDArray[np.int64] | None) -> Tensor:
+    return logits if tokens is None else logits[:, tokens]
+
+
+def _output_product(weight: Tensor, bias: Tensor | None, weights: str, looped: bool) -> Product:
     """Looped: in the compiled loop rather than by torch's kernel, where 16 bits hold it."""
-    part = unembed.weight, unembed.bias
-    power = power_of_copy(unembed.weight) if weights == "own" else None
+    power = power_of_copy(weight) if weights == "own" else None
     looped = looped and power is not None
-    product = half_product(*part, power) if looped else matrix_product(weights, *part, power)
+    product = half_product(weight, bias, power) if looped else matrix_product(weights, weight, bias, power)
     return product.in_large_pages() if isinstance(product, InLoop) else product

@@ -161,6 +161,8 @@ class Engine:
             self.end_ids,
             self._stop_strings(stop),
             self._correlators if options.correction == "correlator" else None,
+            # As many candidates as the first head has.
+            self._decoder.drafted(options.exact_vocabulary and max(options.exact_vocabulary, options.top_k)),
         )
 
     def _run(self, options: SamplingOptions) -> int:

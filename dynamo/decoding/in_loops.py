@@ -36,9 +36,8 @@ class InLoop:
         (self.numbers,) = side_by_side([self.numbers])
         return self
 
-    def __call__(self, x: Tensor, width: int | None = None) -> Tensor:
-        """width: of how many of the outputs, from the first on; all by default."""
-        given = x.contiguous().numpy(), self.numbers, self.plus[:, :width]
+    def __call__(self, x: Tensor) -> Tensor:
+        given = x.contiguous().numpy(), self.numbers, self.plus
         alone = torch.get_num_threads() == 1
         found = kernels.loops().product(*given) if alone else kernels.run("product_on_all_cores", *given)
         return torch.from_numpy(found)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dynamo.common.laps import lap
@@ -36,7 +37,7 @@ class TokenSequence:
     """State of one stream. `pending` is empty once the text has ended; `rejected` belongs to the last pass.
 
     limit: most tokens to emit; special_ids: never penalised; end_ids: each ends the text; correlators: of the
-    model, where the options ask for them.
+    model, where the options ask for them; drafted: ids of the tokens that exact mode drafts, any by default.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class TokenSequence:
         end_ids: frozenset[int] = frozenset(),
         stops: StopStrings | None = None,
         correlators: Correlators | None = None,
+        drafted: NDArray[np.int64] | None = None,
     ):
         self.pending: list[int] = list(prompt)
         self.rejected = 0
         self.prompt_length, self.emitted, self.limit = len(prompt), 0, limit
-        self._options, self._table = options, table
+        self._options, self._table, self._drafted = options, table, drafted
         self._end_ids, self._stops, self._correlators = end_ids, stops, correlators
         self._uniform = random.Random(seed).random
         self._context = Context(vocab_size, tuple(special_ids))
@@ -118,7 +120,7 @@ class TokenSequence:
         drafts, options = self._drafts, self._options
         # The first head's at all positions at once; where the further heads' are of all tokens too, those
         # of one: reading the output embedding is what takes the time, and few drafts are kept.
-        first = logits[:, 0] if options.exact_vocabulary else logits
+        first = logits if self._drafted is None else logits[:, 0]
         verdict = verify(first, drafts, self._context, options, self._uniform, self._end_ids)
         lap("draw")
         tokens, going_on = self._cut(verdict.tokens)
@@ -150,10 +152,11 @@ class TokenSequence:
         most = min(len(states) - 1, self._options.highest_order - 1, left)
         if most < 1:
             return None
-        few, at, heads = self._options.exact_vocabulary, verdict.accepted, slice(1, 1 + most)
-        few = few and max(few, self._options.top_k)  # as many candidates as the first head has
-        further = logits[at, heads, :few] if few else logits[at][heads]
+        at, heads, drafted = verdict.accepted, slice(1, 1 + most), self._drafted
+        further = logits[at][heads] if drafted is None else logits[at, heads, drafted]
         rest = top_candidates(further, self._options)
+        if drafted is not None:
+            rest = rest._replace(ids=drafted[rest.ids])
         lap("top-k")
         first = verdict.last
         candidates = Candidates(np.vstack([first.ids, rest.ids]), np.vstack([first.f, rest.f]))

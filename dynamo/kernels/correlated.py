@@ -21,13 +21,14 @@ BLOCK = 1024  # numbers that stay in the nearest cache
 
 
 @compiled_for_sums
-def likeliest(logits, first, temperature):
-    """The largest of each row's softmax, which is at first (rows,): (rows, vocab) -> (rows,)."""
+def likeliest(logits, temperature):
+    """The largest of each row's softmax: (rows, vocab) -> (rows,)."""
     found = np.empty(len(logits))
     powers, values = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
     for row in range(len(logits)):
-        largest = logits[row, first[row]]
-        rise, total = ONE / np.float32(temperature), 0.0
+        largest, rise, total = logits[row, 0], ONE / np.float32(temperature), 0.0
+        for i in range(logits.shape[1]):
+            largest = max(largest, logits[row, i])
         for begin in range(0, logits.shape[1], BLOCK):
             some, part = logits[row, begin : begin + BLOCK], ZERO
             for i in range(len(some)):

@@ -45,6 +45,8 @@ class DynamoConfig(PreTrainedConfig):
     head_gradient_scale: LR_MB / LR_B, the share of the extra heads' gradient that reaches what they share;
     correlator_rank: inner width of each extra head's correlator (0: none; `dynamo.model.correlator`, ours);
     correlator_kind: "mlp", or "markov" for one that sees only the token just before;
+    tokens_by_frequency: whether the checkpoint lists its vocabulary by how often tokens stand in what heads
+    learnt from (`DynamoForCausalLM.count_tokens`);
     base_model: what the model was made from, as far as known: {"name": hub id or folder, "revision"}, and
     where heads are saved alone "sha256" (`dynamo.model.heads_file`);
     heads_only: whether this is of token heads saved without their base;
@@ -72,6 +74,7 @@ class DynamoConfig(PreTrainedConfig):
     head_gradient_scale: float = 0.1
     correlator_rank: int = 0
     correlator_kind: str = "mlp"
+    tokens_by_frequency: bool = False
     base_model: dict | None = None
     heads_only: bool = False
     sampling: dict | None = None

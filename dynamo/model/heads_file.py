@@ -45,7 +45,7 @@ BITS, GROUP = 4, 64
 MARGIN = 2.0
 _OF_SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _HEADS, _IDS, _LOG_PROBABILITIES = "token_heads.", "probes.token_ids", "probes.log_probabilities"
-_IN_4_BITS = "probes.distance_in_4_bits"
+_IN_4_BITS, _ORDER = "probes.distance_in_4_bits", "tokens_by_frequency"
 
 
 # -- which base ---------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 def save_heads(model: PreTrainedModel, folder: str | Path, base_name: str | None = None) -> None:
     """See `DynamoForCausalLM.save_heads`."""
     folder = Path(folder)
-    heads = model.token_heads.state_dict()
+    heads, order = model.token_heads.state_dict(), model.tokens_by_frequency
     if not heads:
         raise ValueError("num_token_heads: a model with one token head has none to save apart from its base")
     quantised = [name for name, tensor in heads.items() if not tensor.is_floating_point()]
@@ -226,6 +226,8 @@ def save_heads(model: PreTrainedModel, folder: str | Path, base_name: str | None
     tensors = {_IDS: probes.int(), _LOG_PROBABILITIES: known, _IN_4_BITS: torch.tensor(apart)}
     for name, tensor in heads.items():
         tensors[_HEADS + name] = tensor.detach().to("cpu", dtype).contiguous()
+    if order is not None:
+        tensors[_ORDER] = order.cpu()
     config = copy.deepcopy(model.config)
     named = {"name": "", "revision": ""} | (config.base_model or {})
     if base_name is not None:
@@ -352,12 +354,12 @@ def _named_base(saved: Saved, name: str | None, **hub: Any) -> PreTrainedModel:
 
 
 def _fill(model: PreTrainedModel, saved: Saved) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.token_heads.state_dict().items()}
-    heads = {name.removeprefix(_HEADS): tensor for name, tensor in saved.heads.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in heads.items()}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith((_HEADS, _ORDER))}
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.heads.items()}
     if found != expected:
         wrong = short_repr(sorted(set(found.items()) ^ set(expected.items())), 400)
         raise ValueError(
             f"{saved.folder}: {HEADS_FILE} does not fill the heads that its config.json describes: {wrong}"
         )
-    model.token_heads.load_state_dict(heads, assign=True)
+    model.load_state_dict(saved.heads, strict=False, assign=True)

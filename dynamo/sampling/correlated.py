@@ -90,8 +90,7 @@ class Correlators:
         # The likeliest token's share of all tokens over its share of the candidates.
         loops = kernels.loops() if logits.is_cpu and logits.dtype == torch.float32 else None
         if loops is not None:
-            first = np.ascontiguousarray(candidates.ids[1:, 0])
-            likeliest = loops.likeliest(logits.contiguous().numpy(), first, float(temperature))
+            likeliest = loops.likeliest(logits.contiguous().numpy(), float(temperature))
         else:
             likeliest = torch.softmax(logits / temperature, dim=1).amax(dim=1).cpu().numpy()
         shares = np.minimum(likeliest / candidates.f[1:, 0], 1.0)

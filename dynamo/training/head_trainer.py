@@ -38,6 +38,9 @@ class StateRows:
         """A hash of the sequence."""
         return f"{zlib.crc32(self._states.keys(self._places).tobytes(), self._seed):08x}"
 
+    def answer_tokens(self) -> np.ndarray:
+        return self._states.answer_tokens(self._places)
+
     def batch(self, start: int, count: int, device: torch.device) -> StateBatch:
         return self._states.batch([self._place(index) for index in range(start, start + count)], device)
 

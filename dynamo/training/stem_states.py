@@ -169,6 +169,12 @@ class StemStates:
         """Where conversations that were added are, each once: (conversations,) for `batch`."""
         return np.array(list(dict.fromkeys(self._places[key_of(each)] for each in conversations)), np.int64)
 
+    def answer_tokens(self, places: np.ndarray) -> np.ndarray:
+        """Ids of all answer tokens of these conversations."""
+        spans = [slice(self._starts[place], self._starts[place + 1]) for place in places]
+        ids, is_answer = self._arrays["ids"], self._arrays["is_answer"]
+        return np.concatenate([ids[span][is_answer[span]] for span in spans])
+
     def keys(self, places: np.ndarray) -> np.ndarray:
         return self._arrays["keys"][places]
 

@@ -122,6 +122,7 @@ def _train_on_states(
     reading, held_out = Reading(run.strict), Reading(run.strict)
     training = rows(files, reading)
     reading.say("data", f"{len(training):,} conversations of at most {run.block_size} tokens")
+    model.count_tokens(torch.from_numpy(training.answer_tokens()))
     validation = rows(held_out_files, held_out) if held_out_files else None
     if validation:
         held_out.say("validation")

@@ -25,6 +25,7 @@ from dynamo.sampling.options import SamplingOptions
 def test_greedy_exact_mode_is_the_greedy_one_token_loop(seed, penalty, exact_threshold, exact_vocabulary):
     """A table of the model's own greedy text, so that drafts are often right."""
     model = tiny_dynamo(seed=seed, head_init="copy")
+    model.count_tokens(torch.arange(150, 300))
     options = SamplingOptions(temperature=0, repetition_penalty=penalty, top_k=20)
     alone = tokens_of(Engine(model.to_pythia()).stream(PROMPT, options, 80))
     table = CooccurrenceTable.count([PROMPT + alone] * 3, vocab_size=300)
@@ -35,16 +36,26 @@ def test_greedy_exact_mode_is_the_greedy_one_token_loop(seed, penalty, exact_thr
     if exact_threshold == 0 and len(alone) > 40:
         assert any(len(step.tokens) > 1 for step in steps) and any(step.rejected for step in steps)
     if exact_vocabulary:
-        assert all(token < exact_vocabulary for step in steps for token in step.drafted)
+        listed = {*range(150, 300), *range(exact_vocabulary - 150)}
+        assert listed.issuperset(token for step in steps for token in step.drafted)
 
 
 @pytest.mark.parametrize("shape", [{}, {"own_output_embedding": True}], ids=str)
-def test_logits_made_when_asked_for_are_those_of_all(shape):
-    decoder = Decoder(tiny_dynamo(**shape), packed=True)
+@pytest.mark.parametrize("weights", ["own", "int8"])
+def test_logits_made_when_asked_for_are_those_of_all(shape, weights):
+    model = tiny_dynamo(**shape)
+    model.count_tokens(torch.randint(300, (999,), generator=torch.Generator().manual_seed(0)))
+    decoder = Decoder(model, packed=True, weights=weights)
     states = decoder.read(decoder.new_cache(64), list(PROMPT), queries=3)
     some, all_ = decoder.by_position(states), decoder.logits(states).transpose(0, 1)  # (3, heads, vocab)
-    for asked in (1, (slice(None), 0), (2, slice(1, 3), slice(None, 40)), (0, slice(1, 2))):
+    other, few = decoder.drafted(24), decoder.drafted(40)
+    assert few.tolist() == model.tokens_by_frequency[:40].tolist()
+    for asked in (1, (slice(None), 0), (2, slice(1, 3), few), (1, slice(1, 3), other), (0, slice(1, 2))):
         torch.testing.assert_close(some[asked], all_[asked])
+
+
+def test_the_models_own_modules_draft_any_token():
+    assert Decoder(tiny_dynamo(), packed=False).drafted(40) is None
 
 
 def test_a_stock_model_or_no_draft_gives_the_base_loop_from_the_same_seed():

@@ -64,6 +64,10 @@ class TableDecoder:
     def by_position(self, states):
         return states.transpose(0, 1)
 
+    def drafted(self, few: int):
+        """The last first, so that places are not ids."""
+        return np.arange(VOCAB)[::-1][:few].copy() if few else None
+
 
 class TableCorrelator:
     """Conditionals: each head's own probabilities, weighted anew for every text before them."""

@@ -100,6 +100,19 @@ def test_a_model_from_heads_trains_and_is_saved_whole(heads_folder, tmp_path):
     DynamoForCausalLM.from_heads(tmp_path / "again")
 
 
+def test_the_list_of_frequent_tokens_is_kept(heads_folder, base_folder, tmp_path):
+    model = DynamoForCausalLM.from_base(str(base_folder))
+    assert model.tokens_by_frequency is None
+    model.count_tokens(torch.tensor([[9, 4, 4], [7, 9, 4]]))
+    assert model.tokens_by_frequency[:5].tolist() == [4, 9, 7, 0, 1]  # ties in the order of ids
+    model.save_heads(tmp_path / "listed")
+    model.save_pretrained(tmp_path / "whole")
+    alone = DynamoForCausalLM.from_heads(tmp_path / "listed", dtype=torch.float16)
+    for again in (alone, DynamoForCausalLM.from_pretrained(tmp_path / "whole")):
+        assert torch.equal(again.tokens_by_frequency, model.tokens_by_frequency)
+    assert DynamoForCausalLM.from_heads(heads_folder).tokens_by_frequency is None
+
+
 def test_weights_beyond_float16_are_kept_as_bfloat16(tmp_path, base_folder):
     model = DynamoForCausalLM.from_base(str(base_folder))
     with torch.no_grad():

@@ -273,6 +273,7 @@ def test_a_pipeline_writes_text(tokenizer):
 def test_a_resized_vocabulary_is_every_heads(base, own, size, tmp_path):
     model = with_heads(base, own_output_embedding=own)
     text = ids(2, 9).clamp(max=89)
+    model.count_tokens(torch.tensor([96, 3, 96]))
     with torch.no_grad():
         before = model(text).head_logits
         embeddings = model.resize_token_embeddings(size)
@@ -283,6 +284,8 @@ def test_a_resized_vocabulary_is_every_heads(base, own, size, tmp_path):
         model.save_pretrained(tmp_path)
         again = DynamoForCausalLM.from_pretrained(tmp_path)
         assert again.config.vocab_size == size and torch.equal(again(text).head_logits, after)
+        assert again.tokens_by_frequency.sort().values.tolist() == list(range(size))
+        assert again.tokens_by_frequency[:2].tolist() == ([96, 3] if size > 96 else [3, 0])
         assert torch.equal(model.to_base()(text).logits, after[0])
     tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
     assert tied == base.config.tie_word_embeddings

@@ -258,6 +258,11 @@ def test_train_makes_a_model_of_conversations(tokenizer, tmp_path):
     assert len(result.validation_nats) == 3 and not (tmp_path / "run/checkpoint.pt").exists()
     model = DynamoForCausalLM.from_pretrained(result.output)
     assert model.config.correlator_rank == 8 and same_weights(model.backbone, tiny_base())
+    answers = [
+        labels[labels >= 0] for _, labels in instructions.encode(list(map(Row, DIALOGUES)), tokenizer, 512)
+    ]
+    counts = np.bincount(np.concatenate(answers), minlength=model.config.vocab_size)
+    assert counts[model.tokens_by_frequency].tolist() == sorted(counts.tolist(), reverse=True)
 
 
 @pytest.mark.parametrize(
