@@ -31,7 +31,7 @@ TRAINING = {
     "batch_size": 16, "head_lr": 1e-3, "warmup": 0.05, "final_lr": 0.05, "steps": 3000, "evaluate_every": 250,
     "overlap_weight": 5.0,
 }  # fmt: skip
-SAMPLING = {"correction": "correlator", "exact": True}
+SAMPLING = {"correction": "correlator", "exact": True, "exact_vocabulary": 8192}
 LEAST_TOKENS = 20_000  # some hundred conversations, as one of fifty is held out
 
 
