@@ -59,8 +59,7 @@ class Decoder:
         self._embed = self._base.get_input_embeddings()
         self._final_norm = self._architecture.final_norm(self._base)
         self._unembed = self._base.get_output_embeddings()
-        order = getattr(model, "tokens_by_frequency", None)
-        self._order = torch.arange(self.vocab_size) if order is None else order.cpu().long()
+        self._order: Tensor | None = getattr(model, "tokens_by_frequency", None)
         self._output_is_shared = not any(
             head.final_layer_norm or head.output_embedding for head in self._token_heads
         )
@@ -73,7 +72,7 @@ class Decoder:
             )
         self._prepare()
         self._in_loops: GatedPass | LoopedLayers | None = None
-        self._few: tuple[NDArray[np.int64], Product | None] | None = None
+        self._of_few: dict[int, tuple[NDArray[np.int64], Product | None]] = {}
         if self.packed:
             self._pack(model)
             self._warm_up()
@@ -298,18 +297,18 @@ class Decoder:
     @torch.inference_mode()
     def drafted(self, few: int) -> NDArray[np.int64] | None:
         """Ids of `few` tokens, those that the checkpoint lists first, or the vocabulary's first: to ask for
-        their logits alone. None where that is no quicker, or few is 0.
+        their logits alone. None where that is no quicker, and for none or all of the vocabulary.
         """
-        if not few or not self.packed:
+        if not (self.packed and 0 < few < self.vocab_size):
             return None
-        if self._few is None or len(self._few[0]) != min(few, self.vocab_size):
-            ids = self._order[:few]
-            unembed, product = self._base.get_output_embeddings(), None
+        if few not in self._of_few:
+            order = torch.arange(self.vocab_size) if self._order is None else self._order
+            ids, unembed, product = order[:few].long().cpu(), self._base.get_output_embeddings(), None
             if type(unembed) is nn.Linear:
                 bias = None if unembed.bias is None else unembed.bias[ids]
                 product = _output_product(unembed.weight[ids], bias, *self._output_way)
-            self._few = ids.numpy(), product
-        return self._few[0]
+            self._of_few[few] = ids.numpy(), product
+        return self._of_few[few][0]
 
     @torch.inference_mode()
     def logits(self, states: Tensor, first: int = 0, tokens: NDArray[np.int64] | None = None) -> Tensor:
@@ -329,10 +328,8 @@ class Decoder:
 
     def _to_tokens(self, states: Tensor, tokens: NDArray[np.int64] | None) -> Tensor:
         """(rows, hidden) -> (rows, vocab), or (rows, tokens)."""
-        ids, product = self._few or (None, None)
-        if product is not None and tokens is ids:
-            return product(states)
-        return _some(self._unembed(states), tokens)
+        _, product = (None, None) if tokens is None else self._of_few[len(tokens)]
+        return _some(self._unembed(states), tokens) if product is None else product(states)
 
 
 def _in_halves(layer: LayerWeights, copies: LayerCopies) -> dict[str, InLoop]:

@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from dynamo.common.validation import short_repr
@@ -161,9 +163,13 @@ class Engine:
             self.end_ids,
             self._stop_strings(stop),
             self._correlators if options.correction == "correlator" else None,
-            # As many candidates as the first head has.
-            self._decoder.drafted(options.exact_vocabulary and max(options.exact_vocabulary, options.top_k)),
+            self._drafted(options),
         )
+
+    def _drafted(self, options: SamplingOptions) -> NDArray[np.int64] | None:
+        """The tokens that exact mode drafts, as many candidates as the first head has or more; None: any."""
+        few = options.exact_vocabulary if options.exact and self._run(options) > 1 else 0
+        return self._decoder.drafted(max(few, options.top_k)) if few else None
 
     def _run(self, options: SamplingOptions) -> int:
         """How many heads to run: none above the highest order asked for. Those that threshold 1 would ignore

@@ -57,8 +57,6 @@ class DynamoForCausalLM(UntiedByAdapters, HeadOutputs, PreTrainedModel, Generati
         tied = self.backbone._tied_weights_keys or {}
         self._tied_weights_keys = {f"backbone.{name}": f"backbone.{source}" for name, source in tied.items()}
         self.token_heads = nn.ModuleList(TokenHead(config, i) for i in range(1, config.num_token_heads))
-        order = torch.arange(config.vocab_size, dtype=torch.int32) if config.tokens_by_frequency else None
-        self.register_buffer("tokens_by_frequency", order)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -92,11 +90,16 @@ class DynamoForCausalLM(UntiedByAdapters, HeadOutputs, PreTrainedModel, Generati
                 head.output_embedding = self._get_resized_lm_head(
                     head.output_embedding, len(embeddings.weight), mean_resizing=mean_resizing
                 ).requires_grad_(trained)
-        if self.tokens_by_frequency is not None:
-            order, new = self.tokens_by_frequency, len(embeddings.weight)
+        order, new = self.tokens_by_frequency, len(embeddings.weight)
+        if order is not None:
             added = torch.arange(new, dtype=order.dtype, device=order.device)[len(order) :]
-            self.tokens_by_frequency = torch.cat([order[order < new], added])
+            self.token_heads[0].tokens_by_frequency = torch.cat([order[order < new], added])
         return embeddings
+
+    @property
+    def tokens_by_frequency(self) -> Tensor | None:
+        """The vocabulary's ids (vocab,), as `count_tokens` listed them."""
+        return self.token_heads[0].tokens_by_frequency if len(self.token_heads) else None
 
     def count_tokens(self, tokens: Tensor) -> None:
         """List the vocabulary by how often each is among `tokens` (any shape), the most frequent first and on
@@ -105,7 +108,7 @@ class DynamoForCausalLM(UntiedByAdapters, HeadOutputs, PreTrainedModel, Generati
         counts = torch.bincount(tokens.flatten().cpu(), minlength=self.config.vocab_size)
         order = counts.argsort(descending=True, stable=True)
         self.config.tokens_by_frequency = True
-        self.tokens_by_frequency = order.to(self.device, torch.int32)
+        self.token_heads[0].tokens_by_frequency = order.to(self.device, torch.int32)
 
     @property
     def base_model(self) -> nn.Module:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
@@ -44,7 +45,11 @@ class DynamoOutput(ModelOutput):
 
 
 class TokenHead(nn.Module):
-    """The layers that one extra head owns. Their `layer_idx` go on from the base's, one cache slot each."""
+    """The layers that one extra head owns. Their `layer_idx` go on from the base's, one cache slot each.
+
+    tokens_by_frequency: (vocab,) ids, see `DynamoForCausalLM.count_tokens`; the first extra head holds them
+    for all.
+    """
 
     def __init__(self, config: DynamoConfig, index: int):
         super().__init__()
@@ -60,6 +65,9 @@ class TokenHead(nn.Module):
             nn.Linear(base.hidden_size, base.vocab_size, bias=False) if config.own_output_embedding else None
         )
         self.correlator = Correlator(config, index) if config.correlator_rank else None
+        listed = config.tokens_by_frequency and index == 1
+        order = torch.arange(base.vocab_size, dtype=torch.int32) if listed else None
+        self.register_buffer("tokens_by_frequency", order)
 
 
 def walk_heads(

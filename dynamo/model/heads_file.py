@@ -45,7 +45,7 @@ BITS, GROUP = 4, 64
 MARGIN = 2.0
 _OF_SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _HEADS, _IDS, _LOG_PROBABILITIES = "token_heads.", "probes.token_ids", "probes.log_probabilities"
-_IN_4_BITS, _ORDER = "probes.distance_in_4_bits", "tokens_by_frequency"
+_IN_4_BITS = "probes.distance_in_4_bits"
 
 
 # -- which base ---------------------------------------------------------------------------------------------
@@ -209,15 +209,16 @@ def _evaluating(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 def save_heads(model: PreTrainedModel, folder: str | Path, base_name: str | None = None) -> None:
     """See `DynamoForCausalLM.save_heads`."""
     folder = Path(folder)
-    heads, order = model.token_heads.state_dict(), model.tokens_by_frequency
+    heads = model.token_heads.state_dict()
     if not heads:
         raise ValueError("num_token_heads: a model with one token head has none to save apart from its base")
-    quantised = [name for name, tensor in heads.items() if not tensor.is_floating_point()]
+    whole = {name: tensor for name, tensor in heads.items() if not tensor.is_floating_point()}
+    quantised = [name for name in whole if not name.endswith("tokens_by_frequency")]
     if quantised:
         raise ValueError(f"model: its heads are quantised ({quantised[0]}); load it unquantised to save them")
     if folder.is_dir() and any(folder.glob("model*.safetensors")):
         raise ValueError(f"folder: {folder} holds a whole model; save its heads in a folder of their own")
-    dtype = sixteen_bits(heads.values())
+    dtype = sixteen_bits(tensor for name, tensor in heads.items() if name not in whole)
     with _evaluating(model.backbone):
         probes = write_probes(model.backbone)
         known = log_probabilities(model.backbone, probes)
@@ -225,9 +226,8 @@ def save_heads(model: PreTrainedModel, folder: str | Path, base_name: str | None
             apart = distance(model.backbone, probes, known)
     tensors = {_IDS: probes.int(), _LOG_PROBABILITIES: known, _IN_4_BITS: torch.tensor(apart)}
     for name, tensor in heads.items():
-        tensors[_HEADS + name] = tensor.detach().to("cpu", dtype).contiguous()
-    if order is not None:
-        tensors[_ORDER] = order.cpu()
+        kept = tensor.dtype if name in whole else dtype
+        tensors[_HEADS + name] = tensor.detach().to("cpu", kept).contiguous()
     config = copy.deepcopy(model.config)
     named = {"name": "", "revision": ""} | (config.base_model or {})
     if base_name is not None:
@@ -354,12 +354,12 @@ def _named_base(saved: Saved, name: str | None, **hub: Any) -> PreTrainedModel:
 
 
 def _fill(model: PreTrainedModel, saved: Saved) -> None:
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith((_HEADS, _ORDER))}
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in saved.heads.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.token_heads.state_dict().items()}
+    heads = {name.removeprefix(_HEADS): tensor for name, tensor in saved.heads.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in heads.items()}
     if found != expected:
         wrong = short_repr(sorted(set(found.items()) ^ set(expected.items())), 400)
         raise ValueError(
             f"{saved.folder}: {HEADS_FILE} does not fill the heads that its config.json describes: {wrong}"
         )
-    model.load_state_dict(saved.heads, strict=False, assign=True)
+    model.token_heads.load_state_dict(heads, assign=True)

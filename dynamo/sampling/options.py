@@ -59,8 +59,8 @@ class SamplingOptions:
     )
     exact_vocabulary: int = option(
         0,
-        "exact mode on CPU drafts only so many tokens, top_k at least: those that the checkpoint lists as "
-        "the most frequent, or else the vocabulary's first; 0 drafts any",
+        "exact mode on float32 copies (CPU) drafts only so many tokens, top_k at least: those that the "
+        "checkpoint lists as the most frequent, or else the vocabulary's first; 0 drafts any",
     )
 
     def __post_init__(self):

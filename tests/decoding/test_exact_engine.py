@@ -54,8 +54,15 @@ def test_logits_made_when_asked_for_are_those_of_all(shape, weights):
         torch.testing.assert_close(some[asked], all_[asked])
 
 
-def test_the_models_own_modules_draft_any_token():
-    assert Decoder(tiny_dynamo(), packed=False).drafted(40) is None
+def test_nothing_is_set_apart_where_it_would_save_nothing(monkeypatch):
+    model = tiny_dynamo()
+    assert Decoder(model, packed=False).drafted(40) is None
+    decoder = Decoder(model)
+    assert decoder.drafted(0) is decoder.drafted(300) is None and len(decoder.drafted(299)) == 299
+    monkeypatch.setattr(Decoder, "drafted", lambda *_: pytest.fail("no drafts are made here"))
+    few = SamplingOptions(exact_vocabulary=40, correction="none")
+    for engine, options in ((Engine(model.to_base()), replace(few, exact=True)), (Engine(model), few)):
+        assert tokens_of(engine.stream(PROMPT, options, 5))
 
 
 def test_a_stock_model_or_no_draft_gives_the_base_loop_from_the_same_seed():
